@@ -1,0 +1,28 @@
+"""raypurify removes adversarial perturbations from images, from ten on a laptop to ImageNet-sized sets on Ray.
+
+>>> import raypurify, torch
+>>> purifier = raypurify.load("cifar10")
+>>> purifier.purify(torch.rand(4, 3, 32, 32)).images.shape
+torch.Size([4, 3, 32, 32])
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raypurify.purifiers import RSFP
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(bundle: "str | Path", device: str = "cpu") -> "RSFP":
+    """The purifier of a bundle: the name of a shipped one ("cifar10"), a folder, or a URI.
+
+    Raises raypurify.errors.BundleError when there is no such bundle or it is damaged.
+    """
+    from raypurify.bundle import load_bundle
+    from raypurify.purifiers import RSFP
+
+    return RSFP(load_bundle(bundle), device)

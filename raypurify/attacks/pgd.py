@@ -1,0 +1,61 @@
+"""Projected gradient descent: Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raypurify.attacks.ascent import ascend
+from raypurify.attacks.base import Loss, Model
+from raypurify.attacks.budget import check_norm, check_size
+from raypurify.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Untargeted PGD: ``steps`` projected steps from a uniform random start in the ball.
+
+    ``eps`` and ``step_size`` are in the unit of ``norm`` (see ``attacks.budget``). The default step 2.5·eps/steps
+    (Madry et al.'s choice for L2) can reach the boundary from any start and still move along it.
+
+    >>> from raypurify.attacks import PGD
+    >>> PGD(eps=8 / 255)(lambda x: x.flatten(1), torch.rand(2, 1, 2, 2), torch.tensor([0, 3])).shape
+    torch.Size([2, 1, 2, 2])
+    """
+
+    eps: float
+    norm: str = "linf"
+    steps: int = 10
+    step_size: float | None = None
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_size("eps", self.eps)
+        if self.step_size is not None:
+            check_size("step_size", self.step_size)
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps}: PGD needs at least one step")
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss | None = None,
+    ) -> Tensor:
+        """Adversarial images; the contract is ``attacks.base.Attack``'s."""
+        return ascend(
+            model,
+            images,
+            labels,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            step_size=2.5 * self.eps / self.steps if self.step_size is None else self.step_size,
+            start_at_random=self.random_start,
+            generator=generator,
+            loss=loss,
+        )

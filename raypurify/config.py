@@ -1,0 +1,187 @@
+"""Typed settings of a fit: one YAML file, dotted overrides on top.
+
+Settings come from a preset or a file and are checked as a whole before any work starts: an unknown key, a wrong type
+or a value out of range is named with its dotted path.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raypurify.errors import ConfigError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Settings):
+    """Which images a fit uses, and at which size the network sees them."""
+
+    image_size: int = Field(32, ge=8, le=1024, description="side of the network's input; other sizes are resized")
+    validation: int = Field(5000, ge=1, description="images held out for every measured figure, never trained on")
+    limit: int | None = Field(None, ge=1, description="train on at most this many images (a seeded choice)")
+
+
+class Network(_Settings):
+    """A WideResNet-depth-width."""
+
+    depth: int = Field(16, ge=8)
+    width: int = Field(2, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(_Settings):
+    """SGD with Nesterov momentum under a one-cycle schedule, data parallel over Ray Train workers."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(128, ge=2, description="images per step over all workers")
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    workers: int = Field(2, ge=1)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    augment: bool = True
+
+
+class Attack(_Settings):
+    """The inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent."""
+
+    norm: Literal["linf", "l2", "dissimilarity"] = "l2"
+    eps: float = Field(0.5, gt=0)
+    steps: int = Field(2, ge=1)
+    step_size: float | None = Field(None, gt=0)
+    random_start: bool = True
+
+
+class RobustTraining(Training):
+    """Robust semantic training (RSFP, eq. 7)."""
+
+    alpha: float = Field(0.05, ge=0, description="weight of the Mahalanobis term")
+    init: Literal["baseline", "random"] = "baseline"
+    attack: Attack = Attack()
+
+
+class Clusters(_Settings):
+    """Per-class k-means and the distributions of its clusters."""
+
+    k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
+    k_max: int = Field(8, ge=1)
+    n_init: int = Field(4, ge=1)
+    form: Literal["pinv", "shrinkage", "low_rank"] = "shrinkage"
+
+
+class Csc(_Settings):
+    """Low/high split and convolutional sparse coding."""
+
+    lmbda: float = Field(0.2, ge=0)
+    rel_tol: float = Field(5e-3, gt=0)
+    tikhonov: float = Field(5.0, gt=0)
+    pad: int = Field(16, ge=0)
+
+
+class Dictionaries(_Settings):
+    """Convolutional dictionary learning, one dictionary per cluster."""
+
+    atoms: int = Field(64, ge=1)
+    size: int = Field(8, ge=2)
+    images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
+    passes: int = Field(1, ge=1)
+    actors: int = Field(2, ge=1)
+
+
+class Calibration(_Settings):
+    """What is measured on the validation images and stored with the bundle."""
+
+    quantile: float = Field(0.99, gt=0, lt=1, description="clean distances above this quantile raise the flag")
+    attack: Attack = Attack(steps=20)
+    images: int = Field(1000, ge=1, description="validation images that are attacked and purified")
+
+
+class Settings(_Settings):
+    """All settings of a fit.
+
+    >>> load_settings(preset="paper").dictionaries.atoms
+    64
+    """
+
+    name: str = "custom"
+    seed: int = 0
+    data: Data = Data()
+    network: Network = Network()
+    baseline: Training = Training()
+    clusters: Clusters = Clusters()
+    csc: Csc = Csc()
+    dictionaries: Dictionaries = Dictionaries()
+    robust: RobustTraining = RobustTraining()
+    calibration: Calibration = Calibration()
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_settings(preset: str | None = None, path: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Settings:
+    """Settings from a preset or a YAML file, then ``a.b=value`` overrides.
+
+    >>> load_settings(preset="tiny", overrides=("csc.lmbda=0.1",)).csc.lmbda
+    0.1
+
+    Raises ConfigError for an unknown preset, an unreadable file, an unknown key or a value out of range.
+    """
+    if preset and path:
+        raise ConfigError("give a preset or a settings file, not both; a file may start from a copy of a preset")
+    tree: dict[str, Any] = {}
+    if preset:
+        if preset not in presets():
+            raise ConfigError(f"unknown preset {preset!r}: choose one of {', '.join(presets())}")
+        tree = _parse_yaml((_preset_dir() / f"{preset}.yaml").read_text("utf-8"), f"preset {preset}")
+    elif path:
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"cannot read settings file {path}: {e}") from e
+        tree = _parse_yaml(text, str(path))
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as e:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
+        raise ConfigError(f"settings not usable: {problems}") from e
+
+
+def _preset_dir():
+    return resources.files("raypurify.presets")
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}") from e
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must hold a mapping of settings, not a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.subkey=value, e.g. csc.lmbda=0.1")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from e

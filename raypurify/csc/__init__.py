@@ -1,0 +1,7 @@
+"""Convolutional sparse coding: the low/high split, sparse codes of an image, dictionaries of a cluster."""
+
+from raypurify.csc.cbpdn import SparseCode, solve_cbpdn
+from raypurify.csc.learning import learn_dictionary
+from raypurify.csc.tikhonov import tikhonov_split
+
+__all__ = ["SparseCode", "learn_dictionary", "solve_cbpdn", "tikhonov_split"]

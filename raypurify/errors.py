@@ -1,0 +1,48 @@
+"""The errors raypurify raises on purpose.
+
+Each message says what was wrong, where, and what to do about it. The command line prints such a message as one line
+and exits with 2; anything else that escapes is a defect and keeps its traceback.
+"""
+
+
+class RaypurifyError(Exception):
+    """Base of every error a caller can provoke with bad input or bad settings."""
+
+
+class ConfigError(RaypurifyError):
+    """A preset, a settings file or an override that cannot be used."""
+
+
+class SourceError(RaypurifyError):
+    """An input that cannot be read as a whole: missing, empty, or of no known container."""
+
+
+class SinkError(RaypurifyError):
+    """An output that cannot be written, or that belongs to another job."""
+
+
+class BundleError(RaypurifyError):
+    """A bundle that is missing, damaged, of an unknown version, or does not fit its use."""
+
+
+class DataError(RaypurifyError):
+    """Arrays that cannot be computed with: wrong shape, not finite, labels out of range."""
+
+
+class TrainingError(RaypurifyError):
+    """A training run that cannot go on: loss not finite, no images, unreadable checkpoint."""
+
+
+class ImageError(RaypurifyError):
+    """One image that cannot be purified. The rest of the work goes on.
+
+    ``reason`` is a short stable slug (``empty``, ``not-an-image``, ``truncated``, ``too-large``, ``too-small``,
+    ``animated``, ``unsupported-mode``, ``unreadable``) for tables and counters; the message is for people.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason, str(self))

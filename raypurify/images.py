@@ -1,0 +1,223 @@
+"""Bytes ⇄ image, and the limits and errors of one image.
+
+What comes in is untrusted: the size is read from the header before any pixel is allocated, only the formats named in
+``FORMATS`` are ever opened, and whatever goes wrong becomes an :class:`~raypurify.errors.ImageError` with a reason.
+
+What goes out has the size, the orientation, the alpha channel and the kind of colour of what came in:
+
+======================================  ============  ==================================================
+mode as stored                          written as    how
+======================================  ============  ==================================================
+``1``, ``L``                            ``L``         grey is repeated over R, G, B; back by ITU-R 601 luma
+``LA``, ``La``, ``L`` with a colour     ``LA``        the same; alpha untouched
+made transparent
+``I;16`` (and ``I`` of a PGM or PNG)    ``L``         16-bit value v becomes v / 257, rounded half up
+``RGB`` (8 or 16 bits a channel)        ``RGB``       of 16 bits the high byte is kept
+``CMYK``, ``YCbCr``, ``P``, ``RGBX``    ``RGB``       Pillow's conversion
+``RGBA``, ``RGBa``, ``PA``, ``P`` or    ``RGBA``      alpha untouched
+``RGB`` with a transparent colour
+======================================  ============  ==================================================
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from raypurify.errors import DataError, ImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
+_ORIENTATION = 0x0112
+_MAX_ICC = 1 << 20
+_GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
+_COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded image.
+
+    ``pixels`` uint8 (H, W, 3) RGB; ``alpha`` uint8 (H, W) or None; ``mode`` as stored (``"L"``, ``"CMYK"``,
+    ``"I;16"``); ``orientation`` the EXIF tag, 1 to 8 (the pixels stay as stored); ``icc`` the colour profile, or None
+    where there is none or it describes other channels than the ones written.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    mode: str
+    orientation: int = 1
+    icc: bytes | None = None
+
+    @property
+    def grey(self) -> bool:
+        return self.mode in _GREY
+
+
+def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1) -> Decoded:
+    """Decode one image file held in memory.
+
+    Raises :class:`ImageError` with the reason ``empty``, ``not-an-image``, ``truncated`` (never padded),
+    ``too-large`` (more than ``max_pixels``), ``too-small`` (a side below ``min_size``), ``animated`` (more than one
+    frame or page) or ``unsupported-mode`` (floating point, 32-bit integers, CIE Lab).
+
+    >>> image = decode_image(b"P5 2 1 255 " + bytes([0, 255]))
+    >>> image.mode, image.pixels.shape
+    ('L', (1, 2, 3))
+    """
+    if not data:
+        raise ImageError("empty", "the image holds no bytes")
+    _check_size(_webp_size(data), max_pixels, min_size)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size, max_pixels, min_size)
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise ImageError("animated", f"the {image.format} holds {frames} frames or pages; give one image")
+            image.load()
+            return _unpack(image)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        message = f"the header asks for more than the limit of {max_pixels:,} pixels; scale it down ({error})"
+        raise ImageError("too-large", message) from error
+    except Image.UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged input
+        message = f"the image is cut short or damaged ({len(data):,} bytes): {error}"
+        raise ImageError("truncated", message) from error
+
+
+def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> bytes:
+    """Encode uint8 RGB ``pixels`` (H, W, 3) with the alpha, orientation, profile and grey or colour kind of ``like``.
+
+    ``format`` is ``"png"`` or ``"webp"``, both lossless, or ``"jpeg"`` (quality 95, 4:4:4). WebP has no grey mode and
+    JPEG no alpha: the first stores grey as RGB, the second refuses (``unsupported-mode``). Equal input gives equal
+    bytes. Raises :class:`DataError` for pixels of another shape or type, :class:`ImageError` ``too-large`` for sides
+    the format cannot hold.
+
+    >>> like = decode_image(b"P5 2 1 255 " + bytes([7, 9]))
+    >>> decode_image(encode_image(like.pixels, like)).pixels[0, :, 0].tolist()
+    [7, 9]
+    """
+    if format not in SUFFIX:
+        raise DataError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
+    if pixels.dtype != np.uint8 or pixels.shape != like.pixels.shape:
+        raise DataError(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 {like.pixels.shape}")
+    if format == "jpeg" and like.alpha is not None:
+        raise ImageError("unsupported-mode", "JPEG cannot hold the image's alpha channel; write png or webp")
+    limit = {"webp": 16383, "jpeg": 65500}.get(format)
+    if limit and max(pixels.shape[:2]) > limit:
+        height, width = pixels.shape[:2]
+        raise ImageError("too-large", f"{width}×{height} does not fit {format}, limit {limit} a side; write png")
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if like.grey:
+        image = image.convert("L")
+    if like.alpha is not None:
+        image.putalpha(Image.fromarray(like.alpha))
+    options = {
+        "png": {"compress_level": 1},
+        "webp": {"lossless": True, "exact": True, "quality": 20, "method": 1},
+        "jpeg": {"quality": 95, "subsampling": 0},
+    }[format]
+    if like.orientation != 1:
+        exif = Image.Exif()
+        exif[_ORIENTATION] = like.orientation
+        options["exif"] = exif.tobytes()
+    # WebP would need the profile of a grey image to describe RGB.
+    if like.icc and not (like.grey and format == "webp"):
+        options["icc_profile"] = like.icc
+    out = io.BytesIO()
+    image.save(out, format=format.upper(), **options)
+    return out.getvalue()
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) → float32 (3, H, W) in [0, 1], contiguous.
+
+    >>> to_float(np.full((1, 1, 3), 51, np.uint8)).ravel().tolist() == [np.float32(0.2)] * 3
+    True
+    """
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+    """float (3, H, W) → uint8 (H, W, 3): clamped to [0, 1], then ⌊255 v + ½⌋. Raises :class:`DataError` on NaN.
+
+    >>> to_pixels(np.array([-1.0, 0.5, 2.0]).reshape(3, 1, 1)).ravel().tolist()
+    [0, 128, 255]
+    """
+    image = np.asarray(image)
+    if np.isnan(image).any():
+        raise DataError(f"the image {image.shape} holds NaN and cannot be written")
+    levels = np.floor(np.clip(image, 0, 1).astype(np.float32) * np.float32(255) + np.float32(0.5))
+    return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
+
+
+def _check_size(size: tuple[int, int] | None, max_pixels: int, min_size: int) -> None:
+    if size is None:
+        return
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            "too-large", f"{width}×{height} is {width * height:,} pixels, the limit is {max_pixels:,}; scale it down"
+        )
+    if min(width, height) < min_size:
+        raise ImageError("too-small", f"{width}×{height} is too small: each side needs at least {min_size} pixels")
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    # Pillow's WebP decoder allocates the whole canvas (up to 2 GiB) when it opens a file, before the size can be asked.
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack("<HH", data[26:30])
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return ImageError("truncated", f"the image is cut short or damaged: {len(data):,} bytes end inside its header")
+    names = ", ".join(FORMATS)
+    return ImageError("not-an-image", f"{len(data):,} bytes starting {data[:8]!r} are no image; known formats: {names}")
+
+
+def _unpack(image: Image.Image) -> Decoded:
+    mode = image.mode
+    sixteen = mode.startswith("I;16") or (mode == "I" and image.format in ("PPM", "PNG"))
+    if not sixteen and (mode == "I" or mode not in _GREY | _COLOUR):
+        raise ImageError("unsupported-mode", f"pixels of mode {mode} are not supported; convert to 8-bit grey or RGB")
+    orientation = _orientation(image)
+    icc = image.info.get("icc_profile")
+    if not isinstance(icc, bytes) or len(icc) > _MAX_ICC or mode in ("CMYK", "YCbCr"):
+        icc = None
+    alpha = None
+    if sixteen:
+        levels = (np.asarray(image).astype(np.uint32) * 2 + 257) // 514
+        pixels = np.repeat(levels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    else:
+        if "transparency" in image.info or mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+            image = image.convert("LA" if mode in _GREY and mode != "1" else "RGBA")
+            alpha = np.array(image.getchannel("A"))
+        pixels = np.array(image.convert("RGB"))
+    return Decoded(pixels, alpha, mode, orientation, icc)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Only this one tag is carried over: an EXIF block may hold a thumbnail of the image as it was before purification.
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block does not make the pixels unusable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -1,0 +1,232 @@
+"""What a job keeps beside its output, in ``OUT/_raypurify``: whose output it is, what is done, what became of each row.
+
+    job.json                       the job: source, settings, format; another job may not write here
+    errors/<shard>.parquet         the rows of a shard that could not be purified
+    provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
+    provenance.parquet, errors.parquet, summary.json      the same for the whole job, once every shard is committed
+
+Nothing in these files depends on when, where or in which order the shards were worked on.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raypurify.errors import SinkError
+from raypurify.storage import Place
+
+STATE = "_raypurify"
+FORMAT_VERSION = 1
+PROVENANCE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("cluster", pa.int32()),
+        ("class", pa.string()),
+        ("distance", pa.float32()),
+        ("flagged", pa.bool_()),
+        ("relative_change", pa.float32()),
+        ("iterations", pa.int32()),
+        ("mode", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bundle", pa.string()),
+        ("output", pa.string()),
+    ]
+)
+ERRORS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("message", pa.string()), ("shard", pa.string())])
+_MERGE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
+    lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written."""
+
+    rows: int
+    written: int
+    failed: int
+    flagged: int
+    ignored: int
+    shards: int
+    reasons: dict[str, int]
+    classes: dict[str, int]
+    mean_relative_change: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is: counts over the committed shards, and the job as it was recorded."""
+
+    job: dict
+    shards: int
+    committed: int
+    rows: int
+    written: int
+    failed: int
+
+    @property
+    def complete(self) -> bool:
+        return self.committed == self.shards
+
+
+def to_bytes(table: pa.Table, **options) -> bytes:
+    out = pa.BufferOutputStream()
+    pq.write_table(table, out, **options)
+    return out.getvalue().to_pybytes()
+
+
+def read_job(out: Place) -> dict | None:
+    """The job recorded in an output, None where there is none. Raises :class:`SinkError` on a damaged record."""
+    file = out / STATE / "job.json"
+    if file.kind is None:
+        return None
+    try:
+        job = json.loads(file.read())
+        if job["format_version"] != FORMAT_VERSION:
+            version = job["format_version"]
+            raise SinkError(f"{file}: format version {version!r}, this raypurify knows {FORMAT_VERSION}; upgrade it")
+        return job
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SinkError(f"{file}: is damaged ({error!r}); choose another output or overwrite this one") from error
+
+
+def write_job(out: Place, job: dict) -> None:
+    text = json.dumps(job, indent=2, sort_keys=True) + "\n"
+    (out / STATE / "job.json").write(text.encode(), scratch(out))
+
+
+def differing(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """The settings in which two jobs differ, as ``dotted.key (old → new)``.
+
+    >>> differing({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
+    ['a.b (1 → 3)']
+    """
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differing(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} ({_short(before)} → {_short(after)})")
+    return found
+
+
+def scratch(out: Place) -> Place:
+    return out / STATE / "tmp"
+
+
+def marker(out: Place, shard: str) -> Place:
+    return out / STATE / "provenance" / f"{shard}.parquet"
+
+
+def errors_part(out: Place, shard: str) -> Place:
+    return out / STATE / "errors" / f"{shard}.parquet"
+
+
+def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -> None:
+    """Record a shard whose output is in place. After this call, and not before, it counts as done."""
+    errors_part(out, shard).write(to_bytes(pa.Table.from_pylist(errors, ERRORS)), scratch(out))
+    marker(out, shard).write(to_bytes(pa.Table.from_pylist(provenance, PROVENANCE)), scratch(out))
+
+
+def merge(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary:
+    """Join the parts of all ``shards`` into one provenance, one errors table and the summary."""
+    reasons, classes, change, flagged = Counter(), Counter(), 0.0, 0
+    written = failed = 0
+    tables = {"provenance": pa.BufferOutputStream(), "errors": pa.BufferOutputStream()}
+    for name, schema, part in (("provenance", PROVENANCE, marker), ("errors", ERRORS, errors_part)):
+        with pq.ParquetWriter(tables[name], schema) as writer:
+            held: list[pa.Table] = []
+            for shard in shards:
+                table = _read_part(part(out, shard), schema)
+                held.append(table)
+                if name == "provenance":
+                    written += len(table)
+                    flagged += pc.sum(table["flagged"]).as_py() or 0
+                    change += pc.sum(pc.cast(table["relative_change"], pa.float64())).as_py() or 0.0
+                    classes.update(table["class"].to_pylist())
+                else:
+                    failed += len(table)
+                    reasons.update(table["reason"].to_pylist())
+                if sum(map(len, held)) >= _MERGE_ROWS:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+            writer.write_table(pa.concat_tables([schema.empty_table(), *held]))
+        (out / STATE / f"{name}.parquet").write(tables[name].getvalue().to_pybytes(), scratch(out))
+    if written + failed != rows:
+        raise SinkError(f"{out}: the parts hold {written + failed} rows, the source {rows}; overwrite the output")
+    summary = Summary(
+        rows=rows,
+        written=written,
+        failed=failed,
+        flagged=flagged,
+        ignored=ignored,
+        shards=len(shards),
+        reasons=dict(sorted(reasons.items())),
+        classes={str(name): count for name, count in sorted(classes.items(), key=lambda item: str(item[0]))},
+        mean_relative_change=change / written if written else None,
+    )
+    text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
+    (out / STATE / "summary.json").write(text.encode(), scratch(out))
+    return summary
+
+
+def read_status(out: Place) -> Status:
+    """How far the job of an output is. Raises :class:`SinkError` where it is no output of raypurify."""
+    job = read_job(out)
+    if job is None:
+        raise SinkError(f"{out}: holds no {STATE}/job.json, so it is no output of raypurify; check the path")
+    written = failed = 0
+    names = [name for name in (out / STATE / "provenance").names() if name.endswith(".parquet")]
+    for name in names:
+        shard = name.removesuffix(".parquet")
+        written += _count(marker(out, shard))
+        failed += _count(errors_part(out, shard))
+    return Status(job, job["source"]["shards"], len(names), job["source"]["rows"], written, failed)
+
+
+def reopen_failed(out: Place) -> list[str]:
+    """Take back the commit of every shard with failed rows, so that the next run does it again. Returns their names."""
+    reopened = []
+    for name in (out / STATE / "errors").names():
+        shard = name.removesuffix(".parquet")
+        if _count(errors_part(out, shard)):
+            marker(out, shard).delete()
+            reopened.append(shard)
+    return reopened
+
+
+def outputs(out: Place) -> list[str]:
+    """The files that the committed shards of an output have written, as recorded."""
+    parts = [marker(out, name.removesuffix(".parquet")) for name in (out / STATE / "provenance").names()]
+    return [name for part in parts for name in dict.fromkeys(_read_part(part, PROVENANCE)["output"].to_pylist())]
+
+
+def _read_part(place: Place, schema: pa.Schema) -> pa.Table:
+    with _opened(place) as file:
+        return file.read().cast(schema)
+
+
+def _count(place: Place) -> int:
+    with _opened(place) as file:
+        return file.metadata.num_rows
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[pq.ParquetFile]:
+    try:
+        with place.open() as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SinkError(f"{place}: cannot be read ({error}); delete this file and run the job again") from error
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:20] + "…"

@@ -1,0 +1,1 @@
+"""The Ray layer: the stages of a fit and bulk purification. No mathematics here."""

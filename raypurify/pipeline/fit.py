@@ -1,0 +1,149 @@
+"""Fit: the stages of RSFP's Algorithm 1 in order, each skipped, resumed or run by its fingerprint."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raypurify.config import Settings
+from raypurify.errors import BundleError, SinkError
+from raypurify.pipeline.stages import Done, only_one, run_stage
+
+STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust", "calibrate")
+
+
+def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str | None = None) -> Path:
+    """Learn a bundle from clean labelled images and return its folder, ``run_dir/bundle``.
+
+    Runs on the Ray cluster there is (see ``session``), or starts one on this machine. Call it again with the same
+    arguments after any interruption: complete stages are skipped, the rest goes on. On several machines ``run_dir``
+    must be on storage they share.
+
+    Raises SourceError, DataError, TrainingError or SinkError with what to do about it.
+    """
+    from raypurify.pipeline.session import ray_session
+    from raypurify.sources import open_source
+
+    if "://" in str(run_dir):
+        raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
+    run_dir = Path(run_dir).expanduser().resolve()
+    source = open_source(data)
+    with only_one(run_dir), ray_session(address):
+        calibrated = _stages(run_dir, source, settings)
+    bundle = run_dir / "bundle"
+    _publish(calibrated.folder / "bundle", bundle)
+    return bundle
+
+
+def _stages(run_dir: Path, source, settings: Settings) -> Done:
+    # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
+    from raypurify.pipeline.clustering import cluster
+    from raypurify.pipeline.dictionaries import learn_dictionaries, load_dictionaries
+    from raypurify.pipeline.latents import extract_latents
+    from raypurify.pipeline.prepare import prepare
+    from raypurify.pipeline.train import NETWORK, load_clusters, train
+
+    seed, side = settings.seed, settings.data.image_size
+
+    def stage(name: str, depends: dict[str, Any], inputs: tuple[Done, ...], body) -> Done:
+        marks = tuple(done.fingerprint for done in inputs) or (source.digest,)
+        return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
+
+    part = {name: getattr(settings, name).model_dump() for name in type(settings).model_fields if name not in ("name", "seed")}
+    prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
+    classes, rows = prepared.report["classes"], prepared.report["train"]
+    shape = (prepared.folder, len(classes), rows, side, settings.network)
+    baseline = stage(
+        "baseline",
+        {"network": part["network"], "baseline": part["baseline"]},
+        (prepared,),
+        lambda folder: train(folder, *shape, settings.baseline, seed),
+    )
+    latents = stage(
+        "latents",
+        {},
+        (prepared, baseline),
+        lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, rows, side),
+    )
+    clusters = stage(
+        "clusters",
+        {"clusters": part["clusters"]},
+        (latents,),
+        lambda folder: cluster(folder, latents.folder, classes, source.rows, settings.clusters, seed),
+    )
+    cluster_class = clusters.report["cluster_class"]
+    distributions, cluster_of_row = load_clusters(clusters.folder)
+    # The number of actors changes how fast the dictionaries come, not what they are.
+    dictionaries = stage(
+        "dictionaries",
+        {"csc": part["csc"], "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"}},
+        (prepared, clusters),
+        lambda folder: learn_dictionaries(
+            folder, prepared.folder, cluster_of_row, cluster_class, side, settings.csc, settings.dictionaries, seed
+        ),
+    )
+    robust = stage(
+        "robust",
+        {"network": part["network"], "robust": part["robust"]},
+        (prepared, baseline, clusters),
+        lambda folder: train(
+            folder,
+            *shape,
+            settings.robust,
+            seed,
+            init=baseline.folder / NETWORK if settings.robust.init == "baseline" else None,
+            clusters=clusters.folder,
+        ),
+    )
+    about = {
+        "name": settings.name,
+        "settings": settings,
+        "classes": classes,
+        "cluster_class": cluster_class,
+        "dictionary_source": dictionaries.report["source"],
+        "training_data": {"digest": source.digest, **{k: prepared.report[k] for k in ("train", "validation", "failed")}},
+        "training": {
+            "baseline": baseline.report,
+            "robust": robust.report,
+            "cluster_sizes": {"clusters": clusters.report["clusters"], "smallest": clusters.report["smallest"]},
+        },
+    }
+    return stage(
+        "calibrate",
+        {"calibration": part["calibration"], "name": settings.name},
+        (prepared, baseline, clusters, dictionaries, robust),
+        lambda folder: _calibrate(
+            folder,
+            prepared.folder,
+            baseline.folder / NETWORK,
+            robust.folder / NETWORK,
+            distributions,
+            load_dictionaries(dictionaries.folder, dictionaries.report["source"]),
+            settings,
+            about,
+        ),
+    )
+
+
+def _calibrate(*arguments) -> dict[str, Any]:
+    """Measured where there is a GPU or a free core, not in the driver."""
+    import ray
+
+    from raypurify.pipeline.calibrate import write_bundle
+
+    return ray.get(ray.remote(write_bundle).remote(*arguments))
+
+
+def _publish(made: Path, bundle: Path) -> None:
+    """Copy the finished bundle to where people look for it, whole or not at all."""
+    from raypurify.bundle import load_bundle
+
+    try:
+        if load_bundle(bundle).digest == load_bundle(made).digest:
+            return
+    except BundleError:
+        pass
+    fresh = bundle.with_name(".bundle.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(made, fresh)
+    shutil.rmtree(bundle, ignore_errors=True)
+    fresh.rename(bundle)

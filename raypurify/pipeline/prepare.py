@@ -1,0 +1,143 @@
+"""Stage 1: images of any source, decoded, resized to the network's input, shuffled once and split, as Parquet of raw pixels."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from raypurify.config import Data
+from raypurify.errors import DataError, ImageError
+from raypurify.images import decode_image
+from raypurify.pipeline.progress import shared_progress
+from raypurify.sources import Source, read_shard
+
+TRAIN, VALIDATION, FAILED = "split=train", "split=validation", "split=failed"
+BLOCK_BYTES = 64 << 20
+
+
+def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, Any]:
+    """Write ``folder/split=…/*.parquet`` with columns row, label, image (raw uint8, channels first), message.
+
+    Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
+    that cannot be decoded are left out of both; their messages stand in ``split=failed``. Raises DataError when images have no
+    label, a class has no training image, or there are fewer than two classes.
+    """
+    import ray
+
+    for part in (TRAIN, VALIDATION, FAILED):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    split = ray.put(choose_split(source.rows, data, seed))
+    progress = shared_progress(folder, source.rows, "images")
+    size = 3 * data.image_size**2 * source.rows
+    blocks = min(len(source.shards), max(int(ray.cluster_resources()["CPU"]), size // BLOCK_BYTES))
+    numbers = ray.data.from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
+    rows = numbers.map_batches(
+        _decode_shards,
+        batch_size=1,
+        fn_kwargs={"shards": ray.put(source.shards), "split": split, "side": data.image_size, "progress": progress},
+    )
+    rows.random_shuffle(seed=seed).write_parquet(str(folder), partition_cols=["split"])
+    return _checked_report(folder, source)
+
+
+def choose_split(rows: int, data: Data, seed: int) -> np.ndarray:
+    """(rows,) int8: 1 for training, 2 for validation, 0 for unused.
+
+    >>> choose_split(10, Data(validation=2, limit=3), seed=0).tolist().count(1)
+    3
+
+    Raises DataError when nothing is left to train on.
+    """
+    if rows <= data.validation:
+        raise DataError(f"{rows} images are too few to hold out {data.validation}: lower data.validation or add images")
+    order = np.random.default_rng(seed).permutation(rows)
+    split = np.zeros(rows, np.int8)
+    split[order[: data.validation]] = 2
+    end = None if data.limit is None else data.validation + data.limit
+    split[order[data.validation : end]] = 1
+    return split
+
+
+def read_pixels(table: pa.Table, side: int) -> np.ndarray:
+    """(N, 3, side, side) uint8 of the image column, without a copy where the column is one chunk."""
+    column = table.column("image").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks)
+    width = 3 * side * side
+    flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
+    return flat.reshape(-1, 3, side, side)
+
+
+def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
+    """A whole part in memory, in row order; for the validation images and for small columns."""
+    return pq.read_table(folder / part, columns=columns, partitioning=None).sort_by("row")
+
+
+def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progress) -> pa.Table:
+    import ray
+
+    shards, split = ray.get(shards), ray.get(split)
+    columns: dict[str, list] = {name: [] for name in ("row", "label", "image", "message", "split")}
+    for index in batch["shard"]:
+        shard = shards[int(index)]
+        for row in read_shard(shard):
+            if not split[row.row]:
+                continue
+            try:
+                if row.error is not None:
+                    raise row.error
+                pixels, message = _resized(decode_image(row.data).pixels, side), None
+                part = "train" if split[row.row] == 1 else "validation"
+            except ImageError as e:
+                pixels, message, part = np.zeros((3, side, side), np.uint8), f"{row.id}: {e}", "failed"
+            columns["row"].append(row.row)
+            columns["label"].append(-1 if row.label is None else row.label)
+            columns["image"].append(pixels.tobytes())
+            columns["message"].append(message)
+            columns["split"].append(part)
+        progress.add.remote(shard.rows)
+    types = (pa.int64(), pa.int64(), pa.binary(3 * side * side), pa.string(), pa.string())
+    return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
+
+
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    if pixels.shape[:2] != (side, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _checked_report(folder: Path, source: Source) -> dict[str, Any]:
+    labels = {part: _column(folder / part, "label") for part in (TRAIN, VALIDATION)}
+    failed = _column(folder / FAILED, "message")
+    if failed:
+        print(f"prepare: {len(failed)} images left out, the first: {failed[0]}", flush=True)
+    known = [label for part in labels.values() for label in part]
+    if not known:
+        raise DataError(f"none of the images could be read, the first: {failed[0] if failed else 'no image'}")
+    if min(known) < 0:
+        raise DataError("images without a label: fit needs a label column, or a folder with one sub-folder per class")
+    classes = list(source.classes) if source.classes else [str(c) for c in range(max(known) + 1)]
+    if max(known) >= len(classes):
+        raise DataError(f"label {max(known)} is out of range: the source names {len(classes)} classes")
+    counts = np.bincount(labels[TRAIN], minlength=len(classes))
+    if len(classes) < 2:
+        raise DataError(f"all images are of one class ({classes[0]}): a classifier needs at least two")
+    if (counts == 0).any():
+        raise DataError(f"class {classes[int(counts.argmin())]!r} has no training image: add images or raise data.limit")
+    return {
+        "train": len(labels[TRAIN]),
+        "validation": len(labels[VALIDATION]),
+        "failed": len(failed),
+        "classes": classes,
+        "per_class": counts.tolist(),
+    }
+
+
+def _column(folder: Path, name: str) -> list:
+    if not folder.is_dir():
+        return []
+    return pq.read_table(folder, columns=[name], partitioning=None).column(name).to_pylist()

@@ -1,0 +1,139 @@
+"""Progress of long work as a small JSON file: any stage writes it, a terminal draws it, ``status`` reads it without Ray."""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILE = "progress.json"
+INTERVAL = 0.5
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Replace a JSON file in one step: a reader sees the old or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary.write_text(json.dumps(tree, indent=1) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where it is missing or not whole."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+class Progress:
+    """Counts work done out of a known total into ``folder/progress.json``, twice a second at most.
+
+    ``start`` is what an earlier run had done already: it counts as done, but not towards the rate.
+    """
+
+    def __init__(self, folder: Path, total: int, unit: str, start: int = 0):
+        self.path = folder / FILE
+        self.state = {"done": start, "total": total, "unit": unit, "start": start, "note": "", "started": time.time()}
+        self._write()
+
+    def add(self, count: int = 1, note: str | None = None) -> None:
+        """Count more work done; ``note`` is a short text beside the count, e.g. the loss."""
+        self.state["done"] += count
+        if note is not None:
+            self.state["note"] = note
+        if time.time() - self.state["updated"] >= INTERVAL or self.state["done"] >= self.state["total"]:
+            self._write()
+
+    def _write(self) -> None:
+        self.state["updated"] = time.time()
+        write_json(self.path, self.state)
+
+
+def describe(state: dict[str, Any]) -> str:
+    """One line of a progress state: done of total, rate and time left.
+
+    >>> describe({"done": 50, "total": 200, "unit": "images", "start": 0, "note": "", "started": 0.0, "updated": 10.0})
+    '50/200 images, 5.0 images/s, 30 s left'
+    """
+    done, total, unit = state["done"], state["total"], state["unit"]
+    text = f"{done:,}/{total:,} {unit}"
+    seconds = state["updated"] - state["started"]
+    if seconds > 0 and done > state["start"]:
+        rate = (done - state["start"]) / seconds
+        text += f", {rate:,.1f} {unit}/s" if rate >= 1 else f", {1 / rate:,.1f} s each"
+        if done < total:
+            text += f", {duration((total - done) / rate)} left"
+    return text + (f", {state['note']}" if state["note"] else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(30), duration(3 * 60 + 20), duration(2 * 3600 + 60)
+    ('30 s', '3 min 20 s', '2 h 1 min')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+@contextlib.contextmanager
+def shown(title: str, folder: Path, every: float = 10.0) -> Iterator[None]:
+    """Show the progress file of ``folder`` while the block runs: a live line on a terminal, a plain line now and then
+    in a log."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
+    stop = threading.Event()
+    watch = _live if console.is_terminal else _plain
+    thread = threading.Thread(target=watch, args=(console, title, folder, stop, every), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _plain(console, title: str, folder: Path, stop: threading.Event, every: float) -> None:
+    said = None
+    while True:
+        ended = stop.wait(every)
+        state = read_json(folder / FILE)
+        if state and (line := describe(state)) != said:
+            said = line
+            console.print(f"{title}: {line}", soft_wrap=True, markup=False)
+        if ended:
+            return
+
+
+def _live(console, title: str, folder: Path, stop: threading.Event, every: float) -> None:
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False))
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, text="starting")
+        while True:
+            ended = stop.wait(0.3)
+            if state := read_json(folder / FILE):
+                bar.update(task, completed=state["done"], total=state["total"], text=describe(state))
+            if ended:
+                return
+
+
+def shared_progress(folder: Path, total: int, unit: str, start: int = 0):
+    """A Progress that tasks on any node add to: a Ray actor without CPUs of its own, on the driver's node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0)(Progress).options(scheduling_strategy=here)
+    return actor.remote(folder, total, unit, start)

@@ -1,0 +1,62 @@
+"""Joining a Ray cluster, or starting a small one on this machine."""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray reads these when it is imported or first started, so they are set before either.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@contextmanager
+def ray_session(address: str | None = None, num_cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
+    """Have Ray for the length of the block: the session there is, the cluster at ``address`` (or ``RAY_ADDRESS``, set
+    inside a Ray job), or else a Ray of this machine's own that ends with the block."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        _quiet(verbose)
+        yield
+        return
+    start_ray(address, num_cpus, verbose)
+    try:
+        yield
+    finally:
+        sys.modules["ray"].shutdown()
+
+
+def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: bool = False) -> None:
+    """Connect to the cluster at ``address`` or ``RAY_ADDRESS``; without either, start a Ray of this machine's own.
+
+    A local Ray counts at least 4 logical CPUs: pools of actors plus reading tasks must fit, or a job waits for ever. On
+    Linux Ray listens on the machine's network address, so a local one is given a random token that lives in this
+    process's environment alone, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    common = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    if address:
+        ray.init(address=address, **common)
+    else:
+        ray.init(num_cpus=num_cpus or max(4, os.cpu_count() or 1), include_dashboard=False, **common)
+    _quiet(verbose)
+
+
+def _quiet(verbose: bool) -> None:
+    """Ray's own bars and chatter off: progress is shown by raypurify, with known totals."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    context.execution_options.preserve_order = True
+    if not verbose:
+        for name in ("ray.data", "ray.train", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)

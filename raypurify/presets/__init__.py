@@ -1,0 +1,1 @@
+"""Presets: complete settings of a fit, chosen by name."""

@@ -1,0 +1,275 @@
+"""Rows → the same container as the source, committed shard by shard, each exactly once.
+
+A shard's images are written first, its record last (:mod:`raypurify.ledger`). A job killed at any point leaves shards
+that are recorded and whole, or not recorded and done again; both ways end in the same bytes.
+"""
+
+import json
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raypurify import ledger
+from raypurify.errors import ImageError, SinkError
+from raypurify.images import SUFFIX
+from raypurify.ledger import STATE, Status, Summary
+from raypurify.parquet_files import open_file, read_batches
+from raypurify.sources import Row, Shard, Source, file_id
+from raypurify.storage import Place, redact, resolve, within
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An output that belongs to one job. ``renamed`` holds the few output names that are not stem + suffix."""
+
+    place: Place
+    kind: str
+    format: str
+    shards: tuple[str, ...]
+    rows: int
+    ignored: int
+    renamed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """One shard in numbers: ``written`` + ``failed`` = its rows, ``bytes`` of images written."""
+
+    shard: str
+    written: int
+    failed: int
+    flagged: int
+    bytes: int
+
+
+def open_sink(
+    uri: str | os.PathLike, source: Source, *, settings: dict, format: str = "png", overwrite: bool = False
+) -> Sink:
+    """Claim an output for this job, or take up the same job again.
+
+    ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only.
+    **Folder:** ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
+    already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet:** one file per shard, named after
+    it. ``overwrite`` first removes what an earlier job of raypurify has committed there, and no other file.
+
+    Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
+    files, cannot be written, or is, holds or lies in the input.
+    """
+    if format not in SUFFIX:
+        raise SinkError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
+    shown = redact(uri)
+    try:
+        out = resolve(uri)
+        _check_apart(out, source)
+        if out.kind == "file":
+            raise SinkError(f"{shown}: is a file; name a folder for the output")
+        job = {
+            "format_version": ledger.FORMAT_VERSION,
+            "format": format,
+            "source": {
+                "kind": source.kind,
+                "digest": source.digest,
+                "rows": source.rows,
+                "shards": len(source.shards),
+                "uris": list(source.uris),
+            },
+            "settings": settings,
+        }
+        _claim(out, shown, json.loads(json.dumps(job)), overwrite)
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
+    renamed = _renamed([path for shard in source.shards for path in shard.paths], SUFFIX[format])
+    names = tuple(shard.name for shard in source.shards)
+    return Sink(out, source.kind, format, names, source.rows, source.ignored, renamed)
+
+
+def committed(sink: Sink, shard: Shard) -> bool:
+    """Whether this shard is done, and a rerun may skip it."""
+    return ledger.marker(sink.place, shard.name).kind is not None
+
+
+def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | ImageError, dict | None]]) -> ShardStats:
+    """Write one shard and commit it. ``results`` holds each of its rows once, in any order: the row, its encoded image
+    or why there is none, and its provenance (the columns of ``ledger.PROVENANCE`` but ``id`` and ``output``).
+
+    Raises :class:`SinkError` where rows are missing, strange or twice, or the output cannot be written.
+    """
+    results = sorted(results, key=lambda result: result[0].row)
+    expected = range(shard.first_row, shard.first_row + shard.rows)
+    if [row.row for row, _, _ in results] != list(expected):
+        raise SinkError(f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once")
+    good = [(row, data, facts) for row, data, facts in results if not isinstance(data, ImageError)]
+    errors = [
+        {"id": row.id, "reason": data.reason, "message": _text(data), "shard": shard.name}
+        for row, data, _ in results
+        if isinstance(data, ImageError)
+    ]
+    try:
+        outputs = (_write_table if sink.kind == "parquet" else _write_files)(sink, shard, results)
+        provenance = [
+            {"id": row.id, "output": outputs[row.row], **{name: facts[name] for name in _FACTS}}
+            for row, _, facts in good
+        ]
+        ledger.commit(sink.place, shard.name, provenance, errors)
+    except OSError as error:
+        raise SinkError(f"{sink.place}: cannot write shard {shard.name}: {error}; run again when mended") from error
+    return ShardStats(
+        shard=shard.name,
+        written=len(good),
+        failed=len(errors),
+        flagged=sum(bool(facts["flagged"]) for _, _, facts in good),
+        bytes=sum(len(data) for _, data, _ in good),
+    )
+
+
+def finish(sink: Sink) -> Summary:
+    """Write the job's provenance, errors and summary. Raises :class:`SinkError` while shards are not committed."""
+    done = set((sink.place / STATE / "provenance").names())
+    missing = [name for name in sink.shards if f"{name}.parquet" not in done]
+    if missing:
+        raise SinkError(
+            f"{sink.place}: {len(missing)} of {len(sink.shards)} shards are not done yet, {missing[0]} first"
+        )
+    try:
+        summary = ledger.merge(sink.place, sink.shards, sink.rows, sink.ignored)
+        ledger.scratch(sink.place).delete_folder()
+    except OSError as error:
+        raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
+    return summary
+
+
+def status(uri: str | os.PathLike) -> Status:
+    """How far the job of an output folder is; reads files only. Raises :class:`SinkError` where it is no output."""
+    return ledger.read_status(_output(uri))
+
+
+def reopen_failed(uri: str | os.PathLike) -> list[str]:
+    """Let the next run do every shard with failed rows again. Returns the names of these shards."""
+    out = _output(uri)
+    ledger.read_status(out)
+    return ledger.reopen_failed(out)
+
+
+_FACTS = tuple(name for name in ledger.PROVENANCE.names if name not in ("id", "output"))
+
+
+def _output(uri: str | os.PathLike) -> Place:
+    try:
+        return resolve(uri)
+    except (OSError, ValueError, ImportError) as error:
+        raise SinkError(f"{redact(uri)}: cannot be reached: {error}") from error
+
+
+def _text(error: ImageError) -> str:
+    return str(error).encode("utf-8", "backslashreplace").decode()
+
+
+def _check_apart(out: Place, source: Source) -> None:
+    for place in source.places:
+        if within(out, place) or within(place, out):
+            raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
+
+
+def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
+    try:
+        old = ledger.read_job(out)
+    except SinkError:
+        if not overwrite:
+            raise
+        old = None
+    if overwrite:
+        if old is not None:
+            _remove_output(out, old)
+        (out / STATE).delete_folder()
+    elif old is not None:
+        differences = ", ".join(ledger.differing(_identity(old), _identity(job)))
+        if differences:
+            raise SinkError(f"{shown}: belongs to another job, with other {differences}; choose another or overwrite")
+        return
+    elif set(out.names()) - {STATE}:
+        raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
+    ledger.write_job(out, job)
+
+
+def _identity(job: dict) -> dict:
+    return {**job, "source": {key: value for key, value in job["source"].items() if key != "uris"}}
+
+
+def _remove_output(out: Place, job: dict) -> None:
+    if job["source"]["kind"] == "parquet":
+        doomed = [name for name in out.names() if re.fullmatch(r".*-\d{5,}\.parquet", name)]
+    else:
+        doomed = ledger.outputs(out)
+    for name in doomed:
+        (out / name).delete()
+
+
+def _renamed(paths: Sequence[str], suffix: str) -> dict[str, str]:
+    plain = {path: posixpath.splitext(path)[0] + suffix for path in paths}
+    wanted = Counter(plain.values())
+    taken = {path for path in paths if plain[path] == path}
+    renamed = {}
+    for path in sorted(path for path in paths if plain[path] != path and wanted[plain[path]] > 1):
+        name = path + suffix
+        while name in taken or wanted[name]:
+            name += suffix
+        taken.add(name)
+        renamed[path] = name
+    return renamed
+
+
+def _write_files(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
+    outputs = {}
+    for path, (row, data, _) in zip(shard.paths, results):
+        name = sink.renamed.get(path) or posixpath.splitext(path)[0] + SUFFIX[sink.format]
+        if isinstance(data, ImageError):
+            # A killed attempt may have written an image that can no longer be read.
+            (sink.place / name).delete()
+        else:
+            (sink.place / name).write(data, ledger.scratch(sink.place))
+            outputs[row.row] = file_id(name)
+    return outputs
+
+
+def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
+    with open_file(shard.place) as file:
+        schema = file.schema_arrow
+    field = schema.field(shard.image_column)
+    kept = np.array([not isinstance(data, ImageError) for _, data, _ in results])
+    images = [data for _, data, _ in results if not isinstance(data, ImageError)]
+    others = [name for name in schema.names if name != field.name]
+    inner = [f"{field.name}.{part.name}" for part in field.type if part.name != "bytes"] if _is_struct(field) else []
+    columns = {}
+    if others or inner:
+        table = pa.Table.from_batches(read_batches(shard, [*others, *inner], rows=shard.rows))
+        table = table.filter(pa.array(kept)).combine_chunks()
+        columns = {name: table[name] for name in table.schema.names}
+    columns[field.name] = _image_column(field, images, columns.get(field.name))
+    table = pa.table([columns[name] for name in schema.names], schema=schema)
+    name = f"{shard.name}.parquet"
+    # Encoded images neither compress nor repeat.
+    data = ledger.to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
+    (sink.place / name).write(data, ledger.scratch(sink.place))
+    return {row.row: name for row, _, _ in results}
+
+
+def _is_struct(field: pa.Field) -> bool:
+    return pa.types.is_struct(field.type)
+
+
+def _image_column(field: pa.Field, images: list[bytes], old: pa.ChunkedArray | None) -> pa.Array:
+    if not _is_struct(field):
+        return pa.array(images, field.type)
+    parts = []
+    for part in field.type:
+        if part.name == "bytes":
+            parts.append(pa.array(images, part.type))
+        else:
+            parts.append(pa.array([row[part.name] for row in old.to_pylist()], part.type))
+    return pa.StructArray.from_arrays(parts, fields=list(field.type))

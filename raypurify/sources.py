@@ -1,0 +1,230 @@
+"""Folders of images and Parquet files → shards of rows, the input of ``fit`` and ``purify`` alike.
+
+A shard is the unit of work and of commit: about ``shard_rows`` rows that one task reads, purifies and writes. The
+order of shards and rows depends on names alone, so a rerun cuts the same shards.
+"""
+
+import hashlib
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from raypurify.errors import ImageError, SourceError
+from raypurify.storage import Place, common_folder, redact, resolve, within
+
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
+    + (".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+MAX_FILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a source: ``id`` unique and stable, ``row`` its dense position in the whole source, ``data`` the
+    bytes as stored, ``label`` an index into the source's classes or None; ``error`` where the bytes cannot be had."""
+
+    id: str
+    row: int
+    data: bytes | None
+    label: int | None = None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file)."""
+
+    index: int
+    name: str
+    kind: str
+    place: Place
+    first_row: int
+    rows: int
+    paths: tuple[str, ...] = ()
+    start: int = 0
+    key: str = ""
+    image_column: str = "image"
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input: its shards, the total of rows, the class names (None without labels), the number of files that were
+    passed over because they are no images, and a ``digest`` of names, sizes and Parquet footers (not of contents)."""
+
+    kind: str
+    uris: tuple[str, ...]
+    places: tuple[Place, ...]
+    shards: tuple[Shard, ...]
+    rows: int
+    classes: tuple[str, ...] | None
+    digest: str
+    ignored: int = 0
+
+
+def open_source(
+    uris: str | os.PathLike | Sequence[str | os.PathLike], *, shard_rows: int = 256, image_column: str = "image"
+) -> Source:
+    """Look at a folder of images, at Parquet files or a folder of them, or at a list of either.
+
+    Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows. **Folder:** every regular file below with
+    an image suffix is a row; its id is the path relative to the folder (for a list: to the deepest folder that holds
+    all of it), a name that is not UTF-8 is percent-encoded; if every image lies in a subfolder, the first level of
+    subfolders are the classes, sorted. Names starting with a dot and links to folders are passed over.
+    **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``, ``label``, ``label_name`` are
+    optional; files and folders whose name starts with ``_`` or a dot are passed over.
+
+    Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
+
+    >>> open_source("/no/such/folder")
+    Traceback (most recent call last):
+    ...
+    raypurify.errors.SourceError: /no/such/folder: no such file or folder; check the path
+    """
+    if shard_rows < 1:
+        raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
+    given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
+    if not given:
+        raise SourceError("no input given; name a folder of images or Parquet files")
+    shown = tuple(redact(uri) for uri in given)
+    places = tuple(dict.fromkeys(_find(uri) for uri in given))
+    if len({place.remote is None for place in places}) > 1:
+        raise SourceError(f"{', '.join(shown)}: local and remote inputs cannot be mixed; run one job for each")
+    kinds = [place.kind for place in places]
+    root = common_folder([place if kind == "folder" else place.parent for place, kind in zip(places, kinds)])
+    files, ignored = _list_files(places, kinds, root)
+    images = sorted(path for path in files if _suffix(path) in IMAGE_SUFFIXES)
+    tables = sorted(path for path in files if _suffix(path) == ".parquet")
+    where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    if images and tables:
+        raise SourceError(
+            f"{where}: holds both images ({images[0]}) and Parquet files ({tables[0]}); name the files of one kind"
+        )
+    if not images and not tables:
+        known = " ".join(sorted(IMAGE_SUFFIXES))
+        others = ignored + len(files)
+        raise SourceError(f"{where}: holds no image and no Parquet file ({others} others); known: .parquet {known}")
+    ignored += len(files) - len(images) - len(tables)
+    if tables:
+        from raypurify.parquet_files import plan_shards
+
+        shards, classes, digest = plan_shards(root, tables, shard_rows, image_column)
+    else:
+        shards, classes, digest = _plan_folder(root, images, files, shard_rows)
+    return Source(
+        "parquet" if tables else "folder", shown, places, shards, sum(s.rows for s in shards), classes, digest, ignored
+    )
+
+
+def read_shard(shard: Shard) -> Iterator[Row]:
+    """The rows of one shard, in order, read as they are asked for. A row that cannot be read carries an ``error``.
+
+    Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
+    """
+    if shard.kind == "parquet":
+        from raypurify.parquet_files import read_rows
+
+        return read_rows(shard)
+    return _read_folder(shard)
+
+
+def _find(uri: str | os.PathLike) -> Place:
+    try:
+        place = resolve(uri)
+        if place.kind is not None:
+            return place
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"{redact(uri)}: cannot be reached: {error}") from error
+    raise SourceError(f"{redact(uri)}: no such file or folder; check the path")
+
+
+def _suffix(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
+
+
+def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> tuple[dict[str, int], int]:
+    files: dict[str, int] = {}
+    ignored = 0
+    for place, kind in zip(places, kinds):
+        below = posixpath.relpath(place.path, root.path)
+        try:
+            if kind == "file":
+                files[below] = place.size
+                continue
+            for path, size in place.walk():
+                parts = path.split("/")
+                hidden = any(part[0] == "." or part == "_raypurify" for part in parts)
+                aside = _suffix(path) == ".parquet" and any(part[0] == "_" for part in parts)
+                if hidden or aside or size is None:
+                    ignored += 1
+                else:
+                    files[posixpath.normpath(posixpath.join(below, path))] = size
+        except OSError as error:
+            raise SourceError(f"{place}: cannot be listed: {error}") from error
+    return files, ignored
+
+
+def file_id(path: str) -> str:
+    if path.isascii():
+        return path
+    raw = path.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        text = path.replace("%", "%25")
+        return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def _plan_folder(root: Place, paths: list[str], sizes: dict[str, int], shard_rows: int):
+    repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
+    if repeated:
+        raise SourceError(f"{root}: two file names give the id {repeated[0]}; rename one of them")
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path}\0{sizes[path]}\n".encode("utf-8", "surrogateescape"))
+    classes = tuple(sorted({path.split("/")[0] for path in paths})) if all("/" in path for path in paths) else None
+    if classes is not None:
+        classes = tuple(map(file_id, classes))
+    shards = tuple(
+        Shard(
+            index=number,
+            name=f"part-{number:05d}",
+            kind="folder",
+            place=root,
+            first_row=first,
+            rows=len(paths[first : first + shard_rows]),
+            paths=tuple(paths[first : first + shard_rows]),
+            classes=classes,
+        )
+        for number, first in enumerate(range(0, len(paths), shard_rows))
+    )
+    return shards, classes, digest.hexdigest()
+
+
+def _read_folder(shard: Shard) -> Iterator[Row]:
+    index = {name: number for number, name in enumerate(shard.classes or ())}
+    for number, path in enumerate(shard.paths):
+        identity = file_id(path)
+        label = index[file_id(path.split("/")[0])] if index else None
+        try:
+            data, error = _read_file(shard.place / path, shard.place), None
+        except ImageError as refused:
+            data, error = None, refused
+        yield Row(identity, shard.first_row + number, data, label, error)
+
+
+def _read_file(file: Place, root: Place) -> bytes:
+    try:
+        if not within(file, root):
+            raise ImageError("unreadable", f"{file}: a link that leads out of {root}; copy the file instead")
+        data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")
+    if not data:
+        raise ImageError("empty", f"{file}: the file holds no bytes")
+    return data

@@ -1,0 +1,253 @@
+"""Contract of every attack in the registry, on a real network and real images."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+
+from raypurify.attacks import ATTACKS, BIM, FGSM, NORMS, PGD
+from raypurify.attacks.budget import size
+from raypurify.errors import ConfigError, DataError
+from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
+
+EPS = {"linf": 4 / 255, "l2": 0.5, "dissimilarity": 0.02}
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+every_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+@pytest.fixture(scope="module")
+def victim(data_dir):
+    path = data_dir / "cifar10-resnet" / "resnet20-12fca82f.th"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    return load_cifar_resnet(path)
+
+
+@pytest.fixture(scope="module")
+def batch(data_dir):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = data_dir / "cifar10" / "train-4.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    rows = parquet.read_table(path, columns=["image", "label"]).slice(0, 64).to_pylist()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return images, torch.tensor([row["label"] for row in rows])
+
+
+@pytest.fixture
+def toy():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.LazyLinear(4)
+    ).eval()
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
+    network(images)
+    return network, images, labels
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@every_attack
+@every_norm
+def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, batch):
+    images, labels = batch
+    before = images.clone()
+    adversarial = ATTACKS[name](eps=EPS[norm], norm=norm)(victim, images, labels, generator=generator())
+    assert torch.equal(images, before)
+    assert adversarial.shape == images.shape
+    assert adversarial.dtype == images.dtype
+    assert not adversarial.requires_grad
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert (size(adversarial - images, images, norm) <= EPS[norm] * (1 + 1e-5) + 1e-7).all()
+    with torch.no_grad():
+        clean_loss = cross_entropy(victim(images), labels)
+        loss = cross_entropy(victim(adversarial), labels)
+        correct = (victim(adversarial).argmax(1) == labels).float().mean()
+    assert loss > clean_loss + 1
+    assert correct < 0.6
+
+
+@every_attack
+@every_norm
+def test_deterministic_for_a_generator(name, norm, toy):
+    network, images, labels = toy
+    attack = ATTACKS[name](eps=EPS[norm], norm=norm)
+    first = attack(network, images, labels, generator=generator(3))
+    torch.manual_seed(99)
+    assert torch.equal(first, attack(network, images, labels, generator=generator(3)))
+
+
+@every_attack
+def test_an_image_does_not_depend_on_its_neighbours(name, toy):
+    network, images, labels = toy
+    attack = ATTACKS[name](eps=0.1, norm="l2", **({"random_start": False} if name == "pgd" else {}))
+    together = attack(network, images, labels)
+    alone = torch.cat([attack(network, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@every_attack
+def test_leaves_the_model_alone(name, toy):
+    network, images, labels = toy
+    parameters = list(network.parameters())
+    kept = torch.full_like(parameters[0], 7.0)
+    parameters[0].grad = kept.clone()
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    ATTACKS[name](eps=0.03)(network, images, labels)
+    assert torch.equal(parameters[0].grad, kept)
+    assert all(parameter.grad is None for parameter in parameters[1:])
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert not network.training
+    network.train()
+    ATTACKS[name](eps=0.03)(network, images, labels)
+    assert network.training
+
+
+@every_attack
+def test_zero_budget_returns_the_images(name, toy):
+    network, images, labels = toy
+    assert torch.equal(ATTACKS[name](eps=0.0)(network, images, labels), images)
+
+
+@every_attack
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_off(name, context, toy):
+    network, images, labels = toy
+    expected = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+    with context():
+        found = ATTACKS[name](eps=0.03)(network, images.clone(), labels, generator=generator())
+    assert torch.equal(expected, found)
+
+
+@every_attack
+def test_works_under_autocast_with_a_float32_perturbation(name, toy):
+    network, images, labels = toy
+    seen = []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        adversarial = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+    assert set(seen) == {(torch.float32, torch.bfloat16)}
+    assert adversarial.dtype == torch.float32
+    plain = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+    assert (adversarial - plain).abs().mean() < 0.003
+
+
+@every_attack
+def test_half_precision_images_come_back_in_their_dtype(name, toy):
+    network, images, labels = toy
+    adversarial = ATTACKS[name](eps=0.03)(network.to(torch.bfloat16), images.to(torch.bfloat16), labels)
+    assert adversarial.dtype == torch.bfloat16
+    assert (adversarial.float() - images.to(torch.bfloat16).float()).abs().max() <= 0.03 + 2**-8
+
+
+@every_attack
+def test_a_custom_loss_is_what_is_raised(name, toy):
+    network, images, labels = toy
+
+    def toward_class_two(logits, labels):
+        return logits[:, 2]
+
+    adversarial = ATTACKS[name](eps=0.05)(network, images, labels, loss=toward_class_two, generator=generator())
+    with torch.no_grad():
+        assert (network(adversarial)[:, 2] > network(images)[:, 2] + 0.05).all()
+
+
+@every_attack
+def test_an_empty_batch_stays_empty(name, toy):
+    network, images, labels = toy
+    assert ATTACKS[name](eps=0.03)(network, images[:0], labels[:0]).shape == (0, 3, 8, 8)
+
+
+@every_attack
+def test_bad_input_is_named(name, toy):
+    network, images, labels = toy
+    attack = ATTACKS[name](eps=0.03)
+    with pytest.raises(DataError, match=r"span \[0, 255\]"):
+        attack(network, torch.tensor([0.0, 255.0]).expand(1, 3, 8, 2), labels[:1])
+    with pytest.raises(DataError, match="nan"):
+        attack(network, images * torch.nan, labels)
+    with pytest.raises(DataError, match="uint8"):
+        attack(network, (images * 255).byte(), labels)
+    with pytest.raises(DataError, match=r"labels have shape \(5,\)"):
+        attack(network, images, labels[:5])
+    with pytest.raises(ConfigError, match="'l0'"):
+        ATTACKS[name](eps=0.1, norm="l0")
+    with pytest.raises(ConfigError, match=r"eps=-1"):
+        ATTACKS[name](eps=-1)
+
+
+@pytest.mark.parametrize("iterative", [PGD, BIM])
+def test_iterative_settings_are_checked(iterative):
+    with pytest.raises(ConfigError, match="steps=0"):
+        iterative(eps=0.1, steps=0)
+    with pytest.raises(ConfigError, match="step_size=nan"):
+        iterative(eps=0.1, step_size=float("nan"))
+
+
+def test_fgsm_is_the_sign_of_the_input_gradient(toy):
+    network, images, labels = toy
+    inputs = images.clone().requires_grad_()
+    cross_entropy(network(inputs), labels).backward()
+    expected = (images + 0.02 * inputs.grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(FGSM(eps=0.02)(network, images, labels), expected, rtol=0, atol=1e-7)
+
+
+def test_bim_follows_kurakins_recursion(toy):
+    network, images, labels = toy
+    expected, eps, steps = images.clone(), 0.02, 4
+    for _ in range(steps):
+        inputs = expected.clone().requires_grad_()
+        cross_entropy(network(inputs), labels).backward()
+        expected = expected + 1.25 * eps / steps * inputs.grad.sign()
+        expected = expected.clamp(images - eps, images + eps).clamp(0, 1)
+    torch.testing.assert_close(BIM(eps=eps, steps=steps)(network, images, labels), expected, rtol=0, atol=1e-6)
+
+
+def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
+    network, images, labels = toy
+    pgd = PGD(eps=0.5, norm="l2", steps=5, step_size=0.2, random_start=False)(network, images, labels)
+    assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
+
+
+def test_pgd_random_start_depends_on_the_generator(toy):
+    network, images, labels = toy
+    attack = PGD(eps=0.1, steps=1, step_size=0.01)
+    first = attack(network, images, labels, generator=generator(1))
+    assert not torch.equal(first, attack(network, images, labels, generator=generator(2)))
+
+
+def test_bim_at_four_percent_dissimilarity_breaks_the_deepest_classifier(data_dir, batch):
+    path = data_dir / "cifar10-resnet" / "resnet56-4bfd9763.th"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    network, (images, labels) = load_cifar_resnet(path), batch
+    adversarial = BIM(eps=0.04, norm="dissimilarity", steps=10)(network, images[:16], labels[:16])
+    assert (network(adversarial).argmax(1) == labels[:16]).float().mean() <= 1 / 16
+
+
+def test_attack_needs_no_parameter_gradient(toy):
+    # Frozen and trainable networks give the same result.
+    network, images, labels = toy
+    trainable = PGD(eps=0.03)(network, images, labels, generator=generator())
+    frozen = PGD(eps=0.03)(network.requires_grad_(False), images, labels, generator=generator())
+    torch.testing.assert_close(trainable, frozen, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@every_attack
+@every_norm
+def test_the_gpu_agrees_with_the_cpu(name, norm):
+    torch.manual_seed(0)
+    network = CifarResNet(20).eval().double()
+    images, labels = torch.rand(4, 3, 32, 32, dtype=torch.double), torch.arange(4)
+    attack = ATTACKS[name](eps=EPS[norm], norm=norm)
+    on_cpu = attack(network, images, labels, generator=generator())
+    on_gpu = attack(network.cuda(), images.cuda(), labels.cuda(), generator=generator()).cpu()
+    assert (on_gpu - on_cpu).abs().mean() < 1e-4

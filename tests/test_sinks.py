@@ -1,0 +1,366 @@
+import json
+import os
+import resource
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bad_images import encode, pixels, with_orientation
+
+from raypurify.errors import ImageError, SinkError
+from raypurify.images import decode_image, encode_image
+from raypurify.sinks import committed, finish, open_sink, reopen_failed, status, write_shard
+from raypurify.sources import open_source, read_shard
+
+SETTINGS = {"bundle": "abc", "csc": {"lmbda": 0.2}}
+
+
+def result(row, bundle="abc"):
+    """What a purifier that leaves every pixel alone would hand to the sink."""
+    try:
+        if row.error:
+            raise row.error
+        image = decode_image(row.data)
+    except ImageError as error:
+        return row, error, None
+    height, width = image.pixels.shape[:2]
+    facts = {"cluster": 3, "class": "cat", "distance": 1.5, "flagged": row.row % 3 == 0, "relative_change": 0.25}
+    facts |= {"iterations": 7, "mode": image.mode, "width": width, "height": height, "bundle": bundle}
+    return row, encode_image(image.pixels, image), facts
+
+
+def work(sink, source, shards=None):
+    done = []
+    for shard in source.shards if shards is None else shards:
+        if not committed(sink, shard):
+            done.append(write_shard(sink, shard, [result(row) for row in read_shard(shard)]))
+    return done
+
+
+def files(folder):
+    return {
+        os.path.relpath(os.path.join(at, name), folder): open(os.path.join(at, name), "rb").read()
+        for at, _, names in os.walk(folder)
+        for name in names
+    }
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    root = tmp_path / "in"
+    (root / "cat").mkdir(parents=True)
+    (root / "dog").mkdir()
+    for number, name in enumerate(["cat/a.jpg", "cat/b.png", "dog/a.PNG", "dog/c.bmp", "dog/d.png"]):
+        data = encode(pixels(seed=number), {"jpg": "JPEG", "bmp": "BMP"}.get(name[-3:], "PNG"))
+        (root / name).write_bytes(data)
+    (root / "cat/cut.jpg").write_bytes(with_orientation(6)[:300])
+    (root / "dog/empty.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def table(tmp_path):
+    images = [encode(pixels(seed=i)) for i in range(5)] + [b"no image"]
+    data = pa.table(
+        {
+            "id": [f"r{i}" for i in range(6)],
+            "label": pa.array([0, 1, 0, 1, 0, 1], pa.int8()),
+            "image": pa.array(images, pa.large_binary()),
+            "boxes": [[1.5], [], None, [2.0, 3.0], [4.0], [5.0]],
+            "place": [{"lat": i, "name": None} for i in range(6)],
+        },
+        metadata={"origin": "a test"},
+    )
+    pq.write_table(data, tmp_path / "t.parquet", row_group_size=2)
+    return tmp_path / "t.parquet"
+
+
+def test_a_folder_becomes_a_folder_with_provenance_and_errors(tmp_path, pictures):
+    source = open_source(pictures, shard_rows=2)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    stats = work(sink, source)
+    summary = finish(sink)
+    out = tmp_path / "out"
+    names = [name for name in sorted(files(out)) if not name.startswith("_raypurify")]
+    assert names == ["cat/a.png", "cat/b.png", "dog/a.png", "dog/c.png", "dog/d.png"]
+    assert (out / "dog/c.png").read_bytes()[:4] == b"\x89PNG"
+    provenance = pq.read_table(out / "_raypurify/provenance.parquet")
+    assert provenance["id"].to_pylist() == ["cat/a.jpg", "cat/b.png", "dog/a.PNG", "dog/c.bmp", "dog/d.png"]
+    assert provenance["output"].to_pylist() == names
+    assert provenance.slice(0, 1).to_pylist()[0] | {"output": 0, "id": 0} == {
+        **{"cluster": 3, "class": "cat", "distance": 1.5, "flagged": True, "relative_change": 0.25, "iterations": 7},
+        **{"mode": "RGB", "width": 20, "height": 24, "bundle": "abc", "output": 0, "id": 0},
+    }
+    errors = pq.read_table(out / "_raypurify/errors.parquet").to_pylist()
+    assert [(e["id"], e["reason"], e["shard"]) for e in errors] == [
+        ("cat/cut.jpg", "truncated", "part-00001"),
+        ("dog/empty.png", "empty", "part-00003"),
+    ]
+    assert (summary.rows, summary.written, summary.failed, summary.flagged, summary.shards) == (7, 5, 2, 2, 4)
+    assert (summary.reasons, summary.classes) == ({"empty": 1, "truncated": 1}, {"cat": 5})
+    assert summary.mean_relative_change == 0.25
+    assert json.loads((out / "_raypurify/summary.json").read_text())["written"] == 5
+    assert sum(s.written for s in stats) == 5
+    assert sum(s.bytes for s in stats) == sum((out / name).stat().st_size for name in names)
+
+
+def test_outputs_that_would_meet_keep_their_suffix(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("a.png", "a.jpg", "a.jpg.png", "b.jpg", "b.bmp", "c.jpg"):
+        (root / name).write_bytes(encode(pixels()))
+    source = open_source(root)
+    sink = open_sink(tmp_path / "out", source, settings={})
+    work(sink, source)
+    finish(sink)
+    merged = pq.read_table(tmp_path / "out/_raypurify/provenance.parquet")
+    assert dict(zip(merged["id"].to_pylist(), merged["output"].to_pylist())) == {
+        "a.png": "a.png",
+        "a.jpg": "a.jpg.png.png",
+        "a.jpg.png": "a.jpg.png",
+        "b.jpg": "b.jpg.png",
+        "b.bmp": "b.bmp.png",
+        "c.jpg": "c.png",
+    }
+    assert len([name for name in files(tmp_path / "out") if "_raypurify" not in name]) == 6
+
+
+def test_parquet_becomes_parquet_with_every_other_column_untouched(tmp_path, table):
+    source = open_source(table, shard_rows=2)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    assert finish(sink).reasons == {"not-an-image": 1}
+    before = pq.read_table(table)
+    parts = [pq.read_table(tmp_path / "out" / f"t-0000{k}.parquet") for k in range(3)]
+    assert [len(part) for part in parts] == [2, 2, 1]
+    after = pa.concat_tables(parts)
+    assert after.schema.equals(before.schema, check_metadata=True)
+    assert after.drop_columns(["image"]).equals(before.slice(0, 5).drop_columns(["image"]))
+    for number, data in enumerate(after["image"].to_pylist()):
+        assert (decode_image(data).pixels == pixels(seed=number)).all()
+
+
+def test_hugging_face_structs_keep_their_other_fields(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": encode(pixels(seed=i)), "path": f"{i}.jpg"} for i in range(3)] + [None], kind)
+    pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    sink = open_sink(tmp_path / "out", source, settings={})
+    work(sink, source)
+    after = pq.read_table(tmp_path / "out/t-00000.parquet")
+    assert after.schema.field("image").type == kind
+    assert [row["path"] for row in after["image"].to_pylist()] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert all(row["bytes"][:4] == b"\x89PNG" for row in after["image"].to_pylist())
+
+
+def test_a_table_of_nothing_but_bad_images_still_commits(tmp_path):
+    pq.write_table(pa.table({"image": [b"x", b"y"]}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    sink = open_sink(tmp_path / "out", source, settings={})
+    work(sink, source)
+    summary = finish(sink)
+    assert (summary.written, summary.failed, summary.mean_relative_change) == (0, 2, None)
+    assert pq.read_table(tmp_path / "out/t-00000.parquet").schema == pa.schema([("image", pa.binary())])
+
+
+@pytest.mark.parametrize("kind", ["pictures", "table"])
+def test_a_rerun_skips_what_is_committed_and_gives_the_same_bytes(tmp_path, kind, request):
+    source = open_source(request.getfixturevalue(kind), shard_rows=2)
+    straight = open_sink(tmp_path / "straight", source, settings=SETTINGS)
+    work(straight, source)
+    finish(straight)
+    first = open_sink(tmp_path / "broken", source, settings=SETTINGS)
+    assert len(work(first, source, source.shards[:2])) == 2
+    again = open_sink(tmp_path / "broken", source, settings=SETTINGS)
+    assert len(work(again, source)) == len(source.shards) - 2
+    finish(again)
+    assert files(tmp_path / "broken") == files(tmp_path / "straight")
+    assert work(again, source) == []
+    finish(again)
+    assert files(tmp_path / "broken") == files(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("kind", ["pictures", "table"])
+def test_a_crash_before_the_marker_is_done_again(tmp_path, kind, request):
+    source = open_source(request.getfixturevalue(kind), shard_rows=2)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    finish(sink)
+    whole = files(tmp_path / "out")
+    state = tmp_path / "out/_raypurify"
+    shard = source.shards[0]
+    # What a kill leaves between the first image and the marker: torn scratch files, a part of the output, no record.
+    (state / f"provenance/{shard.name}.parquet").unlink()
+    (state / f"errors/{shard.name}.parquet").unlink()
+    (state / "summary.json").unlink()
+    (state / "tmp").mkdir()
+    (state / "tmp/0123").write_bytes(b"half an ima")
+    victim = next(name for name in sorted(whole) if not name.startswith("_raypurify"))
+    (tmp_path / "out" / victim).unlink()
+    again = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    assert not committed(again, shard)
+    assert [stats.shard for stats in work(again, source)] == [shard.name]
+    finish(again)
+    assert files(tmp_path / "out") == whole
+
+
+def test_an_image_that_turned_bad_leaves_nothing_of_an_earlier_attempt(tmp_path, pictures):
+    source = open_source(pictures)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    (tmp_path / "out/_raypurify/provenance/part-00000.parquet").unlink()
+    (pictures / "cat/b.png").unlink()
+    work(sink, source)
+    assert not (tmp_path / "out/cat/b.png").exists()
+    assert finish(sink).reasons == {"empty": 1, "truncated": 1, "unreadable": 1}
+
+
+def test_failed_rows_can_be_tried_again(tmp_path, pictures):
+    source = open_source(pictures, shard_rows=2)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    finish(sink)
+    now = status(tmp_path / "out")
+    assert (now.complete, now.shards, now.committed, now.rows, now.written, now.failed) == (True, 4, 4, 7, 5, 2)
+    assert reopen_failed(tmp_path / "out") == ["part-00001", "part-00003"]
+    assert (status(tmp_path / "out").committed, status(tmp_path / "out").complete) == (2, False)
+    assert [stats.shard for stats in work(sink, source)] == ["part-00001", "part-00003"]
+    with pytest.raises(SinkError, match=r"holds no _raypurify/job\.json"):
+        status(pictures)
+
+
+def test_another_job_is_refused_with_the_settings_that_differ(tmp_path, pictures):
+    source = open_source(pictures)
+    open_sink(tmp_path / "out", source, settings=SETTINGS)
+    with pytest.raises(SinkError, match=r'bundle \("abc" → "def"\)'):
+        open_sink(tmp_path / "out", source, settings={**SETTINGS, "bundle": "def"})
+    with pytest.raises(SinkError, match=r"settings\.csc\.lmbda \(0\.2 → 0\.1\)"):
+        open_sink(tmp_path / "out", source, settings={**SETTINGS, "csc": {"lmbda": 0.1}})
+    with pytest.raises(SinkError, match=r'format \("png" → "webp"\)'):
+        open_sink(tmp_path / "out", source, settings=SETTINGS, format="webp")
+    (pictures / "more.png").write_bytes(encode(pixels()))
+    with pytest.raises(SinkError, match=r"source\.digest .* source\.rows \(7 → 8\)"):
+        open_sink(tmp_path / "out", open_source(pictures), settings=SETTINGS)
+
+
+def test_overwrite_removes_the_earlier_job_and_nothing_else(tmp_path, pictures, table):
+    source = open_source(pictures)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    (tmp_path / "out/mine.txt").write_text("keep")
+    (pictures / "dog/d.png").unlink()
+    source = open_source(pictures)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS, overwrite=True)
+    assert not any(committed(sink, shard) for shard in source.shards)
+    assert [name for name in files(tmp_path / "out") if "_raypurify" not in name] == ["mine.txt"]
+    sink = open_sink(tmp_path / "tables", open_source(table, shard_rows=1), settings={})
+    work(sink, open_source(table, shard_rows=1))
+    source = open_source(table, shard_rows=6)
+    sink = open_sink(tmp_path / "tables", source, settings={}, overwrite=True)
+    work(sink, source)
+    assert [name for name in files(tmp_path / "tables") if "_raypurify" not in name] == ["t-00000.parquet"]
+
+
+def test_outputs_that_cannot_be_used_are_named(tmp_path, pictures):
+    source = open_source(pictures)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/letter.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "damaged/_raypurify").mkdir(parents=True)
+    (tmp_path / "damaged/_raypurify/job.json").write_text("{")
+    os.symlink(pictures, tmp_path / "alias")
+    for out, message in [
+        (pictures, "overlap"),
+        (pictures / "deep/out", "overlap"),
+        (tmp_path / "alias/out", "overlap"),
+        (tmp_path, "overlap"),
+        (tmp_path / "other", "other: is not empty and no output of raypurify"),
+        (tmp_path / "file", "file: is a file"),
+        (tmp_path / "file/out", "cannot be written"),
+        (tmp_path / "damaged", r"job\.json: is damaged"),
+        ("nope://bucket/out", "nope://bucket/out: cannot be written"),
+    ]:
+        with pytest.raises(SinkError, match=message):
+            open_sink(out, source, settings={})
+    with pytest.raises(SinkError, match="unknown image format 'gif'"):
+        open_sink(tmp_path / "out", source, settings={}, format="gif")
+    open_sink(tmp_path / "other", source, settings={}, overwrite=True)
+    assert (tmp_path / "other/letter.txt").read_text() == "mine"
+    open_sink(tmp_path / "damaged", source, settings={}, overwrite=True)
+
+
+def test_a_claim_killed_before_its_record_can_be_taken_up(tmp_path, pictures):
+    (tmp_path / "out/_raypurify/tmp").mkdir(parents=True)
+    open_sink(tmp_path / "out", open_source(pictures), settings={})
+    assert (tmp_path / "out/_raypurify/job.json").exists()
+
+
+def test_secrets_in_a_uri_are_not_recorded(tmp_path, pictures):
+    open_sink(tmp_path / "out", open_source(f"{pictures.as_uri()}?token=hush"), settings={})
+    assert "hush" not in (tmp_path / "out/_raypurify/job.json").read_text()
+
+
+def test_results_must_be_the_rows_of_the_shard_each_once(tmp_path, pictures):
+    source = open_source(pictures, shard_rows=4)
+    sink = open_sink(tmp_path / "out", source, settings={})
+    results = [result(row) for row in read_shard(source.shards[0])]
+    for wrong in (results[:-1], results + results[:1], [result(row) for row in read_shard(source.shards[1])]):
+        with pytest.raises(SinkError, match="each once"):
+            write_shard(sink, source.shards[0], wrong)
+    assert not committed(sink, source.shards[0])
+    write_shard(sink, source.shards[0], results[::-1])
+    with pytest.raises(SinkError, match="1 of 2 shards are not done yet, part-00001 first"):
+        finish(sink)
+
+
+def test_a_name_that_is_not_utf8_keeps_its_bytes(tmp_path):
+    root = os.fsencode(tmp_path / "in")
+    os.mkdir(root)
+    with open(os.path.join(root, b"caf\xe9.jpg"), "wb") as file:
+        file.write(encode(pixels()))
+    with open(os.path.join(root, b"bad\xe9.jpg"), "wb") as file:
+        file.write(b"")
+    source = open_source(tmp_path / "in")
+    sink = open_sink(tmp_path / "out", source, settings={})
+    work(sink, source)
+    finish(sink)
+    assert os.path.exists(os.path.join(os.fsencode(tmp_path / "out"), b"caf\xe9.png"))
+    assert pq.read_table(tmp_path / "out/_raypurify/errors.parquet")["id"].to_pylist() == ["bad%E9.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["pictures", "table"])
+def test_an_object_store_holds_the_same_files(tmp_path, kind, request):
+    import fsspec
+
+    remote = fsspec.filesystem("memory")
+    source = open_source(request.getfixturevalue(kind), shard_rows=2)
+    local = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(local, source)
+    finish(local)
+    for _ in range(2):
+        sink = open_sink(f"memory://sinks/{kind}", source, settings=SETTINGS)
+        work(sink, source)
+        finish(sink)
+    root = f"/sinks/{kind}/"
+    assert {name.removeprefix(root): remote.cat(name) for name in remote.find(root)} == files(tmp_path / "out")
+    assert status(f"memory://sinks/{kind}").complete
+    open_sink(f"memory://sinks/{kind}", source, settings={}, overwrite=True)
+    assert [name.removeprefix(root) for name in remote.find(root)] == ["_raypurify/job.json"]
+
+
+def test_a_write_that_fails_leaves_no_torn_image_and_no_commit(tmp_path, pictures):
+    source = open_source(pictures)
+    sink = open_sink(tmp_path / "out", source, settings={})
+    results = [result(row) for row in read_shard(source.shards[0])]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(SinkError, match=r"cannot write shard part-00000: .* run again when mended"):
+            write_shard(sink, source.shards[0], results)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [name for name in files(tmp_path / "out") if name.endswith(".png")] == []
+    assert not committed(sink, source.shards[0])
+    write_shard(sink, source.shards[0], results)
+    finish(sink)
+    assert not (tmp_path / "out/_raypurify/tmp").exists()
