@@ -131,7 +131,9 @@ def load_bundle(where: str | Path) -> Bundle:
             raise BundleError(f"bundle {root}: the manifest does not list {name}; fit or download the bundle again")
         data = _read(filesystem, f"{root}/{name}", manifest.files[name].bytes)
         if len(data) != manifest.files[name].bytes or hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
-            raise BundleError(f"bundle {root}: {name} does not have the digest in the manifest; it is damaged or was changed")
+            raise BundleError(
+                f"bundle {root}: {name} does not have the digest in the manifest; it is damaged or was changed"
+            )
         try:
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
         except SafetensorError as e:
@@ -181,7 +183,9 @@ def _open(where: str | Path) -> tuple[pyarrow.fs.FileSystem, str, bytes]:
         return filesystem, root, _read(filesystem, f"{root}/{MANIFEST}", MAX_MANIFEST)
     except BundleError as e:
         known = ", ".join(shipped_bundles())
-        raise BundleError(f"no bundle at {where!r}: no readable {MANIFEST} there, and the shipped bundles are: {known}") from e
+        raise BundleError(
+            f"no bundle at {where!r}: no readable {MANIFEST} there, and the shipped bundles are: {known}"
+        ) from e
 
 
 def _manifest(text: bytes, root: str) -> Manifest:

@@ -125,7 +125,9 @@ def presets() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
 
 
-def load_settings(preset: str | None = None, path: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Settings:
+def load_settings(
+    preset: str | None = None, path: str | Path | None = None, overrides: tuple[str, ...] = ()
+) -> Settings:
     """Settings from a preset or a YAML file, then ``a.b=value`` overrides.
 
     >>> load_settings(preset="tiny", overrides=("csc.lmbda=0.1",)).csc.lmbda

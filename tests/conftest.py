@@ -18,3 +18,67 @@ def data_dir() -> Path:
     if not (folder / "cifar10" / "train-0.parquet").exists():
         pytest.skip("no real data: set RAYPURIFY_DATA to a folder with cifar10/train-0.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One local Ray for every test that needs it."""
+    from raypurify.pipeline.session import ray_session
+
+    with ray_session(num_cpus=4):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory) -> Path:
+    """A folder of 3 classes × 48 images, 20×20, told apart by their stripes, with one broken file among them."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("small-set")
+    rng = np.random.default_rng(0)
+    for c, name in enumerate(("across", "down", "slanted")):
+        (folder / name).mkdir()
+        for i in range(48):
+            y, x = np.mgrid[:20, :20]
+            phase = rng.uniform(0, 6.3)
+            wave = np.sin((y, x, x + y)[c] * 1.1 + phase)[..., None] * rng.uniform(30, 70, 3)
+            pixels = 128 + wave + rng.normal(0, 12, (20, 20, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:03d}.png")
+    (folder / "down" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_settings():
+    """Settings of a fit that takes seconds: every stage is real, nothing in it is any good."""
+    from raypurify.config import Settings
+
+    return Settings.model_validate(
+        {
+            "name": "small",
+            "data": {"image_size": 16, "validation": 24},
+            "network": {"depth": 10, "width": 1},
+            "baseline": {"epochs": 3, "batch_size": 32, "lr": 0.05, "precision": "float32"},
+            "clusters": {"k_max": 3},
+            "dictionaries": {"atoms": 6, "size": 5, "images": 4},
+            "robust": {"epochs": 1, "batch_size": 32, "lr": 0.02, "precision": "float32", "attack": {"steps": 1}},
+            "calibration": {"images": 12, "attack": {"steps": 2}},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def small_run(local_ray, small_set, small_settings, tmp_path_factory) -> Path:
+    """The run directory of a complete fit."""
+    from raypurify.pipeline.fit import fit
+
+    run_dir = tmp_path_factory.mktemp("small-run")
+    fit([str(small_set)], small_settings, run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(small_run) -> Path:
+    """A bundle that ``fit`` made of the small set: 3 classes, 5×5 atoms."""
+    return small_run / "bundle"

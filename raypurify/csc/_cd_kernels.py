@@ -9,11 +9,31 @@ from numba import njit
 
 # No reassociation: the order of every sum is fixed, so a result does not depend on the other images of a batch.
 _MATH = {"contract", "nsz", "arcp"}
-_CHUNK = 2048
-_LANES = 8
+# Pixels of one stretch of a correlation (what stays in the first-level cache), and taps added at once.
+_CHUNK, TAPS = 2048, 8
+# A working set is solved with a dense Gram while that beats gathering neighbours: images up to this many pixels, sets
+# up to this many coefficients (a 16 MB matrix in float32).
+_DENSE_PIXELS, _DENSE_COUNT = 64 * 64, 2048
+# Per round at most one coefficient joins in each cell of this many pixels squared, and only if its excess over λ is at
+# least this share of the largest. Sweeps stop at this share of it too. Measured: see docs/decisions.md.
+_CELL, _SHARE, _SLACK = 4, 0.4, 0.2
+# Sweeps over the working set per round, and the share of the tolerance below which a step is not worth taking.
+_SWEEPS, _IDLE = 200, 0.1
 
 
-@njit(nogil=True, fastmath=_MATH, cache=True)
+def _compiled(**options):
+    """Numba's ``njit`` without the GIL, cached on disk where a cache directory can be written."""
+
+    def decorate(function):
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:
+            return njit(nogil=True, **options)(function)
+
+    return decorate
+
+
+@_compiled(fastmath=_MATH)
 def residual(out, signal, atoms, atom, row, col, value, count):
     """``s − Dx`` from the active coefficients, wrapped around on the bottom and right for :func:`correlate`."""
     _, height, width = signal.shape
@@ -39,7 +59,7 @@ def residual(out, signal, atoms, atom, row, col, value, count):
                 out[c, i, j] = out[c, i, j - width]
 
 
-@njit(nogil=True, fastmath=_MATH, cache=True)
+@_compiled(fastmath=_MATH)
 def _accumulate(out, flat, offsets, weights, start, stop):
     n = stop - start
     a0, a1, a2, a3 = offsets[0] + start, offsets[1] + start, offsets[2] + start, offsets[3] + start
@@ -51,12 +71,10 @@ def _accumulate(out, flat, offsets, weights, start, stop):
     # A slice, because an index that might be negative keeps the loop from being vectorised.
     into = out[start:stop]
     for i in range(n):
-        into[i] += (
-            w0 * r0[i] + w1 * r1[i] + w2 * r2[i] + w3 * r3[i] + w4 * r4[i] + w5 * r5[i] + w6 * r6[i] + w7 * r7[i]
-        )
+        into[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i] + w3 * r3[i] + w4 * r4[i] + w5 * r5[i] + w6 * r6[i] + w7 * r7[i]
 
 
-@njit(nogil=True, fastmath=_MATH, cache=True)
+@_compiled(fastmath=_MATH)
 def correlate(beta, peak, flat, offsets, weights, start, stop):
     """``Dᴴr`` and its largest magnitude over the atoms, for the pixels ``start:stop`` of the padded, flat image."""
     for first in range(start, stop, _CHUNK):
@@ -65,14 +83,14 @@ def correlate(beta, peak, flat, offsets, weights, start, stop):
         for m in range(beta.shape[0]):
             out = beta[m]
             out[first:last] = 0
-            for t in range(0, offsets.shape[0], _LANES):
-                _accumulate(out, flat, offsets[t : t + _LANES], weights[m, t : t + _LANES], first, last)
+            for t in range(0, offsets.shape[0], TAPS):
+                _accumulate(out, flat, offsets[t : t + TAPS], weights[m, t : t + TAPS], first, last)
             here, over = out[first:last], peak[first:last]
             for i in range(last - first):
                 over[i] = max(over[i], abs(here[i]))
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def largest(peak, height, width, pitch):
     """The largest entry of ``peak`` inside the image."""
     best = peak[0]
@@ -83,7 +101,7 @@ def largest(peak, height, width, pitch):
     return best
 
 
-@njit(nogil=True, fastmath=_MATH, cache=True)
+@_compiled(fastmath=_MATH)
 def overlap(a, b, down, right, channels):
     """``<a, b shifted by (down, right)>`` of two atoms stored as (h, w·channels)."""
     h, span = a.shape
@@ -97,7 +115,7 @@ def overlap(a, b, down, right, channels):
     return total
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def wrapped_overlap(a, b, down, right, height, width, channels):
     """Inner product of two atoms ``(down, right)`` pixels apart on a torus; small images meet around both sides."""
     h, w = a.shape[0], a.shape[1] // channels
@@ -110,7 +128,7 @@ def wrapped_overlap(a, b, down, right, height, width, channels):
     return total
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def _shrink(t, lmbda):
     if t > lmbda:
         return t - lmbda
@@ -119,7 +137,7 @@ def _shrink(t, lmbda):
     return t * 0
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def violation(corr, value, norm, lmbda, count):
     """Largest change, in units of the correlation, that an active coefficient still asks for."""
     worst = corr[0] * 0
@@ -129,28 +147,46 @@ def violation(corr, value, norm, lmbda, count):
     return worst
 
 
-@njit(nogil=True, fastmath=_MATH, cache=True)
-def descend(corr, value, norm, lmbda, tol, sweeps, count, first, neighbour, gram):
-    """Cyclic coordinate descent on the working set, to an optimality residual of ``tol``."""
-    for sweep in range(sweeps):
+@_compiled(fastmath=_MATH)
+def descend(corr, value, norm, lmbda, tol, count, first, neighbour, gram):
+    """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal."""
+    for _ in range(_SWEEPS):
         worst = corr[0] * 0
         for k in range(count):
             old = value[k]
-            t = corr[k] + norm[k] * old
-            step = _shrink(t, lmbda) - norm[k] * old
+            step = _shrink(corr[k] + norm[k] * old, lmbda) - norm[k] * old
             size = abs(step)
             worst = max(worst, size)
-            if size > tol * 0.1:
+            if size > tol * _IDLE:
                 step /= norm[k]
                 value[k] = old + step
                 for e in range(first[k], first[k + 1]):
                     corr[neighbour[e]] -= step * gram[e]
         if worst <= tol:
-            return sweep + 1
-    return sweeps
+            return
 
 
-@njit(nogil=True, cache=True)
+@_compiled(fastmath=_MATH)
+def descend_dense(corr, value, norm, lmbda, tol, count, gram):
+    """:func:`descend` with the Gram of the working set as a matrix: longer rows, but read in order."""
+    for _ in range(_SWEEPS):
+        worst = corr[0] * 0
+        for k in range(count):
+            old = value[k]
+            step = _shrink(corr[k] + norm[k] * old, lmbda) - norm[k] * old
+            size = abs(step)
+            worst = max(worst, size)
+            if size > tol * _IDLE:
+                step /= norm[k]
+                value[k] = old + step
+                line = gram[k]
+                for j in range(count):
+                    corr[j] -= step * line[j]
+        if worst <= tol:
+            return
+
+
+@_compiled()
 def symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour, gram):
     """Rows of a symmetric sparse matrix from those of its lower triangle (diagonal included)."""
     first[: count + 1] = 0
@@ -173,99 +209,134 @@ def symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour,
                 fill[j] += 1
 
 
-@njit(nogil=True, cache=True)
-def _grown(a):
-    out = np.empty(2 * a.shape[0], a.dtype)
+@_compiled()
+def _longer(a):
+    out = np.zeros(2 * a.shape[0], a.dtype)
     out[: a.shape[0]] = a
     return out
 
 
-@njit(nogil=True, cache=True)
-def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds, codes, cell, cont, slack, sweeps, info):
-    """Write the codes of one image; returns the rounds taken, negative when ``max_rounds`` came first."""
+@_compiled()
+def _wider(a):
+    out = np.zeros((2 * a.shape[0], 2 * a.shape[1]), a.dtype)
+    out[: a.shape[0], : a.shape[1]] = a
+    return out
+
+
+@_compiled()
+def candidate(beta, peak, level, y0, x0, height, width, pitch):
+    """Atom, row and column of the largest correlation above ``level`` in one cell; row −1 where there is none."""
+    best, row, col = level, -1, -1
+    for y in range(y0, min(height, y0 + _CELL)):
+        for x in range(x0, min(width, x0 + _CELL)):
+            if peak[y * pitch + x] > best:
+                best, row, col = peak[y * pitch + x], y, x
+    atom = 0
+    while row >= 0 and abs(beta[atom, row * pitch + col]) < best:
+        atom += 1
+    return atom, row, col
+
+
+@_compiled()
+def append_row(packed, atom, new, y, x, head, chain, channels, lower_neighbour, lower_gram, e):
+    """Write the Gram of coefficient ``new`` with all that it overlaps, itself included, from entry ``e`` on."""
+    height, width = head.shape
+    h, w = packed.shape[1], packed.shape[2] // channels
+    for dy in range(min(height, 2 * h - 1)):
+        yy = (y + dy - h + 1) % height
+        for dx in range(min(width, 2 * w - 1)):
+            xx = (x + dx - w + 1) % width
+            k = head[yy, xx]
+            while k >= 0:
+                if e == lower_gram.shape[0]:
+                    lower_neighbour, lower_gram = _longer(lower_neighbour), _longer(lower_gram)
+                lower_neighbour[e] = k
+                lower_gram[e] = wrapped_overlap(
+                    packed[atom[new]], packed[atom[k]], yy - y, xx - x, height, width, channels
+                )
+                e += 1
+                k = chain[k]
+    return lower_neighbour, lower_gram, e
+
+
+@_compiled()
+def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds, codes):
+    """Write the codes of one image into ``codes`` (M, H, W), zero before; returns ``(rounds, solved)``.
+
+    Args:
+        signal: (3, H, W).
+        atoms: (M, 3, h, w); ``packed`` the same as (M, h, w·3).
+        offsets, weights: taps (T,) and (M, T) of :func:`correlate`, T a multiple of ``TAPS``.
+        tol: bound of the optimality residual relative to λ.
+    """
     channels, height, width = signal.shape
-    count_atoms, _, h, w = atoms.shape
+    h, w = atoms.shape[2], atoms.shape[3]
     pitch = width + w - 1
     padded = np.zeros((channels, height + h, pitch), signal.dtype)
     flat = padded.reshape(-1)
-    n = height * pitch
-    beta = np.empty((count_atoms, n), signal.dtype)
-    peak = np.empty(n, signal.dtype)
-    energy = np.empty(count_atoms, signal.dtype)
-    for m in range(count_atoms):
+    beta = np.empty((atoms.shape[0], height * pitch), signal.dtype)
+    peak = np.empty(height * pitch, signal.dtype)
+    energy = np.empty(atoms.shape[0], signal.dtype)
+    for m in range(atoms.shape[0]):
         energy[m] = overlap(packed[m], packed[m], 0, 0, channels)
 
-    cap = 256
-    atom, row, col, chain = (np.empty(cap, np.int32), np.empty(cap, np.int32), np.empty(cap, np.int32), np.empty(cap, np.int32))
-    value, norm, corr = np.empty(cap, signal.dtype), np.empty(cap, signal.dtype), np.empty(cap, signal.dtype)
-    lower_first = np.zeros(cap + 1, np.int64)
-    lower_neighbour, lower_gram = np.empty(64 * cap, np.int32), np.empty(64 * cap, signal.dtype)
-    head = np.full((height, width), -1, np.int32)
-    count = 0
-    nsw = 0
-    for rounds in range(max_rounds):
+    count, room = 0, 256
+    atom, row, col = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    value, norm, corr = np.empty(room, signal.dtype), np.empty(room, signal.dtype), np.empty(room, signal.dtype)
+    # Per pixel a chain of its active coefficients; the Gram's lower triangle row by row, so that it can be appended to.
+    head, chain = np.full((height, width), -1, np.int32), np.empty(room, np.int32)
+    lower_first = np.zeros(2 * room, np.int64)
+    lower_neighbour, lower_gram = np.empty(64 * room, np.int32), np.empty(64 * room, signal.dtype)
+    small = height * width <= _DENSE_PIXELS
+    dense = np.zeros((room, room) if small else (1, 1), signal.dtype)
+
+    for done in range(max_rounds + 1):
         residual(padded, signal, atoms, atom, row, col, value, count)
-        correlate(beta, peak, flat, offsets, weights, 0, n)
-        top = largest(peak, height, width, pitch)
+        correlate(beta, peak, flat, offsets, weights, 0, height * pitch)
+        excess = largest(peak, height, width, pitch) / lmbda - 1
         for k in range(count):
             corr[k] = beta[atom[k], row[k] * pitch + col[k]]
-        excess = top / lmbda - 1
-        if excess <= tol and violation(corr, value, norm, lmbda, count) <= tol * lmbda:
+        solved = excess <= tol and violation(corr, value, norm, lmbda, count) <= tol * lmbda
+        if solved or done == max_rounds:
             for k in range(count):
                 codes[atom[k], row[k], col[k]] = value[k]
-            info[0] = count; info[1] = nsw
-            return rounds
-        level = lmbda * (1 + max(tol, cont * excess))
-        before=count
-        for y0 in range(0, height, cell):
-            for x0 in range(0, width, cell):
-                best = level
-                by = -1
-                bx = -1
-                for y in range(y0, min(height, y0 + cell)):
-                    for x in range(x0, min(width, x0 + cell)):
-                        if peak[y * pitch + x] > best:
-                            best, by, bx = peak[y * pitch + x], y, x
-                if by < 0:
-                    continue
-                bm = 0
-                while abs(beta[bm, by * pitch + bx]) < best:
-                    bm += 1
-                k = head[by, bx]
-                while k >= 0 and atom[k] != bm:
+            return done, solved
+
+        before = count
+        level = lmbda * (1 + max(tol, _SHARE * excess))
+        for y0 in range(0, height, _CELL):
+            for x0 in range(0, width, _CELL):
+                m, y, x = candidate(beta, peak, level, y0, x0, height, width, pitch)
+                k = head[y, x] if y >= 0 else -1
+                while k >= 0 and atom[k] != m:
                     k = chain[k]
-                if k >= 0:
+                if y < 0 or k >= 0:
                     continue
-                if count == cap:
-                    atom, row, col, chain = _grown(atom), _grown(row), _grown(col), _grown(chain)
-                    value, norm, corr = _grown(value), _grown(norm), _grown(corr)
-                    lf = np.zeros(2 * cap + 1, np.int64)
-                    lf[: cap + 1] = lower_first
-                    lower_first = lf
-                    cap *= 2
-                atom[count], row[count], col[count] = bm, by, bx
-                value[count], norm[count], corr[count] = 0, energy[bm], beta[bm, by * pitch + bx]
-                chain[count] = head[by, bx]
-                head[by, bx] = count
-                e = lower_first[count]
-                for dy in range(min(height, 2 * h - 1)):
-                    y = (by + dy - h + 1) % height
-                    for dx in range(min(width, 2 * w - 1)):
-                        x = (bx + dx - w + 1) % width
-                        k = head[y, x]
-                        while k >= 0:
-                            if e == lower_gram.shape[0]:
-                                lower_neighbour, lower_gram = _grown(lower_neighbour), _grown(lower_gram)
-                            lower_neighbour[e] = k
-                            lower_gram[e] = wrapped_overlap(packed[bm], packed[atom[k]], y - by, x - bx, height, width, channels)
-                            e += 1
-                            k = chain[k]
+                if count == room:
+                    room *= 2
+                    atom, row, col, chain = _longer(atom), _longer(row), _longer(col), _longer(chain)
+                    value, norm, corr = _longer(value), _longer(norm), _longer(corr)
+                    lower_first = _longer(lower_first)
+                atom[count], row[count], col[count], chain[count] = m, y, x, head[y, x]
+                value[count], norm[count], corr[count] = 0, energy[m], beta[m, y * pitch + x]
+                head[y, x] = count
+                lower_neighbour, lower_gram, lower_first[count + 1] = append_row(
+                    packed, atom, count, y, x, head, chain, channels, lower_neighbour, lower_gram, lower_first[count]
+                )
                 count += 1
-                lower_first[count] = e
-        first = np.empty(count + 1, np.int64)
-        neighbour, gram = np.empty(2 * lower_first[count], np.int32), np.empty(2 * lower_first[count], signal.dtype)
-        symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour, gram)
-        nsw += descend(corr, value, norm, lmbda, lmbda * max(0.5 * tol, slack * excess), sweeps, count, first, neighbour, gram)
-    for k in range(count):
-        codes[atom[k], row[k], col[k]] = value[k]
-    return -max_rounds
+
+        bound = lmbda * max(0.5 * tol, _SLACK * excess)
+        if small and count <= _DENSE_COUNT:
+            while dense.shape[0] < count:
+                dense = _wider(dense)
+            for k in range(before, count):
+                for e in range(lower_first[k], lower_first[k + 1]):
+                    dense[k, lower_neighbour[e]] = dense[lower_neighbour[e], k] = lower_gram[e]
+            descend_dense(corr, value, norm, lmbda, bound, count, dense)
+        else:
+            first = np.empty(count + 1, np.int64)
+            neighbour = np.empty(2 * lower_first[count], np.int32)
+            gram = np.empty(2 * lower_first[count], signal.dtype)
+            symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour, gram)
+            descend(corr, value, norm, lmbda, bound, count, first, neighbour, gram)
+    return max_rounds, False

@@ -9,6 +9,10 @@ from raypurify.csc.convolution import analyze, atom_spectra, synthesize
 
 # sporco's ConvBPDN defaults of AutoRho: react to a residual ratio above 1.2, change ρ by at most 1000 at once.
 _RATIO, _LARGEST_STEP = 1.2, 1000.0
+# ρ stays as it is after so many iterations: sporco's rule can swing between two values for ever.
+_SETTLE = 200
+# Where "until solved" gives up. Images need 50 to 500 iterations; one that needs more than this is reported unsolved.
+_CEILING = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,11 @@ def solve_admm(
     signal_hat = torch.fft.rfft2(signal)
     y, u = torch.zeros_like(codes), torch.zeros_like(codes)
     active = torch.arange(count, device=signal.device)
-    # A zero signal has the zero code, exactly and before the first iteration.
-    done = ~signal.detach().flatten(1).any(1)
+    # Where ‖Dᴴs‖∞ ≤ λ the zero code is the exact solution. The iteration would never stop there, because the relative
+    # primal residual ‖x − 0‖ / max(‖x‖, 0) stays 1 while x shrinks.
+    reach = torch.fft.irfft2(analyze(adjoint, signal_hat.detach()), s=shape)
+    bound = reach.amax((1, 2, 3)) if settings.nonneg else reach.abs().amax((1, 2, 3))
+    done = (bound <= settings.lmbda) | (bound == 0)
 
     step = 0
     while True:
@@ -67,7 +74,7 @@ def solve_admm(
             spectra, adjoint, eigenvalues, eigenvectors = (
                 t if t.shape[0] == 1 else t[keep] for t in (spectra, adjoint, eigenvalues, eigenvectors)
             )
-        if not len(active) or step == settings.max_iter:
+        if not len(active) or step == (_CEILING if settings.max_iter is None else settings.max_iter):
             break
         step += 1
         z = y - u
@@ -80,7 +87,7 @@ def solve_admm(
         u = v - y
         primal, dual = _residuals(z + w, y, y_before, u)
         done = (primal < settings.rel_tol) & (dual < settings.rel_tol)
-        if settings.auto_rho and step > 1:
+        if settings.auto_rho and 1 < step <= _SETTLE:
             factor = _rho_factor(primal, dual, settings.lmbda)
             rho, u = rho * factor, u / factor[:, None, None, None]
             solver = _inverse(eigenvalues, eigenvectors, rho)

@@ -14,7 +14,9 @@ from raypurify.pipeline.latents import PARTS
 from raypurify.pipeline.progress import shared_progress
 
 
-def cluster(folder: Path, latents: Path, classes: list[str], source_rows: int, settings: Clusters, seed: int) -> dict[str, Any]:
+def cluster(
+    folder: Path, latents: Path, classes: list[str], source_rows: int, settings: Clusters, seed: int
+) -> dict[str, Any]:
     """Write ``clusters.json``, ``distributions.safetensors``, ``cluster_of_row.npy`` and ``elbow.png`` into ``folder``.
 
     Clusters are numbered over all classes: class 0's first.
@@ -23,7 +25,9 @@ def cluster(folder: Path, latents: Path, classes: list[str], source_rows: int, s
 
     progress = shared_progress(folder, len(classes), "classes")
     one_class = ray.remote(_cluster_class)
-    found = ray.get([one_class.remote(latents / PARTS / f"label={c}", settings, seed, progress) for c in range(len(classes))])
+    found = ray.get(
+        [one_class.remote(latents / PARTS / f"label={c}", settings, seed, progress) for c in range(len(classes))]
+    )
     cluster_of_row = np.full(source_rows, -1, np.int64)
     cluster_class: list[int] = []
     for c, (rows, labels, _) in enumerate(found):

@@ -18,7 +18,14 @@ from raypurify.pipeline.progress import shared_progress
 
 
 def learn_dictionaries(
-    folder: Path, prepared: Path, cluster_of_row: np.ndarray, cluster_class: list[int], side: int, csc: Csc, settings: Dictionaries, seed: int
+    folder: Path,
+    prepared: Path,
+    cluster_of_row: np.ndarray,
+    cluster_class: list[int],
+    side: int,
+    csc: Csc,
+    settings: Dictionaries,
+    seed: int,
 ) -> dict[str, Any]:
     """Write ``folder/NNNNN.safetensors`` for every cluster, each as soon as it is learned; finished ones stay.
 
@@ -34,7 +41,9 @@ def learn_dictionaries(
     wanted = [k for k in range(count) if not _path(folder, k).exists()]
     images = _fetch(prepared, {k: samples[k] for k in wanted}, side)
     total = settings.passes * sum(len(sample) for sample in samples)
-    progress = shared_progress(folder, total, "images", start=settings.passes * sum(len(samples[k]) for k in range(count) if k not in images))
+    progress = shared_progress(
+        folder, total, "images", start=settings.passes * sum(len(samples[k]) for k in range(count) if k not in images)
+    )
     actors = max(1, min(settings.actors, len(wanted), int(ray.cluster_resources()["CPU"])))
     learner = ray.remote(_Learner)
     pool = ActorPool([learner.remote(folder, csc, settings, seed, progress) for _ in range(actors)])

@@ -48,7 +48,11 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         marks = tuple(done.fingerprint for done in inputs) or (source.digest,)
         return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
 
-    part = {name: getattr(settings, name).model_dump() for name in type(settings).model_fields if name not in ("name", "seed")}
+    part = {
+        name: getattr(settings, name).model_dump()
+        for name in type(settings).model_fields
+        if name not in ("name", "seed")
+    }
     prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
     classes, rows = prepared.report["classes"], prepared.report["train"]
     shape = (prepared.folder, len(classes), rows, side, settings.network)
@@ -100,7 +104,10 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         "classes": classes,
         "cluster_class": cluster_class,
         "dictionary_source": dictionaries.report["source"],
-        "training_data": {"digest": source.digest, **{k: prepared.report[k] for k in ("train", "validation", "failed")}},
+        "training_data": {
+            "digest": source.digest,
+            **{k: prepared.report[k] for k in ("train", "validation", "failed")},
+        },
         "training": {
             "baseline": baseline.report,
             "robust": robust.report,

@@ -127,7 +127,9 @@ def _checked_report(folder: Path, source: Source) -> dict[str, Any]:
     if len(classes) < 2:
         raise DataError(f"all images are of one class ({classes[0]}): a classifier needs at least two")
     if (counts == 0).any():
-        raise DataError(f"class {classes[int(counts.argmin())]!r} has no training image: add images or raise data.limit")
+        raise DataError(
+            f"class {classes[int(counts.argmin())]!r} has no training image: add images or raise data.limit"
+        )
     return {
         "train": len(labels[TRAIN]),
         "validation": len(labels[VALIDATION]),

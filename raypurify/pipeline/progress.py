@@ -1,11 +1,9 @@
-"""Progress of long work as a small JSON file: any stage writes it, a terminal draws it, ``status`` reads it without Ray."""
+"""Progress of long work as a small JSON file: any stage writes it, a terminal shows it, ``status`` reads it without Ray."""
 
-import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +27,14 @@ def read_json(path: Path) -> Any:
 
 
 class Progress:
-    """Counts work done out of a known total into ``folder/progress.json``, twice a second at most.
+    """Counts work done out of a known total into ``folder/progress.json``, twice a second at most; without a folder, in
+    memory only.
 
     ``start`` is what an earlier run had done already: it counts as done, but not towards the rate.
     """
 
-    def __init__(self, folder: Path, total: int, unit: str, start: int = 0):
-        self.path = folder / FILE
+    def __init__(self, folder: Path | None, total: int, unit: str, start: int = 0):
+        self.path = folder / FILE if folder else None
         self.state = {"done": start, "total": total, "unit": unit, "start": start, "note": "", "started": time.time()}
         self._write()
 
@@ -49,7 +48,8 @@ class Progress:
 
     def _write(self) -> None:
         self.state["updated"] = time.time()
-        write_json(self.path, self.state)
+        if self.path:
+            write_json(self.path, self.state)
 
 
 def describe(state: dict[str, Any]) -> str:
@@ -80,53 +80,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-@contextlib.contextmanager
-def shown(title: str, folder: Path, every: float = 10.0) -> Iterator[None]:
-    """Show the progress file of ``folder`` while the block runs: a live line on a terminal, a plain line now and then
-    in a log."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    with contextlib.suppress(OSError):
-        (folder / FILE).unlink()
-    stop = threading.Event()
-    watch = _live if console.is_terminal else _plain
-    thread = threading.Thread(target=watch, args=(console, title, folder, stop, every), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _plain(console, title: str, folder: Path, stop: threading.Event, every: float) -> None:
-    said = None
-    while True:
-        ended = stop.wait(every)
-        state = read_json(folder / FILE)
-        if state and (line := describe(state)) != said:
-            said = line
-            console.print(f"{title}: {line}", soft_wrap=True, markup=False)
-        if ended:
-            return
-
-
-def _live(console, title: str, folder: Path, stop: threading.Event, every: float) -> None:
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False))
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task(title, total=None, text="starting")
-        while True:
-            ended = stop.wait(0.3)
-            if state := read_json(folder / FILE):
-                bar.update(task, completed=state["done"], total=state["total"], text=describe(state))
-            if ended:
-                return
 
 
 def shared_progress(folder: Path, total: int, unit: str, start: int = 0):

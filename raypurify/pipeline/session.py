@@ -36,6 +36,12 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
     process's environment alone, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    if not verbose:
+        # Warnings of Ray's C++ core about Ray Data's own actors are not for users; the log files keep what matters.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not address:
+        # Actors and tasks of a small machine start together; the raylet need not warn of it.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -45,7 +51,8 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
     if address:
         ray.init(address=address, **common)
     else:
-        ray.init(num_cpus=num_cpus or max(4, os.cpu_count() or 1), include_dashboard=False, **common)
+        cpus = num_cpus or max(4, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from raypurify.errors import SinkError
-from raypurify.pipeline.progress import FILE, describe, duration, read_json, shown, write_json
+from raypurify.pipeline.display import shown
+from raypurify.pipeline.progress import FILE, describe, duration, read_json, write_json
 
 MARKER = "stage.json"
 
@@ -56,10 +57,17 @@ def run_stage(
         print(f"{name}: going on from an interrupted run", flush=True)
     begun = time.time()
     write_json(folder / MARKER, {"fingerprint": mark, "state": "running", "begun": begun, "settings": settings})
-    with shown(name, folder):
+    (folder / FILE).unlink(missing_ok=True)
+    with shown(name, lambda: read_json(folder / FILE)):
         report = body(folder)
     seconds = time.time() - begun
-    complete = {"fingerprint": mark, "state": "complete", "seconds": round(seconds, 1), "settings": settings, "report": report}
+    complete = {
+        "fingerprint": mark,
+        "state": "complete",
+        "seconds": round(seconds, 1),
+        "settings": settings,
+        "report": report,
+    }
     write_json(folder / MARKER, complete)
     facts = ", ".join(f"{k} {_short(v)}" for k, v in report.items() if isinstance(v, int | float | str))
     print(f"{name}: done in {duration(seconds)}" + (f" ({facts})" if facts else ""), flush=True)

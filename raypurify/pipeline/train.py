@@ -49,14 +49,21 @@ def train(
     batch = settings.batch_size // settings.workers
     steps = rows // settings.workers // max(1, batch)
     if not batch or not steps:
-        raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {settings.workers} workers")
+        raise TrainingError(
+            f"{rows} images do not fill one batch of {settings.batch_size} over {settings.workers} workers"
+        )
     done = len(_metrics(folder))
     counted = steps * batch * settings.workers
     config = {
         "folder": str(folder),
         "prepared": str(prepared),
         "side": side,
-        "network": {"depth": architecture.depth, "width": architecture.width, "classes": classes, "dropout": architecture.dropout},
+        "network": {
+            "depth": architecture.depth,
+            "width": architecture.width,
+            "classes": classes,
+            "dropout": architecture.dropout,
+        },
         "settings": settings.model_dump(),
         "steps": steps,
         "seed": seed,
@@ -68,7 +75,9 @@ def train(
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config,
-        datasets={"train": ray.data.read_parquet(str(prepared / TRAIN), partitioning=None, columns=["row", "label", "image"])},
+        datasets={
+            "train": ray.data.read_parquet(str(prepared / TRAIN), partitioning=None, columns=["row", "label", "image"])
+        },
         dataset_config=DataConfig(datasets_to_split=["train"]),
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=gpus),
         run_config=RunConfig(
@@ -98,7 +107,10 @@ def make_attack(settings: Attack) -> PGD:
 
 def batches(table, side: int, size: int = 256):
     """A small table of prepared images as batches, in its order."""
-    images, labels = torch.from_numpy(read_pixels(table, side).copy()), torch.from_numpy(table.column("label").to_numpy())
+    images, labels = (
+        torch.from_numpy(read_pixels(table, side).copy()),
+        torch.from_numpy(table.column("label").to_numpy()),
+    )
     for start in range(0, len(labels), size):
         yield Batch(images[start : start + size], labels[start : start + size])
 
@@ -136,7 +148,9 @@ def _worker(config: dict[str, Any]) -> None:
             # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
             if step == config["steps"]:
                 break
-            clusters = None if cluster_of_row is None else torch.from_numpy(cluster_of_row[table.column("row").to_numpy()])
+            clusters = (
+                None if cluster_of_row is None else torch.from_numpy(cluster_of_row[table.column("row").to_numpy()])
+            )
             labels = torch.from_numpy(table.column("label").to_numpy().copy())
             yield Batch(torch.from_numpy(read_pixels(table, side).copy()), labels, clusters)
 

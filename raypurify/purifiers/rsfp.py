@@ -69,7 +69,9 @@ class RSFP:
                 f"images must be a floating-point tensor (N, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}"
             )
         if min(images.shape[-2:]) < self.min_size:
-            raise DataError(f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than an atom ({self.min_size}²)")
+            raise DataError(
+                f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than an atom ({self.min_size}²)"
+            )
         if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
             raise DataError("image values must be finite and in [0, 1]: divide 8-bit pixels by 255")
         return images.to(self.device, torch.float32)

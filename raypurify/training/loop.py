@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from raypurify.attacks.base import Attack
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import RobustTraining, Training
+from raypurify.config import Training
 from raypurify.errors import TrainingError
 from raypurify.training.augment import flip_and_crop
 from raypurify.training.losses import robust_semantic_loss
@@ -64,7 +64,11 @@ def train_epochs(
     network = getattr(model, "module", model)
     device = next(network.parameters()).device
     optimizer = torch.optim.SGD(
-        model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0
+        model.parameters(),
+        settings.lr,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
     )
     total = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
@@ -96,7 +100,9 @@ def train_epochs(
                 distances = semantic.distributions.own_distance(latents, batch.clusters.to(device))
                 loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
             if not math.isfinite(loss.item()):
-                raise TrainingError(f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate (now {settings.lr})")
+                raise TrainingError(
+                    f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate (now {settings.lr})"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -207,13 +207,22 @@ def test_bim_follows_kurakins_recursion(toy):
         cross_entropy(network(inputs), labels).backward()
         expected = expected + 1.25 * eps / steps * inputs.grad.sign()
         expected = expected.clamp(images - eps, images + eps).clamp(0, 1)
-    torch.testing.assert_close(BIM(eps=eps, steps=steps)(network, images, labels), expected, rtol=0, atol=1e-6)
+    attack = BIM(eps=eps, steps=steps, step_size=1.25 * eps / steps)
+    torch.testing.assert_close(attack(network, images, labels), expected, rtol=0, atol=1e-6)
 
 
 def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
     network, images, labels = toy
     pgd = PGD(eps=0.5, norm="l2", steps=5, step_size=0.2, random_start=False)(network, images, labels)
     assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
+
+
+@pytest.mark.parametrize("iterative", [PGD, BIM])
+def test_the_default_step_uses_the_whole_budget(iterative, victim, batch):
+    images, labels = batch
+    adversarial = iterative(eps=0.02, norm="dissimilarity")(victim, images, labels, generator=generator())
+    sizes = size(adversarial - images, images, "dissimilarity")
+    assert sizes.mean() > 0.95 * 0.02
 
 
 def test_pgd_random_start_depends_on_the_generator(toy):

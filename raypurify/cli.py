@@ -1,0 +1,142 @@
+"""The command line: ``raypurify fit | purify | serve | inspect | status``.
+
+Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
+says why), 130 when interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypurify.errors import RaypurifyError
+
+app = typer.Typer(
+    help="Remove adversarial perturbations from images, from ten on a laptop to ImageNet-sized sets on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
+
+
+def main() -> None:
+    """Entry point: our own errors become one line and exit code 2."""
+    try:
+        app()
+    except RaypurifyError as error:
+        print(f"raypurify: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("raypurify: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
+def fit(
+    data: Annotated[list[str], typer.Option(help="Labelled clean images: Parquet files or a folder; may be repeated.")],
+    run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files and the bundle; shared by all nodes.")],
+    more_data: Annotated[
+        list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings by name: tiny, cifar10, paper.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings from a YAML file.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
+    from raypurify.config import load_settings
+    from raypurify.pipeline.fit import fit as run
+
+    if not preset and not config:
+        raise typer.BadParameter("give --preset (tiny, cifar10, paper) or --config", param_hint="--preset")
+    settings = load_settings(preset, config, tuple(set or ()))
+    bundle = run([*data, *(more_data or [])], settings, run_dir, address)
+    print(f"bundle: {bundle}")
+
+
+@app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")
+def purify(
+    input: Annotated[str, typer.Argument(metavar="IN", help="A folder of images or a Parquet file; a path or URI.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
+    bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
+    format: Annotated[str, typer.Option(help="png, webp (both lossless) or jpeg (itself a purifier).")] = "png",
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier job wrote to OUT.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Larger images become error rows.", min=1)] = None,
+    sheet: Annotated[int, typer.Option(help="Input/purified pairs in the picture; 0: no picture.", min=0, max=64)] = 8,
+    address: Address = None,
+) -> None:
+    """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
+    from raypurify.pipeline.bulk import purify as run
+    from raypurify.purifiers.batch import MAX_PIXELS
+
+    summary = run(
+        [input],
+        output,
+        bundle,
+        format=format,
+        overwrite=overwrite,
+        max_pixels=max_pixels or MAX_PIXELS,
+        sheet=sheet,
+        address=address,
+    )
+    state = f"{output.rstrip('/')}/_raypurify"
+    print(f"purified:   {summary.written} of {summary.rows} images, {summary.flagged} flagged, in {output}")
+    print(f"provenance: {state}/provenance.parquet")
+    if summary.failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
+        print(f"errors:     {state}/errors.parquet ({reasons})")
+    if os.path.exists(f"{state}/sheet.png"):
+        print(f"picture:    {state}/sheet.png")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10")
+def serve(
+    bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no token.")] = False,
+) -> None:
+    """Serve purification over HTTP: POST /v1/purify. Requests carry the token of $RAYPURIFY_TOKEN as a bearer token."""
+    from raypurify.serve import run
+
+    token = None if no_auth else os.environ.get("RAYPURIFY_TOKEN")
+    if not no_auth and not token:
+        raise typer.BadParameter(
+            "no token: set RAYPURIFY_TOKEN, e.g. to the output of `openssl rand -hex 16`, or pass --no-auth",
+            param_hint="RAYPURIFY_TOKEN",
+        )
+    run(bundle, host=host, port=port, token=token)
+
+
+@app.command(epilog="Example: raypurify inspect cifar10")
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, a folder or a URI.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
+) -> None:
+    """Show what a bundle is, how it was made and what it measured; checks every file's digest."""
+    from raypurify.bundle import load_bundle
+    from raypurify.report import bundle_text
+
+    loaded = load_bundle(bundle)
+    print(loaded.manifest.model_dump_json(indent=1) if json else bundle_text(loaded))
+
+
+@app.command(epilog="Example: raypurify status runs/tiny")
+def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or a purify job's output.")]) -> None:
+    """Show how far a fit or a purify job is, from its files alone, while it runs or after."""
+    from raypurify.report import status_text
+
+    print(status_text(folder))
+
+
+if __name__ == "__main__":
+    main()

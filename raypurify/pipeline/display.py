@@ -1,0 +1,61 @@
+"""Progress before a person's eyes: a live line on a terminal, a plain line now and then in a log."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from raypurify.pipeline.progress import describe
+
+State = dict[str, Any]
+
+
+@contextmanager
+def shown(title: str, read: Callable[[], State | None], every: float = 10.0) -> Iterator[None]:
+    """Show the progress state that ``read()`` gives while the block runs, on standard error.
+
+    On a terminal a bar is drawn anew a few times a second; elsewhere a line is printed every ``every`` seconds, and a
+    last one at the end.
+    """
+    console = Console(stderr=True, highlight=False)
+    stop = threading.Event()
+    watch = _live if console.is_terminal else _plain
+    thread = threading.Thread(target=watch, args=(console, title, read, stop, every), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _plain(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event, every: float) -> None:
+    said = None
+    while True:
+        ended = stop.wait(every)
+        state = read()
+        if state and (line := describe(state)) != said:
+            said = line
+            console.print(f"{title}: {line}", soft_wrap=True, markup=False)
+        if ended:
+            return
+
+
+def _live(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event, every: float) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, text="starting")
+        while True:
+            ended = stop.wait(0.3)
+            if state := read():
+                bar.update(task, completed=state["done"], total=state["total"], text=describe(state))
+            if ended:
+                return

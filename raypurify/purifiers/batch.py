@@ -1,0 +1,99 @@
+"""Images of any sizes through a purifier that wants one size at a time; as pixels, or as files in and files out."""
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from raypurify.errors import ImageError
+from raypurify.images import decode_image, encode_image, to_float, to_pixels
+from raypurify.purifiers.rsfp import RSFP
+
+MAX_PIXELS = 4_200_000
+BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
+
+Facts = dict[str, Any]
+
+
+def purify_pixels(
+    purifier: RSFP, images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS
+) -> list[tuple[np.ndarray, Facts] | Exception]:
+    """Purify uint8 images (H, W, 3): for each, in order, the purified pixels and their provenance, or what went wrong.
+
+    Equal sizes go together, at most ``batch_pixels`` pixels at a time but at least one image. An image below the
+    purifier's ``min_size`` gets an :class:`ImageError`; an error in one group leaves the other groups alone.
+    """
+    results: list = [None] * len(images)
+    for group in _groups(images, purifier.min_size, batch_pixels, results):
+        try:
+            done = purifier.purify(torch.from_numpy(np.stack([to_float(images[i]) for i in group])))
+            for k, i in enumerate(group):
+                cluster = int(done.cluster[k])
+                facts = {
+                    "cluster": cluster,
+                    "class": purifier.classes_of_cluster[cluster],
+                    "distance": float(done.distance[k]),
+                    "flagged": bool(done.flagged[k]),
+                    "relative_change": float(done.relative_change[k]),
+                    "iterations": int(done.iterations[k]),
+                    "bundle": purifier.digest,
+                }
+                results[i] = (to_pixels(done.images[k].cpu().numpy()), facts)
+        except Exception as error:  # one group's failure is for its callers to see, not for the whole batch
+            for i in group:
+                results[i] = error
+    return results
+
+
+def purify_files(
+    purifier: RSFP, files: Iterable[tuple[Hashable, bytes]], format: str = "png", max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Hashable, bytes | ImageError, Facts | None]]:
+    """Purify (key, file bytes) pairs; yields (key, encoded image, provenance) or (key, ImageError, None), in any order.
+
+    Decoded images wait for company of their size until 2²⁴ pixels are together, so memory is bounded and mixed sizes
+    still fill batches. What is purified together depends on the input alone: the same input gives the same bytes.
+    Raises what ``purify`` raised for another reason than the image.
+    """
+    window, pending = [], 0
+    for key, data in files:
+        try:
+            window.append((key, decode_image(data, max_pixels=max_pixels, min_size=purifier.min_size)))
+        except ImageError as error:
+            yield key, error, None
+            continue
+        pending += window[-1][1].pixels[..., 0].size
+        if pending > WINDOW_PIXELS:
+            yield from _purify_window(purifier, window, format)
+            window, pending = [], 0
+    yield from _purify_window(purifier, window, format)
+
+
+def _purify_window(purifier: RSFP, window: list, format: str) -> Iterator:
+    for (key, decoded), result in zip(window, purify_pixels(purifier, [decoded.pixels for _, decoded in window])):
+        if isinstance(result, ImageError):
+            yield key, result, None
+            continue
+        if isinstance(result, Exception):
+            raise result
+        pixels, facts = result
+        facts |= {"mode": decoded.mode, "width": pixels.shape[1], "height": pixels.shape[0]}
+        try:
+            yield key, encode_image(pixels, decoded, format), facts
+        except ImageError as error:
+            yield key, error, None
+
+
+def _groups(images: Sequence[np.ndarray], min_size: int, batch_pixels: int, results: list) -> Iterator[list[int]]:
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        height, width = image.shape[:2]
+        if min(height, width) < min_size:
+            text = f"{width}×{height} is too small: each side needs at least {min_size} pixels"
+            results[i] = ImageError("too-small", text)
+        else:
+            sizes.setdefault(image.shape, []).append(i)
+    for (height, width, _), members in sizes.items():
+        step = max(1, batch_pixels // (height * width))
+        for first in range(0, len(members), step):
+            yield members[first : first + step]

@@ -1,0 +1,104 @@
+"""The HTTP side without Ray: reading a request's image under a cap, answers, errors as JSON."""
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from raypurify.errors import ImageError
+
+STATUS = {
+    "empty": 400,
+    "too-large": 413,
+    "not-an-image": 415,
+    "unsupported-mode": 415,
+    "truncated": 422,
+    "too-small": 422,
+    "animated": 422,
+    "unreadable": 422,
+}
+# Room for a multipart body's boundaries and headers beside the image itself.
+_ENVELOPE = 64 << 10
+
+
+class Refusal(HTTPException):
+    """An answer that is no image: status, a short stable ``error`` slug and a message for people."""
+
+    def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None):
+        super().__init__(status, {"error": error, "message": message}, headers)
+
+    @classmethod
+    def of(cls, error: ImageError) -> "Refusal":
+        return cls(STATUS.get(error.reason, 422), error.reason, str(error))
+
+
+async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+    """Any HTTP error as ``{"error": slug, "message": text}``."""
+    body = error.detail
+    if not isinstance(body, dict):
+        body = {"error": HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), "message": str(error.detail)}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def read_image(request: Request, max_bytes: int) -> bytes:
+    """The image of a request: its body, or the field ``file`` of a multipart form. Never holds more than the cap.
+
+    Raises :class:`Refusal`: 413 as soon as more than ``max_bytes`` have come or are announced, 400 for a broken form.
+    """
+    multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    limit = max_bytes + _ENVELOPE if multipart else max_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(max_bytes)
+    stream = _capped(request, limit, max_bytes)
+    data = await _form_file(request, stream) if multipart else b"".join([chunk async for chunk in stream])
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    return data
+
+
+def provenance_headers(facts: dict) -> dict[str, str]:
+    """``X-Raypurify-*`` headers. A header is ASCII, so other characters of a class name are percent-encoded.
+
+    >>> provenance_headers({"class": "kočka", "relative_change": 0.123456789, "flagged": False})
+    {'X-Raypurify-Class': 'ko%C4%8Dka', 'X-Raypurify-Relative-Change': '0.123457', 'X-Raypurify-Flagged': 'false'}
+    """
+    return {f"X-Raypurify-{name.replace('_', '-').title()}": _header(value) for name, value in facts.items()}
+
+
+def _header(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
+
+
+async def _capped(request: Request, limit: int, max_bytes: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for chunk in request.stream():
+        seen += len(chunk)
+        if seen > limit:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+async def _form_file(request: Request, stream: AsyncIterator[bytes]) -> bytes:
+    try:
+        form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
+    except (MultiPartException, KeyError) as error:
+        message = f"the multipart form cannot be read ({error}); send one field named 'file'"
+        raise Refusal(400, "bad-form", message) from error
+    file = form.get("file")
+    try:
+        if file is None or isinstance(file, str):
+            raise Refusal(400, "bad-form", "the multipart form has no file in a field named 'file'")
+        return await file.read()
+    finally:
+        await form.close()
+
+
+def _too_large(max_bytes: int) -> Refusal:
+    return Refusal(413, "too-large", f"the image is larger than the limit of {max_bytes:,} bytes")

@@ -1,0 +1,155 @@
+"""Bulk purification on a local Ray: every image out, errors named, nothing done twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bad_images import broken_images, odd_images
+from PIL import Image
+
+import raypurify
+from raypurify.errors import BundleError, SinkError, SourceError
+from raypurify.images import decode_image, to_float, to_pixels
+from raypurify.pipeline.bulk import purify
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def purified(local_ray, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bulk") / "out"
+    return out, purify([str(EXAMPLES)], str(out), "cifar10", sheet=3)
+
+
+def test_every_example_comes_out_lossless_with_its_name_and_size(purified):
+    out, summary = purified
+    inputs = {p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*.png")}
+    outputs = {p.relative_to(out) for p in out.rglob("*.png") if "_raypurify" not in p.parts}
+    assert inputs == outputs
+    assert (summary.rows, summary.written, summary.failed) == (len(inputs), len(inputs), 0)
+    for path in inputs:
+        with Image.open(EXAMPLES / path) as before, Image.open(out / path) as after:
+            assert (after.format, after.size, after.mode) == ("PNG", before.size, before.mode)
+
+
+def test_pixels_are_those_of_the_purifier(purified):
+    import torch
+
+    out, _ = purified
+    purifier = raypurify.load("cifar10")
+    paths = sorted(p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*.png"))[:6]
+    pixels = [decode_image((EXAMPLES / path).read_bytes()).pixels for path in paths]
+    expected = purifier.purify(torch.from_numpy(np.stack([to_float(p) for p in pixels]))).images.numpy()
+    for path, image in zip(paths, expected):
+        written = decode_image((out / path).read_bytes()).pixels.astype(int)
+        # A rounding boundary may fall the other way in another batch; more than one grey level may not.
+        assert np.abs(written - to_pixels(image)).max() <= 1
+
+
+def test_provenance_names_every_image(purified):
+    out, _ = purified
+    table = pq.read_table(out / "_raypurify" / "provenance.parquet").to_pylist()
+    assert [row["id"] for row in table] == sorted(str(p.relative_to(EXAMPLES)) for p in EXAMPLES.rglob("*.png"))
+    purifier = raypurify.load("cifar10")
+    for row in table:
+        assert row["class"] == purifier.classes_of_cluster[row["cluster"]]
+        assert row["bundle"] == purifier.digest
+        assert row["distance"] > 0
+        assert row["iterations"] > 0
+        assert 0 < row["relative_change"] < 0.5
+    assert pq.read_table(out / "_raypurify" / "errors.parquet").num_rows == 0
+
+
+def test_picture_is_drawn(purified):
+    with Image.open(purified[0] / "_raypurify" / "sheet.png") as sheet:
+        assert min(sheet.size) > 200
+
+
+def test_a_rerun_changes_nothing_and_a_lost_shard_comes_back_equal(purified):
+    out, _ = purified
+    before = files_below(out)
+    shard = sorted((out / "_raypurify" / "provenance").iterdir())[0]
+    lost = pq.read_table(shard, columns=["output"]).to_pylist()[0]["output"]
+    shard.unlink()
+    (out / lost).unlink()
+    purify([str(EXAMPLES)], str(out), "cifar10", sheet=0)
+    assert files_below(out) == before
+
+
+def test_another_setting_on_the_same_output_is_refused_by_name(purified):
+    with pytest.raises(SinkError, match="max_pixels"):
+        purify([str(EXAMPLES)], str(purified[0]), "cifar10", max_pixels=5000)
+
+
+def test_parquet_keeps_its_columns_and_leaves_bad_rows_to_errors(local_ray, tmp_path):
+    good = [p.read_bytes() for p in sorted(EXAMPLES.rglob("*.png"))[:5]]
+    images = [*good[:2], b"", *good[2:], b"no image"]
+    table = pa.table(
+        {
+            "image": pa.array(images, pa.binary()),
+            "label": pa.array(range(7), pa.int64()),
+            "id": [f"row-{i}" for i in range(7)],
+            "caption": [f"caption {i}" for i in range(7)],
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    summary = purify([str(tmp_path / "in.parquet")], str(tmp_path / "out"), "cifar10", sheet=0)
+    assert (summary.written, summary.failed) == (5, 2)
+    written = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "out").glob("*.parquet"))])
+    assert written.schema.names == table.schema.names
+    assert written["id"].to_pylist() == ["row-0", "row-1", "row-3", "row-4", "row-5"]
+    assert written["caption"].to_pylist() == [f"caption {i}" for i in (0, 1, 3, 4, 5)]
+    for data in written["image"].to_pylist():
+        assert decode_image(data).pixels.shape == (32, 32, 3)
+    errors = pq.read_table(tmp_path / "out" / "_raypurify" / "errors.parquet").to_pylist()
+    assert [(e["id"], e["reason"]) for e in errors] == [("row-2", "empty"), ("row-6", "not-an-image")]
+
+
+def test_odd_and_bad_images_are_handled_or_named_and_stop_nothing(local_ray, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    modes = {name: mode for name, (_, mode) in odd_images().items()}
+    reasons = {name: reason for name, (_, reason) in broken_images().items()}
+    for name in ("one-pixel.png", "thin.png"):
+        reasons[name] = "too-small"
+        del modes[name]
+    for name, (data, _) in (odd_images() | broken_images()).items():
+        (folder / name).write_bytes(data)
+    summary = purify([str(folder)], str(tmp_path / "out"), "cifar10", sheet=0)
+    errors = pq.read_table(tmp_path / "out" / "_raypurify" / "errors.parquet").to_pylist()
+    assert {e["id"]: e["reason"] for e in errors} == reasons
+    provenance = pq.read_table(tmp_path / "out" / "_raypurify" / "provenance.parquet").to_pylist()
+    assert {row["id"] for row in provenance} == set(modes)
+    assert summary.written == len(modes)
+    for row in provenance:
+        with Image.open(tmp_path / "out" / row["output"]) as after, Image.open(folder / row["id"]) as before:
+            assert (after.size, after.mode) == (before.size, modes[row["id"]])
+            assert after.getexif().get(0x0112, 1) == before.getexif().get(0x0112, 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "bundle", "error"),
+    [
+        ("/no/such/folder", "out", "cifar10", SourceError),
+        ("empty", "out", "cifar10", SourceError),
+        (str(EXAMPLES), "file/out", "cifar10", SinkError),
+        (str(EXAMPLES), "full", "cifar10", SinkError),
+        (str(EXAMPLES), str(EXAMPLES / "out"), "cifar10", SinkError),
+        (str(EXAMPLES), "out", "cifar11", BundleError),
+    ],
+)
+def test_what_cannot_work_is_refused_before_ray_starts(tmp_path, monkeypatch, inputs, output, bundle, error):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("")
+    Path("full").mkdir()
+    Path("full/something.txt").write_text("mine")
+    with pytest.raises(error):
+        purify([inputs], output, bundle)
+    assert Path("full/something.txt").read_text() == "mine"

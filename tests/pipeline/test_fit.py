@@ -1,0 +1,196 @@
+"""The whole fit on a local Ray: what every stage leaves, and that nothing complete is done again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from raypurify.bundle import load_bundle
+from raypurify.config import Data
+from raypurify.errors import DataError, SinkError
+from raypurify.pipeline.clustering import cluster
+from raypurify.pipeline.dictionaries import choose_samples, learn_dictionaries
+from raypurify.pipeline.fit import STAGES, fit
+from raypurify.pipeline.prepare import TRAIN, VALIDATION, choose_split, read_part, read_pixels
+from raypurify.pipeline.stages import MARKER, only_one, run_stage
+from raypurify.sources import open_source
+
+
+def marker(run_dir: Path, stage: str) -> dict:
+    return json.loads((run_dir / stage / MARKER).read_text())
+
+
+def test_every_stage_completes_with_a_report(small_run):
+    assert [marker(small_run, stage)["state"] for stage in STAGES] == ["complete"] * len(STAGES)
+    report = marker(small_run, "prepare")["report"]
+    assert report["classes"] == ["across", "down", "slanted"]
+    # 145 files, 24 held out; the broken one is counted where the split put it.
+    assert report["train"] + report["validation"] + report["failed"] == 145
+    assert report["failed"] == 1
+
+
+def test_splits_are_disjoint_and_keep_the_pixels(small_run, small_set):
+    train, held_out = (read_part(small_run / "prepare", part) for part in (TRAIN, VALIDATION))
+    assert not set(train["row"].to_pylist()) & set(held_out["row"].to_pylist())
+    assert read_pixels(train, 16).std() > 10
+    labels = train["label"].to_numpy()
+    names = sorted(str(p.relative_to(small_set)) for p in small_set.rglob("*.png"))
+    classes = ["across", "down", "slanted"]
+    assert all(names[row].startswith(classes[label]) for row, label in zip(train["row"].to_pylist(), labels))
+
+
+def test_baseline_learned_the_classes(small_run):
+    lines = [json.loads(line) for line in (small_run / "baseline" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["validation_accuracy"] > 0.5
+
+
+def test_every_training_image_has_a_cluster_of_its_own_class(small_run):
+    facts = json.loads((small_run / "clusters" / "clusters.json").read_text())
+    of_row = np.load(small_run / "clusters" / "cluster_of_row.npy")
+    train = read_part(small_run / "prepare", TRAIN, ["row", "label"])
+    rows, labels = train["row"].to_numpy(), train["label"].to_numpy()
+    assert (np.array(facts["cluster_class"])[of_row[rows]] == labels).all()
+    assert sum(facts["sizes"]) == len(rows)
+    assert (of_row >= 0).sum() == len(rows)
+
+
+def test_pictures_are_drawn(small_run):
+    for picture in ("baseline/curve.png", "robust/curve.png", "clusters/elbow.png"):
+        assert (small_run / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_bundle_is_loadable_and_says_what_it_measured(small_run):
+    bundle = load_bundle(small_run / "bundle")
+    measured = bundle.manifest.measured
+    assert measured["clean"]["images"] == marker(small_run, "prepare")["report"]["validation"]
+    assert measured["attacked"]["images"] == 12
+    assert 0 < bundle.manifest.calibration.distance_threshold < 1e3
+    assert len(bundle.manifest.dictionary_source) == len(bundle.manifest.cluster_class) == len(bundle.dictionaries)
+
+
+def test_a_second_run_does_nothing(small_run, small_set, small_settings, capsys):
+    before = {stage: (small_run / stage / MARKER).stat().st_mtime_ns for stage in STAGES}
+    fit([str(small_set)], small_settings, small_run)
+    assert capsys.readouterr().out.count("complete, skipped") == len(STAGES)
+    assert before == {stage: (small_run / stage / MARKER).stat().st_mtime_ns for stage in STAGES}
+
+
+def test_a_changed_setting_redoes_its_stage_and_what_follows_only(
+    small_run, small_set, small_settings, tmp_path, capsys
+):
+    copy = tmp_path / "run"
+    shutil.copytree(small_run, copy)
+    changed = small_settings.model_copy(
+        update={"calibration": small_settings.calibration.model_copy(update={"quantile": 0.5})}
+    )
+    fit([str(small_set)], changed, copy)
+    assert capsys.readouterr().out.count("complete, skipped") == len(STAGES) - 1
+    assert (
+        load_bundle(copy / "bundle").manifest.calibration.distance_threshold
+        < load_bundle(small_run / "bundle").manifest.calibration.distance_threshold
+    )
+
+
+def test_dictionaries_go_on_where_they_were_interrupted(small_run, small_settings, tmp_path):
+    finished = small_run / "dictionaries"
+    shutil.copytree(finished, tmp_path / "d")
+    first, *others = sorted((tmp_path / "d").glob("*.safetensors"))
+    untouched = first.stat().st_mtime_ns
+    for path in others:
+        path.unlink()
+    facts = json.loads((small_run / "clusters" / "clusters.json").read_text())
+    of_row = np.load(small_run / "clusters" / "cluster_of_row.npy")
+    learn_dictionaries(
+        tmp_path / "d",
+        small_run / "prepare",
+        of_row,
+        facts["cluster_class"],
+        16,
+        small_settings.csc,
+        small_settings.dictionaries,
+        small_settings.seed,
+    )
+    assert first.stat().st_mtime_ns == untouched
+    for path in others:
+        again, before = load_file(path), load_file(finished / path.name)
+        assert (again["atoms"] == before["atoms"]).all()
+
+
+def test_clusters_are_the_same_again(small_run, small_settings, tmp_path):
+    total = len(np.load(small_run / "clusters" / "cluster_of_row.npy"))
+    classes = ["across", "down", "slanted"]
+    cluster(tmp_path, small_run / "latents", classes, total, small_settings.clusters, small_settings.seed)
+    for name in ("cluster_of_row.npy", "distributions.safetensors"):
+        assert (tmp_path / name).read_bytes() == (small_run / "clusters" / name).read_bytes()
+
+
+def test_interrupted_stage_finds_its_files_a_changed_one_does_not(tmp_path):
+    def body(folder):
+        left = (folder / "part").exists()
+        (folder / "part").write_text("x")
+        if not left:
+            raise KeyboardInterrupt
+        return {"resumed": left}
+
+    for _ in range(2):
+        try:
+            done = run_stage(tmp_path, "s", {"a": 1}, ("in",), body)
+        except KeyboardInterrupt:
+            assert marker(tmp_path, "s")["state"] == "running"
+    assert done.report == {"resumed": True}
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path, "s", {"a": 2}, ("in",), body)
+
+
+def test_split_is_seeded_and_sized():
+    split = choose_split(100, Data(validation=10, limit=50), seed=1)
+    assert [(split == kind).sum() for kind in (0, 1, 2)] == [40, 50, 10]
+    assert (split == choose_split(100, Data(validation=10, limit=50), seed=1)).all()
+    assert (split != choose_split(100, Data(validation=10, limit=50), seed=2)).any()
+    with pytest.raises(DataError, match="too few"):
+        choose_split(10, Data(validation=10), seed=0)
+
+
+def test_sample_of_a_cluster_does_not_depend_on_the_others():
+    of_row = np.array([0, 1, 0, 1, 0, 2, -1, 0])
+    samples = choose_samples(of_row, 3, 2, seed=0)
+    assert [len(s) for s in samples] == [2, 2, 1]
+    assert all((of_row[s] == k).all() for k, s in enumerate(samples))
+    other = np.where(of_row == 1, -1, of_row)
+    assert (choose_samples(other, 3, 2, seed=0)[0] == samples[0]).all()
+
+
+def test_a_second_fit_on_the_run_directory_is_refused(tmp_path):
+    with only_one(tmp_path), pytest.raises(SinkError, match="another fit"), only_one(tmp_path):
+        pass
+
+
+def test_unwritable_run_directory_is_named(tmp_path, small_set, small_settings):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="cannot write the run directory"):
+        fit([str(small_set)], small_settings, tmp_path / "file" / "run")
+
+
+def test_one_class_is_refused_by_name(local_ray, small_set, small_settings, tmp_path):
+    one = tmp_path / "images"
+    shutil.copytree(small_set / "across", one / "across")
+    with pytest.raises(DataError, match="all images are of one class \\(across\\)"):
+        fit([str(one)], small_settings, tmp_path / "run")
+
+
+def test_images_without_labels_are_refused(local_ray, small_set, small_settings, tmp_path):
+    assert open_source(str(small_set / "across")).classes is None
+    with pytest.raises(DataError, match="without a label"):
+        fit([str(small_set / "across")], small_settings, tmp_path / "run")
+
+
+def test_latents_have_one_row_per_training_image(small_run):
+    folder = small_run / "latents" / "by_class"
+    rows = pq.read_table(folder, partitioning=None)["row"].to_pylist()
+    assert sorted(rows) == read_part(small_run / "prepare", TRAIN, ["row"])["row"].to_pylist()

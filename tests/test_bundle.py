@@ -1,0 +1,103 @@
+"""Bundles on disk: what is refused, and with which words."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import raypurify
+from raypurify.bundle import FILES, MANIFEST, load_bundle, shipped_bundles
+from raypurify.errors import BundleError
+
+
+@pytest.fixture
+def copy(tmp_path):
+    from importlib import resources
+
+    shutil.copytree(resources.files("raypurify.bundles") / "cifar10", tmp_path / "b")
+    return tmp_path / "b"
+
+
+def change_manifest(folder, **fields):
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_shipped_bundle_loads_and_is_small_enough():
+    assert "cifar10" in shipped_bundles()
+    bundle = load_bundle("cifar10")
+    assert sum(f.bytes for f in bundle.manifest.files.values()) <= 8e6
+    assert bundle.manifest.classes[0] == "airplane"
+    assert bundle.manifest.training_data["validation"] == 5000
+    norms = bundle.dictionaries.flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_folder_path_and_uri_give_the_same_bundle(copy):
+    assert load_bundle(copy).digest == load_bundle(str(copy)).digest == load_bundle(f"file://{copy}").digest
+    assert load_bundle(copy).digest == load_bundle("cifar10").digest
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        raypurify.load(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:100], lambda b: b + b"x"])
+def test_changed_file_is_named(copy, name, damage):
+    path = copy / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BundleError, match=f"{name} does not have the digest"):
+        raypurify.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format_version": 99}, "format version 99 is unknown"),
+        ({"format_version": None}, "format version None is unknown"),
+        ({"files": {}}, "does not list network.safetensors"),
+        ({"classes": 3}, "classes"),
+        ({"surprise": 1}, "surprise"),
+        ({"cluster_class": [0]}, "do not fit the manifest"),
+        ({"classes": ["a", "b"]}, "do not fit the manifest"),
+    ],
+)
+def test_manifest_that_does_not_fit_is_refused(copy, fields, message):
+    change_manifest(copy, **fields)
+    with pytest.raises(BundleError) as error:
+        raypurify.load(copy)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+def test_manifest_that_is_no_manifest_is_refused(copy, text):
+    (copy / MANIFEST).write_text(text)
+    with pytest.raises(BundleError):
+        raypurify.load(copy)
+
+
+def test_values_that_are_not_finite_are_refused(copy):
+    from raypurify.bundle import FileRecord, hashlib
+
+    name = "dictionaries.safetensors"
+    tensors = load_file(copy / name)
+    tensors["atoms"][0] = float("nan")
+    save_file(tensors, copy / name)
+    data = (copy / name).read_bytes()
+    files = json.loads((copy / MANIFEST).read_text())["files"]
+    files[name] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)).model_dump()
+    change_manifest(copy, files=files)
+    with pytest.raises(BundleError, match="not finite"):
+        raypurify.load(copy)
+
+
+def test_no_bundle_at_all_names_the_shipped_ones(tmp_path):
+    for where in ("cifar11", tmp_path / "nowhere", f"file://{tmp_path}/nowhere"):
+        with pytest.raises(BundleError, match="shipped bundles are: cifar10"):
+            raypurify.load(where)

@@ -1,0 +1,58 @@
+"""Settings: presets, files, overrides, and what is said of bad ones."""
+
+import pytest
+
+from raypurify.config import load_settings, presets
+from raypurify.errors import ConfigError
+
+
+def test_every_preset_loads_under_its_own_name():
+    assert presets() == ["cifar10", "paper", "tiny"]
+    assert [load_settings(name).name for name in presets()] == presets()
+
+
+def test_paper_preset_holds_the_papers_settings():
+    paper = load_settings("paper")
+    assert (paper.network.depth, paper.network.width) == (32, 10)
+    assert (paper.robust.attack.steps, paper.robust.attack.eps, paper.robust.attack.norm) == (10, 0.3, "l2")
+    assert (paper.dictionaries.atoms, paper.dictionaries.size, paper.csc.lmbda) == (64, 8, 0.2)
+    assert paper.clusters.form == "pinv"
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("csc: {lmbda: 0.3}\nseed: 5\n")
+    settings = load_settings(path=path, overrides=("csc.lmbda=0.1", "data.limit=null", "robust.attack.norm=linf"))
+    assert (settings.csc.lmbda, settings.seed, settings.data.limit, settings.robust.attack.norm) == (
+        0.1,
+        5,
+        None,
+        "linf",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10, paper, tiny"),
+        ({"preset": "tiny", "path": "x.yaml"}, "not both"),
+        ({"path": "/no/such.yaml"}, "/no/such.yaml"),
+        ({"preset": "tiny", "overrides": ("csc.lambda=1",)}, "csc.lambda"),
+        ({"preset": "tiny", "overrides": ("csc.lmbda=-1",)}, "csc.lmbda"),
+        ({"preset": "tiny", "overrides": ("csc.lmbda",)}, "key.subkey=value"),
+        ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
+        ({"preset": "tiny", "overrides": ("csc.lmbda=[",)}, "not valid YAML"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        load_settings(**arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"s\.yaml"):
+        load_settings(path=path)

@@ -1,0 +1,329 @@
+"""The endpoint as callers see it: a real Serve instance on loopback and a real, untrained bundle."""
+
+import asyncio
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import yaml
+from bad_images import broken_images, encode, odd_images, pixels
+from PIL import Image
+
+import raypurify
+from raypurify.errors import BundleError, ConfigError
+from raypurify.images import decode_image, to_float, to_pixels
+from raypurify.serve.auth import hash_token, token_fits
+from raypurify.serve.local import serving
+from raypurify.serve.settings import check_settings
+
+TOKEN = "a token of this test"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+BROKEN = broken_images()
+STATUS = {
+    "empty": 400,
+    "too-large": 413,
+    "not-an-image": 415,
+    "unsupported-mode": 415,
+    "truncated": 422,
+    "animated": 422,
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    from raypurify.bundle import Calibration, save_bundle
+    from raypurify.clusters import ClusterDistributions
+    from raypurify.config import load_settings
+    from raypurify.nets import WideResNet
+
+    torch.manual_seed(0)
+    settings = load_settings(preset="tiny")
+    network = WideResNet(settings.network.depth, settings.network.width, 2).eval()
+    labels = np.arange(60) % 3
+    with torch.no_grad():
+        latents = network.latents(torch.rand(60, 3, 32, 32)).numpy()
+    distributions = ClusterDistributions.fit(latents, labels, form=settings.clusters.form)
+    atoms = torch.randn(3, 8, 3, 8, 8)
+    atoms /= torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
+    folder = tmp_path_factory.mktemp("bundle")
+    save_bundle(
+        folder,
+        network,
+        distributions,
+        atoms,
+        name="untrained",
+        settings=settings,
+        classes=["kočka", "dog"],
+        cluster_class=[0, 0, 1],
+        dictionary_source=["own"] * 3,
+        training_data={},
+        training={},
+        calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),
+        measured={},
+    )
+    return folder
+
+
+def noisy(height, width, seed=0):
+    """A picture with something for the sparse coder to do."""
+    noise = np.random.default_rng(seed).normal(0, 30, (height, width, 3))
+    return (pixels(height, width, seed) + noise).clip(0, 255).astype(np.uint8)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(bundle):
+    with serving(bundle, port=free_port(), token=TOKEN, num_cpus=4, max_replicas=1) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def small_url(url, bundle):
+    """A second application beside the first: open to anyone, with limits small enough to meet."""
+    from ray import serve
+
+    from raypurify.serve.app import build
+
+    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_batch_size": 1}
+    args = {"bundle": str(bundle), "no_auth": True, "max_queued_requests": 1, **limits}
+    serve.run(build(args), name="small", route_prefix="/small")
+    yield f"{url}/small"
+    serve.delete("small")
+
+
+@pytest.fixture
+def client(url):
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=60) as client:
+        yield client
+
+
+def expected(bundle, data):
+    """The same image through the same bundle in this process."""
+    image = decode_image(data)
+    out = raypurify.load(bundle).purify(torch.from_numpy(to_float(image.pixels))[None])
+    return to_pixels(out.images[0].numpy()), out
+
+
+def test_an_image_comes_back_purified_with_its_provenance(client, bundle):
+    data = encode(noisy(40, 33))
+    answer = client.post("/v1/purify", content=data, headers={"Content-Type": "image/png"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/png"
+    wanted, out = expected(bundle, data)
+    np.testing.assert_array_equal(decode_image(answer.content).pixels, wanted)
+    cluster = int(out.cluster[0])
+    assert float(out.relative_change[0]) > 0.01
+    assert answer.headers["x-raypurify-cluster"] == str(cluster)
+    assert answer.headers["x-raypurify-class"] == ["ko%C4%8Dka", "ko%C4%8Dka", "dog"][cluster]
+    assert float(answer.headers["x-raypurify-distance"]) == pytest.approx(float(out.distance[0]), rel=1e-3)
+    assert float(answer.headers["x-raypurify-relative-change"]) == pytest.approx(
+        float(out.relative_change[0]), rel=1e-3
+    )
+    assert int(answer.headers["x-raypurify-iterations"]) == int(out.iterations[0])
+    assert answer.headers["x-raypurify-flagged"] == "false"
+    assert answer.headers["x-raypurify-bundle"] == raypurify.load(bundle).digest
+
+
+@pytest.mark.parametrize("name", [name for name in odd_images() if name not in ("one-pixel.png", "thin.png")])
+def test_odd_images_keep_their_size_and_kind(client, name):
+    data, mode = odd_images()[name]
+    answer = client.post("/v1/purify", content=data)
+    assert answer.status_code == 200, answer.text
+    with Image.open(io.BytesIO(data)) as sent, Image.open(io.BytesIO(answer.content)) as got:
+        assert (got.format, got.mode, got.size) == ("PNG", mode, sent.size)
+        assert got.getexif().get(0x0112) == (sent.getexif().get(0x0112) if "rotated" in name else None)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_images_get_their_status_and_reason(client, name):
+    data, reason = BROKEN[name]
+    answer = client.post("/v1/purify", content=data)
+    assert (answer.status_code, answer.json()["error"]) == (STATUS[reason], reason)
+    assert answer.json()["message"]
+
+
+def test_an_image_smaller_than_an_atom_is_refused(client):
+    for name in ("one-pixel.png", "thin.png"):
+        answer = client.post("/v1/purify", content=odd_images()[name][0])
+        assert (answer.status_code, answer.json()["error"]) == (422, "too-small")
+        assert "at least 8 pixels" in answer.json()["message"]
+
+
+def test_a_form_with_a_file_works_like_a_body(client):
+    data = encode(pixels(), "JPEG")
+    body = client.post("/v1/purify", content=data)
+    form = client.post("/v1/purify", files={"file": ("x.jpg", data, "image/jpeg")}, data={"note": "ignored"})
+    assert form.status_code == 200, form.text
+    assert form.content == body.content
+    for wrong in (
+        {"files": {"picture": ("x.jpg", data, "image/jpeg")}},
+        {"data": {"file": "text"}, "files": {"other": ("a", b"b")}},
+        {"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": b"no form", "headers": {"Content-Type": "multipart/form-data"}},
+    ):
+        answer = client.post("/v1/purify", **wrong)
+        assert (answer.status_code, answer.json()["error"]) == (400, "bad-form")
+    empty = client.post("/v1/purify", files={"file": ("x.jpg", b"", "image/jpeg")})
+    assert (empty.status_code, empty.json()["error"]) == (400, "empty")
+
+
+def test_only_the_token_opens_the_door(url):
+    data = encode(pixels())
+    for headers in ({}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": "Bearer x"}):
+        answer = httpx.post(f"{url}/v1/purify", content=data, headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for path in ("/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"):
+        assert httpx.get(url + path).status_code == 200
+
+
+def test_health_names_the_bundle(url, bundle):
+    assert httpx.get(f"{url}/v2/health/live").json() == {"live": True}
+    ready = httpx.get(f"{url}/v2/health/ready").json()
+    assert ready == {"ready": True, "bundle": raypurify.load(bundle).digest}
+
+
+def test_the_documentation_tells_what_to_send(url):
+    page = httpx.get(f"{url}/openapi.json").json()
+    operation = page["paths"]["/v1/purify"]["post"]
+    assert {"image/png", "multipart/form-data"} <= operation["requestBody"]["content"].keys()
+    assert {"200", "400", "401", "413", "415", "422", "503"} <= operation["responses"].keys()
+    assert operation["security"] == [{"HTTPBearer": []}]
+
+
+def test_unknown_paths_and_methods_answer_in_the_same_form(client):
+    lost, wrong = client.get("/v1/nothing"), client.get("/v1/purify")
+    assert (lost.status_code, lost.json()["error"]) == (404, "not-found")
+    assert (wrong.status_code, wrong.json()["error"]) == (405, "method-not-allowed")
+
+
+def test_callers_at_once_each_get_their_own_image(url, bundle):
+    sent = [encode(noisy(*size, seed=seed)) for seed in range(6) for size in ((24, 20), (33, 48))]
+
+    async def everyone():
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=120) as client:
+            return await asyncio.gather(*(client.post("/v1/purify", content=data) for data in sent))
+
+    for data, answer in zip(sent, asyncio.run(everyone())):
+        assert answer.status_code == 200, answer.text
+        got, wanted = decode_image(answer.content).pixels.astype(int), expected(bundle, data)[0]
+        # A batch may round differently from a single image by one level.
+        assert np.abs(got - wanted).max() <= 1
+
+
+def test_limits_hold_however_the_body_is_sent(small_url):
+    large = os.urandom(100_001)
+
+    def chunks():
+        for _ in range(50):
+            yield os.urandom(10_000)
+
+    for body in (
+        {"content": large},
+        {"content": chunks()},
+        {"files": {"file": ("x", large)}},
+        {"files": {"file": ("x", large * 3)}},
+    ):
+        answer = httpx.post(f"{small_url}/v1/purify", **body, timeout=60)
+        assert (answer.status_code, answer.json()["error"]) == (413, "too-large")
+        assert "100,000 bytes" in answer.json()["message"]
+    wide = httpx.post(f"{small_url}/v1/purify", content=encode(np.zeros((100, 401, 3), np.uint8)), timeout=60)
+    assert (wide.status_code, wide.json()["error"]) == (413, "too-large")
+    assert "401×100 is 40,100 pixels" in wide.json()["message"]
+
+
+def test_a_crowd_is_told_to_come_back(small_url):
+    data = encode(noisy(180, 200), "JPEG")
+
+    async def crowd():
+        async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=60)) as client:
+            return await asyncio.gather(*(client.post(f"{small_url}/v1/purify", content=data) for _ in range(30)))
+
+    answers = asyncio.run(crowd())
+    assert {answer.status_code for answer in answers} == {200, 503}
+    refused = [answer for answer in answers if answer.status_code == 503 and "json" in answer.headers["content-type"]]
+    assert refused
+    assert all((answer.json()["error"], answer.headers["retry-after"]) == ("busy", "1") for answer in refused)
+    assert httpx.post(f"{small_url}/v1/purify", content=data, timeout=60).status_code == 200
+
+
+def test_tokens_are_kept_as_digests_only():
+    digest = hash_token("gehëim")
+    assert "gehëim" not in digest
+    assert token_fits("bearer " + "gehëim".encode().decode("latin-1"), digest)
+    assert not token_fits("Bearer geheim", digest)
+    assert not token_fits(None, digest)
+
+
+def test_settings_that_leave_the_door_open_by_accident_are_refused():
+    digest = hash_token("x")
+    assert check_settings({"token_sha256": digest}).bundle == "cifar10"
+    for args, message in [
+        ({}, "give token_sha256"),
+        ({"token_sha256": digest, "no_auth": True}, "contradict"),
+        ({"token_sha256": "secret"}, "token_sha256: String should match"),
+        ({"no_auth": True, "max_batchsize": 3}, "max_batchsize: Extra inputs"),
+        ({"no_auth": True, "max_bytes": 0}, "max_bytes: .* greater than or equal to 1"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            check_settings(args)
+
+
+def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):
+    with pytest.raises(BundleError, match="no bundle at"), serving(tmp_path, port=free_port(), num_cpus=4):
+        pass
+    with pytest.raises(ConfigError, match="the token is empty"), serving(bundle, port=free_port(), token=" "):
+        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"), serving(bundle, port=port):
+            pass
+
+
+def test_the_deployment_file_fits_the_settings():
+    text = (Path(__file__).parents[1] / "deploy" / "serve.yaml").read_text("utf-8")
+    from ray.serve.schema import ServeDeploySchema
+
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    assert application.import_path == "raypurify.serve.app:build"
+    with pytest.raises(ConfigError, match="give token_sha256"):
+        check_settings(application.args)
+    assert check_settings({**application.args, "token_sha256": hash_token("x")}).max_replicas == 8
+
+
+def test_run_says_when_it_is_ready_and_ends_on_sigterm(bundle):
+    port = free_port()
+    code = f"from raypurify.serve import run; run({str(bundle)!r}, port={port}, token='hush-hush', num_cpus=4)"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "raypurify serves" in line:
+                break
+        assert f"http://127.0.0.1:{port}/v1/purify with the token" in lines[-1], "".join(lines)
+        assert httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=30).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, rest
+        assert "hush-hush" not in "".join(lines) + rest
+    finally:
+        process.kill()
