@@ -154,12 +154,14 @@ def descend(corr, value, norm, lmbda, tol, count, first, neighbour, gram):
         worst = corr[0] * 0
         for k in range(count):
             old = value[k]
-            step = _shrink(corr[k] + norm[k] * old, lmbda) - norm[k] * old
+            target = _shrink(corr[k] + norm[k] * old, lmbda)
+            step = target - norm[k] * old
             size = abs(step)
             worst = max(worst, size)
-            if size > tol * _IDLE:
-                step /= norm[k]
-                value[k] = old + step
+            # A coefficient that should vanish does so, however small it is.
+            if size > tol * _IDLE or (target == 0 and old != 0):
+                step = target / norm[k] - old
+                value[k] = target / norm[k]
                 for e in range(first[k], first[k + 1]):
                     corr[neighbour[e]] -= step * gram[e]
         if worst <= tol:
@@ -173,12 +175,13 @@ def descend_dense(corr, value, norm, lmbda, tol, count, gram):
         worst = corr[0] * 0
         for k in range(count):
             old = value[k]
-            step = _shrink(corr[k] + norm[k] * old, lmbda) - norm[k] * old
+            target = _shrink(corr[k] + norm[k] * old, lmbda)
+            step = target - norm[k] * old
             size = abs(step)
             worst = max(worst, size)
-            if size > tol * _IDLE:
-                step /= norm[k]
-                value[k] = old + step
+            if size > tol * _IDLE or (target == 0 and old != 0):
+                step = target / norm[k] - old
+                value[k] = target / norm[k]
                 line = gram[k]
                 for j in range(count):
                     corr[j] -= step * line[j]

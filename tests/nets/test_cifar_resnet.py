@@ -99,6 +99,7 @@ class Payload:
         return print, ("executed",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickled_objects_are_never_built(tmp_path, capsys):
     for name, save in {"torch.th": torch.save, "plain.th": lambda o, p: p.write_bytes(pickle.dumps(o))}.items():
         save({"state_dict": Payload()}, tmp_path / name)

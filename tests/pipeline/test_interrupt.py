@@ -1,0 +1,62 @@
+"""A fit that is killed or interrupted goes on from where it was: the command line on a real local Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from raypurify.bundle import load_bundle
+from raypurify.pipeline.fit import STAGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture
+def command(tmp_path, small_set, small_settings):
+    tree = small_settings.model_dump()
+    tree["baseline"]["epochs"] = 8
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(tree))
+    run_dir = tmp_path / "run"
+    arguments = ["fit", "--data", small_set, "--config", tmp_path / "settings.yaml", "--run-dir", run_dir]
+    return run_dir, [sys.executable, "-m", "raypurify.cli", *map(str, arguments)]
+
+
+def start_and_stop(command: list[str], ready, number: int) -> subprocess.CompletedProcess:
+    """Run until ``ready()``, send the signal, and wait for the end."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_training_goes_on_from_its_last_checkpoint(command, number):
+    run_dir, arguments = command
+    metrics = run_dir / "baseline" / "metrics.jsonl"
+    stopped = start_and_stop(arguments, lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, number)
+    assert stopped.returncode == (-number if number == signal.SIGKILL else 130), stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    before = metrics.read_text().splitlines()[:2]
+    again = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
+    assert again.returncode == 0, again.stderr
+    assert "prepare: complete, skipped" in again.stdout
+    assert "baseline: going on from an interrupted run" in again.stdout
+    lines = metrics.read_text().splitlines()
+    # The first epochs were not done again, and none is missing.
+    assert lines[:2] == before
+    assert sorted({json.loads(line)["epoch"] for line in lines}) == list(range(8))
+    assert len(lines) <= 10
+    assert all((run_dir / stage).is_dir() for stage in STAGES)
+    assert load_bundle(run_dir / "bundle").manifest.name == "small"

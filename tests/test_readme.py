@@ -1,0 +1,46 @@
+"""The README's numbers come from committed results, and what it points to is there."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_table_is_that_of_the_committed_results():
+    spec = importlib.util.spec_from_file_location("graybox", REPOSITORY / "benchmarks" / "graybox.py")
+    graybox = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(graybox)
+    results = json.loads(graybox.RESULTS.read_text())
+    block = README.partition("<!-- graybox -->")[2].partition("<!-- /graybox -->")[0]
+    assert graybox.table(results) in block
+    assert results["command"] in block
+    assert f"n = {results['images']}" in block
+
+
+def test_results_are_those_of_the_shipped_bundle():
+    import raypurify
+
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "graybox.json").read_text())
+    assert results["bundle"] == raypurify.load("cifar10").digest
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md"])
+def test_links_lead_to_files(page):
+    text = (REPOSITORY / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert ((REPOSITORY / page).parent / target).exists(), target
+
+
+def test_algorithm_page_names_code_and_tests_that_exist():
+    text = (REPOSITORY / "docs" / "algorithm.md").read_text("utf-8")
+    tests = re.findall(r"`((?:[a-z_]+/)?test_[a-z_]+\.py)(?:::(\w+))?`", text)
+    assert len(tests) > 20
+    for path, name in tests:
+        source = (REPOSITORY / "tests" / path).read_text("utf-8")
+        assert not name or re.search(rf"(def|class) {name}\b", source), (path, name)
