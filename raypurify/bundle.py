@@ -194,7 +194,7 @@ def _manifest(text: bytes, root: str) -> Manifest:
         version = tree.get("format_version") if isinstance(tree, dict) else None
         if version != FORMAT_VERSION:
             raise BundleError(
-                f"bundle {root}: format version {version!r} is unknown to this raypurify, which reads {FORMAT_VERSION}; "
+                f"bundle {root}: format version {version!r} is unknown here, this raypurify reads {FORMAT_VERSION}; "
                 "install the version that wrote it, or fit the bundle again"
             )
         return Manifest.model_validate(tree)

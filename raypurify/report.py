@@ -12,22 +12,23 @@ from raypurify.pipeline.stages import MARKER, stage_lines
 def bundle_text(bundle: Bundle) -> str:
     """A bundle on one screen."""
     manifest, settings = bundle.manifest, bundle.settings
-    net, count = settings.network, len(manifest.cluster_class)
-    atoms = bundle.dictionaries
-    size = sum(file.bytes for file in manifest.files.values())
-    lines = [
-        f"bundle        {manifest.name}, digest {bundle.digest[:16]}…, {size / 1e6:.1f} MB, format {manifest.format_version}",
-        f"network       WRN-{net.depth}-{net.width}, {sum(p.numel() for p in bundle.network.parameters()):,} parameters, "
-        f"input {settings.data.image_size}²",
-        f"classes       {len(manifest.classes)}: {', '.join(manifest.classes[:12])}{' …' if len(manifest.classes) > 12 else ''}",
-        f"clusters      {count}, Mahalanobis distance by {settings.clusters.form}",
-        f"dictionaries  {count} of {atoms.shape[1]} atoms, {atoms.shape[-2]}×{atoms.shape[-1]}; λ = {settings.csc.lmbda}, "
-        f"Tikhonov {settings.csc.tikhonov}",
-        f"flag          distance above {manifest.calibration.distance_threshold:.2f}, the "
-        f"{manifest.calibration.quantile:.0%} quantile of {manifest.calibration.images} clean images",
-        f"trained on    {manifest.training_data['train']:,} images, data digest {manifest.training_data['digest'][:16]}…",
-        f"measured on   {manifest.measured['set']}",
-    ]
+    net, count, classes = settings.network, len(manifest.cluster_class), manifest.classes
+    atoms, flag, data = bundle.dictionaries, manifest.calibration, manifest.training_data
+    megabytes = sum(file.bytes for file in manifest.files.values()) / 1e6
+    parameters = sum(p.numel() for p in bundle.network.parameters())
+    size = f"{atoms.shape[-2]}×{atoms.shape[-1]}"
+    facts = {
+        "bundle": f"{manifest.name}, digest {bundle.digest[:16]}…, {megabytes:.1f} MB",
+        "network": f"WRN-{net.depth}-{net.width}, {parameters:,} parameters, input {settings.data.image_size}²",
+        "classes": f"{len(classes)}: {', '.join(classes[:12])}{' …' if len(classes) > 12 else ''}",
+        "clusters": f"{count}, Mahalanobis distance by {settings.clusters.form}",
+        "dictionaries": f"{count} of {atoms.shape[1]} atoms of {size}, from {settings.dictionaries.images} images each",
+        "purification": f"λ = {settings.csc.lmbda}, Tikhonov {settings.csc.tikhonov}",
+        "flag": f"distance > {flag.distance_threshold:.2f}, {flag.quantile:.0%} quantile of {flag.images} clean images",
+        "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
+        "measured on": manifest.measured["set"],
+    }
+    lines = [f"{name:13} {text}" for name, text in facts.items()]
     attack = manifest.measured["attack"]
     for name in ("clean", "attacked"):
         figures = manifest.measured[name]

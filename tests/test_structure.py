@@ -1,4 +1,4 @@
-"""The rules of the house: who may import what, how fast the package imports, and that its deployment files are valid."""
+"""The rules of the house: who may import what, how long a module may be, and that the deployment files are valid."""
 
 import ast
 import json

@@ -45,7 +45,7 @@ def learn_dictionaries(
         folder, total, "images", start=settings.passes * sum(len(samples[k]) for k in range(count) if k not in images)
     )
     actors = max(1, min(settings.actors, len(wanted), int(ray.cluster_resources()["CPU"])))
-    learner = ray.remote(_Learner)
+    learner = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Learner)
     pool = ActorPool([learner.remote(folder, csc, settings, seed, progress) for _ in range(actors)])
     for _ in pool.map_unordered(lambda actor, k: actor.learn.remote(k, images[k]), wanted):
         pass
@@ -71,11 +71,12 @@ def _fetch(prepared: Path, samples: dict[int, np.ndarray], side: int) -> dict[in
     import ray
 
     owner = {int(row): k for k, rows in samples.items() for row in rows}
+    rows_of_interest = np.array(sorted(owner))
     found: dict[int, list] = {k: [] for k in samples}
     for path in sorted((prepared / TRAIN).glob("*.parquet")):
         for group in pq.ParquetFile(path).iter_batches(1024, columns=["row", "image"]):
             rows = group.column("row").to_numpy()
-            hits = np.flatnonzero(np.isin(rows, list(owner)))
+            hits = np.flatnonzero(np.isin(rows, rows_of_interest))
             if len(hits):
                 table = pa.Table.from_batches([group]).take(hits)
                 for row, pixels in zip(rows[hits], read_pixels(table, side)):

@@ -1,4 +1,4 @@
-"""Stage 1: images of any source, decoded, resized to the network's input, shuffled once and split, as Parquet of raw pixels."""
+"""Stage 1: images of any source decoded, resized to the network's input, shuffled and split, as raw pixels."""
 
 import shutil
 from pathlib import Path
@@ -23,8 +23,9 @@ def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, An
     """Write ``folder/split=…/*.parquet`` with columns row, label, image (raw uint8, channels first), message.
 
     Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
-    that cannot be decoded are left out of both; their messages stand in ``split=failed``. Raises DataError when images have no
-    label, a class has no training image, or there are fewer than two classes.
+    that cannot be decoded are left out of both; their messages stand in ``split=failed``.
+
+    Raises DataError when images have no label, a class has no training image, or there are fewer than two classes.
     """
     import ray
 

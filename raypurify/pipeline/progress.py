@@ -1,4 +1,4 @@
-"""Progress of long work as a small JSON file: any stage writes it, a terminal shows it, ``status`` reads it without Ray."""
+"""Progress of long work in a small JSON file, that ``status`` reads without Ray."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A stage is a pure step over files: done once per fingerprint, resumed when interrupted, redone when its inputs change."""
+"""A stage is a pure step over files: done once per fingerprint, resumed when interrupted, redone when inputs change."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,4 @@
-"""The one contract of every purifier: bulk jobs, the endpoint, the evaluation and notebooks all call the same object."""
+"""The one contract of every purifier: bulk jobs, the endpoint, the evaluation and notebooks call the same object."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -66,7 +66,8 @@ class RSFP:
     def _checked(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise DataError(
-                f"images must be a floating-point tensor (N, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}"
+                "images must be a floating-point tensor (N, 3, H, W) in [0, 1], "
+                f"not {images.dtype} of shape {tuple(images.shape)}"
             )
         if min(images.shape[-2:]) < self.min_size:
             raise DataError(

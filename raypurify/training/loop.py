@@ -22,7 +22,7 @@ WARM_UP = 0.2
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, 3, S, S) uint8, labels (N,), and for robust training the global index of each sample's cluster (N,)."""
+    """Images (N, 3, S, S) uint8, labels (N,), and for robust training the global index of each image's cluster (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -52,12 +52,13 @@ def train_epochs(
 ) -> None:
     """Train ``model`` (a WideResNet, bare or wrapped in DistributedDataParallel) in place.
 
-    Minimises eq. 1 of RSFP (cross-entropy and weight decay), or eq. 7 when ``semantic`` is given: each batch is replaced
-    by its adversarial images, made against the current weights with batch-norm statistics frozen.
+    Minimises eq. 1 of RSFP (cross-entropy and weight decay), or eq. 7 when ``semantic`` is given: each batch is
+    replaced by its adversarial images, made against the current weights with batch-norm statistics frozen.
 
-    ``epoch_batches(epoch)`` yields this worker's batches; ``on_epoch(epoch, metrics, state)`` is called after each with
-    the mean ``loss``, ``accuracy`` (on what was trained on) and ``distance``, and a function that gives a checkpoint for
-    ``resume``. Augmentation and attack are seeded by (seed, epoch), so a resumed run repeats the uninterrupted one.
+    ``epoch_batches(epoch)`` yields this worker's batches; ``on_epoch(epoch, metrics, state)`` is called after each
+    with the mean ``loss``, ``accuracy`` (on what was trained on) and ``distance``, and a function that gives a
+    checkpoint for ``resume``. Augmentation and attack are seeded by (seed, epoch): a resumed run repeats the
+    uninterrupted one.
 
     Raises TrainingError when an epoch has no batch or the loss is not finite.
     """

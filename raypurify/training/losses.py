@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def robust_semantic_loss(logits: Tensor, labels: Tensor, distances: Tensor, alpha: float) -> Tensor:
-    """Cross-entropy plus the Mahalanobis pull of RSFP's eq. 7, averaged over the batch; weight decay is the optimiser's.
+    """Cross-entropy plus the Mahalanobis pull of RSFP's eq. 7, batch mean; weight decay is left to the optimiser.
 
     L = mean( CE(f(x′), y) + α · MD(R(x′), (μ, Σ)) ), with MD = √((R(x′) − μ)ᵀ Σ⁻¹ (R(x′) − μ)) to the distribution of
     the sample's own cluster.
