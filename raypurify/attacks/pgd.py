@@ -35,7 +35,7 @@ class PGD:
         if self.step_size is not None:
             check_size("step_size", self.step_size)
         if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: PGD needs at least one step")
+            raise ConfigError(f"steps={self.steps}: {type(self).__name__} needs at least one step")
 
     def __call__(
         self,

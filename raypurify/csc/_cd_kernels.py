@@ -16,7 +16,7 @@ _CHUNK, TAPS = 2048, 8
 _DENSE_PIXELS, _DENSE_COUNT = 64 * 64, 2048
 # Per round at most one coefficient joins in each cell of this many pixels squared, and only if its excess over λ is at
 # least this share of the largest. Sweeps stop at this share of it too. Measured: see docs/decisions.md.
-_CELL, _SHARE, _SLACK = 4, 0.4, 0.2
+_CELL, _SHARE, _SLACK = 3, 0.4, 0.2
 # Sweeps over the working set per round, and the share of the tolerance below which a step is not worth taking.
 _SWEEPS, _IDLE = 200, 0.1
 

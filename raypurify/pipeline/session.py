@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting a small one on this machine."""
 
+import contextlib
 import logging
 import os
 import secrets
@@ -52,8 +53,23 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        with contextlib.nullcontext() if verbose else _stderr_closed():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's C++ core announces its log level on file descriptor 2, past Python; errors of the start are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quiet(verbose: bool) -> None:
