@@ -1,4 +1,4 @@
-"""Pictures of purified images for people to look at."""
+"""Pictures for people: what purification did to images, how training went, how many clusters were chosen."""
 
 import io
 from collections.abc import Sequence
@@ -24,14 +24,9 @@ class Pair:
 
 def contact_sheet(pairs: Sequence[Pair]) -> bytes:
     """A PNG with three rows for every eight pairs: input, purified, and their difference around mid-grey, times 3."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     strips = -(-len(pairs) // PER_ROW)
     columns = min(PER_ROW, len(pairs))
-    figure, axes = plt.subplots(
+    figure, axes = _pyplot().subplots(
         3 * strips, columns, figsize=(1.7 * columns + 0.5, 5.4 * strips), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
@@ -50,9 +45,56 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
                 axis.set_ylabel(name, fontsize=9)
         axes[3 * strip, column].set_title(_short(pair.title), fontsize=7)
         axes[3 * strip + 1, column].set_xlabel(pair.caption, fontsize=7)
+    return _png(figure)
+
+
+def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
+    """A PNG of loss and accuracy by epoch, from the lines of ``metrics.jsonl``."""
+    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
+    epochs = [line["epoch"] + 1 for line in lines]
+    left.plot(epochs, [line["loss"] for line in lines])
+    left.set(xlabel="epoch", ylabel="training loss")
+    for key, name in (("accuracy", "training batches"), ("validation_accuracy", "validation, clean")):
+        right.plot(epochs, [line[key] for line in lines], label=name)
+    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    right.legend()
+    return _png(figure)
+
+
+def elbow_curves(classes: Sequence[str], curves: Sequence[Sequence[float]], chosen: Sequence[int]) -> bytes:
+    """A PNG of each class's WCSS curve (the first 50 classes) with the number of clusters that was chosen."""
+    columns = min(5, len(classes))
+    rows = -(-min(len(classes), 50) // columns)
+    size = (2.4 * columns, 2 * rows)
+    figure, axes = _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis, name, curve, k in zip(axes.flat, classes, curves, chosen):
+        first = k if len(curve) == 1 else 1
+        ks = range(first, first + len(curve))
+        axis.plot(ks, curve, marker=".")
+        axis.plot([k], [curve[k - first]], "o", color="C3", label=f"k = {k}")
+        axis.set_title(name, fontsize=9)
+        axis.legend(fontsize=8)
+        axis.set_yticks([])
+    for axis in axes.flat[len(classes) :]:
+        axis.axis("off")
+    figure.supxlabel("clusters k")
+    figure.supylabel("within-cluster sum of squares")
+    return _png(figure)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _png(figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
-    plt.close(figure)
+    _pyplot().close(figure)
     return out.getvalue()
 
 

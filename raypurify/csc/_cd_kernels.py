@@ -7,7 +7,6 @@ pixel ``(row[k], col[k])`` with value ``value[k]``; ``corr[k]`` is its correlati
 import numpy as np
 from numba import njit
 
-# No reassociation: the order of every sum is fixed, so a result does not depend on the other images of a batch.
 _MATH = {"contract", "nsz", "arcp"}
 # Pixels of one stretch of a correlation (what stays in the first-level cache), and taps added at once.
 _CHUNK, TAPS = 2048, 8
@@ -45,13 +44,14 @@ def residual(out, signal, atoms, atom, row, col, value, count):
             continue
         for c in range(channels):
             for i in range(h):
-                line, d = out[c, (row[k] + i) % height], atoms[atom[k], c, i]
-                if col[k] + w <= width:
-                    for j in range(w):
-                        line[col[k] + j] -= v * d[j]
-                else:
-                    for j in range(w):
-                        line[(col[k] + j) % width] -= v * d[j]
+                y, x = row[k] + i, col[k]
+                if y >= height:
+                    y -= height
+                for j in range(w):
+                    out[c, y, x] -= v * atoms[atom[k], c, i, j]
+                    x += 1
+                    if x == width:
+                        x = 0
     for c in range(channels):
         for i in range(out.shape[1]):
             out[c, i, :width] = out[c, i % height, :width]
@@ -60,32 +60,31 @@ def residual(out, signal, atoms, atom, row, col, value, count):
 
 
 @_compiled(fastmath=_MATH)
-def _accumulate(out, flat, offsets, weights, start, stop):
-    n = stop - start
-    a0, a1, a2, a3 = offsets[0] + start, offsets[1] + start, offsets[2] + start, offsets[3] + start
-    a4, a5, a6, a7 = offsets[4] + start, offsets[5] + start, offsets[6] + start, offsets[7] + start
-    r0, r1, r2, r3 = flat[a0 : a0 + n], flat[a1 : a1 + n], flat[a2 : a2 + n], flat[a3 : a3 + n]
-    r4, r5, r6, r7 = flat[a4 : a4 + n], flat[a5 : a5 + n], flat[a6 : a6 + n], flat[a7 : a7 + n]
-    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
-    w4, w5, w6, w7 = weights[4], weights[5], weights[6], weights[7]
-    # A slice, because an index that might be negative keeps the loop from being vectorised.
-    into = out[start:stop]
+def _accumulate(out, flat, offsets, weights, m, t, start, n):
+    # Unsigned indices: one that might be negative keeps the loop from being vectorised, and a slice costs an atomic.
+    a0, a1, a2, a3 = offsets[t] + start, offsets[t + 1] + start, offsets[t + 2] + start, offsets[t + 3] + start
+    a4, a5, a6, a7 = offsets[t + 4] + start, offsets[t + 5] + start, offsets[t + 6] + start, offsets[t + 7] + start
+    w0, w1, w2, w3 = weights[m, t], weights[m, t + 1], weights[m, t + 2], weights[m, t + 3]
+    w4, w5, w6, w7 = weights[m, t + 4], weights[m, t + 5], weights[m, t + 6], weights[m, t + 7]
     for i in range(n):
-        into[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i] + w3 * r3[i] + w4 * r4[i] + w5 * r5[i] + w6 * r6[i] + w7 * r7[i]
+        left = w0 * flat[a0 + i] + w1 * flat[a1 + i] + w2 * flat[a2 + i] + w3 * flat[a3 + i]
+        right = w4 * flat[a4 + i] + w5 * flat[a5 + i] + w6 * flat[a6 + i] + w7 * flat[a7 + i]
+        out[start + i] += left + right
 
 
 @_compiled(fastmath=_MATH)
-def correlate(beta, peak, flat, offsets, weights, start, stop):
-    """``Dᴴr`` and its largest magnitude over the atoms, for the pixels ``start:stop`` of the padded, flat image."""
-    for first in range(start, stop, _CHUNK):
-        last = min(stop, first + _CHUNK)
+def correlate(beta, peak, flat, offsets, weights):
+    """``Dᴴr`` and its largest magnitude over the atoms, for all pixels of the padded, flat image."""
+    for first in range(0, peak.shape[0], _CHUNK):
+        last = min(peak.shape[0], first + _CHUNK)
         peak[first:last] = 0
+        over = peak[first:last]
         for m in range(beta.shape[0]):
             out = beta[m]
             out[first:last] = 0
             for t in range(0, offsets.shape[0], TAPS):
-                _accumulate(out, flat, offsets[t : t + TAPS], weights[m, t : t + TAPS], first, last)
-            here, over = out[first:last], peak[first:last]
+                _accumulate(out, flat, offsets, weights, m, t, np.uint64(first), np.uint64(last - first))
+            here = out[first:last]
             for i in range(last - first):
                 over[i] = max(over[i], abs(here[i]))
 
@@ -101,30 +100,38 @@ def largest(peak, height, width, pitch):
     return best
 
 
-@_compiled(fastmath=_MATH)
-def overlap(a, b, down, right, channels):
-    """``<a, b shifted by (down, right)>`` of two atoms stored as (h, w·channels)."""
-    h, span = a.shape
-    shift = right * channels
-    total = a[0, 0] * 0
-    lo, hi = max(0, shift), min(span, span + shift)
-    for i in range(max(0, down), min(h, h + down)):
-        p, q = a[i], b[i - down]
-        for j in range(lo, hi):
-            total += p[j] * q[j - shift]
+@_compiled(fastmath=_MATH | {"reassoc"})
+def _dot(a, b):
+    total = a.dtype.type(0)
+    for j in range(a.shape[0]):
+        total += a[j] * b[j]
     return total
 
 
 @_compiled()
-def wrapped_overlap(a, b, down, right, height, width, channels):
+def overlap(a, b, down, right, h, w, channels):
+    """``<a, b shifted by (down, right)>`` of two atoms in the layout of ``packed``.
+
+    There every row of w·channels numbers lies between as many zeros, so that a shift in the plane is a shift of the
+    flat array and the inner product one long loop.
+    """
+    span = w * channels
+    rows = h - abs(down)
+    n = (2 * rows - 1) * span
+    i = span + 2 * span * max(0, down)
+    j = span + 2 * span * max(0, -down) - right * channels
+    return _dot(a[i : i + n], b[j : j + n])
+
+
+@_compiled()
+def wrapped_overlap(a, b, down, right, height, width, h, w, channels):
     """Inner product of two atoms ``(down, right)`` pixels apart on a torus; small images meet around both sides."""
-    h, w = a.shape[0], a.shape[1] // channels
-    total = a[0, 0] * 0
+    total = a.dtype.type(0)
     for dy in (down % height, down % height - height):
         if -h < dy < h:
             for dx in (right % width, right % width - width):
                 if -w < dx < w:
-                    total += overlap(a, b, dy, dx, channels)
+                    total += overlap(a, b, dy, dx, h, w, channels)
     return total
 
 
@@ -134,13 +141,13 @@ def _shrink(t, lmbda):
         return t - lmbda
     if t < -lmbda:
         return t + lmbda
-    return t * 0
+    return t - t
 
 
 @_compiled()
 def violation(corr, value, norm, lmbda, count):
     """Largest change, in units of the correlation, that an active coefficient still asks for."""
-    worst = corr[0] * 0
+    worst = corr.dtype.type(0)
     for k in range(count):
         step = _shrink(corr[k] + norm[k] * value[k], lmbda) - norm[k] * value[k]
         worst = max(worst, abs(step))
@@ -151,7 +158,7 @@ def violation(corr, value, norm, lmbda, count):
 def descend(corr, value, norm, lmbda, tol, count, first, neighbour, gram):
     """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal."""
     for _ in range(_SWEEPS):
-        worst = corr[0] * 0
+        worst = corr.dtype.type(0)
         for k in range(count):
             old = value[k]
             target = _shrink(corr[k] + norm[k] * old, lmbda)
@@ -172,7 +179,7 @@ def descend(corr, value, norm, lmbda, tol, count, first, neighbour, gram):
 def descend_dense(corr, value, norm, lmbda, tol, count, gram):
     """:func:`descend` with the Gram of the working set as a matrix: longer rows, but read in order."""
     for _ in range(_SWEEPS):
-        worst = corr[0] * 0
+        worst = corr.dtype.type(0)
         for k in range(count):
             old = value[k]
             target = _shrink(corr[k] + norm[k] * old, lmbda)
@@ -182,9 +189,8 @@ def descend_dense(corr, value, norm, lmbda, tol, count, gram):
             if size > tol * _IDLE or (target == 0 and old != 0):
                 step = target / norm[k] - old
                 value[k] = target / norm[k]
-                line = gram[k]
                 for j in range(count):
-                    corr[j] -= step * line[j]
+                    corr[j] -= step * gram[k, j]
         if worst <= tol:
             return
 
@@ -241,10 +247,9 @@ def candidate(beta, peak, level, y0, x0, height, width, pitch):
 
 
 @_compiled()
-def append_row(packed, atom, new, y, x, head, chain, channels, lower_neighbour, lower_gram, e):
+def append_row(packed, atom, new, y, x, head, chain, h, w, channels, lower_neighbour, lower_gram, e):
     """Write the Gram of coefficient ``new`` with all that it overlaps, itself included, from entry ``e`` on."""
     height, width = head.shape
-    h, w = packed.shape[1], packed.shape[2] // channels
     for dy in range(min(height, 2 * h - 1)):
         yy = (y + dy - h + 1) % height
         for dx in range(min(width, 2 * w - 1)):
@@ -255,7 +260,7 @@ def append_row(packed, atom, new, y, x, head, chain, channels, lower_neighbour, 
                     lower_neighbour, lower_gram = _longer(lower_neighbour), _longer(lower_gram)
                 lower_neighbour[e] = k
                 lower_gram[e] = wrapped_overlap(
-                    packed[atom[new]], packed[atom[k]], yy - y, xx - x, height, width, channels
+                    packed[atom[new]], packed[atom[k]], yy - y, xx - x, height, width, h, w, channels
                 )
                 e += 1
                 k = chain[k]
@@ -268,7 +273,7 @@ def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds,
 
     Args:
         signal: (3, H, W).
-        atoms: (M, 3, h, w); ``packed`` the same as (M, h, w·3).
+        atoms: (M, 3, h, w); ``packed`` the same as (M, (2h + 1)·w·3), see :func:`overlap`.
         offsets, weights: taps (T,) and (M, T) of :func:`correlate`, T a multiple of ``TAPS``.
         tol: bound of the optimality residual relative to λ.
     """
@@ -281,7 +286,7 @@ def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds,
     peak = np.empty(height * pitch, signal.dtype)
     energy = np.empty(atoms.shape[0], signal.dtype)
     for m in range(atoms.shape[0]):
-        energy[m] = overlap(packed[m], packed[m], 0, 0, channels)
+        energy[m] = overlap(packed[m], packed[m], 0, 0, h, w, channels)
 
     count, room = 0, 256
     atom, row, col = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
@@ -295,7 +300,7 @@ def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds,
 
     for done in range(max_rounds + 1):
         residual(padded, signal, atoms, atom, row, col, value, count)
-        correlate(beta, peak, flat, offsets, weights, 0, height * pitch)
+        correlate(beta, peak, flat, offsets, weights)
         excess = largest(peak, height, width, pitch) / lmbda - 1
         for k in range(count):
             corr[k] = beta[atom[k], row[k] * pitch + col[k]]
@@ -324,7 +329,19 @@ def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds,
                 value[count], norm[count], corr[count] = 0, energy[m], beta[m, y * pitch + x]
                 head[y, x] = count
                 lower_neighbour, lower_gram, lower_first[count + 1] = append_row(
-                    packed, atom, count, y, x, head, chain, channels, lower_neighbour, lower_gram, lower_first[count]
+                    packed,
+                    atom,
+                    count,
+                    y,
+                    x,
+                    head,
+                    chain,
+                    h,
+                    w,
+                    channels,
+                    lower_neighbour,
+                    lower_gram,
+                    lower_first[count],
                 )
                 count += 1
 

@@ -61,14 +61,15 @@ def solve_cd(
 
 
 def _layouts(atoms: np.ndarray, height: int, width: int) -> tuple[np.ndarray, ...]:
-    """The atoms as the kernels want them: as they are, rows with channels innermost, and as taps with offsets."""
+    """The atoms as the kernels want them: as they are, in rows between zeros, and as taps with their offsets."""
     from raypurify.csc._cd_kernels import TAPS
 
     count, channels, h, w = atoms.shape
     pitch = width + w - 1
     c, i, j = np.meshgrid(np.arange(channels), np.arange(h), np.arange(w), indexing="ij")
-    offsets = (c * (height + h) * pitch + i * pitch + j).ravel()
+    offsets = (c * (height + h) * pitch + i * pitch + j).ravel().astype(np.uint64)
     spare = -len(offsets) % TAPS
-    packed = np.ascontiguousarray(atoms.transpose(0, 2, 3, 1)).reshape(count, h, w * channels)
+    packed = np.zeros((count, 2 * h + 1, w * channels), atoms.dtype)
+    packed[:, 1::2] = atoms.transpose(0, 2, 3, 1).reshape(count, h, w * channels)
     weights = np.pad(atoms.reshape(count, -1), ((0, 0), (0, spare)))
-    return atoms, packed, np.pad(offsets, (0, spare)), weights
+    return atoms, packed.reshape(count, -1), np.pad(offsets, (0, spare)), weights

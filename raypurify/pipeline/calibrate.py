@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raypurify.attacks import PGD
 from raypurify.bundle import Calibration, load_bundle, save_bundle
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.nets.store import load_network
-from raypurify.pipeline.prepare import VALIDATION, read_part
+from raypurify.pipeline.prepared import VALIDATION, batches, read_part
 from raypurify.pipeline.progress import Progress
-from raypurify.pipeline.train import batches, make_attack
 from raypurify.purifiers import RSFP
 from raypurify.training import Batch
 
@@ -51,7 +51,7 @@ def write_bundle(
 def _measure(purifier: RSFP, baseline: nn.Module, table, settings: Settings, folder: Path):
     side, few = settings.data.image_size, table[: settings.calibration.images]
     progress = Progress(folder, len(table) + 3 * len(few), "images")
-    attack = make_attack(settings.calibration.attack)
+    attack = PGD(**settings.calibration.attack.model_dump())
     cluster_class = torch.tensor(purifier.bundle.manifest.cluster_class)
 
     clean = _Tally()

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
 from raypurify.config import Clusters
+from raypurify.pictures import elbow_curves
 from raypurify.pipeline.latents import PARTS
 from raypurify.pipeline.progress import shared_progress
 
@@ -42,7 +43,8 @@ def cluster(
     curves = [curve for _, _, curve in found]
     facts = {"form": settings.form, "cluster_class": cluster_class, "sizes": sizes, "inertias": curves}
     (folder / "clusters.json").write_text(json.dumps(facts), "utf-8")
-    _draw_elbows(folder / "elbow.png", classes, curves, np.bincount(cluster_class).tolist())
+    chosen = np.bincount(cluster_class).tolist()
+    (folder / "elbow.png").write_bytes(elbow_curves(classes, curves, chosen))
     return {"clusters": len(cluster_class), "smallest": min(sizes), "cluster_class": cluster_class}
 
 
@@ -63,28 +65,3 @@ def _read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     table = pq.read_table(folder, columns=["row", "latent"], partitioning=None).sort_by("row")
     column = table.column("latent").combine_chunks()
     return table.column("row").to_numpy(), column.flatten().to_numpy().reshape(len(table), -1)
-
-
-def _draw_elbows(path: Path, classes: list[str], curves: list[list[float]], chosen: list[int]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    columns = min(5, len(classes))
-    rows = -(-min(len(classes), 50) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns, 2 * rows), layout="constrained", squeeze=False)
-    for axis, name, curve, k in zip(axes.flat, classes, curves, chosen):
-        first = k if len(curve) == 1 else 1
-        ks = range(first, first + len(curve))
-        axis.plot(ks, curve, marker=".")
-        axis.plot([k], [curve[k - first]], "o", color="C3", label=f"k = {k}")
-        axis.set_title(name, fontsize=9)
-        axis.legend(fontsize=8)
-        axis.set_yticks([])
-    for axis in axes.flat[len(classes) :]:
-        axis.axis("off")
-    figure.supxlabel("clusters k")
-    figure.supylabel("within-cluster sum of squares")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from raypurify.config import Csc, Dictionaries
 from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import DataError
-from raypurify.pipeline.prepare import TRAIN, read_pixels
+from raypurify.pipeline.prepared import TRAIN, read_pixels
 from raypurify.pipeline.progress import shared_progress
 
 

@@ -40,7 +40,8 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     from raypurify.pipeline.dictionaries import learn_dictionaries, load_dictionaries
     from raypurify.pipeline.latents import extract_latents
     from raypurify.pipeline.prepare import prepare
-    from raypurify.pipeline.train import NETWORK, load_clusters, train
+    from raypurify.pipeline.train import NETWORK, train
+    from raypurify.pipeline.train_worker import load_clusters
 
     seed, side = settings.seed, settings.data.image_size
 

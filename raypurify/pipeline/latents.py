@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from raypurify.nets.store import load_network
-from raypurify.pipeline.prepare import TRAIN, read_pixels
+from raypurify.pipeline.prepared import TRAIN, read_pixels
 from raypurify.pipeline.progress import shared_progress
 
 BATCH = 256

@@ -12,10 +12,10 @@ from PIL import Image
 from raypurify.config import Data
 from raypurify.errors import DataError, ImageError
 from raypurify.images import decode_image
+from raypurify.pipeline.prepared import FAILED, TRAIN, VALIDATION
 from raypurify.pipeline.progress import shared_progress
 from raypurify.sources import Source, read_shard
 
-TRAIN, VALIDATION, FAILED = "split=train", "split=validation", "split=failed"
 BLOCK_BYTES = 64 << 20
 
 
@@ -61,21 +61,6 @@ def choose_split(rows: int, data: Data, seed: int) -> np.ndarray:
     end = None if data.limit is None else data.validation + data.limit
     split[order[data.validation : end]] = 1
     return split
-
-
-def read_pixels(table: pa.Table, side: int) -> np.ndarray:
-    """(N, 3, side, side) uint8 of the image column, without a copy where the column is one chunk."""
-    column = table.column("image").combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks)
-    width = 3 * side * side
-    flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
-    return flat.reshape(-1, 3, side, side)
-
-
-def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
-    """A whole part in memory, in row order; for the validation images and for small columns."""
-    return pq.read_table(folder / part, columns=columns, partitioning=None).sort_by("row")
 
 
 def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progress) -> pa.Table:

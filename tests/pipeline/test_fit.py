@@ -15,7 +15,8 @@ from raypurify.errors import DataError, SinkError
 from raypurify.pipeline.clustering import cluster
 from raypurify.pipeline.dictionaries import choose_samples, learn_dictionaries
 from raypurify.pipeline.fit import STAGES, fit
-from raypurify.pipeline.prepare import TRAIN, VALIDATION, choose_split, read_part, read_pixels
+from raypurify.pipeline.prepare import choose_split
+from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.pipeline.stages import MARKER, only_one, run_stage
 from raypurify.sources import open_source
 
