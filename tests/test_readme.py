@@ -29,6 +29,17 @@ def test_results_are_those_of_the_shipped_bundle():
     assert results["bundle"] == raypurify.load("cifar10").digest
 
 
+def test_figures_of_the_bundle_are_those_of_its_manifest():
+    import raypurify
+
+    measured = raypurify.load("cifar10").bundle.manifest.measured
+    text = " ".join(README.split())
+    clean, attacked = measured["clean"], measured["attacked"]
+    assert f"{100 * clean['robust']:.1f} % of clean ones (n = {clean['images']})" in text
+    assert f"on {100 * attacked['robust_attacked']:.1f} % of those attacked" in text
+    assert f"L2 {measured['attack']['eps']} (n = {attacked['images']})" in text
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md"])
 def test_links_lead_to_files(page):
     text = (REPOSITORY / page).read_text("utf-8")
