@@ -31,6 +31,8 @@ def head(tmp_path_factory):
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
     command = [*RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=4", "--disable-usage-stats"]
     command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    # Another Ray on this machine, as other tests have, holds the default port of the agent that starts jobs.
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{dashboard}"
     request = urllib.request.Request(
