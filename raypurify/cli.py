@@ -58,7 +58,7 @@ def fit(
         raise typer.BadParameter("give --preset (tiny, cifar10, paper) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
     bundle = run([*data, *(more_data or [])], settings, run_dir, address)
-    print(f"bundle: {bundle}")
+    print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
 
 
 @app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")

@@ -109,6 +109,7 @@ class Settings(_Settings):
     """
 
     name: str = "custom"
+    note: str = Field("", description="a word of caution, shown with the bundle")
     seed: int = 0
     data: Data = Data()
     network: Network = Network()

@@ -40,6 +40,16 @@ def test_figures_of_the_bundle_are_those_of_its_manifest():
     assert f"L2 {measured['attack']['eps']} (n = {attacked['images']})" in text
 
 
+def test_speed_is_that_of_the_committed_results():
+    lines = (REPOSITORY / "benchmarks" / "results" / "csc.jsonl").read_text("utf-8").splitlines()
+    cases = {record["case"]: record for record in map(json.loads, lines)}
+    small, large = cases["32², batch 64, λ = 0.2"], cases["224², batch 1, λ = 0.2"]
+    text = " ".join(README.split())
+    assert f"is {small['speedup']:.0f} times as fast as sporco on 64 images of 32²" in text
+    assert f"and {large['speedup']:.0f} times on one of 224²" in text
+    assert max(small["excess"], large["excess"]) < 1e-3
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md"])
 def test_links_lead_to_files(page):
     text = (REPOSITORY / page).read_text("utf-8")

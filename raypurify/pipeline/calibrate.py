@@ -30,7 +30,7 @@ def write_bundle(
     settings: Settings,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write ``folder/bundle`` with its calibration and measured figures, and report them.
+    """Write ``folder/bundle`` with its calibration and measured figures, and report its digest.
 
     The figures come from the bundle as a user loads it, after rounding to float16: a draft is written, loaded and
     measured; the manifest of the final one holds what was found.
@@ -45,7 +45,7 @@ def write_bundle(
         folder / "bundle", network, distributions, dictionaries, **about, calibration=calibration, measured=measured
     )
     shutil.rmtree(draft)
-    return {"digest": digest, **measured}
+    return {"digest": digest}
 
 
 def _measure(purifier: RSFP, baseline: nn.Module, table, settings: Settings, folder: Path):

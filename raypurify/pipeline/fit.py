@@ -52,7 +52,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     part = {
         name: getattr(settings, name).model_dump()
         for name in type(settings).model_fields
-        if name not in ("name", "seed")
+        if name not in ("name", "note", "seed")
     }
     prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
     classes, rows = prepared.report["classes"], prepared.report["train"]
@@ -117,7 +117,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     }
     return stage(
         "calibrate",
-        {"calibration": part["calibration"], "name": settings.name},
+        {"calibration": part["calibration"], "name": settings.name, "note": settings.note},
         (prepared, baseline, clusters, dictionaries, robust),
         lambda folder: _calibrate(
             folder,
