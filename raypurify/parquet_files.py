@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.errors import ImageError, SourceError
-from raypurify.sources import MAX_FILE_BYTES, Row, Shard
+from raypurify.rows import MAX_FILE_BYTES, Row, Shard
 from raypurify.storage import Place
 
 _READ_ROWS = 64

@@ -20,7 +20,8 @@ from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
 from raypurify.ledger import STATE, Status, Summary
 from raypurify.parquet_files import open_file, read_batches
-from raypurify.sources import Row, Shard, Source, file_id
+from raypurify.rows import Row, Shard
+from raypurify.sources import Source, file_id
 from raypurify.storage import Place, redact, resolve, within
 
 

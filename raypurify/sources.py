@@ -12,42 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from raypurify.errors import ImageError, SourceError
+from raypurify.parquet_files import plan_shards, read_rows
+from raypurify.rows import MAX_FILE_BYTES, Row, Shard
 from raypurify.storage import Place, common_folder, redact, resolve, within
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
     + (".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-MAX_FILE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of a source: ``id`` unique and stable, ``row`` its dense position in the whole source, ``data`` the
-    bytes as stored, ``label`` an index into the source's classes or None; ``error`` where the bytes cannot be had."""
-
-    id: str
-    row: int
-    data: bytes | None
-    label: int | None = None
-    error: ImageError | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file)."""
-
-    index: int
-    name: str
-    kind: str
-    place: Place
-    first_row: int
-    rows: int
-    paths: tuple[str, ...] = ()
-    start: int = 0
-    key: str = ""
-    image_column: str = "image"
-    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +81,6 @@ def open_source(
         raise SourceError(f"{where}: holds no image and no Parquet file ({others} others); known: .parquet {known}")
     ignored += len(files) - len(images) - len(tables)
     if tables:
-        from raypurify.parquet_files import plan_shards
-
         shards, classes, digest = plan_shards(root, tables, shard_rows, image_column)
     else:
         shards, classes, digest = _plan_folder(root, images, files, shard_rows)
@@ -125,8 +95,6 @@ def read_shard(shard: Shard) -> Iterator[Row]:
     Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
     """
     if shard.kind == "parquet":
-        from raypurify.parquet_files import read_rows
-
         return read_rows(shard)
     return _read_folder(shard)
 

@@ -15,8 +15,9 @@ from raypurify.pictures import Pair, contact_sheet
 from raypurify.pipeline.display import shown
 from raypurify.pipeline.progress import Progress
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files
+from raypurify.rows import Shard
 from raypurify.sinks import Sink
-from raypurify.sources import Shard, Source, open_source, read_shard
+from raypurify.sources import Source, open_source, read_shard
 
 SMALL = 2048
 

@@ -1,0 +1,37 @@
+"""One image on its way from a source to a sink, and the shard of images that one task works on."""
+
+from dataclasses import dataclass
+
+from raypurify.errors import ImageError
+from raypurify.storage import Place
+
+MAX_FILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a source: ``id`` unique and stable, ``row`` its dense position in the whole source, ``data`` the
+    bytes as stored, ``label`` an index into the source's classes or None; ``error`` where the bytes cannot be had."""
+
+    id: str
+    row: int
+    data: bytes | None
+    label: int | None = None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file)."""
+
+    index: int
+    name: str
+    kind: str
+    place: Place
+    first_row: int
+    rows: int
+    paths: tuple[str, ...] = ()
+    start: int = 0
+    key: str = ""
+    image_column: str = "image"
+    classes: tuple[str, ...] | None = None
