@@ -8,12 +8,13 @@ torch.Size([4, 3, 32, 32])
 
 from typing import TYPE_CHECKING
 
+from raypurify.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from raypurify.purifiers import RSFP
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

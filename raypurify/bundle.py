@@ -23,6 +23,7 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.errors import BundleError
 from raypurify.nets import WideResNet
+from raypurify.version import __version__
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -93,8 +94,6 @@ def save_bundle(
     ``about`` are the fields of Manifest but ``format_version``, ``raypurify`` and ``files``. The manifest is written
     last, so that a folder with a manifest is whole.
     """
-    from raypurify import __version__
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         "network": {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},

@@ -18,12 +18,12 @@ from ray.serve.handle import DeploymentHandle
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from raypurify import __version__
 from raypurify.errors import ImageError
 from raypurify.images import decode_image, encode_image
 from raypurify.serve.auth import token_fits
 from raypurify.serve.http import Refusal, provenance_headers, read_image, refuse
 from raypurify.serve.settings import ServeSettings, check_settings
+from raypurify.version import __version__
 
 _READY_S = 5
 _LOG = logging.getLogger("ray.serve")
