@@ -68,6 +68,13 @@ def train(
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
     gpus = ray.cluster_resources().get("GPU", 0) >= settings.workers
+    cpus = int(ray.cluster_resources()["CPU"])
+    if settings.workers >= cpus:
+        # Not an error: a cluster may grow. But Ray would wait without a word.
+        print(
+            f"{folder.name}: waits for {settings.workers + 1} CPUs, there are {cpus}; or ask for fewer workers",
+            flush=True,
+        )
     trainer = TorchTrainer(
         work,
         train_loop_config=config,

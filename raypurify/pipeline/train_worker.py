@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -106,5 +107,5 @@ def load_checkpoint(directory: Path) -> dict[str, Any]:
     """What ``train_epochs`` can resume from. Raises TrainingError where it cannot be read."""
     try:
         return torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as e:
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as e:
         raise TrainingError(f"cannot read the checkpoint in {directory}: {e}; remove it to train from the start") from e
