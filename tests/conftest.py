@@ -21,6 +21,36 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def data_file(data_dir):
+    """Path of one file of the real data; where a copy of the data lacks it, the test is skipped by that name."""
+
+    def find(name: str) -> Path:
+        if not (data_dir / name).exists():
+            pytest.skip(f"the real data in {data_dir} lack {name}")
+        return data_dir / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def cifar_images(data_file):
+    """The first images (n, 3, 32, 32) in [0, 1] of a CIFAR-10 file, and their labels (n,)."""
+
+    def read(name: str, count: int):
+        import numpy as np
+        import pyarrow.parquet as pq
+        import torch
+
+        from raypurify.images import decode_image, to_float
+
+        rows = pq.read_table(data_file(f"cifar10/{name}"), columns=["image", "label"])[:count]
+        images = np.stack([to_float(decode_image(data).pixels) for data in rows["image"].to_pylist()])
+        return torch.from_numpy(images), torch.tensor(rows["label"].to_pylist())
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def local_ray():
     """One local Ray for every test that needs it."""
     from raypurify.pipeline.session import ray_session

@@ -1,11 +1,7 @@
 """Contract of every attack in the registry, on a real network and real images."""
 
-import io
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks import ATTACKS, BIM, FGSM, NORMS, PGD
@@ -19,23 +15,13 @@ every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
 @pytest.fixture(scope="module")
-def victim(data_dir):
-    path = data_dir / "cifar10-resnet" / "resnet20-12fca82f.th"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    return load_cifar_resnet(path)
+def victim(data_file):
+    return load_cifar_resnet(data_file("cifar10-resnet/resnet20-12fca82f.th"))
 
 
 @pytest.fixture(scope="module")
-def batch(data_dir):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = data_dir / "cifar10" / "train-4.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    rows = parquet.read_table(path, columns=["image", "label"]).slice(0, 64).to_pylist()
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    return images, torch.tensor([row["label"] for row in rows])
+def batch(cifar_images):
+    return cifar_images("train-4.parquet", 64)
 
 
 @pytest.fixture
@@ -232,11 +218,8 @@ def test_pgd_random_start_depends_on_the_generator(toy):
     assert not torch.equal(first, attack(network, images, labels, generator=generator(2)))
 
 
-def test_bim_at_four_percent_dissimilarity_breaks_the_deepest_classifier(data_dir, batch):
-    path = data_dir / "cifar10-resnet" / "resnet56-4bfd9763.th"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    network, (images, labels) = load_cifar_resnet(path), batch
+def test_bim_at_four_percent_dissimilarity_breaks_the_deepest_classifier(data_file, batch):
+    network, (images, labels) = load_cifar_resnet(data_file("cifar10-resnet/resnet56-4bfd9763.th")), batch
     adversarial = BIM(eps=0.04, norm="dissimilarity", steps=10)(network, images[:16], labels[:16])
     assert (network(adversarial).argmax(1) == labels[:16]).float().mean() <= 1 / 16
 

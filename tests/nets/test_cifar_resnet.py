@@ -1,10 +1,7 @@
-import io
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from raypurify.errors import ConfigError, SourceError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
@@ -19,23 +16,13 @@ PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
 
 @pytest.fixture(scope="module")
-def test_images(data_dir):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = data_dir / "cifar10" / "test.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    rows = parquet.read_table(path, columns=["image", "label"]).slice(0, 500).to_pylist()
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    return images, torch.tensor([row["label"] for row in rows])
+def test_images(cifar_images):
+    return cifar_images("test.parquet", 500)
 
 
 @pytest.mark.parametrize("depth", FILES)
-def test_pretrained_accuracy(depth, data_dir, test_images):
-    path = data_dir / "cifar10-resnet" / FILES[depth]
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    network = load_cifar_resnet(path)
+def test_pretrained_accuracy(depth, data_file, test_images):
+    network = load_cifar_resnet(data_file(f"cifar10-resnet/{FILES[depth]}"))
     images, labels = test_images
     with torch.no_grad():
         predictions = torch.cat([network(part).argmax(1) for part in images.split(100)])
