@@ -4,7 +4,7 @@
 
 DIR holds ``cifar10/train-0.parquet`` and ``imagenette224/val.parquet``. Dictionaries are those of the shipped bundle
 (64 colour atoms of 8×8), signals the high parts of images. Both sides stop at rel_tol 5e-3, with sporco's own defaults
-otherwise; ``excess`` is our mean objective over sporco's, minus 1. ``sporco_unsolved`` counts the images on which sporco
+otherwise; ``excess`` is our mean objective over sporco's, minus 1. ``sporco_unsolved`` counts the images where sporco
 came to its 1,000 iterations first; where it is not 0, the speedup compares a solution with none. Both cores work on
 either side: sporco codes a batch in a pool of processes, one image with threads in its FFTs.
 """
