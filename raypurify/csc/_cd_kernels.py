@@ -1,23 +1,26 @@
 """Compiled loops of coordinate descent with a working set. Import only where Numba is installed.
 
-One image at a time, all in plain arrays. An *active* coefficient k is an entry of the working set: atom ``atom[k]`` at
-pixel ``(row[k], col[k])`` with value ``value[k]``; ``corr[k]`` is its correlation ``(Dᴴr)`` with the current residual.
+An *active* coefficient is an entry of the working set: atom ``m`` at pixel ``(y, x)`` with value ``v``. The residual
+``s − Dx`` is kept up to date with the colours of a pixel side by side; the correlation with all atoms takes it as
+planes, block by block.
 """
 
 import numpy as np
 from numba import njit
 
+from raypurify.csc._lanes import window_add, window_dot
+
 _MATH = {"contract", "nsz", "arcp"}
-# Pixels of one stretch of a correlation (what stays in the first-level cache), and taps added at once.
-_CHUNK, TAPS = 2048, 8
-# A working set is solved with a dense Gram while that beats gathering neighbours: images up to this many pixels, sets
-# up to this many coefficients (a 16 MB matrix in float32).
-_DENSE_PIXELS, _DENSE_COUNT = 64 * 64, 2048
-# Per round at most one coefficient joins in each cell of this many pixels squared, and only if its excess over λ is at
-# least this share of the largest. Sweeps stop at this share of it too. Measured: see docs/decisions.md.
-_CELL, _SHARE, _SLACK = 3, 0.4, 0.2
+# Pixels of one stretch of a correlation, and what is combined at once there: atoms, and taps of each.
+_CHUNK, TOGETHER = 2048, 4
+# Correlations are taken by blocks of at most this many pixels squared, which stay in the second-level cache.
+_BLOCK = 48
+# Per round at most one coefficient joins in each patch of this many pixels squared.
+PATCH = 2
 # Sweeps over the working set per round, and the share of the tolerance below which a step is not worth taking.
 _SWEEPS, _IDLE = 200, 0.1
+# Least side of the cells that the working set is kept in.
+CELL = 8
 
 
 def _compiled(**options):
@@ -32,331 +35,261 @@ def _compiled(**options):
     return decorate
 
 
-@_compiled(fastmath=_MATH)
-def residual(out, signal, atoms, atom, row, col, value, count):
-    """``s − Dx`` from the active coefficients, wrapped around on the bottom and right for :func:`correlate`."""
-    _, height, width = signal.shape
-    _, channels, h, w = atoms.shape
-    out[:, :height, :width] = signal
-    for k in range(count):
-        v = value[k]
-        if v == 0:
-            continue
-        for c in range(channels):
-            for i in range(h):
-                y, x = row[k] + i, col[k]
-                if y >= height:
-                    y -= height
-                for j in range(w):
-                    out[c, y, x] -= v * atoms[atom[k], c, i, j]
-                    x += 1
-                    if x == width:
-                        x = 0
-    for c in range(channels):
-        for i in range(out.shape[1]):
-            out[c, i, :width] = out[c, i % height, :width]
-            for j in range(width, out.shape[2]):
-                out[c, i, j] = out[c, i, j - width]
-
-
-@_compiled(fastmath=_MATH)
-def _accumulate(out, flat, offsets, weights, m, t, start, n):
-    # Unsigned indices: one that might be negative keeps the loop from being vectorised, and a slice costs an atomic.
-    a0, a1, a2, a3 = offsets[t] + start, offsets[t + 1] + start, offsets[t + 2] + start, offsets[t + 3] + start
-    a4, a5, a6, a7 = offsets[t + 4] + start, offsets[t + 5] + start, offsets[t + 6] + start, offsets[t + 7] + start
-    w0, w1, w2, w3 = weights[m, t], weights[m, t + 1], weights[m, t + 2], weights[m, t + 3]
-    w4, w5, w6, w7 = weights[m, t + 4], weights[m, t + 5], weights[m, t + 6], weights[m, t + 7]
-    for i in range(n):
-        left = w0 * flat[a0 + i] + w1 * flat[a1 + i] + w2 * flat[a2 + i] + w3 * flat[a3 + i]
-        right = w4 * flat[a4 + i] + w5 * flat[a5 + i] + w6 * flat[a6 + i] + w7 * flat[a7 + i]
-        out[start + i] += left + right
-
-
-@_compiled(fastmath=_MATH)
-def correlate(beta, peak, flat, offsets, weights):
-    """``Dᴴr`` and its largest magnitude over the atoms, for all pixels of the padded, flat image."""
-    for first in range(0, peak.shape[0], _CHUNK):
-        last = min(peak.shape[0], first + _CHUNK)
-        peak[first:last] = 0
-        over = peak[first:last]
-        for m in range(beta.shape[0]):
-            out = beta[m]
-            out[first:last] = 0
-            for t in range(0, offsets.shape[0], TAPS):
-                _accumulate(out, flat, offsets, weights, m, t, np.uint64(first), np.uint64(last - first))
-            here = out[first:last]
-            for i in range(last - first):
-                over[i] = max(over[i], abs(here[i]))
-
-
 @_compiled()
-def largest(peak, height, width, pitch):
-    """The largest entry of ``peak`` inside the image."""
-    best = peak[0]
-    for y in range(height):
-        line = peak[y * pitch : y * pitch + width]
-        for x in range(width):
-            best = max(best, line[x])
-    return best
+def place(image, y, x, height, width, h, w, taps, base, span, factor):
+    """Add ``factor`` times an atom to the image at ``(y, x)``, wherever it shows on the torus and its margins.
 
-
-@_compiled(fastmath=_MATH | {"reassoc"})
-def _dot(a, b):
-    total = a.dtype.type(0)
-    for j in range(a.shape[0]):
-        total += a[j] * b[j]
-    return total
-
-
-@_compiled()
-def overlap(a, b, down, right, h, w, channels):
-    """``<a, b shifted by (down, right)>`` of two atoms in the layout of ``packed``.
-
-    There every row of w·channels numbers lies between as many zeros, so that a shift in the plane is a shift of the
-    flat array and the inner product one long loop.
+    The image has margins of h − 1 above, 2(h − 1) below, and alike left and right: wide enough for every copy of an
+    atom that reaches into the part that is read, rows 0 to H + h − 2.
     """
-    span = w * channels
-    rows = h - abs(down)
-    n = (2 * rows - 1) * span
-    i = span + 2 * span * max(0, down)
-    j = span + 2 * span * max(0, -down) - right * channels
-    return _dot(a[i : i + n], b[j : j + n])
+    pitch = image.shape[1]
+    flat = image.reshape(-1)
+    for down in range(-1, 2):
+        top = y + down * height + h - 1
+        if top < 0 or top >= height + 2 * (h - 1):
+            continue
+        for right in range(-1, 2):
+            left = x + right * width + w - 1
+            if left < 0 or left >= width + 2 * (w - 1):
+                continue
+            start = np.uint64(top * pitch + left * 3)
+            window_add(flat, start, np.uint64(pitch), taps, np.uint64(base), np.uint64(h), np.uint64(span), factor)
 
 
 @_compiled()
-def wrapped_overlap(a, b, down, right, height, width, h, w, channels):
-    """Inner product of two atoms ``(down, right)`` pixels apart on a torus; small images meet around both sides."""
-    total = a.dtype.type(0)
-    for dy in (down % height, down % height - height):
-        if -h < dy < h:
-            for dx in (right % width, right % width - width):
-                if -w < dx < w:
-                    total += overlap(a, b, dy, dx, h, w, channels)
-    return total
+def residual(image, signal, h, w, taps, span, energy, atom, row, col, value, count):
+    """``s − Dx`` from the active coefficients, on the torus and one atom further."""
+    _, height, width = signal.shape
+    image[:] = 0
+    for i in range(height + h - 1):
+        for j in range(width + w - 1):
+            for c in range(3):
+                image[i + h - 1, (j + w - 1) * 3 + c] = signal[c, i % height, j % width]
+    size = taps.shape[0] // energy.shape[0]
+    for k in range(count):
+        place(image, row[k], col[k], height, width, h, w, taps, atom[k] * size, span, -value[k])
+
+
+@_compiled(fastmath=_MATH)
+def _accumulate(out, m, to, n, planes, start, offsets, weights, t):
+    # Unsigned indices: one that might be negative keeps the loop from being vectorised, and so does a strided view.
+    a0, a1, a2, a3 = offsets[t] + start, offsets[t + 1] + start, offsets[t + 2] + start, offsets[t + 3] + start
+    p0, p1, p2, p3 = weights[m, t], weights[m, t + 1], weights[m, t + 2], weights[m, t + 3]
+    q0, q1, q2, q3 = weights[m + 1, t], weights[m + 1, t + 1], weights[m + 1, t + 2], weights[m + 1, t + 3]
+    r0, r1, r2, r3 = weights[m + 2, t], weights[m + 2, t + 1], weights[m + 2, t + 2], weights[m + 2, t + 3]
+    s0, s1, s2, s3 = weights[m + 3, t], weights[m + 3, t + 1], weights[m + 3, t + 2], weights[m + 3, t + 3]
+    for i in range(n):
+        f0, f1, f2, f3 = planes[a0 + i], planes[a1 + i], planes[a2 + i], planes[a3 + i]
+        out[m, to + i] += p0 * f0 + p1 * f1 + p2 * f2 + p3 * f3
+        out[m + 1, to + i] += q0 * f0 + q1 * f1 + q2 * f2 + q3 * f3
+        out[m + 2, to + i] += r0 * f0 + r1 * f1 + r2 * f2 + r3 * f3
+        out[m + 3, to + i] += s0 * f0 + s1 * f1 + s2 * f2 + s3 * f3
+
+
+@_compiled(fastmath=_MATH)
+def correlate(beta, peak, planes, offsets, weights, count, nonneg):
+    """``Dᴴr`` at the first ``count`` pixels of the flat planes, and its largest magnitude over the atoms."""
+    for first in range(0, count, _CHUNK):
+        last = min(count, first + _CHUNK)
+        begin, n = np.uint64(first), np.uint64(last - first)
+        beta[:, first:last] = 0
+        for m in range(0, beta.shape[0], TOGETHER):
+            for t in range(0, offsets.shape[0], TOGETHER):
+                _accumulate(beta, np.uint64(m), begin, n, planes, begin, offsets, weights, np.uint64(t))
+        over = peak[first:last]
+        over[:] = 0
+        for m in range(beta.shape[0]):
+            here = beta[m, first:last]
+            if nonneg:
+                for i in range(last - first):
+                    over[i] = max(over[i], here[i])
+            else:
+                for i in range(last - first):
+                    over[i] = max(over[i], abs(here[i]))
 
 
 @_compiled()
-def _shrink(t, lmbda):
+def block(side):
+    """Length of the blocks that a side is cut into, a multiple of the patches."""
+    parts = (side + _BLOCK - 1) // _BLOCK
+    length = (side + parts - 1) // parts
+    return length + -length % PATCH
+
+
+@_compiled()
+def screen(found, image, height, width, y0, x0, h, w, weights, nonneg):
+    """The largest correlation in every patch of the block at ``(y0, x0)``; returns the largest of all.
+
+    ``found`` is (patches, 4): the magnitude, and the atom, row and column where it is.
+    """
+    y1, x1 = min(height, y0 + block(height)), min(width, x0 + block(width))
+    across = (width + PATCH - 1) // PATCH
+    rows, pitch = y1 - y0 + h, x1 - x0 + w - 1
+    planes = np.zeros((3, rows, pitch), image.dtype)
+    for i in range(rows - 1):
+        for j in range(pitch):
+            for c in range(3):
+                planes[c, i, j] = image[y0 + i + h - 1, (x0 + j + w - 1) * 3 + c]
+    offsets = np.zeros(weights.shape[1], np.uint64)
+    for t in range(3 * h * w):
+        offsets[t] = t // (h * w) * rows * pitch + t // w % h * pitch + t % w
+    count = (y1 - y0) * pitch
+    beta, peak = np.empty((weights.shape[0], count), image.dtype), np.empty(count, image.dtype)
+    correlate(beta, peak, planes.reshape(-1), offsets, weights, count, nonneg)
+    top = peak.dtype.type(0)
+    for i in range(y0, y1, PATCH):
+        for j in range(x0, x1, PATCH):
+            best, p = peak[(i - y0) * pitch + j - x0], (i - y0) * pitch + j - x0
+            for y in range(i - y0, min(y1, i + PATCH) - y0):
+                for x in range(j - x0, min(x1, j + PATCH) - x0):
+                    if peak[y * pitch + x] > best:
+                        best, p = peak[y * pitch + x], y * pitch + x
+            m = 0
+            while m < beta.shape[0] - 1 and beta[m, p] < best and (nonneg or -beta[m, p] < best):
+                m += 1
+            entry = found[i // PATCH * across + j // PATCH]
+            entry[0], entry[1], entry[2], entry[3] = best, m, y0 + p // pitch, x0 + p % pitch
+            top = max(top, best)
+    return top
+
+
+@_compiled()
+def screen_all(found, image, height, width, h, w, weights, nonneg):
+    """:func:`screen` of every block."""
+    top = image.dtype.type(0)
+    for y in range(0, height, block(height)):
+        for x in range(0, width, block(width)):
+            top = max(top, screen(found, image, height, width, y, x, h, w, weights, nonneg))
+    return top
+
+
+@_compiled()
+def _shrink(t, lmbda, nonneg):
     if t > lmbda:
         return t - lmbda
-    if t < -lmbda:
+    if t < -lmbda and not nonneg:
         return t + lmbda
     return t - t
 
 
 @_compiled()
-def violation(corr, value, norm, lmbda, count):
+def violation(image, h, w, taps, span, energy, lmbda, nonneg, atom, row, col, value, count):
     """Largest change, in units of the correlation, that an active coefficient still asks for."""
-    worst = corr.dtype.type(0)
+    pitch, size = image.shape[1], taps.shape[0] // energy.shape[0]
+    flat = image.reshape(-1)
+    worst = lmbda - lmbda
     for k in range(count):
-        step = _shrink(corr[k] + norm[k] * value[k], lmbda) - norm[k] * value[k]
-        worst = max(worst, abs(step))
+        m = atom[k]
+        start, base = np.uint64((row[k] + h - 1) * pitch + (col[k] + w - 1) * 3), np.uint64(m * size)
+        slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
+        old = energy[m] * value[k]
+        worst = max(worst, abs(_shrink(slope + old, lmbda, nonneg) - old))
     return worst
 
 
-@_compiled(fastmath=_MATH)
-def descend(corr, value, norm, lmbda, tol, count, first, neighbour, gram):
-    """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal."""
-    for _ in range(_SWEEPS):
-        worst = corr.dtype.type(0)
-        for k in range(count):
-            old = value[k]
-            target = _shrink(corr[k] + norm[k] * old, lmbda)
-            step = target - norm[k] * old
-            size = abs(step)
-            worst = max(worst, size)
-            # A coefficient that should vanish does so, however small it is.
-            if size > tol * _IDLE or (target == 0 and old != 0):
-                step = target / norm[k] - old
-                value[k] = target / norm[k]
-                for e in range(first[k], first[k + 1]):
-                    corr[neighbour[e]] -= step * gram[e]
-        if worst <= tol:
-            return
-
-
-@_compiled(fastmath=_MATH)
-def descend_dense(corr, value, norm, lmbda, tol, count, gram):
-    """:func:`descend` with the Gram of the working set as a matrix: longer rows, but read in order."""
-    for _ in range(_SWEEPS):
-        worst = corr.dtype.type(0)
-        for k in range(count):
-            old = value[k]
-            target = _shrink(corr[k] + norm[k] * old, lmbda)
-            step = target - norm[k] * old
-            size = abs(step)
-            worst = max(worst, size)
-            if size > tol * _IDLE or (target == 0 and old != 0):
-                step = target / norm[k] - old
-                value[k] = target / norm[k]
-                for j in range(count):
-                    corr[j] -= step * gram[k, j]
-        if worst <= tol:
-            return
+@_compiled()
+def by_cell(first, cell, order, count):
+    """Stable order of the coefficients by cell, and where each cell begins."""
+    cells = first.shape[0] - 1
+    for c in range(cells + 1):
+        first[c] = 0
+    for k in range(count):
+        first[cell[k]] += 1
+    total = 0
+    for c in range(cells + 1):
+        first[c], total = total, total + first[c]
+    for k in range(count):
+        order[first[cell[k]]] = k
+        first[cell[k]] += 1
+    for c in range(cells, 0, -1):
+        first[c] = first[c - 1]
+    first[0] = 0
 
 
 @_compiled()
-def symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour, gram):
-    """Rows of a symmetric sparse matrix from those of its lower triangle (diagonal included)."""
-    first[: count + 1] = 0
-    for k in range(count):
-        for e in range(lower_first[k], lower_first[k + 1]):
-            j = lower_neighbour[e]
-            first[k + 1] += 1
-            if j != k:
-                first[j + 1] += 1
-    for k in range(count):
-        first[k + 1] += first[k]
-    fill = first[:count].copy()
-    for k in range(count):
-        for e in range(lower_first[k], lower_first[k + 1]):
-            j = lower_neighbour[e]
-            neighbour[fill[k]], gram[fill[k]] = j, lower_gram[e]
-            fill[k] += 1
-            if j != k:
-                neighbour[fill[j]], gram[fill[j]] = k, lower_gram[e]
-                fill[j] += 1
+def descend(
+    image, height, width, h, w, taps, span, energy, lmbda, tol, nonneg, atom, row, col, value, first, across, dirty
+):  # fmt: skip
+    """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal.
+
+    A cell of coefficients is left alone until one in it or beside it has moved by more than that.
+    """
+    pitch, size = image.shape[1], taps.shape[0] // energy.shape[0]
+    flat = image.reshape(-1)
+    down = dirty.shape[0] // across
+    dirty[:] = True
+    for _ in range(_SWEEPS):
+        moved = False
+        for c in range(dirty.shape[0]):
+            if not dirty[c]:
+                continue
+            worst = tol - tol
+            for k in range(first[c], first[c + 1]):
+                m, y, x = atom[k], row[k], col[k]
+                base = np.uint64(m * size)
+                start = np.uint64((y + h - 1) * pitch + (x + w - 1) * 3)
+                slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
+                old = value[k]
+                goal = _shrink(slope + energy[m] * old, lmbda, nonneg)
+                change = abs(goal - energy[m] * old)
+                worst = max(worst, change)
+                # A coefficient that should vanish does so, however small it is.
+                if change > tol * _IDLE or (goal == 0 and old != 0):
+                    value[k] = goal / energy[m]
+                    step = old - value[k]
+                    if h <= y + 1 <= height - h + 1 and w <= x + 1 <= width - w + 1:
+                        window_add(flat, start, np.uint64(pitch), taps, base, np.uint64(h), np.uint64(span), step)
+                    else:
+                        place(image, y, x, height, width, h, w, taps, base, span, step)
+            dirty[c] = worst > tol
+            if dirty[c]:
+                moved = True
+                i, j = c // across, c % across
+                for a in range(-1, 2):
+                    for b in range(-1, 2):
+                        dirty[(i + a) % down * across + (j + b) % across] = True
+        if not moved:
+            return
 
 
 @_compiled()
 def _longer(a):
     out = np.zeros(2 * a.shape[0], a.dtype)
-    out[: a.shape[0]] = a
+    for k in range(a.shape[0]):
+        out[k] = a[k]
     return out
 
 
 @_compiled()
-def _wider(a):
-    out = np.zeros((2 * a.shape[0], 2 * a.shape[1]), a.dtype)
-    out[: a.shape[0], : a.shape[1]] = a
-    return out
-
-
-@_compiled()
-def candidate(beta, peak, level, y0, x0, height, width, pitch):
-    """Atom, row and column of the largest correlation above ``level`` in one cell; row −1 where there is none."""
-    best, row, col = level, -1, -1
-    for y in range(y0, min(height, y0 + _CELL)):
-        for x in range(x0, min(width, x0 + _CELL)):
-            if peak[y * pitch + x] > best:
-                best, row, col = peak[y * pitch + x], y, x
-    atom = 0
-    while row >= 0 and abs(beta[atom, row * pitch + col]) < best:
-        atom += 1
-    return atom, row, col
-
-
-@_compiled()
-def append_row(packed, atom, new, y, x, head, chain, h, w, channels, lower_neighbour, lower_gram, e):
-    """Write the Gram of coefficient ``new`` with all that it overlaps, itself included, from entry ``e`` on."""
-    height, width = head.shape
-    for dy in range(min(height, 2 * h - 1)):
-        yy = (y + dy - h + 1) % height
-        for dx in range(min(width, 2 * w - 1)):
-            xx = (x + dx - w + 1) % width
-            k = head[yy, xx]
-            while k >= 0:
-                if e == lower_gram.shape[0]:
-                    lower_neighbour, lower_gram = _longer(lower_neighbour), _longer(lower_gram)
-                lower_neighbour[e] = k
-                lower_gram[e] = wrapped_overlap(
-                    packed[atom[new]], packed[atom[k]], yy - y, xx - x, height, width, h, w, channels
-                )
-                e += 1
-                k = chain[k]
-    return lower_neighbour, lower_gram, e
-
-
-@_compiled()
-def solve_image(signal, atoms, packed, offsets, weights, lmbda, tol, max_rounds, codes):
-    """Write the codes of one image into ``codes`` (M, H, W), zero before; returns ``(rounds, solved)``.
-
-    Args:
-        signal: (3, H, W).
-        atoms: (M, 3, h, w); ``packed`` the same as (M, (2h + 1)·w·3), see :func:`overlap`.
-        offsets, weights: taps (T,) and (M, T) of :func:`correlate`, T a multiple of ``TAPS``.
-        tol: bound of the optimality residual relative to λ.
-    """
-    channels, height, width = signal.shape
-    h, w = atoms.shape[2], atoms.shape[3]
-    pitch = width + w - 1
-    padded = np.zeros((channels, height + h, pitch), signal.dtype)
-    flat = padded.reshape(-1)
-    beta = np.empty((atoms.shape[0], height * pitch), signal.dtype)
-    peak = np.empty(height * pitch, signal.dtype)
-    energy = np.empty(atoms.shape[0], signal.dtype)
-    for m in range(atoms.shape[0]):
-        energy[m] = overlap(packed[m], packed[m], 0, 0, h, w, channels)
-
-    count, room = 0, 256
-    atom, row, col = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
-    value, norm, corr = np.empty(room, signal.dtype), np.empty(room, signal.dtype), np.empty(room, signal.dtype)
-    # Per pixel a chain of its active coefficients; the Gram's lower triangle row by row, so that it can be appended to.
-    head, chain = np.full((height, width), -1, np.int32), np.empty(room, np.int32)
-    lower_first = np.zeros(2 * room, np.int64)
-    lower_neighbour, lower_gram = np.empty(64 * room, np.int32), np.empty(64 * room, signal.dtype)
-    small = height * width <= _DENSE_PIXELS
-    dense = np.zeros((room, room) if small else (1, 1), signal.dtype)
-
-    for done in range(max_rounds + 1):
-        residual(padded, signal, atoms, atom, row, col, value, count)
-        correlate(beta, peak, flat, offsets, weights)
-        excess = largest(peak, height, width, pitch) / lmbda - 1
-        for k in range(count):
-            corr[k] = beta[atom[k], row[k] * pitch + col[k]]
-        solved = excess <= tol and violation(corr, value, norm, lmbda, count) <= tol * lmbda
-        if solved or done == max_rounds:
-            for k in range(count):
-                codes[atom[k], row[k], col[k]] = value[k]
-            return done, solved
-
-        before = count
-        level = lmbda * (1 + max(tol, _SHARE * excess))
-        for y0 in range(0, height, _CELL):
-            for x0 in range(0, width, _CELL):
-                m, y, x = candidate(beta, peak, level, y0, x0, height, width, pitch)
-                k = head[y, x] if y >= 0 else -1
-                while k >= 0 and atom[k] != m:
-                    k = chain[k]
-                if y < 0 or k >= 0:
-                    continue
-                if count == room:
-                    room *= 2
-                    atom, row, col, chain = _longer(atom), _longer(row), _longer(col), _longer(chain)
-                    value, norm, corr = _longer(value), _longer(norm), _longer(corr)
-                    lower_first = _longer(lower_first)
-                atom[count], row[count], col[count], chain[count] = m, y, x, head[y, x]
-                value[count], norm[count], corr[count] = 0, energy[m], beta[m, y * pitch + x]
-                head[y, x] = count
-                lower_neighbour, lower_gram, lower_first[count + 1] = append_row(
-                    packed,
-                    atom,
-                    count,
-                    y,
-                    x,
-                    head,
-                    chain,
-                    h,
-                    w,
-                    channels,
-                    lower_neighbour,
-                    lower_gram,
-                    lower_first[count],
-                )
+def join(found, level, height, width, atom, row, col, value, first, across, count):
+    """Let the best coefficient of every patch join if it is above ``level``, let zeros go, and sort by cell."""
+    down = (first.shape[0] - 1) // across
+    room, before, extra = atom.shape[0], count, 0
+    for patch in range(found.shape[0]):
+        extra += found[patch, 0] > level
+    while room < count + extra:
+        room *= 2
+        atom, row, col, value = _longer(atom), _longer(row), _longer(col), _longer(value)
+    cell, order = np.empty(count + extra, np.int64), np.empty(count + extra, np.int64)
+    for patch in range(found.shape[0]):
+        if found[patch, 0] > level:
+            m, y, x = int(found[patch, 1]), int(found[patch, 2]), int(found[patch, 3])
+            c = y * down // height * across + x * across // width
+            known = False
+            for k in range(first[c], first[c + 1]):
+                known = known or (atom[k] == m and row[k] == y and col[k] == x)
+            if not known:
+                atom[count], row[count], col[count], value[count] = m, y, x, 0
                 count += 1
-
-        bound = lmbda * max(0.5 * tol, _SLACK * excess)
-        if small and count <= _DENSE_COUNT:
-            while dense.shape[0] < count:
-                dense = _wider(dense)
-            for k in range(before, count):
-                for e in range(lower_first[k], lower_first[k + 1]):
-                    dense[k, lower_neighbour[e]] = dense[lower_neighbour[e], k] = lower_gram[e]
-            descend_dense(corr, value, norm, lmbda, bound, count, dense)
-        else:
-            first = np.empty(count + 1, np.int64)
-            neighbour = np.empty(2 * lower_first[count], np.int32)
-            gram = np.empty(2 * lower_first[count], signal.dtype)
-            symmetric(count, lower_first, lower_neighbour, lower_gram, first, neighbour, gram)
-            descend(corr, value, norm, lmbda, bound, count, first, neighbour, gram)
-    return max_rounds, False
+    kept = 0
+    for k in range(count):
+        if k >= before or value[k] != 0:
+            atom[kept], row[kept], col[kept], value[kept] = atom[k], row[k], col[k], value[k]
+            cell[kept] = row[k] * down // height * across + col[k] * across // width
+            kept += 1
+    by_cell(first, cell, order, kept)
+    atoms, rows, cols, values = np.empty_like(atom), np.empty_like(row), np.empty_like(col), np.empty_like(value)
+    for k in range(kept):
+        e = order[k]
+        atoms[k], rows[k], cols[k], values[k] = atom[e], row[e], col[e], value[e]
+    return atoms, rows, cols, values, kept

@@ -15,6 +15,33 @@ def check_signal(signal: torch.Tensor) -> None:
         raise DataError("signal: holds NaN or infinite values; remove those images first")
 
 
+def check_options(signal: torch.Tensor, method: str, pad: int, sparse: bool, differentiable: str | None) -> None:
+    """Choices that exist and go together."""
+    if method not in ("auto", "admm", "cd"):
+        raise DataError(f'method={method!r}: choose "auto", "admm" or "cd"')
+    if pad < 0:
+        raise DataError(f"pad={pad}: must be ≥ 0")
+    if differentiable not in (None, "unrolled", "implicit"):
+        raise DataError(f'differentiable={differentiable!r}: choose "unrolled", "implicit" or None')
+    if differentiable and sparse:
+        raise DataError("sparse=True: sparse codes carry no gradient; leave out one of sparse and differentiable")
+    if differentiable is None and signal.requires_grad and torch.is_grad_enabled():
+        raise DataError(
+            'signal: requires a gradient; choose differentiable="unrolled" or "implicit", or pass signal.detach()'
+        )
+
+
+def check_initial(initial: torch.Tensor | None, bank: torch.Tensor, signal: torch.Tensor) -> torch.Tensor | None:
+    """Codes to start from, shaped like those of the result."""
+    shape = (len(signal), bank.shape[1], *signal.shape[2:])
+    if initial is None:
+        return None
+    values = initial.coalesce().values() if initial.is_sparse else initial
+    if initial.shape != shape or not bool(torch.isfinite(values).all()):
+        raise DataError(f"initial: expected finite codes {shape}, got {tuple(initial.shape)}")
+    return initial.detach().to(signal)
+
+
 def check_dictionary(
     dictionary: torch.Tensor, signal: torch.Tensor, index: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:

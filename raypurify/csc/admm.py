@@ -29,7 +29,7 @@ class AdmmSettings:
 
 
 def solve_admm(
-    atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings
+    atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings, initial: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes of a batch by relaxed, scaled ADMM on ``½‖Dx − s‖² + λ‖y‖₁`` with ``x = y``.
 
@@ -37,9 +37,15 @@ def solve_admm(
     instead of M×M. Because ``y = shrink(v)`` and ``u = v − y`` for ``v = x̂ + u``, one array v carries the state.
     Each image stops by sporco's relative primal and dual residuals on its own and leaves the batch.
 
+    Autograd differentiates the codes with respect to ``signal`` through all iterations. The penalties that ``auto_rho``
+    chooses count as constants: they steer the way to the solution and not where it lies, so the gradient has the same
+    limit, and the ratio of two residuals has no derivative where one of them is zero.
+
     Args:
         atoms: (N, M, 3, h, w), one dictionary per image, or (1, M, 3, h, w) shared.
         signal: (N, 3, H, W).
+        initial: codes y (N, M, H, W) to start from, dense or sparse; u is then the dual that would make them optimal,
+            ``λ/ρ sign(y)``, as in sporco.
 
     Returns:
         ``(codes (N, M, H, W), iterations (N,), converged (N,))``, the codes being the sparse variable y.
@@ -52,11 +58,16 @@ def solve_admm(
     rho = signal.new_full((count,), settings.rho)
     solver = _inverse(eigenvalues, eigenvectors, rho)
 
-    codes = signal.new_zeros(count, atoms.shape[1], height, width)
+    # Zeros that depend on the signal: a code that stays zero has the gradient zero, where a constant would have none.
+    codes = (0 * signal[:, :1]).repeat(1, atoms.shape[1], 1, 1)
     iterations = torch.zeros(count, dtype=torch.int64, device=signal.device)
     converged = torch.zeros(count, dtype=torch.bool, device=signal.device)
     signal_hat = torch.fft.rfft2(signal)
-    y, u = torch.zeros_like(codes), torch.zeros_like(codes)
+    if initial is None:
+        y, u = torch.zeros_like(codes), torch.zeros_like(codes)
+    else:
+        y = initial.to_dense() if initial.is_sparse else initial
+        u = settings.lmbda / settings.rho * y.sign()
     active = torch.arange(count, device=signal.device)
     # Where ‖Dᴴs‖∞ ≤ λ the zero code is the exact solution. The iteration would never stop there, because the relative
     # primal residual ‖x − 0‖ / max(‖x‖, 0) stays 1 while x shrinks.
@@ -85,7 +96,8 @@ def solve_admm(
         v = y + (1 - settings.relax) * u + settings.relax * w
         y_before, y = y, _shrink(v, settings.lmbda / rho, settings.nonneg)
         u = v - y
-        primal, dual = _residuals(z + w, y, y_before, u)
+        with torch.no_grad():
+            primal, dual = _residuals(z + w, y, y_before, u)
         done = (primal < settings.rel_tol) & (dual < settings.rel_tol)
         if settings.auto_rho and 1 < step <= _SETTLE:
             factor = _rho_factor(primal, dual, settings.lmbda)
@@ -109,9 +121,12 @@ def _inverse(eigenvalues, eigenvectors, rho):
 
 def _shrink(v, threshold, nonneg):
     threshold = threshold[:, None, None, None]
-    if nonneg:
-        return (v - threshold).clamp_min(0)
-    return v - torch.minimum(torch.maximum(v, -threshold), threshold)
+    removed = torch.minimum(v.detach(), threshold)
+    if not nonneg:
+        removed = torch.maximum(removed, -threshold)
+    shrunk = v - removed
+    # Masked, the zeros pass no gradient on, and autograd keeps one byte per coefficient where clamping v keeps v twice.
+    return shrunk.masked_fill(shrunk.detach() == 0, 0) if v.requires_grad else shrunk
 
 
 def _norm(x):

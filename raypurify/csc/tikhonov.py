@@ -2,6 +2,7 @@
 
 import torch
 
+from raypurify.csc.padding import pad_mirrored
 from raypurify.errors import DataError
 
 
@@ -39,18 +40,11 @@ def tikhonov_split(images: torch.Tensor, lmbda: float = 5.0, pad: int = 16) -> t
     if not len(images):
         return images, images.clone()  # an FFT of nothing is an error in MKL
     height, width = images.shape[-2:]
-    rows, cols = (_mirror_indices(n, pad, images.device) for n in (height, width))
-    padded = images[..., rows, :][..., cols]
+    padded = pad_mirrored(images, pad)
     spectrum = torch.fft.rfft2(padded) / _attenuation(padded.shape[-2:], lmbda, images)
     smooth = torch.fft.irfft2(spectrum, s=padded.shape[-2:])
     low = smooth[..., pad : pad + height, pad : pad + width].contiguous()
     return low, images - low
-
-
-def _mirror_indices(size: int, pad: int, device: torch.device) -> torch.Tensor:
-    # Half-sample symmetry has period 2n, so one modulo also serves paddings longer than the image.
-    position = torch.arange(-pad, size + pad, device=device) % (2 * size)
-    return torch.minimum(position, 2 * size - 1 - position)
 
 
 def _attenuation(shape: torch.Size, lmbda: float, like: torch.Tensor) -> torch.Tensor:

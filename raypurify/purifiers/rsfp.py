@@ -56,7 +56,7 @@ class RSFP:
         csc = self.settings.csc
         low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
         cluster, distance = self.distributions.nearest(self.latents(images))
-        code = solve_cbpdn(self.dictionaries, high, lmbda=csc.lmbda, rel_tol=csc.rel_tol, index=cluster)
+        code = solve_cbpdn(self.dictionaries, high, lmbda=csc.lmbda, rel_tol=csc.rel_tol, index=cluster, sparse=True)
         purified = (low + code.reconstruction).clamp(0, 1)
         size = images.flatten(1).norm(dim=1)
         change = (purified - images).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.inf)

@@ -85,7 +85,7 @@ def test_gradient_through_the_iterations():
     signal = random_signal(1, 4, 5, dtype=torch.float64).requires_grad_()
 
     def purify(s):
-        return solve_cbpdn(dictionary, s, 0.05, rel_tol=0.0, max_iter=6).reconstruction
+        return solve_cbpdn(dictionary, s, 0.05, rel_tol=0.0, max_iter=6, differentiable="unrolled").reconstruction
 
     assert torch.autograd.gradcheck(purify, signal)
 

@@ -34,6 +34,7 @@ def test_descent_reaches_the_optimum(dtype, height, width, size, unit):
     res = solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4, method="cd")
     assert res.converged.all()
     assert optimality(dictionary, signal, res, 0.1) < 1.2e-3
+    assert (res.objective.double() - optimum <= res.gap.double() + 1e-5 * optimum).all()
     torch.testing.assert_close(res.objective.double(), optimum, rtol=1e-5, atol=0)
 
 
@@ -45,12 +46,109 @@ def test_descent_is_never_worse_than_admm_at_the_same_tolerance(high_parts):
         assert (descent <= admm * 1.001).all()
 
 
-def test_descent_with_many_coefficients_and_with_a_large_image():
-    # More coefficients than a dense Gram is used for, then more pixels.
-    for signal, lmbda in ((random_signal(1, 40, 40), 0.01), (random_signal(1, 65, 66), 0.25)):
+def test_descent_with_many_coefficients_and_with_several_blocks():
+    for signal, lmbda in ((random_signal(1, 40, 40), 0.01), (random_signal(1, 65, 98), 0.25)):
         dictionary = random_dictionary(6, 5)
         res = solve_cbpdn(dictionary, signal, lmbda, rel_tol=1e-3, method="cd")
         assert optimality(dictionary, signal, res, lmbda) < 1.1e-2
+
+
+@pytest.mark.parametrize("nonneg", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_residual_and_gap_are_what_they_say(method, nonneg):
+    dictionary, signal = random_dictionary(7, 4, dtype=torch.float64), random_signal(3, 13, 12, dtype=torch.float64)
+    best = solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-9, method="admm", nonneg=nonneg)
+    assert (best.gap < 1e-6 * best.objective).all()
+    assert (best.residual < 1e-6).all()
+    for rel_tol in (2e-2, 1e-3):
+        res = solve_cbpdn(dictionary, signal, 0.1, rel_tol=rel_tol, method=method, nonneg=nonneg)
+        assert (res.objective - best.objective >= -1e-9).all()
+        assert (res.objective - best.objective <= res.gap).all()
+        assert res.residual.max() > 1e-5
+        if not nonneg:
+            torch.testing.assert_close(
+                float(res.residual.max()), optimality(dictionary, signal, res, 0.1), rtol=1e-6, atol=0
+            )
+    if method == "cd":
+        assert (res.residual <= 1e-2).all()
+
+
+def test_without_a_penalty_the_gap_is_the_misfit():
+    res = solve_cbpdn(random_dictionary(7, 4), random_signal(2, 9, 9), 0.0, rel_tol=1e-3)
+    torch.testing.assert_close(res.gap, res.objective)
+    assert torch.isfinite(res.residual).all()
+
+
+def test_nonnegative_codes_of_both_methods_agree():
+    dictionary, signal = random_dictionary(7, 4), random_signal(2, 14, 13)
+    admm, descent = (solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4, method=m, nonneg=True) for m in METHODS)
+    assert descent.codes.min() == admm.codes.min() == 0
+    torch.testing.assert_close(descent.objective, admm.objective, rtol=1e-3, atol=0)
+    assert (solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4).objective < 0.99 * descent.objective).all()
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_sparse_codes_are_the_dense_ones(method):
+    bank, signal = random_dictionary(6, 4, sets=2), random_signal(5, 12, 11)
+    signal = signal * torch.tensor([0.0, 1e-3, 1.0, 0.5, 5.0])[:, None, None, None]
+    index = torch.tensor([0, 1, 1, 0, 1])
+    dense, sparse = (solve_cbpdn(bank, signal, 0.1, method=method, index=index, sparse=s) for s in (False, True))
+    assert sparse.codes.is_sparse
+    assert sparse.codes.is_coalesced()
+    assert sparse.codes._nnz() == int((dense.codes != 0).sum())
+    assert torch.equal(sparse.codes.to_dense(), dense.codes)
+    for field, other in zip(dense[1:], sparse[1:]):
+        assert torch.equal(field, other)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_warm_start_ends_where_it_should_and_sooner(method, sparse, high_parts):
+    dictionary, signal = random_dictionary(8, 6), high_parts[:6]
+    cold = solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-3, method=method, sparse=sparse)
+    warm = solve_cbpdn(dictionary, signal * 1.01, 0.1, rel_tol=1e-3, method=method, initial=cold.codes)
+    again = solve_cbpdn(dictionary, signal * 1.01, 0.1, rel_tol=1e-3, method=method)
+    torch.testing.assert_close(warm.objective, again.objective, rtol=1e-3, atol=1e-4)
+    assert warm.iterations.sum() < again.iterations.sum()
+    assert optimality(dictionary, signal * 1.01, warm, 0.1) < 0.2
+
+
+def test_padding_keeps_opposite_borders_apart():
+    dictionary = random_dictionary(8, 4)
+    signal = torch.zeros(1, 3, 16, 18)
+    signal[:, :, :3] = random_signal(1, 3, 18)
+    circular, padded = (solve_cbpdn(dictionary, signal, 0.05, rel_tol=1e-3, pad=p) for p in (0, 4))
+    assert padded.codes.shape == (1, 8, 24, 26)
+    assert padded.reconstruction.shape == signal.shape
+    assert circular.codes[:, :, -3:].any()
+    assert not padded.codes[:, :, 12:20].any()
+    mirrored = torch.cat([signal[:, :, :4].flip(2), signal, signal[:, :, -4:].flip(2)], 2)
+    mirrored = torch.cat([mirrored[..., :4].flip(3), mirrored, mirrored[..., -4:].flip(3)], 3)
+    assert torch.equal(padded.codes, solve_cbpdn(dictionary, mirrored, 0.05, rel_tol=1e-3).codes)
+
+
+def test_a_large_image_on_threads_is_solved_as_on_one(monkeypatch):
+    from raypurify.csc import cd
+
+    bank, signal = random_dictionary(6, 4, sets=1), random_signal(2, 50, 101)
+    alone = solve_cbpdn(bank[0], signal, 0.1, method="cd")
+    monkeypatch.setattr(cd, "_LARGE", 64)
+    large = solve_cbpdn(bank[0], signal, 0.1, method="cd")
+    for field, other in zip(alone, large):
+        assert torch.equal(field, other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_implicit_gradient_of_the_face(method):
+    dictionary, signal = random_dictionary(5, 3), random_signal(2, 8, 8).requires_grad_()
+    res = solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4, method=method, differentiable="implicit")
+    (gradient,) = torch.autograd.grad(res.objective.sum(), signal)
+    # By the envelope theorem: dP/ds = s − Dx.
+    torch.testing.assert_close(gradient, (signal - res.reconstruction).detach(), atol=2e-3, rtol=0)
+    with pytest.raises(DataError, match="implicit"):
+        solve_cbpdn(dictionary, signal, 0.1, method=method)
+    with torch.no_grad():
+        assert not solve_cbpdn(dictionary, signal, 0.1, method=method).codes.requires_grad
 
 
 def test_threads_change_nothing():
@@ -122,7 +220,7 @@ def test_auto_takes_the_quicker_method_for_each_image():
     assert auto.iterations.tolist() == [int(descent.iterations[0]), int(admm.iterations[1])]
 
 
-@pytest.mark.parametrize("setting", [{"max_iter": 9}, {"rho": 4.0}, {"auto_rho": True}, {"nonneg": True}])
+@pytest.mark.parametrize("setting", [{"max_iter": 9}, {"rho": 4.0}, {"auto_rho": True}])
 def test_auto_is_admm_where_its_settings_are_given(setting):
     dictionary, signal = random_dictionary(6, 4), random_signal(2, 10, 10)
     auto, admm = (solve_cbpdn(dictionary, signal, 0.1, method=m, **setting) for m in ("auto", "admm"))
@@ -177,7 +275,12 @@ D, S = random_dictionary(4, 3), random_signal(2, 8, 8)
         (D, S, {"rho": 0.0}, "rho"),
         (D, S, {"relax": 2.0}, "relax"),
         (D, S, {"method": "fista"}, "fista"),
-        (D, S, {"method": "cd", "nonneg": True}, "admm"),
+        (D, S, {"method": "cd", "differentiable": "unrolled"}, "admm"),
+        (D, S, {"differentiable": "yes"}, "yes"),
+        (D, S, {"differentiable": "implicit", "sparse": True}, "sparse"),
+        (D, S, {"pad": -1}, "pad"),
+        (D, S, {"initial": torch.zeros(2, 4, 8, 9)}, "initial"),
+        (D, S, {"initial": torch.full((2, 4, 8, 8), math.nan)}, "initial"),
         (D, S, {"method": "cd", "lmbda": 0.0}, "admm"),
     ],
 )
