@@ -2,20 +2,15 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from raypurify.csc import cd
 from raypurify.csc._checks import check_dictionary, check_initial, check_options, check_settings, check_signal
-from raypurify.csc.admm import AdmmSettings, solve_admm
-from raypurify.csc.convolution import reconstruct
-from raypurify.csc.implicit import differentiate_implicitly
-from raypurify.csc.optimality import extremes, quality
+from raypurify.csc.admm import AdmmSettings
+from raypurify.csc.methods import by_admm, by_descent, by_tiles
+from raypurify.csc.optimality import Solution, quality
 from raypurify.csc.padding import pad_mirrored
-from raypurify.errors import DataError
 
-# Bytes of the codes of one group of images on a CPU: the iteration reads them about ten times, so they stay in cache.
-_GROUP_BYTES = 2 << 20
 # Coordinate descent beats ADMM while few coefficients are active. On CIFAR-10 the two meet at about this λ in units of
 # the root mean square of an image's high part (0.06 to 0.13); at 224² descent is three times quicker there still.
 _DESCENT_FROM = 0.03
@@ -60,6 +55,7 @@ def solve_cbpdn(
     pad: int = 0,
     sparse: bool = False,
     differentiable: str | None = None,
+    max_bytes: int = 2 << 30,
 ) -> SparseCode:
     r"""Solve ``argmin_x ½‖Σ_m d_m * x_m − s‖² + λ Σ_m ‖x_m‖₁`` for every image (RSFP, equation 6).
 
@@ -90,6 +86,9 @@ def solve_cbpdn(
             ADMM, exact for the iterate that is returned, memory for each; ``"implicit"``: by the optimality conditions
             of the solution, any method (:mod:`raypurify.csc.implicit`). Use ``rel_tol`` ≤ 1e-3 for either: at 5e-3 the
             gradient's cosine with the true one is 0.88. None: no gradient.
+        max_bytes: working memory of the batch, besides ``signal`` and result. ADMM takes fewer images at once; an
+            image that needs more by itself is coded in tiles with an overlap of eight atoms, and ``residual`` and
+            ``gap`` are those of the whole. Descent needs about 80 bytes a pixel, ADMM 80 M.
 
     Returns:
         :class:`SparseCode`, in the dtype and on the device of ``signal``.
@@ -115,26 +114,24 @@ def solve_cbpdn(
         return _empty(bank, signal, sparse)
     settings = AdmmSettings(lmbda, rel_tol, max_iter, 50 * lmbda + 1 if rho is None else rho, relax, auto_rho, nonneg)
     if method == "auto":
-        by_descent = _prefers_descent(signal, settings, tuned=rho is not None or differentiable == "unrolled")
+        descends = _prefers_descent(signal, settings, tuned=rho is not None or differentiable == "unrolled")
     else:
-        by_descent = torch.full((len(signal),), method == "cd")
+        descends = torch.full((len(signal),), method == "cd")
     # Each image by its own measure, or its code would depend on the company it came in.
     parts, order = [], []
-    for solve, members in ((_by_descent, by_descent), (_by_admm, ~by_descent)):
-        some = members.nonzero().flatten()
+    for solve, members in ((by_descent, descends), (by_admm, ~descends)):
+        some = members.nonzero().flatten().to(signal.device)
         if len(some):
-            some = some.to(signal.device)
             begun = None if initial is None else initial.index_select(0, some)
-            parts.append(solve(bank, index[some], signal[some], settings, begun, sparse, differentiable))
+            part = (bank, index[some], signal[some], settings, begun, sparse, differentiable, max_bytes)
+            parts.append(by_tiles(solve, *part))
             order.append(some)
-    if len(parts) == 1:
-        code = parts[0]
-    else:
-        back = torch.argsort(torch.cat(order))
-        code = SparseCode(*(torch.cat(field).index_select(0, back) for field in zip(*parts)))
-    if sparse:
-        code = code._replace(codes=code.codes.coalesce())
-    return code._replace(reconstruction=code.reconstruction[..., pad : pad + height, pad : pad + width])
+    back = torch.argsort(torch.cat(order))
+    code = Solution(*(torch.cat(field).index_select(0, back) for field in zip(*parts))) if len(parts) > 1 else parts[0]
+    objective, residual, gap = quality(code, signal, lmbda)
+    reconstruction = (signal - code.rest)[..., pad : pad + height, pad : pad + width]
+    codes = code.codes.coalesce() if sparse else code.codes
+    return SparseCode(codes, reconstruction, code.iterations, objective, code.converged, residual, gap)
 
 
 def _prefers_descent(signal, settings, tuned):
@@ -144,85 +141,8 @@ def _prefers_descent(signal, settings, tuned):
     return settings.lmbda >= _DESCENT_FROM * signal.detach().square().mean((1, 2, 3)).sqrt()
 
 
-def _by_descent(bank, index, signal, settings, initial, sparse, differentiable):
-    lmbda = settings.lmbda
-    if lmbda == 0 or signal.device.type != "cpu" or differentiable == "unrolled":
-        raise DataError('method="cd" needs lmbda > 0, tensors on the CPU and no unrolling; use method="admm"')
-    if not cd.available():
-        raise DataError('method="cd" needs the package numba; install it or use method="admm"')
-    tol = cd.tolerance(settings.rel_tol)
-    found = cd.solve_cd(bank, index, signal, lmbda, tol, settings.max_iter, settings.nonneg, initial)
-    shape = (len(signal), bank.shape[1], *signal.shape[2:])
-    codes = _sparse_codes(found, shape, signal.dtype) if sparse else _dense_codes(found, shape, signal.dtype)
-    rest = torch.from_numpy(np.stack([one.residual for one in found]))
-    if differentiable:
-        parts = [
-            differentiate_implicitly(codes[some], _atoms(bank, index[some]), signal[some])
-            for some in _groups(bank, signal)
-        ]
-        codes = torch.cat(parts)
-        rest = signal - torch.cat([reconstruct(_atoms(bank, index[g]), codes[g]) for g in _groups(bank, signal)])
-        size = codes.abs().sum((1, 2, 3))
-    else:
-        size = torch.tensor([float(np.abs(one.value).sum(dtype=np.float64)) for one in found])
-    violation, top = (torch.tensor([one[k] for one in found], dtype=torch.float64) for k in (4, 5))
-    objective, residual, gap = quality(signal, rest, size, violation, top, lmbda)
-    rounds = torch.tensor([one.rounds for one in found])
-    return SparseCode(codes, signal - rest, rounds, objective, violation <= tol * lmbda, residual, gap)
-
-
-def _dense_codes(found, shape, dtype):
-    codes = torch.zeros(shape, dtype=dtype)
-    for maps, one in zip(codes.numpy(), found):
-        maps[tuple(one.place)] = one.value
-    return codes
-
-
-def _sparse_codes(found, shape, dtype):
-    places = [np.concatenate([np.full((1, len(one.value)), n), one.place]) for n, one in enumerate(found)]
-    values = torch.from_numpy(np.concatenate([one.value for one in found]))
-    indices = torch.from_numpy(np.concatenate(places, axis=1))
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
-
-
-def _by_admm(bank, index, signal, settings, initial, sparse, differentiable):
-    parts = []
-    for some in _groups(bank, signal):
-        atoms, part = _atoms(bank, index[some]), signal[some]
-        begun = None if initial is None else initial.index_select(0, torch.arange(len(signal))[some].to(index))
-        if differentiable == "unrolled":
-            codes, iterations, converged = solve_admm(atoms, part, settings, begun)
-        else:
-            with torch.no_grad():
-                codes, iterations, converged = solve_admm(atoms, part, settings, begun)
-            if differentiable:
-                codes = differentiate_implicitly(codes, atoms, part)
-        rest = part - reconstruct(atoms, codes)
-        size = codes.abs().sum((1, 2, 3))
-        violation, top = extremes(atoms, codes, rest, settings.lmbda, settings.nonneg)
-        objective, residual, gap = quality(part, rest, size, violation, top, settings.lmbda)
-        codes = codes.to_sparse() if sparse else codes
-        parts.append(SparseCode(codes, part - rest, iterations, objective, converged, residual, gap))
-    return SparseCode(*(torch.cat(field) for field in zip(*parts)))
-
-
-def _atoms(bank, which):
-    # One dictionary for a whole group needs one set of spectra, and no gather.
-    return bank[which[:1]] if bool((which == which[0]).all()) else bank[which]
-
-
-def _groups(bank, signal):
-    size = len(signal)
-    if signal.device.type == "cpu":
-        codes_bytes = bank.shape[1] * signal.shape[2] * signal.shape[3] * signal.element_size()
-        size = max(1, _GROUP_BYTES // codes_bytes)
-    return [slice(start, start + size) for start in range(0, len(signal), size)]
-
-
 def _empty(bank, signal, sparse):
     codes = signal.new_zeros(0, bank.shape[1], *signal.shape[2:])
     none = torch.zeros(0, dtype=torch.int64, device=signal.device)
     number = signal.new_zeros(0)
-    return SparseCode(
-        codes.to_sparse() if sparse else codes, signal, none, number, none.bool(), number.clone(), number.clone()
-    )
+    return SparseCode(codes.to_sparse() if sparse else codes, signal, none, number, none.bool(), number, number)

@@ -7,45 +7,59 @@ import torch
 from raypurify.csc.convolution import analyze, atom_spectra
 
 
-class Quality(NamedTuple):
-    """Per image: the objective, the violation of optimality in units of λ, and the duality gap."""
+class Solution(NamedTuple):
+    """Codes of a batch by any method, and what :func:`quality` needs to judge them.
 
-    objective: torch.Tensor
-    residual: torch.Tensor
-    gap: torch.Tensor
-
-
-def quality(signal, rest, size, violation, top, lmbda: float) -> Quality:
-    r"""From the residual image ``r = s − Dx`` and the extremes of its correlation ``β = Dᴴr``.
-
-    With ``θ = r min(1, λ / max|β|)``, a feasible point of the dual ``max_θ ½‖s‖² − ½‖s − θ‖², ‖Dᴴθ‖∞ ≤ λ``, the gap is
-    ``P(x) − D(θ) ≥ P(x) − P(x*)``: the objective is at most that far above the optimum. For λ = 0 the residual is in
-    units of ``max|Dᴴs|`` at x = 0 instead, and the gap is ``½‖r‖²``.
-
-    Args:
-        signal, rest: (N, 3, H, W), s and r.
-        size: (N,) ``‖x‖₁``.
-        violation: (N,) largest change that a coefficient asks for, in units of β.
+    Attributes:
+        codes: (N, M, H, W), dense or sparse.
+        rest: (N, 3, H, W), ``r = s − Dx``.
+        iterations: (N,) int64.
+        converged: (N,) bool, by the method's own rule.
+        violation: (N,) the largest change that a coefficient asks for, in units of ``β = Dᴴr``.
         top: (N,) ``max |β|``, or ``max β`` for non-negative codes.
     """
+
+    codes: torch.Tensor
+    rest: torch.Tensor
+    iterations: torch.Tensor
+    converged: torch.Tensor
+    violation: torch.Tensor
+    top: torch.Tensor
+
+
+def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""Per image: the objective, the violation of optimality in units of λ, and the duality gap.
+
+    With ``θ = r min(1, λ / max|β|)``, a feasible point of the dual ``max_θ ½‖s‖² − ½‖s − θ‖², ‖Dᴴθ‖∞ ≤ λ``, the gap is
+    ``P(x) − D(θ) ≥ P(x) − P(x*)``: the objective is at most that far above the optimum. For λ = 0 the violation is in
+    units of β, and the gap is ``½‖r‖²``.
+    """
     # In double precision: the gap is a small difference of large sums.
-    r, s = rest.double(), signal.double()
+    r, s, top = solution.rest.double(), signal.double(), solution.top.double()
+    codes = solution.codes
+    if codes.is_sparse:
+        size = torch.sparse.sum(codes.abs().double(), (1, 2, 3)).to_dense()
+    else:
+        size = codes.abs().sum((1, 2, 3), dtype=torch.float64)
     energy = r.square().sum((1, 2, 3)) / 2
-    objective = energy + lmbda * size.double()
-    scale = torch.where(top > lmbda, lmbda / top.clamp(min=torch.finfo(top.dtype).tiny), 1.0).double()
+    objective = energy + lmbda * size
     with torch.no_grad():
+        scale = torch.where(top > lmbda, lmbda / top.clamp(min=torch.finfo(top.dtype).tiny), 1.0)
         gap = objective + energy * scale.square() - scale * (r * s).sum((1, 2, 3))
     unit = lmbda if lmbda > 0 else 1.0
-    return Quality(objective.to(signal), (violation / unit).to(signal), gap.clamp(min=0).to(signal))
+    return objective.to(signal.dtype), (solution.violation / unit).to(signal.dtype), gap.clamp(min=0).to(signal.dtype)
 
 
 @torch.no_grad()
-def extremes(atoms, codes, rest, lmbda: float, nonneg: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(violation, top)`` of dense codes (N, M, H, W), as :func:`quality` wants them."""
+def extremes(
+    atoms, codes, rest, lmbda: float, nonneg: bool, inside: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(violation, top)`` of dense codes (N, M, H, W) in the rows and columns ``inside``, for :func:`quality`."""
     height, width = codes.shape[-2:]
     adjoint = atom_spectra(atoms, height, width).conj().resolve_conj()
     beta = torch.fft.irfft2(analyze(adjoint, torch.fft.rfft2(rest)), s=(height, width))
     held = atoms.square().sum((2, 3, 4))[:, :, None, None] * codes
+    beta, held = (maps[..., inside[0], inside[1]] for maps in (beta, held))
     wanted = (beta + held - lmbda).clamp(min=0)
     if not nonneg:
         wanted = wanted - (-(beta + held) - lmbda).clamp(min=0)

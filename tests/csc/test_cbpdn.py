@@ -98,7 +98,7 @@ def test_sparse_codes_are_the_dense_ones(method):
     assert sparse.codes._nnz() == int((dense.codes != 0).sum())
     assert torch.equal(sparse.codes.to_dense(), dense.codes)
     for field, other in zip(dense[1:], sparse[1:]):
-        assert torch.equal(field, other)
+        torch.testing.assert_close(field, other, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -213,7 +213,7 @@ def test_empty_batch(method):
 
 def test_auto_takes_the_quicker_method_for_each_image():
     dictionary = random_dictionary(8, 5)
-    signal = random_signal(2, 14, 14) * torch.tensor([0.5, 5.0])[:, None, None, None]
+    signal = random_signal(2, 14, 14) * torch.tensor([0.5, 50.0])[:, None, None, None]
     auto, descent, admm = (solve_cbpdn(dictionary, signal, 0.1, method=m) for m in ("auto", "cd", "admm"))
     assert torch.equal(auto.codes[0], descent.codes[0])
     torch.testing.assert_close(auto.codes[1], admm.codes[1], atol=1e-6, rtol=1e-5)
