@@ -40,7 +40,8 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
     if codes.is_sparse:
         size = torch.sparse.sum(codes.abs().double(), (1, 2, 3)).to_dense()
     else:
-        size = codes.abs().sum((1, 2, 3), dtype=torch.float64)
+        # One image at a time, or the sum would hold a copy of all codes in double precision.
+        size = torch.stack([torch.linalg.vector_norm(maps, 1, dtype=torch.float64) for maps in codes])
     energy = r.square().sum((1, 2, 3)) / 2
     objective = energy + lmbda * size
     with torch.no_grad():

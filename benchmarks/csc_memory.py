@@ -1,0 +1,57 @@
+"""Peak memory and time of sparse coding, in a process of its own."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def in_fresh_process(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
+    """What :func:`measure` finds."""
+    command = [sys.executable, __file__, data, *map(str, layout), str(int(sparse))]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def measure(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
+    """``layout``: how many images, each a mosaic of how many photos down and right."""
+    import torch
+    from csc import CORES, REL_TOL, high_parts
+
+    import raypurify
+    from raypurify.csc import solve_cbpdn
+
+    torch.set_num_threads(CORES)
+    count, down, right = layout
+    photos = high_parts(Path(data), "imagenette224/val.parquet", count * down * right)
+    signal = photos.view(count, down, right, 3, 224, 224).permute(0, 3, 1, 4, 2, 5)
+    signal = signal.reshape(count, 3, down * 224, right * 224).contiguous()
+    del photos
+    atoms = raypurify.load("cifar10").dictionaries[0]
+    solve_cbpdn(atoms, signal[:, :, :64, :64].contiguous(), rel_tol=REL_TOL, sparse=sparse)
+    _forget_peak()
+    before, begun = _peak(), time.perf_counter()
+    code = solve_cbpdn(atoms, signal, rel_tol=REL_TOL, sparse=sparse)
+    return {
+        "seconds": time.perf_counter() - begun,
+        "peak_bytes": _peak() - before,
+        "pixels": signal[:, 0].numel(),
+        "converged": bool(code.converged.all()),
+    }
+
+
+def _forget_peak() -> None:
+    # Linux: the peak of the resident set starts again from its present size.
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], tuple(map(int, sys.argv[2:5])), bool(int(sys.argv[5])))))
