@@ -143,7 +143,7 @@ def _residuals(x, y, y_before, u):
 
 def _rho_factor(primal, dual, lmbda):
     """Residual balancing with the target ratio of Wohlberg 2015 (sporco's AutoRho with AutoScaling)."""
-    # The rule was fitted to images in [0, 1]. For much larger ones, with λ > 1, it would ask for penalties that overflow.
+    # The rule was fitted to images in [0, 1]. Much larger ones, with λ > 1, would get penalties that overflow.
     target = 1 + 18.3 ** (math.log10(min(lmbda, 1.0)) + 1) if lmbda > 0 else 1.0
     goal = target * dual
     size = torch.sqrt(torch.where(primal > goal, primal / goal, goal / primal)).clamp(max=_LARGEST_STEP)
