@@ -33,11 +33,17 @@ RESULTS = Path(__file__).parent / "results" / "csc.jsonl"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the table of a results file and stop")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table([json.loads(line) for line in arguments.out.read_text("utf-8").splitlines()]))
+        return
+    if arguments.data is None:
+        parser.error("--data is needed")
     torch.set_num_threads(CORES)
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool, arguments.out.open("w") as out:
         for name, part in PARTS.items():
@@ -46,6 +52,17 @@ def main() -> None:
                     line = json.dumps(record | {"cores": CORES}, ensure_ascii=False)
                     print(line, flush=True)
                     out.write(line + "\n")
+
+
+def table(records: list[dict]) -> str:
+    """The cases against sporco as Markdown."""
+    rows = ["| case | times as fast as sporco | objective against sporco's |", "|---|---|---|"]
+    for record in records:
+        if "excess" in record:
+            unsolved = record["sporco_unsolved"]
+            note = f" (sporco gave up on {unsolved} of {record['images']})" if unsolved else ""
+            rows.append(f"| {record['case']} | {record['speedup']:.0f}{note} | {100 * record['excess']:+.2f} % |")
+    return "\n".join(rows)
 
 
 def small(data: Path, pool, repeat: int):

@@ -90,6 +90,7 @@ class Dictionaries(_Settings):
     size: int = Field(8, ge=2)
     images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
     passes: int = Field(1, ge=1)
+    engine: Literal["torch", "sporco"] = "torch"
     actors: int = Field(2, ge=1)
 
 

@@ -11,10 +11,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
 
-def test_table_is_that_of_the_committed_results():
-    spec = importlib.util.spec_from_file_location("graybox", REPOSITORY / "benchmarks" / "graybox.py")
-    graybox = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(graybox)
+@pytest.fixture
+def benchmark(monkeypatch):
+    def load(name):
+        monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", REPOSITORY / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_table_is_that_of_the_committed_results(benchmark):
+    graybox = benchmark("graybox")
     results = json.loads(graybox.RESULTS.read_text())
     block = README.partition("<!-- graybox -->")[2].partition("<!-- /graybox -->")[0]
     assert graybox.table(results) in block
@@ -50,7 +60,24 @@ def test_speed_is_that_of_the_committed_results():
     assert max(small["excess"], large["excess"]) < 1e-3
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md"])
+def test_table_of_sparse_coding_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("csc")
+    page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
+    records = [json.loads(line) for line in bench.RESULTS.read_text("utf-8").splitlines()]
+    assert page.partition("<!-- csc -->")[2].partition("<!-- /csc -->")[0].strip() == bench.table(records)
+
+
+def test_the_example_of_sparse_coding_runs(capsys):
+    page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(example, "docs/sparse-coding.md", "exec"), {})
+    assert "torch.Size([16, 32, 48, 64])" in capsys.readouterr().out
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md", "docs/sparse-coding.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page):
     text = (REPOSITORY / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -46,11 +46,13 @@ def by_descent(
         parts = [(atoms, differentiate_implicitly(maps, atoms, part)) for atoms, maps, part in parts]
         codes = torch.cat([maps for _, maps in parts])
         rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in parts])
+        size = _size(codes)
     else:
         rest = torch.from_numpy(np.stack([one.residual for one in found]))
+        size = torch.tensor([np.abs(one.value).sum(dtype=np.float64) for one in found])
     rounds = torch.tensor([one.rounds for one in found])
     violation, top = (torch.tensor([one[k] for one in found], dtype=signal.dtype) for k in (4, 5))
-    return Solution(codes, rest, rounds, violation <= tol * lmbda, violation, top)
+    return Solution(codes, rest, rounds, violation <= tol * lmbda, size, violation, top)
 
 
 def by_admm(
@@ -74,8 +76,9 @@ def by_admm(
             codes = differentiate_implicitly(codes, atoms, part)
         rest = part - reconstruct(atoms, codes)
         violation, top = extremes(atoms, codes, rest, settings.lmbda, settings.nonneg)
+        size = _size(codes)
         codes = codes.to_sparse() if sparse else codes
-        parts.append(Solution(codes, rest, iterations, converged, violation, top))
+        parts.append(Solution(codes, rest, iterations, converged, size, violation, top))
     return Solution(*(torch.cat(field) for field in zip(*parts)))
 
 
@@ -112,6 +115,11 @@ def by_tiles(
 def bytes_per_pixel(method: str, atoms: int, element: int) -> int:
     """Working memory of a method per pixel of one image, besides image and result: measured, rounded up."""
     return (_ADMM_ARRAYS * atoms if method == "admm" else _DESCENT_NUMBERS) * element
+
+
+def _size(codes: torch.Tensor) -> torch.Tensor:
+    # One image at a time, or the sum would hold a copy of all codes in double precision.
+    return torch.stack([torch.linalg.vector_norm(maps, 1, dtype=torch.float64) for maps in codes])
 
 
 def _dense_codes(found: list[cd.Found], shape: tuple, dtype: torch.dtype) -> torch.Tensor:

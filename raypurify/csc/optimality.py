@@ -15,6 +15,7 @@ class Solution(NamedTuple):
         rest: (N, 3, H, W), ``r = s − Dx``.
         iterations: (N,) int64.
         converged: (N,) bool, by the method's own rule.
+        size: (N,) float64, ``‖x‖₁``.
         violation: (N,) the largest change that a coefficient asks for, in units of ``β = Dᴴr``.
         top: (N,) ``max |β|``, or ``max β`` for non-negative codes.
     """
@@ -23,6 +24,7 @@ class Solution(NamedTuple):
     rest: torch.Tensor
     iterations: torch.Tensor
     converged: torch.Tensor
+    size: torch.Tensor
     violation: torch.Tensor
     top: torch.Tensor
 
@@ -36,14 +38,8 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
     """
     # In double precision: the gap is a small difference of large sums.
     r, s, top = solution.rest.double(), signal.double(), solution.top.double()
-    codes = solution.codes
-    if codes.is_sparse:
-        size = torch.sparse.sum(codes.abs().double(), (1, 2, 3)).to_dense()
-    else:
-        # One image at a time, or the sum would hold a copy of all codes in double precision.
-        size = torch.stack([torch.linalg.vector_norm(maps, 1, dtype=torch.float64) for maps in codes])
     energy = r.square().sum((1, 2, 3)) / 2
-    objective = energy + lmbda * size
+    objective = energy + lmbda * solution.size
     with torch.no_grad():
         scale = torch.where(top > lmbda, lmbda / top.clamp(min=torch.finfo(top.dtype).tiny), 1.0)
         gap = objective + energy * scale.square() - scale * (r * s).sum((1, 2, 3))

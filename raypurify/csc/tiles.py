@@ -51,7 +51,9 @@ def solve_tiled(
     codes = torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), shape, check_invariants=False).coalesce()
     rest = _residual(atoms, codes, signal, side)
     violation, top = _extremes(atoms, codes, rest, side, lmbda, nonneg)
-    return Solution(codes, rest, torch.cat(iterations).amax(0, True), torch.cat(converged).all(0, True), violation, top)
+    size = codes.values().abs().sum(0, True, dtype=torch.float64)
+    steps, done = torch.cat(iterations).amax(0, True), torch.cat(converged).all(0, True)
+    return Solution(codes, rest, steps, done, size, violation, top)
 
 
 def _windows(height: int, width: int, side: int, margin: int) -> Iterator[tuple]:

@@ -102,6 +102,7 @@ class _Learner:
                 passes=self.settings.passes,
                 seed=self.seed,
                 progress=lambda done, total: self.progress.add.remote(1),
+                engine=self.settings.engine,
             )
             tensors = {"atoms": atoms.contiguous()}
         except DataError:
