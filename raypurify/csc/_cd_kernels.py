@@ -154,16 +154,6 @@ def screen(found, image, height, width, y0, x0, h, w, weights, nonneg):
 
 
 @_compiled()
-def screen_all(found, image, height, width, h, w, weights, nonneg):
-    """:func:`screen` of every block."""
-    top = image.dtype.type(0)
-    for y in range(0, height, block(height)):
-        for x in range(0, width, block(width)):
-            top = max(top, screen(found, image, height, width, y, x, h, w, weights, nonneg))
-    return top
-
-
-@_compiled()
 def _shrink(t, lmbda, nonneg):
     if t > lmbda:
         return t - lmbda
@@ -185,25 +175,6 @@ def violation(image, h, w, taps, span, energy, lmbda, nonneg, atom, row, col, va
         old = energy[m] * value[k]
         worst = max(worst, abs(_shrink(slope + old, lmbda, nonneg) - old))
     return worst
-
-
-@_compiled()
-def by_cell(first, cell, order, count):
-    """Stable order of the coefficients by cell, and where each cell begins."""
-    cells = first.shape[0] - 1
-    for c in range(cells + 1):
-        first[c] = 0
-    for k in range(count):
-        first[cell[k]] += 1
-    total = 0
-    for c in range(cells + 1):
-        first[c], total = total, total + first[c]
-    for k in range(count):
-        order[first[cell[k]]] = k
-        first[cell[k]] += 1
-    for c in range(cells, 0, -1):
-        first[c] = first[c - 1]
-    first[0] = 0
 
 
 @_compiled()
@@ -253,43 +224,48 @@ def descend(
 
 
 @_compiled()
-def _longer(a):
-    out = np.zeros(2 * a.shape[0], a.dtype)
-    for k in range(a.shape[0]):
-        out[k] = a[k]
-    return out
+def join(found, level, height, width, atom, row, col, value, count, first, across, atoms, rows, cols, values):
+    """Let the best coefficient of every patch join if it is above ``level``, and let zeros go.
 
-
-@_compiled()
-def join(found, level, height, width, atom, row, col, value, first, across, count):
-    """Let the best coefficient of every patch join if it is above ``level``, let zeros go, and sort by cell."""
-    down = (first.shape[0] - 1) // across
-    room, before, extra = atom.shape[0], count, 0
+    The new working set goes into ``atoms`` to ``values``, sorted by cell, and ``first`` tells where each cell begins;
+    returns its size.
+    """
+    cells = first.shape[0] - 1
+    down = cells // across
+    cell = np.empty(count + found.shape[0], np.int64)
+    for k in range(count):
+        cell[k] = row[k] * down // height * across + col[k] * across // width
     for patch in range(found.shape[0]):
-        extra += found[patch, 0] > level
-    while room < count + extra:
-        room *= 2
-        atom, row, col, value = _longer(atom), _longer(row), _longer(col), _longer(value)
-    cell, order = np.empty(count + extra, np.int64), np.empty(count + extra, np.int64)
-    for patch in range(found.shape[0]):
+        e = count + patch
+        cell[e] = -1
         if found[patch, 0] > level:
             m, y, x = int(found[patch, 1]), int(found[patch, 2]), int(found[patch, 3])
-            c = y * down // height * across + x * across // width
-            known = False
-            for k in range(first[c], first[c + 1]):
-                known = known or (atom[k] == m and row[k] == y and col[k] == x)
-            if not known:
-                atom[count], row[count], col[count], value[count] = m, y, x, 0
-                count += 1
-    kept = 0
+            cell[e] = y * down // height * across + x * across // width
+            for k in range(first[cell[e]], first[cell[e] + 1]):
+                if atom[k] == m and row[k] == y and col[k] == x:
+                    cell[e] = -1
+                    break
     for k in range(count):
-        if k >= before or value[k] != 0:
-            atom[kept], row[kept], col[kept], value[kept] = atom[k], row[k], col[k], value[k]
-            cell[kept] = row[k] * down // height * across + col[k] * across // width
-            kept += 1
-    by_cell(first, cell, order, kept)
-    atoms, rows, cols, values = np.empty_like(atom), np.empty_like(row), np.empty_like(col), np.empty_like(value)
-    for k in range(kept):
-        e = order[k]
-        atoms[k], rows[k], cols[k], values[k] = atom[e], row[e], col[e], value[e]
-    return atoms, rows, cols, values, kept
+        if value[k] == 0:
+            cell[k] = -1
+
+    for c in range(cells + 1):
+        first[c] = 0
+    for e in range(cell.shape[0]):
+        if cell[e] >= 0:
+            first[cell[e] + 1] += 1
+    for c in range(cells):
+        first[c + 1] += first[c]
+    for e in range(cell.shape[0]):
+        if cell[e] >= 0:
+            to = first[cell[e]]
+            first[cell[e]] += 1
+            if e < count:
+                atoms[to], rows[to], cols[to], values[to] = atom[e], row[e], col[e], value[e]
+            else:
+                entry = found[e - count]
+                atoms[to], rows[to], cols[to], values[to] = int(entry[1]), int(entry[2]), int(entry[3]), 0
+    for c in range(cells, 0, -1):
+        first[c] = first[c - 1]
+    first[0] = 0
+    return first[cells]

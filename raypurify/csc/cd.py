@@ -128,11 +128,15 @@ def _room(signal: np.ndarray, h: int, w: int, start: torch.Tensor | None) -> tup
         order = order[given[order] != 0]
         place, given = place[:, order], given[order]
         first[:] = np.searchsorted(cell[order], np.arange(down * across + 1))
-    count = len(given)
-    lists = [np.zeros(max(256, count), kind) for kind in (np.int32, np.int32, np.int32, signal.dtype)]
+    lists = _lists(len(given), signal.dtype)
     for mine, theirs in zip(lists, (*place, given)):
-        mine[:count] = theirs
-    return image, found, lists, count, (first, across, dirty)
+        mine[:] = theirs
+    return image, found, lists, len(given), (first, across, dirty)
+
+
+def _lists(room: int, dtype: np.dtype) -> list[np.ndarray]:
+    """Atoms, rows, columns and values of a working set."""
+    return [np.empty(room, kind) for kind in (np.int32, np.int32, np.int32, dtype)]
 
 
 def _solve_image(signal, filters, lmbda, tol, nonneg, rounds, start, pool) -> Found:
@@ -152,10 +156,7 @@ def _solve_image(signal, filters, lmbda, tol, nonneg, rounds, start, pool) -> Fo
     done = 0
     while True:
         kernels.residual(image, signal, h, w, taps, span, energy, *lists, count)
-        if pool is None:
-            top = kernels.screen_all(found, image, height, width, h, w, weights, nonneg)
-        else:
-            top = max(pool.map(screen, corners))
+        top = max((pool.map if pool else map)(screen, corners))
         worst = kernels.violation(image, h, w, taps, span, energy, lmbda, nonneg, *lists, count)
         worst = max(worst, top - lmbda)
         if worst <= tol * lmbda or done == rounds:
@@ -163,7 +164,8 @@ def _solve_image(signal, filters, lmbda, tol, nonneg, rounds, start, pool) -> Fo
         done += 1
         excess = top / lmbda - 1
         level = lmbda * (1 + max(_NEAR * tol, _SHARE * excess))
-        *lists, count = kernels.join(found, level, height, width, *lists, first, across, count)
+        old, lists = lists, _lists(count + np.count_nonzero(found[:, 0] > level), signal.dtype)
+        count = kernels.join(found, level, height, width, *old, count, first, across, *lists)
         bound = lmbda * max(_TIGHT * tol, _SLACK * excess)
         kernels.descend(
             image, height, width, h, w, taps, span, energy, lmbda, bound, nonneg, *lists, first, across, dirty
