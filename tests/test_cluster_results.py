@@ -1,0 +1,97 @@
+"""What the pages say about forms of distance and about the elbow comes from committed results."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text("utf-8")
+DECISIONS = " ".join((REPOSITORY / "docs" / "decisions.md").read_text("utf-8").split())
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    def load(name):
+        monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", REPOSITORY / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module, json.loads(module.RESULTS.read_text("utf-8"))
+
+    return load
+
+
+def block(name: str) -> str:
+    return ALGORITHM.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def test_table_of_forms_is_that_of_the_committed_results(benchmark):
+    forms, results = benchmark("cluster_forms")
+    assert block("cluster_forms") == forms.table(results)
+    assert f"`{results['command']}`" in ALGORITHM
+
+
+def test_tables_of_the_elbow_are_those_of_the_committed_results(benchmark):
+    elbow, results = benchmark("elbow")
+    assert block("elbow") == elbow.stability_table(results)
+    assert block("planted") == elbow.planted_table(results)
+    assert f"`{results['command']}`" in ALGORITHM
+
+
+def test_forms_were_measured_on_the_run_the_elbow_was(benchmark):
+    assert benchmark("cluster_forms")[1]["bundle"] == benchmark("elbow")[1]["bundle"]
+
+
+def test_sentences_on_forms_are_those_of_the_committed_results(benchmark):
+    regimes = benchmark("cluster_forms")[1]["regimes"]
+    own, few = regimes["run's clusters"]["sets"]["clean"], regimes["20 images a class"]
+    for form in ("pinv", "Euclidean"):
+        middle, low, high = (f"{100 * value:+.2f}" for value in own[form]["minus_shrinkage"])
+        assert f"{middle} points" in ALGORITHM or f"by {middle} (" in ALGORITHM
+        assert f"{low} to {high})" in ALGORITHM
+    right = {form: percent(row["right_class"]) for form, row in few["sets"]["clean"].items()}
+    assert f"{right['shrinkage']} of clean images against {right['pinv']}" in DECISIONS
+    assert f"better on small ones ({right['Euclidean']})" in DECISIONS
+    words = " ".join(ALGORITHM.split())
+    zero = few["pinv_on_clean"]["images_at_distance_zero"]
+    assert f"{100 * zero:.0f} % of the clean images are at distance 0 from some cluster, and {right['pinv']}" in words
+    hundred = regimes["100 images a class"]["sets"]["clean"]["pinv"]["minus_shrinkage"][0]
+    assert f"it is {100 * hundred:.1f} points above `shrinkage`" in words
+    assert (
+        f"by {100 * regimes['k = 32']['sets']['clean']['Euclidean']['minus_shrinkage'][0]:.1f} points at k = 32"
+        in words
+    )
+
+
+def test_sentences_on_the_elbow_are_those_of_the_committed_results(benchmark):
+    results = benchmark("elbow")[1]
+    chord, words = results["rules"]["chord"], " ".join(ALGORITHM.split())
+    assert f"{chord['resamples_same_at_both_k_max']} of {chord['of']} resamples got the same" in words
+    few, many = (set(chord["k_max"][k_max]["whole"]) for k_max in ("8", "12"))
+    assert f"{few.pop()} for every class at `k_max` 8, and {many.pop()} at 12" in DECISIONS
+    assert not few | many
+    cases = {(case["centres"], case["clusters"]): case["found"]["chord"] for case in results["planted"]["cases"]}
+    assert cases["equal", 8]["8"] == 0
+    found = cases["gaussian", 6]
+    assert f"found in {found['8']} of {results['planted']['trials']} trials with `k_max` 8, in {found['12']}" in words
+
+
+@pytest.mark.parametrize("name", ["cluster_forms", "elbow"])
+def test_results_name_no_path_of_a_machine(benchmark, name):
+    _, results = benchmark(name)
+    assert results["command"].startswith(f"python benchmarks/{name}.py --run-dir RUN")
+    assert "/" not in results["command"].replace("benchmarks/", "")
+
+
+def test_rules_answer_planted_clusters_where_curves_are_known(benchmark):
+    elbow, _ = benchmark("elbow")
+    # log W falls by the same step from 3 clusters on, by more before.
+    curve = [100, 50, 20, 19, 18.05, 17.1475]
+    assert [rule(curve) for rule in elbow.RULES.values()] == [3, 3, 3, 3]
+    assert elbow.pham([100, 90, 82, 76]) == 1
