@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: the real data, and a Ray that every test of a session shares."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,6 +10,20 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Loads a script of ``benchmarks`` as a module."""
+
+    def load(name: str):
+        monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", REPOSITORY / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

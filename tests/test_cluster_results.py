@@ -1,6 +1,5 @@
 """What the pages say about forms of distance and about the elbow comes from committed results."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,16 +10,8 @@ ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text("utf-8")
 DECISIONS = " ".join((REPOSITORY / "docs" / "decisions.md").read_text("utf-8").split())
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    def load(name):
-        monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", REPOSITORY / "benchmarks" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module, json.loads(module.RESULTS.read_text("utf-8"))
-
-    return load
+def committed(script) -> dict:
+    return json.loads(script.RESULTS.read_text("utf-8"))
 
 
 def block(name: str) -> str:
@@ -32,24 +23,26 @@ def percent(share: float) -> str:
 
 
 def test_table_of_forms_is_that_of_the_committed_results(benchmark):
-    forms, results = benchmark("cluster_forms")
+    forms = benchmark("cluster_forms")
+    results = committed(forms)
     assert block("cluster_forms") == forms.table(results)
     assert f"`{results['command']}`" in ALGORITHM
 
 
 def test_tables_of_the_elbow_are_those_of_the_committed_results(benchmark):
-    elbow, results = benchmark("elbow")
+    elbow = benchmark("elbow")
+    results = committed(elbow)
     assert block("elbow") == elbow.stability_table(results)
     assert block("planted") == elbow.planted_table(results)
     assert f"`{results['command']}`" in ALGORITHM
 
 
 def test_forms_were_measured_on_the_run_the_elbow_was(benchmark):
-    assert benchmark("cluster_forms")[1]["bundle"] == benchmark("elbow")[1]["bundle"]
+    assert committed(benchmark("cluster_forms"))["bundle"] == committed(benchmark("elbow"))["bundle"]
 
 
 def test_sentences_on_forms_are_those_of_the_committed_results(benchmark):
-    regimes = benchmark("cluster_forms")[1]["regimes"]
+    regimes = committed(benchmark("cluster_forms"))["regimes"]
     own, few = regimes["run's clusters"]["sets"]["clean"], regimes["20 images a class"]
     for form in ("pinv", "Euclidean"):
         middle, low, high = (f"{100 * value:+.2f}" for value in own[form]["minus_shrinkage"])
@@ -70,7 +63,7 @@ def test_sentences_on_forms_are_those_of_the_committed_results(benchmark):
 
 
 def test_sentences_on_the_elbow_are_those_of_the_committed_results(benchmark):
-    results = benchmark("elbow")[1]
+    results = committed(benchmark("elbow"))
     chord, words = results["rules"]["chord"], " ".join(ALGORITHM.split())
     assert f"{chord['resamples_same_at_both_k_max']} of {chord['of']} resamples got the same" in words
     few, many = (set(chord["k_max"][k_max]["whole"]) for k_max in ("8", "12"))
@@ -84,13 +77,13 @@ def test_sentences_on_the_elbow_are_those_of_the_committed_results(benchmark):
 
 @pytest.mark.parametrize("name", ["cluster_forms", "elbow"])
 def test_results_name_no_path_of_a_machine(benchmark, name):
-    _, results = benchmark(name)
+    results = committed(benchmark(name))
     assert results["command"].startswith(f"python benchmarks/{name}.py --run-dir RUN")
     assert "/" not in results["command"].replace("benchmarks/", "")
 
 
 def test_rules_answer_planted_clusters_where_curves_are_known(benchmark):
-    elbow, _ = benchmark("elbow")
+    elbow = benchmark("elbow")
     # log W falls by the same step from 3 clusters on, by more before.
     curve = [100, 50, 20, 19, 18.05, 17.1475]
     assert [rule(curve) for rule in elbow.RULES.values()] == [3, 3, 3, 3]

@@ -1,6 +1,5 @@
 """The README's numbers come from committed results, and what it points to is there."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,18 +8,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text("utf-8")
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    def load(name):
-        monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", REPOSITORY / "benchmarks" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_table_is_that_of_the_committed_results(benchmark):

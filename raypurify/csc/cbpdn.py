@@ -7,7 +7,7 @@ import torch
 from raypurify.csc import cd
 from raypurify.csc._checks import check_dictionary, check_initial, check_options, check_settings, check_signal
 from raypurify.csc.admm import AdmmSettings
-from raypurify.csc.methods import by_admm, by_descent, by_tiles
+from raypurify.csc.methods import Problem, by_admm, by_descent, by_tiles
 from raypurify.csc.optimality import Solution, quality
 from raypurify.csc.padding import pad_mirrored
 
@@ -111,20 +111,19 @@ def solve_cbpdn(
     check_settings(lmbda, rel_tol, max_iter, rho, relax, signal.dtype)
     initial = check_initial(initial, bank, signal)
     if not len(signal):
-        return _empty(bank, signal, sparse)
+        return _empty(bank, signal, sparse, height, width)
     settings = AdmmSettings(lmbda, rel_tol, max_iter, 50 * lmbda + 1 if rho is None else rho, relax, auto_rho, nonneg)
     if method == "auto":
         descends = _prefers_descent(signal, settings, tuned=rho is not None or differentiable == "unrolled")
     else:
         descends = torch.full((len(signal),), method == "cd")
+    problem = Problem(bank, index, signal, settings, initial, sparse, differentiable, max_bytes)
     # Each image by its own measure, or its code would depend on the company it came in.
     parts, order = [], []
     for solve, members in ((by_descent, descends), (by_admm, ~descends)):
         some = members.nonzero().flatten().to(signal.device)
         if len(some):
-            begun = None if initial is None else initial.index_select(0, some)
-            part = (bank, index[some], signal[some], settings, begun, sparse, differentiable, max_bytes)
-            parts.append(by_tiles(solve, *part))
+            parts.append(by_tiles(solve, problem.part(some)))
             order.append(some)
     back = torch.argsort(torch.cat(order))
     code = Solution(*(torch.cat(field).index_select(0, back) for field in zip(*parts))) if len(parts) > 1 else parts[0]
@@ -141,8 +140,9 @@ def _prefers_descent(signal, settings, tuned):
     return settings.lmbda >= _DESCENT_FROM * signal.detach().square().mean((1, 2, 3)).sqrt()
 
 
-def _empty(bank, signal, sparse):
+def _empty(bank, signal, sparse, height, width):
     codes = signal.new_zeros(0, bank.shape[1], *signal.shape[2:])
     none = torch.zeros(0, dtype=torch.int64, device=signal.device)
     number = signal.new_zeros(0)
-    return SparseCode(codes.to_sparse() if sparse else codes, signal, none, number, none.bool(), number, number)
+    codes = codes.to_sparse() if sparse else codes
+    return SparseCode(codes, signal[..., :height, :width], none, number, none.bool(), number, number)

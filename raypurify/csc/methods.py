@@ -1,6 +1,7 @@
 """The two solvers under one signature: a batch in, a :class:`Solution` out."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +21,27 @@ _GROUP_BYTES = 2 << 20
 _ADMM_ARRAYS, _DESCENT_NUMBERS = 20, 20
 
 
-def by_descent(
-    bank: torch.Tensor,
-    index: torch.Tensor,
-    signal: torch.Tensor,
-    settings: AdmmSettings,
-    initial: torch.Tensor | None,
-    sparse: bool,
-    differentiable: str | None,
-    max_bytes: int,
-) -> Solution:
+class Problem(NamedTuple):
+    """A batch with everything settled; the fields are those of :func:`raypurify.csc.solve_cbpdn`."""
+
+    bank: torch.Tensor
+    index: torch.Tensor
+    signal: torch.Tensor
+    settings: AdmmSettings
+    initial: torch.Tensor | None
+    sparse: bool
+    differentiable: str | None
+    max_bytes: int
+
+    def part(self, some: torch.Tensor) -> "Problem":
+        """The images that ``some`` (n,) counts."""
+        initial = None if self.initial is None else self.initial.index_select(0, some)
+        return self._replace(index=self.index[some], signal=self.signal[some], initial=initial)
+
+
+def by_descent(problem: Problem) -> Solution:
     """Coordinate descent, an image at a time."""
+    bank, index, signal, settings, initial, sparse, differentiable, max_bytes = problem
     lmbda = settings.lmbda
     if lmbda == 0 or signal.device.type != "cpu" or differentiable == "unrolled":
         raise DataError('method="cd" needs lmbda > 0, tensors on the CPU and no unrolling; use method="admm"')
@@ -55,21 +66,13 @@ def by_descent(
     return Solution(codes, rest, rounds, violation <= tol * lmbda, size, violation, top)
 
 
-def by_admm(
-    bank: torch.Tensor,
-    index: torch.Tensor,
-    signal: torch.Tensor,
-    settings: AdmmSettings,
-    initial: torch.Tensor | None,
-    sparse: bool,
-    differentiable: str | None,
-    max_bytes: int,
-) -> Solution:
+def by_admm(problem: Problem) -> Solution:
     """ADMM, group by group."""
+    bank, index, signal, settings, initial, sparse, differentiable, max_bytes = problem
     parts = []
     for some in _groups(bank, signal, max_bytes):
         atoms, part = _atoms(bank, index[some]), signal[some]
-        begun = None if initial is None else initial.index_select(0, torch.arange(len(signal))[some].to(index))
+        begun = None if initial is None else initial.index_select(0, torch.arange(some.start, some.stop).to(index))
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable == "unrolled"):
             codes, iterations, converged = solve_admm(atoms, part, settings, begun)
         if differentiable == "implicit":
@@ -82,33 +85,24 @@ def by_admm(
     return Solution(*(torch.cat(field) for field in zip(*parts)))
 
 
-def by_tiles(
-    solve: Callable[..., Solution],
-    bank: torch.Tensor,
-    index: torch.Tensor,
-    signal: torch.Tensor,
-    settings: AdmmSettings,
-    initial: torch.Tensor | None,
-    sparse: bool,
-    differentiable: str | None,
-    max_bytes: int,
-) -> Solution:
+def by_tiles(solve: Callable[[Problem], Solution], problem: Problem) -> Solution:
     """:func:`by_descent` or :func:`by_admm`, in tiles where an image needs more than ``max_bytes``."""
+    bank, signal, max_bytes, settings = problem.bank, problem.signal, problem.max_bytes, problem.settings
     needed = bytes_per_pixel("cd" if solve is by_descent else "admm", bank.shape[1], signal.element_size())
     if needed * signal.shape[2] * signal.shape[3] <= max_bytes:
-        return solve(bank, index, signal, settings, initial, sparse, differentiable, max_bytes)
-    if initial is not None or differentiable:
+        return solve(problem)
+    if problem.initial is not None or problem.differentiable:
         raise DataError(f"max_bytes={max_bytes}: an image in tiles can have neither initial codes nor a gradient")
     side = largest_side(max_bytes, needed, max(bank.shape[3:]))
     parts = []
     for n in range(len(signal)):
-        atoms = bank[index[n : n + 1]]
+        one = problem.part(torch.tensor([n], device=signal.device))
 
-        def window(part: torch.Tensor, atoms=atoms) -> Solution:
-            return solve(atoms, torch.zeros_like(index[:1]), part, settings, None, True, None, max_bytes)
+        def window(pixels: torch.Tensor, one=one) -> Solution:
+            return solve(one._replace(signal=pixels, sparse=True))
 
-        tiled = solve_tiled(window, atoms, signal[n : n + 1], side, settings.lmbda, settings.nonneg)
-        parts.append(tiled if sparse else tiled._replace(codes=tiled.codes.to_dense()))
+        tiled = solve_tiled(window, bank[one.index], one.signal, side, settings.lmbda, settings.nonneg)
+        parts.append(tiled if problem.sparse else tiled._replace(codes=tiled.codes.to_dense()))
     return Solution(*(torch.cat(field) for field in zip(*parts)))
 
 
@@ -147,4 +141,4 @@ def _groups(bank: torch.Tensor, signal: torch.Tensor, max_bytes: int) -> list[sl
     if signal.device.type == "cpu":
         size = min(size, _GROUP_BYTES // (atoms * pixels * element))
     size = max(1, size)
-    return [slice(start, start + size) for start in range(0, len(signal), size)]
+    return [slice(start, min(start + size, len(signal))) for start in range(0, len(signal), size)]

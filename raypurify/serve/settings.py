@@ -19,7 +19,7 @@ class ServeSettings(BaseModel):
     )
     no_auth: bool = Field(False, description="answer anyone; only behind something else that checks callers")
     max_bytes: int = Field(16 << 20, ge=1, description="largest request body")
-    max_pixels: int = Field(4_000_000, ge=1, description="largest image; about 200 bytes a pixel on a CPU")
+    max_pixels: int = Field(4_000_000, ge=1, description="largest image; about 150 bytes a pixel on a CPU")
     device: str = Field("cpu", description="torch device of a purifier replica: cpu, cuda")
     num_cpus: float = Field(1, ge=0, description="CPUs of a purifier replica")
     num_gpus: float = Field(0, ge=0, description="GPUs of a purifier replica")

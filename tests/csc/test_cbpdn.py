@@ -209,6 +209,9 @@ def test_empty_batch(method):
     assert res.codes.shape == (0, 6, 10, 11)
     assert res.reconstruction.shape == (0, 3, 10, 11)
     assert res.objective.shape == res.iterations.shape == (0,)
+    padded = solve_cbpdn(bank[0], torch.zeros(0, 3, 10, 11), pad=3, method=method)
+    assert padded.reconstruction.shape == (0, 3, 10, 11)
+    assert padded.codes.shape == (0, 6, 16, 17)
 
 
 def test_auto_takes_the_quicker_method_for_each_image():
