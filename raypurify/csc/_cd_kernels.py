@@ -206,7 +206,8 @@ def descend(
                 worst = max(worst, change)
                 # A coefficient that should vanish does so, however small it is.
                 if change > tol * _IDLE or (goal == 0 and old != 0):
-                    value[k] = goal / energy[m]
+                    # An atom of zeros, which only a start can have put here, must not divide by its energy.
+                    value[k] = goal / energy[m] if goal != 0 else goal
                     step = old - value[k]
                     if h <= y + 1 <= height - h + 1 and w <= x + 1 <= width - w + 1:
                         window_add(flat, start, np.uint64(pitch), taps, base, np.uint64(h), np.uint64(span), step)

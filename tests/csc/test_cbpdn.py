@@ -113,6 +113,15 @@ def test_a_warm_start_ends_where_it_should_and_sooner(method, sparse, high_parts
     assert optimality(dictionary, signal * 1.01, warm, 0.1) < 0.2
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_on_an_atom_of_zeros_is_forgotten(method):
+    dictionary, signal = random_dictionary(5, 3), random_signal(1, 9, 9)
+    dictionary[2] = 0
+    res = solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-3, method=method, initial=torch.ones(1, 5, 9, 9))
+    assert res.converged.all()
+    assert not res.codes[:, 2].any()
+
+
 def test_padding_keeps_opposite_borders_apart():
     dictionary = random_dictionary(8, 4)
     signal = torch.zeros(1, 3, 16, 18)
