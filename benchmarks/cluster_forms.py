@@ -30,9 +30,11 @@ from raypurify.pipeline.prepared import VALIDATION, batches, read_part
 
 RESULTS = Path(__file__).parent / "results" / "cluster_forms.json"
 RANKS = (8, 16, 32, 64)
-FORMS = {"pinv": {"form": "pinv"}, "shrinkage": {"form": "shrinkage"}} | {
-    f"low_rank {rank}": {"form": "low_rank", "rank": rank} for rank in RANKS
-}
+FORMS = (
+    {"pinv": {"form": "pinv"}, "shrinkage": {"form": "shrinkage"}}
+    | {f"low_rank {rank}": {"form": "low_rank", "rank": rank} for rank in RANKS}
+    | {f"ridge {rank}": {"form": "ridge", "rank": rank} for rank in (8, 64)}
+)
 REFERENCE = "shrinkage"
 # As in the calibration, so that the images attacked are the same.
 BATCH = 64

@@ -49,7 +49,11 @@ class Calibration(_Record):
 
 
 class Manifest(_Record):
-    """What a bundle is, how it was made, and what it measured."""
+    """What a bundle is, how it was made, and what it measured.
+
+    ``dictionary_source`` says for each cluster whose dictionary it uses: a cluster's number, its own where it had
+    images to learn from, or "global".
+    """
 
     format_version: int
     name: str
@@ -153,6 +157,8 @@ def _assemble(manifest: Manifest, groups: dict[str, dict[str, Tensor]], digest: 
     count = len(manifest.cluster_class)
     if not (len(atoms) == distributions.clusters == count and distributions.dim == network.dim):
         raise ValueError(f"{count} clusters, {distributions.clusters} distributions, {len(atoms)} dictionaries")
+    if len(manifest.dictionary_source) != count:
+        raise ValueError(f"{count} clusters, but {len(manifest.dictionary_source)} entries in dictionary_source")
     if any(not 0 <= c < len(manifest.classes) for c in manifest.cluster_class):
         raise ValueError("cluster_class names a class that does not exist")
     for name, tensor in (("dictionaries", atoms), ("distribution means", distributions.means)):

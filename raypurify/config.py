@@ -71,7 +71,9 @@ class Clusters(_Settings):
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
     k_max: int = Field(8, ge=1)
     n_init: int = Field(4, ge=1)
-    form: Literal["pinv", "shrinkage", "low_rank"] = "shrinkage"
+    form: Literal["pinv", "shrinkage", "low_rank", "ridge"] = "ridge"
+    rank: int = Field(64, ge=1, description="axes that forms low_rank and ridge keep of a cluster's covariance")
+    block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; a larger class is spread")
 
 
 class Csc(_Settings):
@@ -86,12 +88,12 @@ class Csc(_Settings):
 class Dictionaries(_Settings):
     """Convolutional dictionary learning, one dictionary per cluster."""
 
-    atoms: int = Field(64, ge=1)
+    atoms: int = Field(64, ge=2)
     size: int = Field(8, ge=2)
     images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
     passes: int = Field(1, ge=1)
     engine: Literal["torch", "sporco"] = "torch"
-    actors: int = Field(2, ge=1)
+    actors: int | None = Field(None, ge=1, description="at most so many learn at once; null: as many as there is room")
 
 
 class Calibration(_Settings):

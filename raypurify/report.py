@@ -28,6 +28,8 @@ def bundle_text(bundle: Bundle) -> str:
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
     }
+    if borrowed := sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source)):
+        facts["dictionaries"] += f"; {borrowed} of {count} clusters use another's dictionary"
     if settings.note:
         facts["note"] = settings.note
     lines = [f"{name:13} {text}" for name, text in facts.items()]

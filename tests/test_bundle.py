@@ -66,6 +66,7 @@ def test_changed_file_is_named(copy, name, damage):
         ({"surprise": 1}, "surprise"),
         ({"cluster_class": [0]}, "do not fit the manifest"),
         ({"classes": ["a", "b"]}, "do not fit the manifest"),
+        ({"dictionary_source": ["0"]}, "1 entries in dictionary_source"),
     ],
 )
 def test_manifest_that_does_not_fit_is_refused(copy, fields, message):

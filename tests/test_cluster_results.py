@@ -43,23 +43,37 @@ def test_forms_were_measured_on_the_run_the_elbow_was(benchmark):
 
 def test_sentences_on_forms_are_those_of_the_committed_results(benchmark):
     regimes = committed(benchmark("cluster_forms"))["regimes"]
-    own, few = regimes["run's clusters"]["sets"]["clean"], regimes["20 images a class"]
-    for form in ("pinv", "Euclidean"):
-        middle, low, high = (f"{100 * value:+.2f}" for value in own[form]["minus_shrinkage"])
-        assert f"{middle} points" in ALGORITHM or f"by {middle} (" in ALGORITHM
-        assert f"{low} to {high})" in ALGORITHM
-    right = {form: percent(row["right_class"]) for form, row in few["sets"]["clean"].items()}
-    assert f"{right['shrinkage']} of clean images against {right['pinv']}" in DECISIONS
-    assert f"better on small ones ({right['Euclidean']})" in DECISIONS
     words = " ".join(ALGORITHM.split())
+
+    def points(regime: str, form: str, other: str = "shrinkage") -> float:
+        clean = regimes[regime]["sets"]["clean"]
+        return 100 * (clean[form]["right_class"] - clean[other]["right_class"])
+
+    assert min(points(regime, "ridge 64") for regime in regimes) >= 0
+    own_gain, low, high = (
+        100 * value for value in regimes["run's clusters"]["sets"]["clean"]["ridge 64"]["minus_shrinkage"]
+    )
+    assert f"{own_gain:.1f} points ahead of it on the run's clusters" in words
+    assert f"(95 % interval {low:+.1f} to {high:+.1f})" in words
+    assert (
+        f"{points('k = 32', 'ridge 64'):.1f} at k = 32, {points('20 images a class', 'ridge 64'):.1f} with 20" in words
+    )
+    assert points("k = 32", "ridge 8", "ridge 64") > -2.1
+    assert points("run's clusters", "ridge 8", "ridge 64") >= 0
+    middle, low, high = (100 * v for v in regimes["run's clusters"]["sets"]["clean"]["pinv"]["minus_shrinkage"])
+    assert f"({middle:+.2f} points, {low:+.2f} to {high:+.2f}, on the run's clusters)" in words
+    few = regimes["20 images a class"]
+    right = {form: percent(row["right_class"]) for form, row in few["sets"]["clean"].items()}
     zero = few["pinv_on_clean"]["images_at_distance_zero"]
     assert f"{100 * zero:.0f} % of the clean images are at distance 0 from some cluster, and {right['pinv']}" in words
-    hundred = regimes["100 images a class"]["sets"]["clean"]["pinv"]["minus_shrinkage"][0]
-    assert f"it is {100 * hundred:.1f} points above `shrinkage`" in words
-    assert (
-        f"by {100 * regimes['k = 32']['sets']['clean']['Euclidean']['minus_shrinkage'][0]:.1f} points at k = 32"
-        in words
-    )
+    assert f"is {points('100 images a class', 'pinv'):.1f} points above `shrinkage`" in words
+    assert f"{points('k = 32', 'Euclidean', 'ridge 64'):.1f} points ahead of `ridge` at k = 32" in words
+    few_images = [points(f"{n} images a class", "Euclidean", "ridge 64") for n in (20, 50, 100)]
+    assert f"up to {max(few_images):.1f} on few images" in words
+    own, one = (points(regime, "ridge 64", "Euclidean") for regime in ("run's clusters", "k = 1"))
+    assert f"({own:.1f} points) and most at k = 1 ({one:.1f} points)" in words
+    assert f"right class for {right['ridge 64']} of clean images with ridge, {right['shrinkage']} with" in DECISIONS
+    assert f"{right['pinv']} with the pseudo-inverse (Euclidean: {right['Euclidean']})" in DECISIONS
 
 
 def test_sentences_on_the_elbow_are_those_of_the_committed_results(benchmark):

@@ -1,15 +1,19 @@
 """Covariance estimates in the form the Mahalanobis distance needs: leading axes, their variances, and the rest.
 
-All of it runs in float64 on one cluster's centred latents X (n, d). The sample covariance is S = XᵀX / n (RSFP section
-III-C writes the expectation, hence 1/n), with eigenvalues λ_i and mean eigenvalue m = tr(S) / d.
+All of it runs in float64. With one cluster's centred latents X (n, d), the sample covariance is S = XᵀX / n (RSFP
+section III-C writes the expectation, hence 1/n), with eigenvalues λ_i and mean eigenvalue m = tr(S) / d.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from raypurify.clusters.scatter import Scatter, scatter
+
 # Latents are float32: standard deviations below this share of the largest entry are rounding.
 _RESOLUTION = float(np.finfo(np.float32).eps)
+# How much of identity is mixed in: 0.75 to 0.9 are equally good in docs/algorithm.md's table of forms.
+_RIDGE = 0.75
 
 
 class Spectrum(NamedTuple):
@@ -28,36 +32,34 @@ class Moments(NamedTuple):
     count: int
 
 
-def moments(centred: np.ndarray, resolution: float) -> Moments:
-    """Moments of centred rows (n, d); ``resolution`` as in ``spectrum_of``."""
-    count, dim = centred.shape
-    fourth = float(((centred**2).sum(1) ** 2).sum())
+def moments(rows: np.ndarray) -> Moments:
+    """Moments of the rows (n, d) of one cluster, whose mean need not be 0."""
+    count, dim = rows.shape
     if count > dim:
-        return Moments(spectrum_of(centred.T @ centred / count, count, resolution), fourth, count)
+        return moments_of(scatter(rows))
     # The short side of the data, when it is short: no d × d matrix for a small cluster.
+    centred = rows - rows.mean(0, dtype=np.float64)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    return Moments(_significant(axes, singular**2 / count, count, resolution), fourth, count)
+    fourth = float((np.square(centred).sum(1) ** 2).sum())
+    return Moments(_significant(axes, singular**2 / count, count, float(np.abs(rows).max())), fourth, count)
 
 
-def spectrum_of(covariance: np.ndarray, count: int, resolution: float) -> Spectrum:
-    """Axes and variances of a sample covariance (d, d) of ``count`` rows, directions of no variance left out.
+def moments_of(sums: Scatter) -> Moments:
+    """Moments of rows that are known by their sums only."""
+    variances, axes = np.linalg.eigh(sums.second / sums.count)
+    spectrum = _significant(axes.T[::-1], variances[::-1], sums.count, sums.largest)
+    return Moments(spectrum, sums.fourth, sums.count)
+
+
+def _significant(axes: np.ndarray, variances: np.ndarray, count: int, largest: float) -> Spectrum:
+    """Axes and variances, directions of no variance left out.
 
     A direction counts as having none when its variance is at most max(n, d)·ε of the largest (the usual cut of a
-    Moore–Penrose inverse in float64) or below the square of ``resolution``, the float32 step of the latents.
+    Moore–Penrose inverse in float64) or below the square of the float32 step at the largest entry of the rows.
     """
-    variances, axes = np.linalg.eigh(covariance)
-    return _significant(axes.T[::-1], variances[::-1], count, resolution)
-
-
-def _significant(axes: np.ndarray, variances: np.ndarray, count: int, resolution: float) -> Spectrum:
-    floor = max(max(count, axes.shape[1]) * np.finfo(np.float64).eps * variances[0], resolution**2)
+    floor = max(max(count, axes.shape[1]) * np.finfo(np.float64).eps * variances[0], (_RESOLUTION * largest) ** 2)
     rank = int((variances > floor).sum())
     return Spectrum(axes[:rank], variances[:rank], 0.0)
-
-
-def resolution_of(latents: np.ndarray) -> float:
-    """The step of float32 at the largest entry of ``latents``."""
-    return _RESOLUTION * float(np.abs(latents).max())
 
 
 def shrinkage_intensity(sample: Moments, dim: int) -> float:
@@ -101,3 +103,17 @@ def truncate(spectrum: Spectrum, rank: int) -> Spectrum:
         return spectrum
     left = float(variances[rank:].sum()) + rest * (dim - len(variances))
     return Spectrum(axes[:rank], variances[:rank], left / (dim - rank))
+
+
+def flatten(spectrum: Spectrum) -> Spectrum:
+    """The covariance scaled to mean variance 1 and mixed with identity: (1 − γ) Σ / m + γ I, m = tr(Σ) / d.
+
+    Friedman, "Regularized discriminant analysis" (J. American Statistical Association 84, 1989), equation 18, with γ =
+    0.75. All clusters then have one size, so that a wide one is not near to everything, and directions of little
+    variance do not decide.
+    """
+    axes, variances, rest = spectrum
+    dim = axes.shape[1]
+    mean = (float(variances.sum()) + rest * (dim - len(variances))) / dim
+    share = (1 - _RIDGE) / mean
+    return Spectrum(axes, share * variances + _RIDGE, share * rest + _RIDGE)

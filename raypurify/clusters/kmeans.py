@@ -1,11 +1,12 @@
-"""k-means: the within-cluster sum of squares of RSFP equation 4, by Lloyd's iteration (scikit-learn)."""
+"""k-means: the within-cluster sum of squares of RSFP equation 4, by Lloyd's iteration."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from raypurify.clusters.arrays import Array, finite_rows, like, to_numpy
+from raypurify.clusters.blocks import Block
+from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.errors import ConfigError, DataError
 
 _INITS = ("k-means++", "random")
@@ -34,7 +35,8 @@ def fit_kmeans(
     RSFP equation 4 prints the norm without its square; the text's WCSS, and k-means, are the sum of squares. ``init``
     is "k-means++" (Arthur & Vassilvitskii, 2007, the paper's [43]), "random" (k rows), or k starting centroids (k, d),
     which make ``n_init`` 1. ``tol`` is relative to the mean variance of the features, as in scikit-learn; with the same
-    start the result is scikit-learn's.
+    start the result is that of scikit-learn's ``KMeans(algorithm="lloyd")``. Sums are exact (see ``blocks``): the same
+    latents in another order, from the same start, give the same clusters bit for bit.
 
     Every cluster of the result has at least one row. Fewer than k distinct rows give one cluster per distinct row,
     hence fewer than k centroids, and inertia 0 up to rounding.
@@ -45,31 +47,20 @@ def fit_kmeans(
     >>> sorted(km.centroids[:, 0].round(2).tolist()), round(km.inertia, 3)
     ([0.05, 5.0], 0.005)
     """
-    from sklearn.cluster import KMeans as Lloyd
-    from sklearn.exceptions import ConvergenceWarning
-
     rows = finite_rows(latents)
     if k < 1:
         raise ConfigError(f"k={k}: at least one cluster is needed")
     if k > len(rows):
         raise DataError(f"k={k} clusters asked of {len(rows)} latents: ask for at most one cluster per image")
-    start = _start(init, k, rows)
-    lloyd = Lloyd(
-        n_clusters=k,
-        init=start,
-        n_init=n_init if isinstance(start, str) else 1,
-        tol=tol,
-        max_iter=max_iter,
-        random_state=seed,
-        algorithm="lloyd",
-    )
-    with warnings.catch_warnings():
-        # Duplicates among the rows: answered below, by dropping the clusters that stayed empty.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = lloyd.fit_predict(rows).astype(np.int64)
-    used, labels = np.unique(labels, return_inverse=True)
-    centroids = lloyd.cluster_centers_[used].astype(rows.dtype, copy=False)
-    return KMeans(like(centroids, latents), like(labels.reshape(-1), latents), float(lloyd.inertia_))
+    block = Block(rows, np.arange(len(rows)), keep=True)
+
+    def each_block(look):
+        return [look(block)]
+
+    frame, [best] = fit_candidates(each_block, [k], _start(init, k, rows), n_init, tol, max_iter, seed)
+    _, labels, centroids = assign(each_block, frame, best.centroids)
+    centroids = frame.latents(centroids).astype(rows.dtype)
+    return KMeans(like(centroids, latents), like(labels.astype(np.int64), latents), best.inertia)
 
 
 def _start(init: str | Array, k: int, rows: np.ndarray) -> str | np.ndarray:

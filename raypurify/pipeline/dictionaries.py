@@ -1,20 +1,22 @@
 """Stage 5: a convolutional dictionary per cluster, learned in actors, one cluster each at a time."""
 
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from raypurify.config import Csc, Dictionaries
-from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import DataError
-from raypurify.pipeline.prepared import TRAIN, read_pixels
-from raypurify.pipeline.progress import shared_progress
+from raypurify.pipeline.learner import Learner, dictionary_path
+from raypurify.pipeline.pool import work_off
+from raypurify.pipeline.prepared import TRAIN
+from raypurify.pipeline.progress import Progress
+from raypurify.pipeline.samples import choose_samples, draw, fetch_samples
+
+GLOBAL, FETCHED = "global", "samples"
 
 
 def learn_dictionaries(
@@ -29,102 +31,90 @@ def learn_dictionaries(
 ) -> dict[str, Any]:
     """Write ``folder/NNNNN.safetensors`` for every cluster, each as soon as it is learned; finished ones stay.
 
-    A dictionary is learned from the high parts of a seeded sample of its cluster's images. Where they hold nothing to
-    learn (constant images), the cluster takes over the dictionary of the largest cluster of its class, or of all, that
-    has one; ``source`` in the report says whose dictionary each cluster has.
+    A dictionary is learned from the high parts of a seeded sample of its cluster's images; one image is enough. Where
+    none of them varies there is nothing to learn, and the file is empty: the cluster uses the dictionary of the largest
+    cluster of its class that has one, else a global one, learned from a seeded sample of all those clusters' samples.
+
+    Args:
+        folder: of the stage, on storage that all nodes share.
+        prepared: the folder that ``prepare`` wrote, images of 3 × ``side`` × ``side``.
+        cluster_of_row: (rows of the source,) integers, the cluster of each image, −1 for none.
+        cluster_class: the class of each cluster.
+
+    Returns:
+        ``source``: for each cluster, whose dictionary it uses: a cluster's number, its own where it has one, or
+        ``"global"``. ``borrowed``: how many use another's than their own.
+
+    Raises:
+        DataError: no sampled image varies, or ``learn_dictionary`` refuses the settings.
+        TrainingError: actors died over one cluster again and again.
     """
-    import ray
-    from ray.util import ActorPool
-
     count = len(cluster_class)
-    samples = choose_samples(cluster_of_row, count, settings.images, seed)
-    wanted = [k for k in range(count) if not _path(folder, k).exists()]
-    images = _fetch(prepared, {k: samples[k] for k in wanted}, side)
-    total = settings.passes * sum(len(sample) for sample in samples)
-    progress = shared_progress(
-        folder, total, "images", start=settings.passes * sum(len(samples[k]) for k in range(count) if k not in images)
-    )
-    actors = max(1, min(settings.actors, len(wanted), int(ray.cluster_resources()["CPU"])))
-    learner = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Learner)
-    pool = ActorPool([learner.remote(folder, csc, settings, seed, progress) for _ in range(actors)])
-    for _ in pool.map_unordered(lambda actor, k: actor.learn.remote(k, images[k]), wanted):
-        pass
-    return {"dictionaries": count, "source": _fill_gaps(folder, cluster_of_row, cluster_class)}
+    chosen = choose_samples(cluster_of_row, count, settings.images, seed)
+    samples = {str(k): rows for k, rows in enumerate(chosen)}
 
+    def learn() -> None:
+        _learn(folder, prepared, samples, len(cluster_of_row), side, csc, settings, seed)
 
-def choose_samples(cluster_of_row: np.ndarray, count: int, images: int, seed: int) -> list[np.ndarray]:
-    """Rows of at most ``images`` images of each cluster, a seeded choice that does not depend on other clusters."""
-    samples = []
-    for k in range(count):
-        rows = np.flatnonzero(cluster_of_row == k)
-        samples.append(np.sort(np.random.default_rng((seed, k)).permutation(rows)[:images]))
-    return samples
+    learn()
+    own = [k for k in range(count) if load_file(dictionary_path(folder, str(k)))]
+    if not own:
+        raise DataError("no cluster holds an image with detail: there is nothing to learn a dictionary from")
+    sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=count)
+    by_size = sorted(own, key=lambda k: -sizes[k])
+    largest = {cluster_class[k]: str(k) for k in reversed(by_size)}
+    source = [str(k) if k in own else largest.get(cluster_class[k], GLOBAL) for k in range(count)]
+    if GLOBAL in source:
+        samples[GLOBAL] = draw(np.concatenate([chosen[k] for k in own]), settings.images, (seed, count))
+        learn()
+        if not load_file(dictionary_path(folder, GLOBAL)):  # it happened to hold constant images only
+            source = [str(by_size[0]) if owner == GLOBAL else owner for owner in source]
+    shutil.rmtree(folder / FETCHED, ignore_errors=True)
+    borrowed = sum(owner != str(k) for k, owner in enumerate(source))
+    return {"dictionaries": count, "borrowed": borrowed, "source": source}
 
 
 def load_dictionaries(folder: Path, source: list[str]) -> torch.Tensor:
-    """The bank (K, M, 3, h, w), borrowed dictionaries filled in."""
-    return torch.stack([load_file(_path(folder, int(owner)))["atoms"] for owner in source])
+    """The bank (K, M, 3, h, w) float32, for each cluster the dictionary that it uses."""
+    return torch.stack([load_file(dictionary_path(folder, owner))["atoms"] for owner in source])
 
 
-def _fetch(prepared: Path, samples: dict[int, np.ndarray], side: int) -> dict[int, Any]:
-    """The sampled images of every cluster, by one streaming pass over the prepared files, in the object store."""
+def _learn(folder, prepared, samples: dict[str, np.ndarray], source_rows, side, csc, settings, seed) -> None:
+    """Learn what is not there yet: fetch the images first, then start the actors, so that neither waits for a CPU that
+    the other holds."""
     import ray
 
-    owner = {int(row): k for k, rows in samples.items() for row in rows}
-    rows_of_interest = np.array(sorted(owner))
-    found: dict[int, list] = {k: [] for k in samples}
-    for path in sorted((prepared / TRAIN).glob("*.parquet")):
-        for group in pq.ParquetFile(path).iter_batches(1024, columns=["row", "image"]):
-            rows = group.column("row").to_numpy()
-            hits = np.flatnonzero(np.isin(rows, rows_of_interest))
-            if len(hits):
-                table = pa.Table.from_batches([group]).take(hits)
-                for row, pixels in zip(rows[hits], read_pixels(table, side)):
-                    found[owner[int(row)]].append((row, pixels))
-    ordered = {k: np.stack([pixels for _, pixels in sorted(pairs, key=lambda p: p[0])]) for k, pairs in found.items()}
-    return {k: ray.put(stack) for k, stack in ordered.items()}
+    wanted = [name for name in samples if not dictionary_path(folder, name).exists()]
+    images = {name: settings.passes * len(rows) for name, rows in samples.items()}
+    finished, total = len(samples) - len(wanted), sum(images.values())
+    progress = Progress(folder, total, "images", start=total - sum(images[name] for name in wanted))
+    if not wanted:
+        return
+    number = {name: n for n, name in enumerate(wanted)}
+    files, rows = sorted((prepared / TRAIN).glob("*.parquet")), [samples[name] for name in wanted]
+    copies = fetch_samples(folder / FETCHED, files, rows, source_rows, lambda note: progress.add(0, note))
+    room, asks, device = _room(settings)
+    learner, arguments = ray.remote(**asks)(Learner), (folder, copies, side, csc, settings, seed, device)
+
+    def start():
+        return learner.remote(*arguments)
+
+    def call(actor, name: str):
+        return actor.learn.remote(name, number[name])
+
+    progress.add(0, f"clusters {finished}/{len(samples)}")
+    # Images are counted when their cluster is done, so that one begun again after a death does not count twice.
+    for name in work_off(wanted, "cluster", start, min(room, len(wanted)), call):
+        finished += 1
+        progress.add(images[name], f"clusters {finished}/{len(samples)}")
 
 
-class _Learner:
-    def __init__(self, folder: Path, csc: Csc, settings: Dictionaries, seed: int, progress):
-        torch.set_num_threads(1)
-        self.folder, self.csc, self.settings, self.seed, self.progress = folder, csc, settings, seed, progress
+def _room(settings: Dictionaries) -> tuple[int, dict[str, int], str]:
+    """For how many learners the Ray cluster has room, what each asks of it, and on which device it learns."""
+    import ray
 
-    def learn(self, k: int, images: np.ndarray) -> None:
-        pixels = torch.from_numpy(images.copy()).float() / 255
-        _, high = tikhonov_split(pixels, lmbda=self.csc.tikhonov, pad=self.csc.pad)
-        try:
-            atoms = learn_dictionary(
-                high,
-                atoms=self.settings.atoms,
-                size=self.settings.size,
-                lmbda=self.csc.lmbda,
-                passes=self.settings.passes,
-                seed=self.seed,
-                progress=lambda done, total: self.progress.add.remote(1),
-                engine=self.settings.engine,
-            )
-            tensors = {"atoms": atoms.contiguous()}
-        except DataError:
-            tensors = {}
-        temporary = self.folder / f".{k}.{os.getpid()}"
-        save_file(tensors, temporary)
-        os.replace(temporary, _path(self.folder, k))
-
-
-def _path(folder: Path, k: int) -> Path:
-    return folder / f"{k:05d}.safetensors"
-
-
-def _fill_gaps(folder: Path, cluster_of_row: np.ndarray, cluster_class: list[int]) -> list[str]:
-    """For each cluster, the number of the cluster whose dictionary it uses: its own where it has one."""
-    count = len(cluster_class)
-    sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=count)
-    learned = [k for k in range(count) if load_file(_path(folder, k))]
-    if not learned:
-        raise DataError("no cluster holds an image with detail: there is nothing to learn a dictionary from")
-    source = []
-    for k in range(count):
-        kin = [j for j in learned if cluster_class[j] == cluster_class[k]] or learned
-        source.append(str(k if k in learned else max(kin, key=lambda j: sizes[j])))
-    return source
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0)) if settings.engine == "torch" else 0
+    room = gpus or max(1, int(resources.get("CPU", 0)) - 1)
+    asks = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
+    return min(room, settings.actors or room), asks, "cuda" if gpus else "cpu"

@@ -67,11 +67,12 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         "latents",
         {},
         (prepared, baseline),
-        lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, rows, side),
+        lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, side),
     )
+    # How large a block is decides where the work is done, not what comes of it.
     clusters = stage(
         "clusters",
-        {"clusters": part["clusters"]},
+        {"clusters": {k: v for k, v in part["clusters"].items() if k != "block_mb"}},
         (latents,),
         lambda folder: cluster(folder, latents.folder, classes, source.rows, settings.clusters, seed),
     )

@@ -1,49 +1,133 @@
-"""Stage 3: latents R(x) of every training image, streamed through the baseline network by Ray Data."""
+"""Stage 3: latents R(x) of every training image, in units that a pool of actors works off and commits one by one."""
 
-import shutil
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from raypurify.errors import DataError, SinkError
 from raypurify.nets.store import load_network
 from raypurify.pipeline.prepared import TRAIN, read_pixels
-from raypurify.pipeline.progress import shared_progress
+from raypurify.pipeline.progress import shared_progress, write_json
+from raypurify.pipeline.units import Unit, cut_units, read_tables
 
-BATCH = 256
-PARTS = "by_class"
+BATCH, BATCH_PIXELS, WRITE_ROWS = 256, 1 << 20, 1024
+PARTS, DONE = "by_class", "done"
 
 
-def extract_latents(folder: Path, prepared: Path, network: Path, rows: int, side: int) -> dict[str, Any]:
-    """Write ``folder/by_class/label=…/*.parquet`` with columns row and latent (fixed-size float32 list)."""
+def extract_latents(folder: Path, prepared: Path, network: Path, side: int, unit_rows: int = 0) -> dict[str, Any]:
+    """Write ``folder/by_class/label=C/UNIT.parquet``: columns row (int64, ascending) and latent (d float32).
+
+    Units that an earlier run committed, by ``folder/done/UNIT.json``, stay as they are. Raises DataError where latents
+    are not finite, SinkError where a file cannot be used, TrainingError where the network cannot be read.
+    """
+    folder, model = folder.resolve(), load_network(network)
+    files = [(path, pq.read_metadata(path).num_rows) for path in sorted((prepared.resolve() / TRAIN).glob("*.parquet"))]
+    images = sum(rows for _, rows in files)
+    # From the data alone: a resume on another cluster finds the same units.
+    units = cut_units(files, unit_rows or -(-min(32768, max(1024, images // 16)) // BATCH) * BATCH)
+    done = [unit for unit in units if (folder / DONE / f"{unit.name}.json").exists()]
+    _remove_others(folder, done)
+    if len(done) < len(units):
+        _run([unit for unit in units if unit not in done], model, folder, side, images)
+        _remove_others(folder, units)
+    return {"images": images, "features": model.dim}
+
+
+def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, images: int) -> None:
     import ray
 
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    actors = max(1, int(gpus or ray.cluster_resources()["CPU"] - 1))
-    progress = shared_progress(folder, rows, "images")
-    images = ray.data.read_parquet(str(prepared / TRAIN), partitioning=None, columns=["row", "label", "image"])
-    images.map_batches(
+    progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo))
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    # With one task in flight the pool would never grow; with many, units queue behind one actor while others are idle.
+    most = min(len(todo), gpus or max(1, cpus - 1))
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
+    results = ray.data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo)).map_batches(
         _Extractor,
-        fn_constructor_kwargs={"network": network, "side": side, "progress": progress},
-        batch_size=BATCH,
-        batch_format="pyarrow",
+        fn_constructor_args=(ray.put(model), folder, side, "cuda" if gpus else "cpu", progress),
+        batch_size=1,
+        num_cpus=1,
         num_gpus=1 if gpus else None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
-    ).write_parquet(str(folder / PARTS), partition_cols=["label"])
-    return {"images": rows}
+        compute=pool,
+    )
+    # Closing ends the actors, after an error too.
+    with closing(iter(results.iter_rows())) as outcomes:
+        for outcome in outcomes:
+            if outcome["error"] is not None:
+                raise outcome["error"]
 
 
 class _Extractor:
-    def __init__(self, network: Path, side: int, progress):
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.network, self.side, self.progress = load_network(network).to(self.device), side, progress
+    """Does and commits one unit a call; it holds the unit's latents and the pixels of one batch."""
+
+    def __init__(self, model, folder: Path, side: int, device: str, progress):
+        import ray
+
+        # The bytes do not depend on the number of cores.
+        torch.set_num_threads(1)
+        self.network, self.folder, self.side, self.progress = ray.get(model).to(device), folder, side, progress
+        self.device = device
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        # Raised here, an error would reach the driver as text only, wrapped by Ray Data.
+        error = None
+        try:
+            self._write(batch["unit"][0].name, *self._extract(batch["unit"][0]))
+        except DataError as e:
+            error = e
+        except OSError as e:
+            error = SinkError(f"{e}: free space or mend that file, then run the same command again")
+        return {"error": [error]}
 
     @torch.no_grad()
-    def __call__(self, table: pa.Table) -> pa.Table:
-        images = torch.from_numpy(read_pixels(table, self.side).copy()).to(self.device).float().div_(255)
-        latents = self.network.latents(images).cpu().numpy()
-        self.progress.add.remote(len(table))
-        column = pa.FixedSizeListArray.from_arrays(pa.array(latents.reshape(-1)), latents.shape[1])
-        return table.select(["row", "label"]).append_column("latent", column)
+    def _extract(self, unit: Unit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (n,) int64, labels (n,) int64 and latents (n, d) float32, in the prepared order."""
+        rows, labels = np.empty((2, unit.rows), np.int64)
+        latents, bad = np.empty((unit.rows, self.network.dim), np.float32), []
+        stop = 0
+        for table in read_tables(unit, max(1, min(BATCH, BATCH_PIXELS // self.side**2))):
+            images = torch.from_numpy(read_pixels(table, self.side).copy()).to(self.device).float().div_(255)
+            part = slice(stop, stop := stop + len(table))
+            rows[part], labels[part] = table["row"].to_numpy(), table["label"].to_numpy()
+            latents[part] = self.network.latents(images).cpu().numpy()
+            failed = np.flatnonzero(~np.isfinite(latents[part]).all(1))
+            bad += zip(rows[part][failed].tolist(), table["id"].take(failed).to_pylist())
+            self.progress.reach.remote(unit.name, stop)
+        if bad:
+            row, name = min(bad)
+            raise DataError(
+                f"no finite latents for {len(bad)} of {unit.rows} images, the first is row {row}, {name}: "
+                "if it is most of them the baseline network diverged, lower baseline.lr; if it is few, remove them"
+            )
+        return rows, labels, latents
+
+    def _write(self, name: str, rows: np.ndarray, labels: np.ndarray, latents: np.ndarray) -> None:
+        """A file per class, each renamed into place when it is whole, then the marker of the unit."""
+        schema = pa.schema({"row": pa.int64(), "latent": pa.list_(pa.float32(), latents.shape[1])})
+        order, counts = np.lexsort((rows, labels)), {}
+        for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+            label = int(labels[members[0]])
+            path = self.folder / PARTS / f"label={label}" / f"{name}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            with pq.ParquetWriter(temporary, schema, use_dictionary=False, compression="none") as writer:
+                for some in np.split(members, range(WRITE_ROWS, len(members), WRITE_ROWS)):
+                    column = pa.FixedSizeListArray.from_arrays(latents[some].reshape(-1), latents.shape[1])
+                    writer.write_table(pa.Table.from_arrays([pa.array(rows[some]), column], schema=schema))
+            os.replace(temporary, path)
+            counts[label] = len(members)
+        (self.folder / DONE).mkdir(exist_ok=True)
+        write_json(self.folder / DONE / f"{name}.json", {"rows": counts, "features": latents.shape[1]})
+
+
+def _remove_others(folder: Path, keep: list[Unit]) -> None:
+    """Remove what is not of the units in ``keep``: of another cut, of a unit to redo, of a writer that was killed."""
+    names = {unit.name for unit in keep}
+    for path in [*(folder / PARTS).glob("*/*"), *(folder / DONE).glob("*")]:
+        if path.name.split(".")[0] not in names:
+            path.unlink()

@@ -20,7 +20,7 @@ BLOCK_BYTES = 64 << 20
 
 
 def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, Any]:
-    """Write ``folder/split=…/*.parquet`` with columns row, label, image (raw uint8, channels first), message.
+    """Write ``folder/split=…/*.parquet`` with columns row, id, label, message, image (uint8, CHW).
 
     Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
     that cannot be decoded are left out of both; their messages stand in ``split=failed``.
@@ -67,7 +67,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progr
     import ray
 
     shards, split = ray.get(shards), ray.get(split)
-    columns: dict[str, list] = {name: [] for name in ("row", "label", "image", "message", "split")}
+    columns: dict[str, list] = {name: [] for name in ("row", "id", "label", "image", "message", "split")}
     for index in batch["shard"]:
         shard = shards[int(index)]
         for row in read_shard(shard):
@@ -81,12 +81,13 @@ def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progr
             except ImageError as e:
                 pixels, message, part = np.zeros((3, side, side), np.uint8), f"{row.id}: {e}", "failed"
             columns["row"].append(row.row)
+            columns["id"].append(row.id)
             columns["label"].append(-1 if row.label is None else row.label)
             columns["image"].append(pixels.tobytes())
             columns["message"].append(message)
             columns["split"].append(part)
         progress.add.remote(shard.rows)
-    types = (pa.int64(), pa.int64(), pa.binary(3 * side * side), pa.string(), pa.string())
+    types = (pa.int64(), pa.string(), pa.int64(), pa.binary(3 * side * side), pa.string(), pa.string())
     return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
 
 

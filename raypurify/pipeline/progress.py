@@ -35,6 +35,7 @@ class Progress:
 
     def __init__(self, folder: Path | None, total: int, unit: str, start: int = 0):
         self.path = folder / FILE if folder else None
+        self._reached: dict[str, int] = {}
         self.state = {"done": start, "total": total, "unit": unit, "start": start, "note": "", "started": time.time()}
         self._write()
 
@@ -45,6 +46,11 @@ class Progress:
             self.state["note"] = note
         if time.time() - self.state["updated"] >= INTERVAL or self.state["done"] >= self.state["total"]:
             self._write()
+
+    def reach(self, part: str, count: int) -> None:
+        """Say how far the work on a part is; one that is begun again, after the loss of its actor, counts once."""
+        self.add(max(0, count - self._reached.get(part, 0)))
+        self._reached[part] = max(count, self._reached.get(part, 0))
 
     def _write(self) -> None:
         self.state["updated"] = time.time()

@@ -80,15 +80,43 @@ class TestAgainstDenseFloat64:
         np.testing.assert_allclose(dist.distance(latents), reference(latents, labels, precision), rtol=1e-4, atol=1e-4)
         assert dist.factors.shape[1] <= rank
 
+    @pytest.mark.parametrize("rank", [4, 99])
+    def test_ridge_gives_all_clusters_one_size_and_mixes_in_identity(self, sizes, dim, rank):
+        latents, labels = clusters(sizes, dim)
+        members = [latents[labels == k] for k in range(len(sizes))]
+        size = sum(len(m) * np.trace(sample_covariance(m)) for m in members) / len(latents) / dim
+
+        def precision(members):
+            variances, axes = np.linalg.eigh(ledoit_wolf(members.astype(np.float64))[0])
+            if rank < dim:
+                variances[: dim - rank] = variances[: dim - rank].mean()
+            flat = size * (0.25 * variances / variances.mean() + 0.75)
+            return axes @ np.diag(1 / flat) @ axes.T
+
+        dist = ClusterDistributions.fit(latents, labels, form="ridge", rank=rank)
+        np.testing.assert_allclose(dist.distance(latents), reference(latents, labels, precision), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(60, 40, 1), (60, 40, 2), (1,) * 9])
+def test_ridge_of_tiny_clusters_is_a_ball(sizes):
+    latents, labels = clusters(sizes, 5)
+    dist = ClusterDistributions.fit(latents, labels)
+    assert dist.form == "ridge"
+    last = len(sizes) - 1
+    assert not dist.factors[last].any()
+    radius = np.linalg.norm(latents - latents[labels == last].mean(0), axis=1)
+    np.testing.assert_allclose(dist.distance(latents)[:, last], dist.rest[last] * radius, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(dist.nearest(latents)[0][labels == last], last)
+
 
 @pytest.mark.parametrize("n", [10, 100, 1000])
 @pytest.mark.parametrize("dim", [1, 7, 50])
 def test_ledoit_wolf_covariance_equals_scikit_learns(n, dim):
-    from raypurify.clusters.covariance import moments, resolution_of, shrink
+    from raypurify.clusters.covariance import moments, shrink
 
     rng = np.random.default_rng(n + dim)
     rows = rng.normal(size=(n, dim)) * rng.exponential(size=dim) + 2
-    axes, variances, rest = shrink(moments(rows - rows.mean(0), resolution_of(rows)))
+    axes, variances, rest = shrink(moments(rows))
     covariance = axes.T @ np.diag(variances) @ axes + rest * (np.eye(dim) - axes.T @ axes)
     np.testing.assert_allclose(covariance, ledoit_wolf(rows)[0], rtol=1e-9, atol=1e-12)
 
@@ -132,7 +160,7 @@ def test_rounding_of_identical_images_is_not_taken_for_variance(form):
 @pytest.mark.parametrize("size", [1, 2])
 def test_shrinkage_of_tiny_clusters_takes_the_pooled_covariance(size):
     latents, labels = clusters((60, 40, size), 5)
-    dist = ClusterDistributions.fit(latents, labels)
+    dist = ClusterDistributions.fit(latents, labels, form="shrinkage")
     means = np.stack([latents[labels == k].mean(0, dtype=np.float64) for k in range(3)])
     pooled = np.linalg.inv(ledoit_wolf(latents - means[labels], assume_centered=True)[0])
     precisions = [inverse_ledoit_wolf(latents[labels == 0]), inverse_ledoit_wolf(latents[labels == 1]), pooled]
@@ -145,7 +173,7 @@ def test_shrinkage_of_tiny_clusters_takes_the_pooled_covariance(size):
 
 def test_shrinkage_of_one_image_clusters_only_takes_the_covariance_of_all():
     latents, _ = clusters((8,), 3)
-    dist = ClusterDistributions.fit(latents, np.arange(8))
+    dist = ClusterDistributions.fit(latents, np.arange(8), form="shrinkage")
     precision = inverse_ledoit_wolf(latents)
     np.testing.assert_allclose(
         dist.distance(latents), mahalanobis(latents, latents, [precision] * 8), rtol=1e-4, atol=1e-4
@@ -153,7 +181,7 @@ def test_shrinkage_of_one_image_clusters_only_takes_the_covariance_of_all():
     np.testing.assert_array_equal(dist.nearest(latents)[0], np.arange(8))
 
 
-@pytest.mark.parametrize("form", ["shrinkage", "low_rank"])
+@pytest.mark.parametrize("form", ["shrinkage", "low_rank", "ridge"])
 def test_nothing_to_estimate_from_is_refused(form):
     with pytest.raises(DataError, match="too few different rows"):
         ClusterDistributions.fit(np.ones((4, 3)), np.array([0, 0, 1, 1]), form=form)
@@ -291,8 +319,10 @@ def test_broken_states_are_refused():
 
 def test_concatenation_equals_fitting_together():
     latents, labels = clusters((30, 8, 50), 10)
-    whole = ClusterDistributions.fit(latents, labels)
-    apart = [ClusterDistributions.fit(latents[labels == k], labels[labels == k] * 0) for k in range(3)]
+    whole = ClusterDistributions.fit(latents, labels, form="shrinkage")
+    apart = [
+        ClusterDistributions.fit(latents[labels == k], labels[labels == k] * 0, form="shrinkage") for k in range(3)
+    ]
     joined = ClusterDistributions.concatenate(apart)
     np.testing.assert_allclose(joined.distance(latents), whole.distance(latents), rtol=1e-5, atol=1e-5)
     with pytest.raises(DataError, match="one form and one dimension"):

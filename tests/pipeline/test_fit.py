@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
 
 from raypurify.bundle import load_bundle
 from raypurify.config import Data
 from raypurify.errors import DataError, SinkError, TrainingError
 from raypurify.pipeline.clustering import cluster
-from raypurify.pipeline.dictionaries import choose_samples, learn_dictionaries
 from raypurify.pipeline.fit import STAGES, fit
 from raypurify.pipeline.prepare import choose_split
 from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
@@ -100,31 +98,6 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows_only(
     )
 
 
-def test_dictionaries_go_on_where_they_were_interrupted(small_run, small_settings, tmp_path):
-    finished = small_run / "dictionaries"
-    shutil.copytree(finished, tmp_path / "d")
-    first, *others = sorted((tmp_path / "d").glob("*.safetensors"))
-    untouched = first.stat().st_mtime_ns
-    for path in others:
-        path.unlink()
-    facts = json.loads((small_run / "clusters" / "clusters.json").read_text())
-    of_row = np.load(small_run / "clusters" / "cluster_of_row.npy")
-    learn_dictionaries(
-        tmp_path / "d",
-        small_run / "prepare",
-        of_row,
-        facts["cluster_class"],
-        16,
-        small_settings.csc,
-        small_settings.dictionaries,
-        small_settings.seed,
-    )
-    assert first.stat().st_mtime_ns == untouched
-    for path in others:
-        again, before = load_file(path), load_file(finished / path.name)
-        assert (again["atoms"] == before["atoms"]).all()
-
-
 def test_clusters_are_the_same_again(small_run, small_settings, tmp_path):
     total = len(np.load(small_run / "clusters" / "cluster_of_row.npy"))
     classes = ["across", "down", "slanted"]
@@ -158,15 +131,6 @@ def test_split_is_seeded_and_sized():
     assert (split != choose_split(100, Data(validation=10, limit=50), seed=2)).any()
     with pytest.raises(DataError, match="too few"):
         choose_split(10, Data(validation=10), seed=0)
-
-
-def test_sample_of_a_cluster_does_not_depend_on_the_others():
-    of_row = np.array([0, 1, 0, 1, 0, 2, -1, 0])
-    samples = choose_samples(of_row, 3, 2, seed=0)
-    assert [len(s) for s in samples] == [2, 2, 1]
-    assert all((of_row[s] == k).all() for k, s in enumerate(samples))
-    other = np.where(of_row == 1, -1, of_row)
-    assert (choose_samples(other, 3, 2, seed=0)[0] == samples[0]).all()
 
 
 def test_a_second_fit_on_the_run_directory_is_refused(tmp_path):

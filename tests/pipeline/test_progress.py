@@ -68,3 +68,11 @@ def test_a_terminal_gets_a_bar():
     assert "3/8 images" in text
     assert "8/8 images" in text
     assert "━" in text
+
+
+def test_a_part_begun_again_counts_once(tmp_path):
+    progress = Progress(tmp_path, 100, "images", start=40)
+    for rows in (10, 20, 10, 20, 30):
+        progress.reach("a", rows)
+    progress.reach("b", 30)
+    assert progress.state["done"] == 100

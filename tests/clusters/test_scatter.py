@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from sklearn.covariance import ledoit_wolf
+
+from raypurify.clusters.blocks import Block
+from raypurify.clusters.candidates import assign, fit_candidates
+from raypurify.clusters.covariance import moments, moments_of, shrink
+from raypurify.clusters.fit import Scatters
+from raypurify.clusters.lloyd import stack
+from raypurify.clusters.scatter import merge, scatter
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+@pytest.mark.parametrize("cuts", [(1,), (5, 6, 200), range(3, 250, 3)])
+def test_merged_parts_are_the_whole(cuts, offset):
+    rng = np.random.default_rng(0)
+    rows = offset + rng.normal(size=(250, 7)) * rng.exponential(size=7) + np.repeat(rng.normal(size=(2, 7)), 125, 0)
+    parts = [scatter(part) for part in np.split(rows, cuts)]
+    whole, merged = scatter(rows), merge(parts)
+    assert merged.count == whole.count
+    assert merged.largest == whole.largest
+    for name in ("mean", "second", "third", "fourth"):
+        expected = getattr(whole, name)
+        np.testing.assert_allclose(getattr(merged, name), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+
+
+def test_offset_does_not_cancel():
+    rows = np.random.default_rng(1).normal(size=(1000, 3))
+    merged = merge([scatter(part + 1e6) for part in np.split(rows, 10)])
+    np.testing.assert_allclose(merged.second, scatter(rows).second, rtol=1e-6, atol=1e-6)
+
+
+def test_ledoit_wolf_of_merged_parts_is_scikit_learns():
+    rows = np.random.default_rng(2).normal(size=(90, 20)) + 5
+    axes, variances, rest = shrink(moments_of(merge([scatter(part) for part in np.split(rows, 9)])))
+    covariance = axes.T @ np.diag(variances) @ axes + rest * (np.eye(20) - axes.T @ axes)
+    np.testing.assert_allclose(covariance, ledoit_wolf(rows)[0], rtol=1e-9, atol=1e-12)
+
+
+def test_the_pass_over_blocks_finds_the_moments_of_every_cluster():
+    rng = np.random.default_rng(3)
+    latents = (rng.normal(size=(3, 6))[rng.integers(3, size=400)] * 4 + rng.normal(size=(400, 6))).astype(np.float32)
+    blocks = [Block(latents[part], part) for part in np.split(np.arange(400), [1, 130])]
+
+    def each_block(look):
+        return [look(block) for block in blocks]
+
+    frame, [found] = fit_candidates(each_block, [3])
+    _, labels, centroids = assign(each_block, frame, found.centroids)
+    of_block = each_block(Scatters(frame, stack({0: centroids}), range(3)))
+    assert None in of_block[0]
+    for k, parts in enumerate(zip(*of_block)):
+        merged = moments_of(merge(part for part in parts if part))
+        alone = moments(latents[labels == k])
+        np.testing.assert_allclose(merged.spectrum.variances, alone.spectrum.variances, rtol=1e-6)
+        assert merged.count == alone.count
+        assert merged.fourth == pytest.approx(alone.fourth, rel=1e-6)

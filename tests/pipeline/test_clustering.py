@@ -1,0 +1,168 @@
+"""The clusters stage on Ray: the same clusters however a class is cut, resumed, and in spite of lost nodes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
+from raypurify.clusters.fit import FORMS
+from raypurify.config import Clusters
+from raypurify.errors import ConfigError, DataError
+from raypurify.pipeline.clustering import cluster
+from raypurify.pipeline.latents import PARTS
+from raypurify.pipeline.progress import FILE, describe, read_json
+
+
+def write_latents(folder: Path, of_class: list[list[np.ndarray]], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Latents of every class in files of several parts, rows numbered at random; (rows, latents) of every class."""
+    total = sum(len(part) for parts in of_class for part in parts)
+    numbers = iter(np.random.default_rng(seed).permutation(total))
+    written = []
+    for c, parts in enumerate(of_class):
+        place = folder / PARTS / f"label={c}"
+        place.mkdir(parents=True)
+        rows = [np.sort([next(numbers) for _ in part]) for part in parts]
+        for i, (row, part) in enumerate(zip(rows, parts)):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.astype(np.float32).reshape(-1)), part.shape[1])
+            pq.write_table(pa.table({"row": row, "latent": column}), place / f"{i:03d}.parquet")
+        order = np.argsort(np.concatenate(rows))
+        written.append((np.concatenate(rows)[order], np.concatenate(parts)[order].astype(np.float32)))
+    return written
+
+
+def planted(k: int, n: int, dim: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = 6 * np.linalg.qr(rng.normal(size=(dim, dim)))[0][:k]
+    return centres[rng.integers(k, size=n)] + rng.normal(size=(n, dim)) / np.sqrt(dim)
+
+
+def run(folder: Path, latents: Path, classes: int, rows: int, **settings):
+    folder.mkdir(exist_ok=True)
+    report = cluster(folder, latents, [f"class {c}" for c in range(classes)], rows, Clusters(**settings), 0)
+    return report, np.load(folder / "cluster_of_row.npy"), load_file(folder / "distributions.safetensors")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """One class of three blocks of 1 MiB, two small ones: (folder, rows in all, what was written)."""
+    folder = tmp_path_factory.mktemp("latents")
+    big = np.array_split(planted(5, 30000, 24, seed=1), 3)
+    written = write_latents(folder, [big, [planted(3, 400, 24, seed=2)], [planted(2, 90, 24, seed=3)]])
+    return folder, 30490, written
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_class_in_blocks_gets_the_clusters_of_one_in_memory(local_ray, large, tmp_path, form):
+    latents, rows, written = large
+    report, spread, in_blocks = run(tmp_path / "spread", latents, 3, rows, form=form, block_mb=1)
+    _, whole, in_memory = run(tmp_path / "whole", latents, 3, rows, form=form)
+    assert report["cluster_class"] == [0] * 5 + [1] * 3 + [2] * 2
+    np.testing.assert_array_equal(spread, whole)
+    latents_of_row = np.empty((rows, 24), np.float32)
+    for row, part in written:
+        latents_of_row[row] = part
+    expected = ClusterDistributions.fit(latents_of_row, whole, form=form)
+    for state in (in_blocks, in_memory):
+        np.testing.assert_allclose(state["means"], expected.means, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(state["rest"], expected.rest, rtol=1e-4)
+        gram = np.einsum("kri,krj->kij", state["factors"], state["factors"])
+        np.testing.assert_allclose(gram, expected.factors.mT @ expected.factors, rtol=1e-3, atol=1e-3 * gram.max())
+
+
+def test_labels_are_those_of_fit_kmeans(local_ray, large, tmp_path):
+    latents, rows, written = large
+    _, of_row, _ = run(tmp_path / "c", latents, 3, rows, k_max=6)
+    first = 0
+    for row, part in written:
+        fits = [fit_kmeans(part, k) for k in range(1, 7)]
+        k = choose_k([fit.inertia for fit in fits])
+        # Other numbers of rows draw other starts; planted clusters are found from any.
+        pairs = set(zip((of_row[row] - first).tolist(), fits[k - 1].labels.tolist()))
+        assert len(pairs) == k
+        first += k
+
+
+def test_an_interrupted_stage_keeps_finished_classes(local_ray, large, tmp_path):
+    latents, rows, _ = large
+    folder = tmp_path / "c"
+    _, before, state = run(folder, latents, 3, rows)
+    files = sorted(folder.glob("class-*.safetensors"))
+    kept = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    (folder / FILE).unlink()
+    _, after, again = run(folder, latents, 3, rows)
+    np.testing.assert_array_equal(before, after)
+    assert all((state[name] == again[name]).all() for name in state)
+    changed = [file.stat().st_mtime_ns != when for file, when in zip(files, kept)]
+    assert changed == [False, True, False]
+    progress = read_json(folder / FILE)
+    assert (progress["done"], progress["total"], progress["start"]) == (rows, rows, rows - 400)
+    assert "classes 3/3" in describe(progress)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_classes_too_small_for_a_distribution(local_ray, tmp_path, form):
+    one, same = np.full((1, 6), 5.0), np.full((7, 6), -3.0)
+    some = np.random.default_rng(0).normal(size=(50, 6))
+    written = write_latents(tmp_path, [[one], [same], [some]])
+    report, of_row, state = run(tmp_path / "c", tmp_path, 3, 58, form=form, k_max=2)
+    assert report["cluster_class"][:2] == [0, 1]
+    assert report["smallest"] == 1
+    rows = np.argsort(np.concatenate([row for row, _ in written]))
+    expected = ClusterDistributions.fit(np.concatenate([part for _, part in written])[rows], of_row, form=form)
+    latents = 3 * np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+    found = ClusterDistributions.from_state({name: expected.means.new_tensor(a) for name, a in state.items()}, form)
+    np.testing.assert_allclose(found.distance(latents), expected.distance(latents), rtol=1e-3, atol=1e-4)
+
+
+def test_a_latent_that_is_not_finite_is_named_by_its_row(local_ray, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    rows[7] = np.nan
+    row = write_latents(tmp_path, [[rows[:30], rows[30:]]])[0][0]
+    first = sorted(
+        row[np.isnan(pq.read_table(tmp_path / PARTS, partitioning=None).sort_by("row")["latent"].to_pylist())[:, 0]]
+    )
+    with pytest.raises(DataError, match=f"row {first[0]} is not finite"):
+        run(tmp_path / "c", tmp_path, 1, 60)
+
+
+def test_more_axes_than_a_bundle_may_hold_are_refused_before_the_work(local_ray, tmp_path, monkeypatch):
+    write_latents(tmp_path, [[np.random.default_rng(0).normal(size=(60, 16))]] * 3)
+    monkeypatch.setattr("raypurify.pipeline.clustering.MAX_BYTES", 3000)
+    with pytest.raises(ConfigError, match=r"3 clusters with 16 axes .* clusters\.form to ridge"):
+        run(tmp_path / "c", tmp_path, 3, 180, form="shrinkage", k=1)
+    assert not list((tmp_path / "c").glob("class-*"))
+
+
+def test_the_curve_is_drawn(local_ray, large, tmp_path):
+    latents, rows, _ = large
+    run(tmp_path / "c", latents, 3, rows)
+    with Image.open(tmp_path / "c" / "elbow.png") as picture:
+        assert picture.width > 300
+    curves = json.loads((tmp_path / "c" / "clusters.json").read_text())["inertias"]
+    assert [len(curve) for curve in curves] == [8, 8, 8]
+    assert all(curve == sorted(curve, reverse=True) for curve in curves)
+
+
+def test_lost_nodes_change_no_label(local_ray, tmp_path):
+    big = np.array_split(planted(4, 60000, 24, seed=1) * 0.2, 5)
+    write_latents(tmp_path / "latents", [big, [planted(2, 100, 24, seed=2)]])
+    settings = {"block_mb": 1, "k_max": 10}
+    classes = ["class 0", "class 1"]
+    (tmp_path / "task.json").write_text(json.dumps({"classes": classes, "rows": 60100, "settings": settings}))
+    script = Path(__file__).with_name("clustering_node_loss.py")
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=240)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["left"] == 0
+    assert len(facts["passes"]) == 2
+    run(tmp_path / "alone", tmp_path / "latents", 2, 60100, **settings)
+    for name in ("cluster_of_row.npy", "distributions.safetensors", "clusters.json"):
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
