@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raypurify.errors import ConfigError
 
@@ -69,11 +69,18 @@ class Clusters(_Settings):
     """Per-class k-means and the distributions of its clusters."""
 
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
-    k_max: int = Field(8, ge=1)
+    k_min: int = Field(1, ge=1, description="the elbow's first candidate")
+    k_max: int = Field(8, ge=1, description="the elbow's last candidate; its end of the curve takes part in the answer")
     n_init: int = Field(4, ge=1)
     form: Literal["pinv", "shrinkage", "low_rank", "ridge"] = "ridge"
     rank: int = Field(64, ge=1, description="axes that forms low_rank and ridge keep of a cluster's covariance")
     block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; a larger class is spread")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Clusters":
+        if self.k_min > self.k_max:
+            raise ValueError(f"k_min is {self.k_min}, above k_max, {self.k_max}")
+        return self
 
 
 class Csc(_Settings):

@@ -61,17 +61,16 @@ def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
     return _png(figure)
 
 
-def elbow_curves(classes: Sequence[str], curves: Sequence[Sequence[float]], chosen: Sequence[int]) -> bytes:
-    """A PNG of each class's WCSS curve (the first 50 classes) with the number of clusters that was chosen."""
+def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], chosen: Sequence[int]) -> bytes:
+    """A PNG of each class's WCSS by its number of clusters (the first 50 classes), with the number that was chosen."""
     columns = min(5, len(classes))
     rows = -(-min(len(classes), 50) // columns)
     size = (2.4 * columns, 2 * rows)
     figure, axes = _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis, name, curve, k in zip(axes.flat, classes, curves, chosen):
-        first = k if len(curve) == 1 else 1
-        ks = range(first, first + len(curve))
-        axis.plot(ks, curve, marker=".")
-        axis.plot([k], [curve[k - first]], "o", color="C3", label=f"k = {k}")
+        axis.plot(list(curve), list(curve.values()), marker=".")
+        axis.plot([k], [curve.get(k, min(curve.values()))], "o", color="C3", label=f"k = {k}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(name, fontsize=9)
         axis.legend(fontsize=8)
         axis.set_yticks([])

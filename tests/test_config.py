@@ -40,6 +40,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("csc.lambda=1",)}, "csc.lambda"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=-1",)}, "csc.lmbda"),
         ({"preset": "tiny", "overrides": ("csc.lmbda",)}, "key.subkey=value"),
+        ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
         ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=[",)}, "not valid YAML"),
     ],

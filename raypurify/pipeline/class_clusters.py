@@ -1,8 +1,8 @@
 """The clusters of one class in a file: k-means for every candidate k, the elbow, the distribution of each cluster."""
 
+import itertools
 import os
 import sys
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,16 @@ _SUMS = 1 << 27
 
 
 def cluster_class(file: Path, pieces: list[Piece], settings: Clusters, seed: int, name: str, progress) -> None:
-    """Write the clusters of one class: ``rows`` (n,) ascending, ``labels`` (n,), ``curve`` of WCSS, ``means`` (k, d),
-    ``factors`` (k, r, d), ``rest`` (k,), ``singular`` (k,), 1 where a cluster has no distribution of its own, and
-    ``squares``: Σ‖x − μ‖².
+    """Write the clusters of one class: ``rows`` (n,) ascending, ``labels`` (n,), ``curve`` of WCSS at ``ks``, ``means``
+    (k, d), ``factors`` (k, r, d), ``rest`` (k,), ``singular`` (k,), 1 where a cluster has no distribution of its own,
+    and ``squares``: Σ‖x − μ‖².
     """
     latents = open_class(pieces, settings.block_mb << 20)
     each_block = latents.each_block if latents.whole else _told(latents.each_block, name, progress)
     # Never more clusters than images.
-    most = min(settings.k or settings.k_max, sum(piece.rows for piece in pieces))
-    ks = [most] if settings.k else range(1, most + 1)
+    count = sum(piece.rows for piece in pieces)
+    least, most = (min(k, count) for k in (settings.k or settings.k_min, settings.k or settings.k_max))
+    ks = range(least, most + 1)
     frame, candidates = fit_candidates(each_block, ks, n_init=settings.n_init, seed=seed)
     curve = [candidate.inertia for candidate in candidates]
     rows, labels, centroids = assign(each_block, frame, candidates[choose_k(curve, first_k=0)].centroids)
@@ -50,6 +51,7 @@ def cluster_class(file: Path, pieces: list[Piece], settings: Clusters, seed: int
     tensors = sums | {
         "rows": rows,
         "labels": labels,
+        "ks": np.array(ks),
         "curve": np.array(curve),
         "means": np.array(means, np.float32),
         "factors": factors.astype(np.float32),
@@ -85,7 +87,7 @@ def _scatters(each_block: EachBlock, frame: Frame, centroids: np.ndarray) -> lis
 
 def _told(each_block: EachBlock, name: str, progress) -> EachBlock:
     """The same, with the number of the pass in the stage's progress: a large class takes long."""
-    passes = count(1)
+    passes = itertools.count(1)
 
     def counted(look):
         progress.add.remote(0, f"class {name}: pass {next(passes)}")

@@ -65,16 +65,16 @@ def _assemble(
 ) -> dict[str, Any]:
     cluster_of_row = np.full(source_rows, -1, np.int64)
     owner: list[int] = []
-    curves: list[list[float]] = []
+    curves: list[dict[int, float]] = []
     for c, file in enumerate(files):
         with safe_open(file, "np") as one:
             cluster_of_row[one.get_tensor("rows")] = one.get_tensor("labels") + len(owner)
-            curves.append(one.get_tensor("curve").tolist())
+            curves.append(dict(zip(one.get_tensor("ks").tolist(), one.get_tensor("curve").tolist())))
             owner += [c] * one.get_slice("rest").get_shape()[0]
     sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=len(owner))
     save_file(_distributions(files, of_class, sizes, settings), folder / "distributions.safetensors")
     np.save(folder / "cluster_of_row.npy", cluster_of_row)
-    facts = {"form": settings.form, "cluster_class": owner, "sizes": sizes.tolist(), "inertias": curves}
+    facts = {"form": settings.form, "cluster_class": owner, "sizes": sizes.tolist(), "wcss": curves}
     (folder / "clusters.json").write_text(json.dumps(facts), "utf-8")
     (folder / "elbow.png").write_bytes(elbow_curves(classes, curves, np.bincount(owner).tolist()))
     return {"clusters": len(owner), "smallest": int(sizes.min()), "cluster_class": owner}

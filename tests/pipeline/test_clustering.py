@@ -147,9 +147,22 @@ def test_the_curve_is_drawn(local_ray, large, tmp_path):
     run(tmp_path / "c", latents, 3, rows)
     with Image.open(tmp_path / "c" / "elbow.png") as picture:
         assert picture.width > 300
-    curves = json.loads((tmp_path / "c" / "clusters.json").read_text())["inertias"]
-    assert [len(curve) for curve in curves] == [8, 8, 8]
-    assert all(curve == sorted(curve, reverse=True) for curve in curves)
+    curves = json.loads((tmp_path / "c" / "clusters.json").read_text())["wcss"]
+    assert [list(curve) for curve in curves] == [[str(k) for k in range(1, 9)]] * 3
+    assert all(list(curve.values()) == sorted(curve.values(), reverse=True) for curve in curves)
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_class"),
+    [({"k": 3}, [3, 3, 1]), ({"k_min": 4, "k_max": 6}, [5, 4, 1]), ({"k_max": 1}, [1, 1, 1])],
+)
+def test_numbers_of_clusters_by_setting(local_ray, tmp_path, settings, of_class):
+    five, two = planted(5, 300, 8, seed=1), planted(2, 60, 8, seed=2)
+    write_latents(tmp_path, [[five], [two], [np.ones((2, 8))]])
+    report, _, _ = run(tmp_path / "c", tmp_path, 3, 362, **settings)
+    assert np.bincount(report["cluster_class"]).tolist() == of_class
+    with Image.open(tmp_path / "c" / "elbow.png") as picture:
+        assert picture.height > 100
 
 
 def test_lost_nodes_change_no_label(local_ray, tmp_path):
