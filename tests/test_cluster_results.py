@@ -7,6 +7,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text("utf-8")
+CLUSTERS = (REPOSITORY / "docs" / "clusters.md").read_text("utf-8")
 DECISIONS = " ".join((REPOSITORY / "docs" / "decisions.md").read_text("utf-8").split())
 
 
@@ -14,8 +15,8 @@ def committed(script) -> dict:
     return json.loads(script.RESULTS.read_text("utf-8"))
 
 
-def block(name: str) -> str:
-    return ALGORITHM.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+def block(name: str, page: str = ALGORITHM) -> str:
+    return page.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
 
 
 def percent(share: float) -> str:
@@ -89,7 +90,28 @@ def test_sentences_on_the_elbow_are_those_of_the_committed_results(benchmark):
     assert f"found in {found['8']} of {results['planted']['trials']} trials with `k_max` 8, in {found['12']}" in words
 
 
-@pytest.mark.parametrize("name", ["cluster_forms", "elbow"])
+def test_figures_of_the_clusters_stage_are_those_of_the_committed_results(benchmark):
+    clusters = benchmark("clusters")
+    results = committed(clusters)
+    assert block("clusters", CLUSTERS) == clusters.table(results)
+    assert f"`{results['command']}` on two cores, medians of {results['repeats']}" in CLUSTERS
+    assert results["cores"] == 2
+    assert f"to the power {results['growth']['exponent']:.2f}." in CLUSTERS
+    sizes = [line["worker_mb"] for line in results["growth"]["sizes"]]
+    assert max(sizes) < 1.15 * min(sizes)
+    assert f"of {results['growth']['block_mb']} MiB here" in " ".join(CLUSTERS.split())
+
+
+def test_figures_of_the_dictionaries_stage_are_those_of_the_committed_results(benchmark):
+    results = committed(benchmark("dictionaries"))
+    words = " ".join(CLUSTERS.split())
+    assert f"`{results['command']}`" in words
+    assert f"{results['speedup_of_the_stage']:.2f} times as fast as one" in words
+    assert f"{results['speedup_of_the_learning']:.2f} times without" in words
+    assert f"{results['clusters']} clusters of {results['images_per_cluster']:,} images" in words
+
+
+@pytest.mark.parametrize("name", ["cluster_forms", "elbow", "clusters", "dictionaries"])
 def test_results_name_no_path_of_a_machine(benchmark, name):
     results = committed(benchmark(name))
     assert results["command"].startswith(f"python benchmarks/{name}.py --run-dir RUN")
