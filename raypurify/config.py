@@ -43,26 +43,47 @@ class Training(_Settings):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     workers: int = Field(2, ge=1)
+    min_workers: int | None = Field(None, ge=1, description="go on with so few when nodes are lost; null: wait for all")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     augment: bool = True
+    ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights, which are kept; 0: off")
 
 
 class Attack(_Settings):
-    """The inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent."""
+    """The inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
+
+    ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018). Training with one step, which is fast adversarial
+    training (Wong et al. 2020), takes 1.25·eps instead, as they do: longer ones overfit catastrophically.
+    """
 
     norm: Literal["linf", "l2", "dissimilarity"] = "l2"
     eps: float = Field(0.5, gt=0)
-    steps: int = Field(2, ge=1)
+    steps: int = Field(2, ge=1, description="1: fast adversarial training")
     step_size: float | None = Field(None, gt=0)
     random_start: bool = True
 
 
 class RobustTraining(Training):
-    """Robust semantic training (RSFP, eq. 7)."""
+    """Robust semantic training (RSFP, eq. 7), over PGD adversarial training or TRADES (Zhang et al. 2019, eq. 5).
 
+    >>> RobustTraining(loss="trades", alpha=0).beta
+    6.0
+    """
+
+    loss: Literal["ce", "trades"] = Field("ce", description="ce: cross-entropy on adversarial images alone")
+    beta: float = Field(6.0, gt=0, description="weight of the divergence in trades")
     alpha: float = Field(0.05, ge=0, description="weight of the Mahalanobis term")
-    init: Literal["baseline", "random"] = "baseline"
+    init: str = Field("baseline", description="baseline, random, or the path of another network.safetensors")
+    guard: bool = Field(True, description="stop when accuracy under a multi-step attack collapses")
     attack: Attack = Attack()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RobustTraining":
+        if self.init not in ("baseline", "random") and not self.init.endswith(".safetensors"):
+            raise ValueError(f"init is {self.init!r}: give baseline, random or the path of a network.safetensors")
+        if self.loss == "trades" and not self.attack.random_start:
+            raise ValueError("loss trades needs attack.random_start: its divergence has no slope at the clean image")
+        return self
 
 
 class Clusters(_Settings):

@@ -54,8 +54,13 @@ def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
     epochs = [line["epoch"] + 1 for line in lines]
     left.plot(epochs, [line["loss"] for line in lines])
     left.set(xlabel="epoch", ylabel="training loss")
-    for key, name in (("accuracy", "training batches"), ("validation_accuracy", "validation, clean")):
-        right.plot(epochs, [line[key] for line in lines], label=name)
+    names = {
+        "accuracy": "training batches",
+        "validation_accuracy": "validation, clean",
+        "validation_pgd_accuracy": "validation, PGD",
+    }
+    for key in (key for key in names if key in lines[0]):
+        right.plot(epochs, [line[key] for line in lines], label=names[key])
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     right.legend()
     return _png(figure)

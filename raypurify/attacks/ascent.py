@@ -1,11 +1,13 @@
-"""Projected gradient ascent on the loss: the loop that FGSM, BIM and PGD share."""
+"""Projected gradient ascent on the loss: the loop that FGSM, BIM, PGD and TPGD share."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import project, random_start, step_direction, unit
+from raypurify.attacks.budget import project, step_direction, unit
 from raypurify.errors import DataError
 
 
@@ -18,9 +20,9 @@ def ascend(
     norm: str,
     steps: int,
     step_size: float,
-    start_at_random: bool = False,
-    generator: torch.Generator | None = None,
+    start: Callable[[Tensor], Tensor] | None = None,
     loss: Loss | None = None,
+    clean_loss: Callable[[Tensor], Loss] | None = None,
 ) -> Tensor:
     """Take ``steps`` steps x' ← Π(x' + step_size · direction(∇ loss)) and return the last x'.
 
@@ -29,35 +31,56 @@ def ascend(
     summed over the batch, so that the result for an image does not depend on its neighbours. Perturbations are kept in
     float32 or wider whatever the dtype of the images, or the autocast the model runs under.
 
+    ``start`` gives the first perturbation of the images it is called with, inside the ball (none: zero).
+    ``clean_loss`` makes the loss from the logits of the clean images, where no ``loss`` is given.
+
     Raises DataError when images are not floating point in [0, 1], or labels do not fit them.
     """
-    _check(images, labels)
+    check(images, labels)
     if len(images) == 0:
         return images.detach().clone()
     with torch.inference_mode(False), torch.no_grad():
-        clean = images.detach().to(torch.promote_types(images.dtype, torch.float32), copy=True)
+        clean = wide(images.detach().clone())
         step = step_size * unit(clean, norm)
         perturbed = clean
-        if start_at_random:
-            perturbed = (clean + random_start(clean, eps, norm, generator)).clamp(0, 1)
+        if start is not None:
+            perturbed = (clean + start(clean)).clamp(0, 1)
+        if loss is None and clean_loss is not None:
+            loss = clean_loss(logits_at(model, clean, images.dtype))
         for _ in range(steps):
-            gradient = _gradient(model, perturbed, labels, images.dtype, loss)
+            gradient, _ = input_gradient(model, perturbed, labels, images.dtype, loss)
             delta = perturbed + step * step_direction(gradient, norm) - clean
             perturbed = (clean + project(delta, clean, eps, norm)).clamp(0, 1)
         return perturbed.to(images.dtype)
 
 
-def _gradient(model: Model, perturbed: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
+def input_gradient(
+    model: Model, images: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the loss, summed over the batch, at ``images``, and their logits; the model sees ``dtype``."""
     with torch.enable_grad():
-        inputs = perturbed.detach().requires_grad_()
-        logits = model(inputs.to(dtype))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        inputs = images.detach().requires_grad_()
+        logits = wide(model(inputs.to(dtype)))
         value = cross_entropy(logits, labels, reduction="sum") if loss is None else loss(logits, labels).sum()
         # Asking for the gradient of the input alone leaves every parameter's .grad as it was.
-        return torch.autograd.grad(value, inputs)[0]
+        return torch.autograd.grad(value, inputs)[0], logits.detach()
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
+def logits_at(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits of ``images``, detached; the model sees ``dtype``."""
+    # With gradients on: older PyTorch (pytorch/pytorch#158232) would keep the weights that autocast casts under no_grad
+    # for the rest of the context, and a training step there would not reach the parameters.
+    with torch.enable_grad():
+        return wide(model(images.to(dtype))).detach()
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or in their own dtype where that is wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def check(images: Tensor, labels: Tensor) -> None:
+    """Raise DataError unless images are floating point in [0, 1], with one label each."""
     if not images.is_floating_point():
         raise DataError(f"attacked images have dtype {images.dtype}: pass floating-point images in [0, 1]")
     if labels.shape != images.shape[:1]:

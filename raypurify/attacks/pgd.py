@@ -7,7 +7,7 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import ascend
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size
+from raypurify.attacks.budget import check_norm, check_size, random_start
 from raypurify.errors import ConfigError
 
 
@@ -37,6 +37,10 @@ class PGD:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: {type(self).__name__} needs at least one step")
 
+    @property
+    def _step(self) -> float:
+        return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+
     def __call__(
         self,
         model: Model,
@@ -54,8 +58,7 @@ class PGD:
             eps=self.eps,
             norm=self.norm,
             steps=self.steps,
-            step_size=2.5 * self.eps / self.steps if self.step_size is None else self.step_size,
-            start_at_random=self.random_start,
-            generator=generator,
+            step_size=self._step,
+            start=(lambda clean: random_start(clean, self.eps, self.norm, generator)) if self.random_start else None,
             loss=loss,
         )

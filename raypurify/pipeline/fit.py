@@ -41,7 +41,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     from raypurify.pipeline.latents import extract_latents
     from raypurify.pipeline.prepare import prepare
     from raypurify.pipeline.train import NETWORK, train
-    from raypurify.pipeline.train_worker import load_clusters
+    from raypurify.training.clusters import load_clusters
 
     seed, side = settings.seed, settings.data.image_size
 
@@ -96,7 +96,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
             *shape,
             settings.robust,
             seed,
-            init=baseline.folder / NETWORK if settings.robust.init == "baseline" else None,
+            baseline=baseline.folder / NETWORK,
             clusters=clusters.folder,
         ),
     )

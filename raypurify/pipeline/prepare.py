@@ -17,6 +17,7 @@ from raypurify.pipeline.progress import shared_progress
 from raypurify.sources import Source, read_shard
 
 BLOCK_BYTES = 64 << 20
+GROUP_ROWS = 512
 
 
 def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, An
         batch_size=1,
         fn_kwargs={"shards": ray.put(source.shards), "split": split, "side": data.image_size, "progress": progress},
     )
-    rows.random_shuffle(seed=seed).write_parquet(str(folder), partition_cols=["split"])
+    # Small row groups: whoever wants some rows of a file need not read all before them.
+    rows.random_shuffle(seed=seed).write_parquet(str(folder), partition_cols=["split"], row_group_size=GROUP_ROWS)
     return _checked_report(folder, source)
 
 

@@ -1,6 +1,5 @@
 """Stages 2 and 6: a network trained by Ray Train workers on the prepared images, plain or robust."""
 
-import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,11 +12,16 @@ from raypurify.errors import RaypurifyError, TrainingError
 from raypurify.nets import WideResNet
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
-from raypurify.pipeline.prepared import TRAIN
+from raypurify.pipeline.feed import steps_of
 from raypurify.pipeline.progress import shared_progress
-from raypurify.pipeline.train_worker import METRICS, load_checkpoint, work
+from raypurify.pipeline.train_worker import CHECKPOINT, work
+from raypurify.training.checkpoint import final_weights, read_checkpoint
+from raypurify.training.record import read_lines
 
 NETWORK = "network.safetensors"
+REPORTED = ("loss", "validation_accuracy", "validation_pgd_accuracy", "note")
+# Workers or nodes that may be lost before a training gives up.
+FAILURES = 4
 
 
 def train(
@@ -30,63 +34,58 @@ def train(
     settings: Training,
     seed: int,
     *,
-    init: Path | None = None,
+    baseline: Path | None = None,
     clusters: Path | None = None,
 ) -> dict[str, Any]:
     """Train into ``folder/network.safetensors``; ``metrics.jsonl`` has a line per epoch, ``curve.png`` the picture.
 
-    With RobustTraining settings, ``clusters`` is the folder of the clusters stage. An interrupted training goes on from
-    the checkpoint of its last whole epoch. Raises TrainingError.
+    With RobustTraining settings, ``clusters`` is the folder of the clusters stage and ``baseline`` the network of the
+    baseline stage. An interrupted training goes on from the checkpoint of its last whole epoch, and so does one that
+    lost a worker or a node, with the workers there is room for, ``settings.min_workers`` at least.
+
+    Raises TrainingError or ConfigError.
     """
     import ray
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    batch = settings.batch_size // settings.workers
-    steps = rows // settings.workers // max(1, batch)
+    steps, batch = steps_of(rows, settings.batch_size, settings.workers)
     if not batch or not steps:
         raise TrainingError(
             f"{rows} images do not fill one batch of {settings.batch_size} over {settings.workers} workers"
         )
-    done = len(_metrics(folder))
+    if getattr(settings, "init", "random") not in ("baseline", "random"):
+        # Workers have a working directory of their own.
+        settings = settings.model_copy(update={"init": str(Path(settings.init).expanduser().resolve())})
+    done = len(read_lines(folder))
     counted = steps * batch * settings.workers
     config = {
-        "folder": str(folder),
-        "prepared": str(prepared),
+        "folder": str(folder.resolve()),
+        "prepared": str(prepared.resolve()),
         "side": side,
-        "network": {
-            "depth": architecture.depth,
-            "width": architecture.width,
-            "classes": classes,
-            "dropout": architecture.dropout,
-        },
+        "network": {**architecture.model_dump(), "classes": classes},
         "settings": settings.model_dump(),
-        "steps": steps,
         "seed": seed,
-        "init": str(init) if init else None,
+        "baseline": str(baseline) if baseline else None,
         "clusters": str(clusters) if clusters else None,
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
-    gpus = ray.cluster_resources().get("GPU", 0) >= settings.workers
+    least = min(settings.min_workers or settings.workers, settings.workers)
+    gpus = ray.cluster_resources().get("GPU", 0) >= least
     cpus = int(ray.cluster_resources()["CPU"])
-    if settings.workers >= cpus:
+    if least >= cpus:
         # Not an error: a cluster may grow. But Ray would wait without a word.
-        print(
-            f"{folder.name}: waits for {settings.workers + 1} CPUs, there are {cpus}; or ask for fewer workers",
-            flush=True,
-        )
+        print(f"{folder.name}: waits for {least + 1} CPUs, there are {cpus}; or ask for fewer workers", flush=True)
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
-        datasets={
-            "train": ray.data.read_parquet(str(prepared / TRAIN), partitioning=None, columns=["row", "label", "image"])
-        },
-        dataset_config=DataConfig(datasets_to_split=["train"]),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=gpus),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers if least == settings.workers else (least, settings.workers), use_gpu=gpus
+        ),
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(folder.resolve()),
-            failure_config=FailureConfig(max_failures=2),
+            failure_config=FailureConfig(max_failures=FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
@@ -97,18 +96,11 @@ def train(
         raise _cause(e) from e
     network = WideResNet(**config["network"])
     with result.checkpoint.as_directory() as directory:
-        network.load_state_dict(load_checkpoint(Path(directory))["network"])
+        network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
     save_network(folder / NETWORK, network)
-    lines = _metrics(folder)
+    lines = read_lines(folder)
     (folder / "curve.png").write_bytes(training_curve(lines))
-    return {"epochs": settings.epochs, **{k: lines[-1][k] for k in ("loss", "validation_accuracy")}}
-
-
-def _metrics(folder: Path) -> list[dict[str, float]]:
-    """A line per epoch; an epoch done twice after a kill counts once, by its last line."""
-    path = folder / METRICS
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [by for _, by in sorted({line["epoch"]: line for line in lines}.items())]
+    return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
 
 
 @contextmanager

@@ -1,27 +1,29 @@
 """What one Ray Train worker does: its share of the batches, through the plain training loop, with checkpoints."""
 
-import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
-from raypurify.attacks import PGD
-from raypurify.clusters import ClusterDistributions
 from raypurify.config import RobustTraining, Training
 from raypurify.errors import TrainingError
-from raypurify.nets import WideResNet
-from raypurify.nets.store import load_network
-from raypurify.pipeline.prepared import VALIDATION, batches, read_part, read_pixels
-from raypurify.training import Batch, measure, train_epochs
-from raypurify.training.loop import Semantic
+from raypurify.pipeline.feed import epoch_tables, steps_of, training_units
+from raypurify.training import Batch, train_epochs, validate
+from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
+from raypurify.training.clusters import clusters_of, load_clusters
+from raypurify.training.data import VALIDATION, read_part, read_pixels
+from raypurify.training.guard import Guard
+from raypurify.training.order import some_of
+from raypurify.training.record import add_line, keep_lines
+from raypurify.training.start import starting_network
+from raypurify.training.step import check_attack, semantic_of
 
-METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.pt"
-SHUFFLE_ROWS, CHECKED_IMAGES = 8192, 1024
+CHECKPOINT = "checkpoint.pt"
+CHECKED_IMAGES = 1024
 
 
 def work(config: dict[str, Any]) -> None:
@@ -32,80 +34,76 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    torch.manual_seed(config["seed"])
     robust = "attack" in config["settings"]
     settings = (RobustTraining if robust else Training)(**config["settings"])
-    folder, side = Path(config["folder"]), config["side"]
+    folder, prepared, side, seed = Path(config["folder"]), Path(config["prepared"]), config["side"], config["seed"]
+    units = training_units(prepared)
+    steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)
 
-    network = load_network(Path(config["init"])) if config["init"] else WideResNet(**config["network"])
+    baseline = Path(config["baseline"]) if config["baseline"] else None
+    network = starting_network(settings.init if robust else "random", config["network"], seed, baseline)
     model = prepare_model(network.to(memory_format=torch.channels_last))
-    semantic, cluster_of_row = None, None
-    if robust:
+    distributions, cluster_of_row = None, None
+    if config["clusters"]:
         distributions, cluster_of_row = load_clusters(Path(config["clusters"]))
-        semantic = Semantic(PGD(**settings.attack.model_dump()), distributions.to(get_device()), settings.alpha)
-    checked = read_part(Path(config["prepared"]), VALIDATION)[:CHECKED_IMAGES] if rank == 0 else None
-    shard = ray.train.get_dataset_shard("train")
-
-    def epoch_batches(epoch: int):
-        tables = shard.iter_batches(
-            batch_size=settings.batch_size // world,
-            batch_format="pyarrow",
-            drop_last=True,
-            local_shuffle_buffer_size=SHUFFLE_ROWS,
-            local_shuffle_seed=config["seed"] * 1009 + epoch,
-        )
-        for step, table in enumerate(tables):
-            # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
-            if step == config["steps"]:
-                break
-            clusters = (
-                None if cluster_of_row is None else torch.from_numpy(cluster_of_row[table.column("row").to_numpy()])
-            )
-            labels = torch.from_numpy(table.column("label").to_numpy().copy())
-            yield Batch(torch.from_numpy(read_pixels(table, side).copy()), labels, clusters)
-
-    def on_epoch(epoch: int, metrics: dict[str, float], state) -> None:
-        if rank:
-            ray.train.report(metrics)
-            return
-        metrics = metrics | {"validation_accuracy": measure(network, batches(checked, side))["accuracy"]}
-        with tempfile.TemporaryDirectory() as directory:
-            torch.save(state(), Path(directory) / CHECKPOINT)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
-        with (folder / METRICS).open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **{k: round(v, 5) for k, v in metrics.items()}}) + "\n")
-
+        distributions = distributions.to(get_device())
     latest = ray.train.get_checkpoint()
     resume = None
     if latest:
         with latest.as_directory() as directory:
-            resume = load_checkpoint(Path(directory))
+            resume = read_checkpoint(Path(directory) / CHECKPOINT)
+    if rank == 0:
+        keep_lines(folder, resume["epochs"] if resume else 0)
+
+    def epoch_batches(epoch: int):
+        for table in epoch_tables(units, batch, steps, epoch, seed, rank, world):
+            images, labels = read_pixels(table, side).copy(), table.column("label").to_numpy().copy()
+            clusters = None
+            if cluster_of_row is not None:
+                own = clusters_of(table.column("row").to_numpy(), cluster_of_row, distributions.clusters)
+                clusters = torch.from_numpy(own)
+            yield Batch(torch.from_numpy(images), torch.from_numpy(labels), clusters)
+
+    def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+        if rank:
+            ray.train.report(metrics)
+            return
+        # The line first: a checkpoint never knows of an epoch that the metrics lack.
+        add_line(folder, epoch, metrics | {"workers": world})
+        with tempfile.TemporaryDirectory() as directory:
+            write_checkpoint(Path(directory) / CHECKPOINT, state())
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
     train_epochs(
         model,
         epoch_batches,
         settings,
-        config["steps"],
-        semantic=semantic,
+        steps,
+        semantic=semantic_of(settings, distributions) if robust else None,
+        validate=partial(
+            validate,
+            batches=_checked(prepared, side, seed, rank, world),
+            attack=check_attack(settings.attack) if robust else None,
+            distributions=distributions,
+            together=world > 1,
+        ),
+        guard=Guard() if robust and settings.guard else None,
         # Workers draw different crops and attack starts.
-        seed=config["seed"] * 1009 + rank,
+        seed=seed * 1009 + rank,
         resume=resume,
         on_step=lambda images: config["progress"].add.remote(images),
         on_epoch=on_epoch,
     )
 
 
-def load_clusters(folder: Path) -> tuple[ClusterDistributions, np.ndarray]:
-    """Distributions, and the global cluster index of every source row (-1: not a training image)."""
-    from safetensors.torch import load_file
-
-    form = json.loads((folder / "clusters.json").read_text("utf-8"))["form"]
-    distributions = ClusterDistributions.from_state(load_file(folder / "distributions.safetensors"), form=form)
-    return distributions, np.load(folder / "cluster_of_row.npy", allow_pickle=False)
-
-
-def load_checkpoint(directory: Path) -> dict[str, Any]:
-    """What ``train_epochs`` can resume from. Raises TrainingError where it cannot be read."""
-    try:
-        return torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as e:
-        raise TrainingError(f"cannot read the checkpoint in {directory}: {e}; remove it to train from the start") from e
+def _checked(prepared: Path, side: int, seed: int, rank: int, world: int) -> list[Batch]:
+    """This worker's share of the validation images that every epoch looks at."""
+    table = read_part(prepared, VALIDATION, ["row", "label", "image"])
+    if not len(table):
+        raise TrainingError("there are no validation images: raise data.validation")
+    table = table.take(some_of(len(table), CHECKED_IMAGES, seed)[rank::world])
+    images, labels = read_pixels(table, side).copy(), np.array(table.column("label"))
+    return [
+        Batch(torch.from_numpy(images[at : at + 256]), torch.from_numpy(labels[at : at + 256]))
+        for at in range(0, len(labels), 256)
+    ]

@@ -1,41 +1,27 @@
 """Epochs of training on one worker; data parallel when the model is wrapped, robust when an attack is given."""
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from raypurify.attacks.base import Attack
-from raypurify.clusters import ClusterDistributions
 from raypurify.config import Training
 from raypurify.errors import TrainingError
 from raypurify.training.augment import flip_and_crop
-from raypurify.training.losses import robust_semantic_loss
+from raypurify.training.average import average_of, update_average
+from raypurify.training.batch import Batch
+from raypurify.training.checkpoint import Run, final_weights
+from raypurify.training.guard import Guard
+from raypurify.training.step import Semantic, objective
 
 WARM_UP = 0.2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images (N, 3, S, S) uint8, labels (N,), and for robust training the global index of each image's cluster (N,)."""
-
-    images: Tensor
-    labels: Tensor
-    clusters: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Semantic:
-    """What robust semantic training adds to a step: the inner attack and the clean cluster distributions."""
-
-    attack: Attack
-    distributions: ClusterDistributions
-    alpha: float
+# Steps between looks at the loss: a look makes a GPU wait for the processor.
+LOOK = 25
 
 
 def train_epochs(
@@ -45,22 +31,27 @@ def train_epochs(
     steps_per_epoch: int,
     *,
     semantic: Semantic | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    guard: Guard | None = None,
     seed: int = 0,
     resume: dict[str, Any] | None = None,
     on_step: Callable[[int], None] = lambda images: None,
-    on_epoch: Callable[[int, dict[str, float], Callable[[], dict[str, Any]]], None],
+    on_epoch: Callable[[int, dict[str, Any], Callable[[], dict[str, Any]]], None],
 ) -> None:
     """Train ``model`` (a WideResNet, bare or wrapped in DistributedDataParallel) in place.
 
-    Minimises eq. 1 of RSFP (cross-entropy and weight decay), or eq. 7 when ``semantic`` is given: each batch is
-    replaced by its adversarial images, made against the current weights with batch-norm statistics frozen.
+    Minimises eq. 1 of RSFP (cross-entropy and weight decay), or what ``semantic`` says, eq. 7 of RSFP or TRADES: each
+    batch is attacked against the current weights with batch-norm statistics frozen. What stays in ``model`` is the
+    last network, its average where ``settings.ema`` is on, or the best epoch's where the guard stopped.
 
-    ``epoch_batches(epoch)`` yields this worker's batches; ``on_epoch(epoch, metrics, state)`` is called after each
-    with the mean ``loss``, ``accuracy`` (on what was trained on) and ``distance``, and a function that gives a
-    checkpoint for ``resume``. Augmentation and attack are seeded by (seed, epoch): a resumed run repeats the
-    uninterrupted one.
+    ``epoch_batches(epoch)`` yields this worker's batches. ``on_epoch(epoch, metrics, state)`` is called after each
+    epoch with what ``run_epoch`` reports and what ``validate`` says of the network that would be kept, and a function
+    that gives a checkpoint for ``resume``, to be called then and there. ``guard`` needs ``validation_accuracy`` and
+    ``validation_pgd_accuracy`` from ``validate``, the same on every worker; when it stops the training, the metrics of
+    that epoch say so under ``note``. Augmentation, dropout and attack are seeded by (seed, epoch): a resumed run
+    repeats the uninterrupted one.
 
-    Raises TrainingError when an epoch has no batch or the loss is not finite.
+    Raises TrainingError when an epoch has no batch, the loss is not finite or the checkpoint does not fit.
     """
     network = getattr(model, "module", model)
     device = next(network.parameters()).device
@@ -73,51 +64,73 @@ def train_epochs(
     )
     total = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
-    start = 0
+    run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard)
     if resume is not None:
-        start = _restore(resume, network, optimizer, schedule)
-    for epoch in range(start, settings.epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        # The attack draws its start on the device it works on.
-        attack_generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch)
-        sums, count = torch.zeros(3), 0
-        model.train()
-        for batch in epoch_batches(epoch):
-            images = batch.images.to(device, torch.float32).div_(255)
-            labels = batch.labels.to(device)
-            if settings.augment:
-                images = flip_and_crop(images, generator)
-            with precision(settings, device):
-                if semantic is not None:
-                    network.eval()
-                    images = semantic.attack(network, images, labels, generator=attack_generator)
-                    network.train()
-                logits, latents = model(images, with_latents=True)
-                logits = logits.float()
-            distances = latents.new_zeros(())
-            if semantic is None:
-                loss = F.cross_entropy(logits, labels)
-            else:
-                distances = semantic.distributions.own_distance(latents, batch.clusters.to(device))
-                loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
-            if not math.isfinite(loss.item()):
-                raise TrainingError(
-                    f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate (now {settings.lr})"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                hits = (logits.argmax(1) == labels).float().mean()
-                sums += torch.stack([loss.detach(), hits, distances.detach().mean()]).cpu() * len(labels)
-            count += len(labels)
-            on_step(len(labels))
-        if not count:
-            raise TrainingError(f"epoch {epoch} had no batch: fewer images than workers × batch size")
-        metrics = dict(zip(("loss", "accuracy", "distance"), (sums / count).tolist()))
-        done = epoch + 1
-        on_epoch(epoch, metrics, lambda done=done: _checkpoint(done, network, optimizer, schedule))
+        run.restore(resume)
+    # Dropout draws from torch's global generator: seeded here, given back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        while run.epochs < settings.epochs and not run.stopped:
+            metrics: dict[str, Any] = run_epoch(
+                model, run, epoch_batches(run.epochs), settings, semantic, seed, on_step
+            )
+            metrics |= validate(run.kept) if validate else {}
+            if guard is not None:
+                run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
+                metrics |= {"note": run.stopped} if run.stopped else {}
+            run.epochs += 1
+            on_epoch(run.epochs - 1, metrics, run.checkpoint)
+    network.load_state_dict(final_weights(run.checkpoint()))
+
+
+def run_epoch(
+    model: nn.Module,
+    run: Run,
+    batches: Iterable[Batch],
+    settings: Training,
+    semantic: Semantic | None,
+    seed: int,
+    on_step: Callable[[int], None],
+) -> dict[str, float]:
+    """One epoch's steps. Reports, over this worker's images, the mean ``loss``, the ``accuracy`` on what was trained on
+    (adversarial images where training is robust), their mean ``distance`` where there are distributions, ``seconds``
+    and ``images_per_second``.
+    """
+    device = next(run.network.parameters()).device
+    # The attack draws its start on the device it works on, and must not repeat the numbers of the augmentation.
+    crops = torch.Generator().manual_seed(_seed(seed, run.epochs, 0))
+    starts = torch.Generator(device).manual_seed(_seed(seed, run.epochs, 1))
+    torch.manual_seed(_seed(seed, run.epochs, 2))
+    begun, count, sums = time.perf_counter(), 0, torch.zeros(3, device=device)
+    model.train()
+    for step, batch in enumerate(batches):
+        images = batch.images.to(device, torch.float32).div_(255)
+        labels = batch.labels.to(device)
+        if settings.augment:
+            images = flip_and_crop(images, crops)
+        loss, logits, distances = objective(
+            model, images, labels, batch.clusters, semantic, lambda: precision(settings, device), starts
+        )
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        run.optimizer.step()
+        if run.average is not None:
+            update_average(run.average, run.network, settings.ema, run.schedule.last_epoch)
+        run.schedule.step()
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).float().mean()
+            sums += torch.stack([loss.detach(), hits, distances.detach().mean()]) * len(labels)
+        count += len(labels)
+        if step % LOOK == 0:
+            _check(sums, run.epochs, settings)
+        on_step(len(labels))
+    if not count:
+        raise TrainingError(f"epoch {run.epochs} had no batch: fewer images than workers × batch size")
+    _check(sums, run.epochs, settings)
+    seconds = time.perf_counter() - begun
+    metrics = dict(zip(("loss", "accuracy", "distance"), (sums / count).tolist()))
+    if semantic is None or semantic.distributions is None:
+        del metrics["distance"]
+    return metrics | {"seconds": seconds, "images_per_second": count / seconds}
 
 
 def one_cycle(step: int, total: int) -> float:
@@ -135,22 +148,11 @@ def precision(settings: Training, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
-def _checkpoint(epochs: int, network: nn.Module, optimizer, schedule) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.last_epoch,
-    }
+def _check(sums: Tensor, epoch: int, settings: Training) -> None:
+    total = float(sums[0])
+    if not math.isfinite(total):
+        raise TrainingError(f"the loss became {total} in epoch {epoch}: lower the learning rate (now {settings.lr})")
 
 
-def _restore(checkpoint: dict[str, Any], network: nn.Module, optimizer, schedule) -> int:
-    try:
-        network.load_state_dict(checkpoint["network"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        schedule.last_epoch = checkpoint["schedule"]
-        for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas):
-            group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
-        return checkpoint["epochs"]
-    except (KeyError, RuntimeError, ValueError) as e:
-        raise TrainingError(f"the checkpoint does not fit this network: {e}; train into a new run directory") from e
+def _seed(seed: int, epoch: int, purpose: int) -> int:
+    return int(np.random.SeedSequence((seed % 2**32, epoch, purpose)).generate_state(1)[0])

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raypurify.attacks.base import Attack
 from raypurify.clusters import ClusterDistributions
-from raypurify.training.loop import Batch
+from raypurify.training.batch import Batch
 
 
 def measure(
@@ -39,3 +39,39 @@ def measure(
         count += len(labels)
     figures = {"accuracy": hits / max(1, count), "images": count}
     return figures | ({"distance": distance / max(1, count)} if distributions is not None else {})
+
+
+def validate(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    attack: Attack | None = None,
+    distributions: ClusterDistributions | None = None,
+    *,
+    seed: int = 0,
+    together: bool = False,
+) -> dict[str, float]:
+    """An epoch's figures on held-out images: ``validation_accuracy``, and ``validation_distance`` to the nearest
+    cluster where ``distributions`` are given; under ``attack``, a multi-step one, where that is given, the same as
+    ``validation_pgd_accuracy`` and ``validation_pgd_distance``.
+
+    With ``together`` every worker of torch's default process group must call, each with its share of the images; all
+    get the figures over all of them, of the first worker's network (the others' batch-norm statistics may be a step
+    ahead or behind).
+    """
+    if together:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    batches, figures = list(batches), {}
+    for name, perturb in {"validation_": None, **({"validation_pgd_": attack} if attack else {})}.items():
+        found = measure(network, batches, attack=perturb, distributions=distributions, seed=seed)
+        images = found.pop("images")
+        figures |= {name + key: value for key, value in (_mean(found, images, network) if together else found).items()}
+    return figures
+
+
+def _mean(figures: dict[str, float], images: int, network: nn.Module) -> dict[str, float]:
+    """Means over the images of all workers."""
+    sums: Tensor = torch.tensor([*figures.values(), 1.0], dtype=torch.float64) * images
+    sums = sums.to(next(network.parameters()).device)
+    torch.distributed.all_reduce(sums)
+    return dict(zip(figures, (sums[:-1] / sums[-1].clamp(min=1)).tolist()))

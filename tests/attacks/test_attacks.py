@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import ATTACKS, BIM, FGSM, NORMS, PGD
+from raypurify.attacks import ATTACKS, BIM, FGSM, NORMS, PGD, TPGD, Attack
 from raypurify.attacks.budget import size
 from raypurify.errors import ConfigError, DataError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
@@ -13,26 +13,14 @@ EPS = {"linf": 4 / 255, "l2": 0.5, "dissimilarity": 0.02}
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_norm = pytest.mark.parametrize("norm", NORMS)
 
-
-@pytest.fixture(scope="module")
-def victim(data_file):
-    return load_cifar_resnet(data_file("cifar10-resnet/resnet20-12fca82f.th"))
-
-
-@pytest.fixture(scope="module")
-def batch(cifar_images):
-    return cifar_images("train-4.parquet", 64)
+# CW's own settings take 900 passes.
+SETTINGS = {"cw": {"searches": 3, "steps": 20, "step_size": 0.03, "initial_const": 0.1}}
+# CW stops where two classes meet; there the loss is log 2 or a little more.
+RAISED_BY = {"cw": 0.4}
 
 
-@pytest.fixture
-def toy():
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.LazyLinear(4)
-    ).eval()
-    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
-    network(images)
-    return network, images, labels
+def make(name: str, eps: float, **settings) -> Attack:
+    return ATTACKS[name](eps=eps, **SETTINGS.get(name, {}), **settings)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, batch):
     images, labels = batch
     before = images.clone()
-    adversarial = ATTACKS[name](eps=EPS[norm], norm=norm)(victim, images, labels, generator=generator())
+    adversarial = make(name, eps=EPS[norm], norm=norm)(victim, images, labels, generator=generator())
     assert torch.equal(images, before)
     assert adversarial.shape == images.shape
     assert adversarial.dtype == images.dtype
@@ -56,7 +44,7 @@ def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, 
         clean_loss = cross_entropy(victim(images), labels)
         loss = cross_entropy(victim(adversarial), labels)
         correct = (victim(adversarial).argmax(1) == labels).float().mean()
-    assert loss > clean_loss + 1
+    assert loss > clean_loss + RAISED_BY.get(name, 1)
     assert correct < 0.6
 
 
@@ -64,7 +52,7 @@ def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, 
 @every_norm
 def test_deterministic_for_a_generator(name, norm, toy):
     network, images, labels = toy
-    attack = ATTACKS[name](eps=EPS[norm], norm=norm)
+    attack = make(name, eps=EPS[norm], norm=norm)
     first = attack(network, images, labels, generator=generator(3))
     torch.manual_seed(99)
     assert torch.equal(first, attack(network, images, labels, generator=generator(3)))
@@ -73,7 +61,19 @@ def test_deterministic_for_a_generator(name, norm, toy):
 @every_attack
 def test_an_image_does_not_depend_on_its_neighbours(name, toy):
     network, images, labels = toy
-    attack = ATTACKS[name](eps=0.1, norm="l2", **({"random_start": False} if name == "pgd" else {}))
+    attack = make(name, eps=0.1, norm="l2")
+    together = attack(network, images, labels, generator=generator())
+    others = torch.cat([images[:3], images[3:].flip(3)])
+    among_others = attack(network, others, labels, generator=generator())
+    torch.testing.assert_close(together[:3], among_others[:3], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(together[3:], among_others[3:])
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"tpgd"}))
+def test_an_image_does_not_depend_on_how_many_neighbours_it_has(name, toy):
+    # Not for TPGD, which draws its start for the batch.
+    network, images, labels = toy
+    attack = make(name, eps=0.1, norm="l2", **({"random_start": False} if name == "pgd" else {}))
     together = attack(network, images, labels)
     alone = torch.cat([attack(network, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
@@ -86,29 +86,29 @@ def test_leaves_the_model_alone(name, toy):
     kept = torch.full_like(parameters[0], 7.0)
     parameters[0].grad = kept.clone()
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    ATTACKS[name](eps=0.03)(network, images, labels)
+    make(name, eps=0.03)(network, images, labels)
     assert torch.equal(parameters[0].grad, kept)
     assert all(parameter.grad is None for parameter in parameters[1:])
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert not network.training
     network.train()
-    ATTACKS[name](eps=0.03)(network, images, labels)
+    make(name, eps=0.03)(network, images, labels)
     assert network.training
 
 
 @every_attack
 def test_zero_budget_returns_the_images(name, toy):
     network, images, labels = toy
-    assert torch.equal(ATTACKS[name](eps=0.0)(network, images, labels), images)
+    assert torch.equal(make(name, eps=0.0)(network, images, labels), images)
 
 
 @every_attack
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_works_where_gradients_are_off(name, context, toy):
     network, images, labels = toy
-    expected = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+    expected = make(name, eps=0.03)(network, images, labels, generator=generator())
     with context():
-        found = ATTACKS[name](eps=0.03)(network, images.clone(), labels, generator=generator())
+        found = make(name, eps=0.03)(network, images.clone(), labels, generator=generator())
     assert torch.equal(expected, found)
 
 
@@ -118,43 +118,62 @@ def test_works_under_autocast_with_a_float32_perturbation(name, toy):
     seen = []
     network[0].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        adversarial = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+        adversarial = make(name, eps=0.03)(network, images, labels, generator=generator())
     assert set(seen) == {(torch.float32, torch.bfloat16)}
     assert adversarial.dtype == torch.float32
-    plain = ATTACKS[name](eps=0.03)(network, images, labels, generator=generator())
+    if name == "tpgd":
+        return  # Beside the clean image, rounding decides which way it goes; test_tpgd.py has what it reaches.
+    plain = make(name, eps=0.03)(network, images, labels, generator=generator())
     assert (adversarial - plain).abs().mean() < 0.003
+
+
+@every_attack
+def test_training_in_the_same_autocast_context_keeps_its_gradients(name, toy):
+    # Autocast remembers weights it has cast, and must not remember them from where gradients were off.
+    network, images, labels = toy
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        adversarial = make(name, eps=0.03)(network, images, labels)
+        cross_entropy(network(adversarial).float(), labels).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 
 
 @every_attack
 def test_half_precision_images_come_back_in_their_dtype(name, toy):
     network, images, labels = toy
-    adversarial = ATTACKS[name](eps=0.03)(network.to(torch.bfloat16), images.to(torch.bfloat16), labels)
+    adversarial = make(name, eps=0.03)(network.to(torch.bfloat16), images.to(torch.bfloat16), labels)
     assert adversarial.dtype == torch.bfloat16
     assert (adversarial.float() - images.to(torch.bfloat16).float()).abs().max() <= 0.03 + 2**-8
 
 
 @every_attack
 def test_a_custom_loss_is_what_is_raised(name, toy):
-    network, images, labels = toy
+    network, images, _ = toy
+    labels = network(images).argmax(1)
 
     def toward_class_two(logits, labels):
         return logits[:, 2]
 
-    adversarial = ATTACKS[name](eps=0.05)(network, images, labels, loss=toward_class_two, generator=generator())
+    attack = make(name, eps=0.05, norm="linf")
+    adversarial = attack(network, images, labels, loss=toward_class_two, generator=generator())
     with torch.no_grad():
-        assert (network(adversarial)[:, 2] > network(images)[:, 2] + 0.05).all()
+        raised = network(adversarial)[:, 2] - network(images)[:, 2]
+        enough = raised > 0.05
+        if name == "cw":
+            # It is done when the class changes.
+            enough |= (raised > 0) & (network(adversarial).argmax(1) != labels)
+    assert enough.all()
 
 
 @every_attack
 def test_an_empty_batch_stays_empty(name, toy):
     network, images, labels = toy
-    assert ATTACKS[name](eps=0.03)(network, images[:0], labels[:0]).shape == (0, 3, 8, 8)
+    assert make(name, eps=0.03)(network, images[:0], labels[:0]).shape == (0, 3, 8, 8)
 
 
 @every_attack
 def test_bad_input_is_named(name, toy):
     network, images, labels = toy
-    attack = ATTACKS[name](eps=0.03)
+    attack = make(name, eps=0.03)
     with pytest.raises(DataError, match=r"span \[0, 255\]"):
         attack(network, torch.tensor([0.0, 255.0]).expand(1, 3, 8, 2), labels[:1])
     with pytest.raises(DataError, match="nan"):
@@ -164,12 +183,12 @@ def test_bad_input_is_named(name, toy):
     with pytest.raises(DataError, match=r"labels have shape \(5,\)"):
         attack(network, images, labels[:5])
     with pytest.raises(ConfigError, match="'l0'"):
-        ATTACKS[name](eps=0.1, norm="l0")
+        make(name, eps=0.1, norm="l0")
     with pytest.raises(ConfigError, match=r"eps=-1"):
         ATTACKS[name](eps=-1)
 
 
-@pytest.mark.parametrize("iterative", [PGD, BIM])
+@pytest.mark.parametrize("iterative", [PGD, BIM, TPGD])
 def test_iterative_settings_are_checked(iterative):
     with pytest.raises(ConfigError, match="steps=0"):
         iterative(eps=0.1, steps=0)
@@ -203,7 +222,7 @@ def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
     assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
 
 
-@pytest.mark.parametrize("iterative", [PGD, BIM])
+@pytest.mark.parametrize("iterative", [PGD, BIM, TPGD])
 def test_the_default_step_uses_the_whole_budget(iterative, victim, batch):
     images, labels = batch
     adversarial = iterative(eps=0.02, norm="dissimilarity")(victim, images, labels, generator=generator())
@@ -239,7 +258,7 @@ def test_the_gpu_agrees_with_the_cpu(name, norm):
     torch.manual_seed(0)
     network = CifarResNet(20).eval().double()
     images, labels = torch.rand(4, 3, 32, 32, dtype=torch.double), torch.arange(4)
-    attack = ATTACKS[name](eps=EPS[norm], norm=norm)
+    attack = make(name, eps=EPS[norm], norm=norm)
     on_cpu = attack(network, images, labels, generator=generator())
     on_gpu = attack(network.cuda(), images.cuda(), labels.cuda(), generator=generator()).cpu()
     assert (on_gpu - on_cpu).abs().mean() < 1e-4

@@ -1,7 +1,6 @@
 """The whole fit on a local Ray: what every stage leaves, and that nothing complete is done again."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import pytest
 
 from raypurify.bundle import load_bundle
 from raypurify.config import Data
-from raypurify.errors import DataError, SinkError, TrainingError
+from raypurify.errors import DataError, SinkError
 from raypurify.pipeline.clustering import cluster
 from raypurify.pipeline.fit import STAGES, fit
 from raypurify.pipeline.prepare import choose_split
 from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.pipeline.stages import MARKER, only_one, run_stage
-from raypurify.pipeline.train_worker import CHECKPOINT, load_checkpoint
 from raypurify.sources import open_source
 
 
@@ -161,11 +159,3 @@ def test_latents_have_one_row_per_training_image(small_run):
     folder = small_run / "latents" / "by_class"
     rows = pq.read_table(folder, partitioning=None)["row"].to_pylist()
     assert sorted(rows) == read_part(small_run / "prepare", TRAIN, ["row"])["row"].to_pylist()
-
-
-def test_an_unreadable_checkpoint_is_named(tmp_path):
-    (tmp_path / CHECKPOINT).write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match=re.escape(str(tmp_path))):
-        load_checkpoint(tmp_path)
-    with pytest.raises(TrainingError, match="remove it"):
-        load_checkpoint(tmp_path / "nowhere")

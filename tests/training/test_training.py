@@ -4,40 +4,28 @@ import math
 
 import pytest
 import torch
+from planted_images import clone, cut, planted
 
 from raypurify.attacks import PGD
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import Training
 from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
-from raypurify.training import Batch, measure, robust_semantic_loss, train_epochs
+from raypurify.training import Batch, Semantic, measure, robust_semantic_loss, train_epochs, validate
 from raypurify.training.augment import flip_and_crop
-from raypurify.training.loop import Semantic
+from raypurify.training.checkpoint import final_weights
 
-SIDE, STEPS = 16, 6
+STEPS = 6
 SETTINGS = Training(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
 
 
-def planted(count: int, seed: int = 0) -> Batch:
-    """Two classes that differ in brightness and in the direction of their stripes."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 2
-    stripes = torch.sin(torch.arange(SIDE) * 1.5)
-    patterns = torch.stack([stripes[:, None].expand(SIDE, SIDE), stripes[None].expand(SIDE, SIDE)])
-    images = 0.5 + 0.15 * patterns[labels][:, None] + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
-    return Batch((images.clamp(0, 1) * 255).to(torch.uint8), labels, labels.clone())
-
-
 def batches(epoch: int):
-    batch = planted(STEPS * 32, seed=epoch)
-    for i in range(STEPS):
-        part = slice(32 * i, 32 * i + 32)
-        yield Batch(batch.images[part], batch.labels[part], batch.clusters[part])
+    return cut(planted(STEPS * 32, seed=epoch), 32)
 
 
-def trained(semantic=None, settings=SETTINGS, resume=None, init=None):
+def trained(semantic=None, settings=SETTINGS, resume=None, init=None, dropout=0.0, **more):
     torch.manual_seed(0)
-    network = WideResNet(10, 1, classes=2)
+    network = WideResNet(10, 1, classes=2, dropout=dropout)
     if init is not None:
         network.load_state_dict(init.state_dict())
     losses, states = [], []
@@ -46,16 +34,8 @@ def trained(semantic=None, settings=SETTINGS, resume=None, init=None):
         losses.append(metrics["loss"])
         states.append(clone(state()))
 
-    train_epochs(network, batches, settings, STEPS, semantic=semantic, seed=3, resume=resume, on_epoch=on_epoch)
+    train_epochs(network, batches, settings, STEPS, semantic=semantic, seed=3, resume=resume, on_epoch=on_epoch, **more)
     return network.eval(), losses, states
-
-
-def clone(tree):
-    if isinstance(tree, torch.Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {key: clone(value) for key, value in tree.items()}
-    return [clone(value) for value in tree] if isinstance(tree, list) else tree
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +79,62 @@ def test_training_learns_the_planted_classes(baseline):
     assert figures["accuracy"] > 0.95
 
 
+def same(one, other) -> bool:
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
 def test_resumed_run_is_the_uninterrupted_one(baseline):
     network, losses, states = baseline
     again, rest, _ = trained(resume=states[0])
     assert rest == losses[1:]
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert same(network, again)
+
+
+def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(distributions):
+    """Momentum, averaged weights, dropout, random starts of the attack, TRADES, bfloat16."""
+    semantic = Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1, loss="trades")
+    settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "precision": "bfloat16"})
+    torch.rand(5)
+    network, losses, states = trained(semantic, settings, dropout=0.3)
+    torch.rand(17)
+    again, rest, _ = trained(semantic, settings, dropout=0.3, resume=states[0])
+    assert rest == losses[1:]
+    assert same(network, again)
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in final_weights(states[-1]).items())
+
+
+def test_training_leaves_the_global_generator_as_it_was():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    network = WideResNet(10, 1, 2)
+    torch.manual_seed(5)
+    train_epochs(network, batches, SETTINGS.model_copy(update={"epochs": 1}), STEPS, on_epoch=lambda *_: torch.rand(9))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_epoch_reports_its_figures(distributions):
+    reports = []
+    network = WideResNet(10, 1, 2)
+    held_out, attack = [planted(60, seed=99), planted(20, seed=98)], PGD(eps=0.5, norm="l2", steps=3)
+    train_epochs(
+        network,
+        batches,
+        SETTINGS.model_copy(update={"epochs": 1}),
+        STEPS,
+        semantic=Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1),
+        validate=lambda network: validate(network, iter(held_out), attack, distributions),
+        on_epoch=lambda epoch, metrics, state: reports.append(metrics),
+    )
+    (metrics,) = reports
+    figures = {f"validation_{kind}{name}" for kind in ("", "pgd_") for name in ("accuracy", "distance")}
+    assert set(metrics) == {"loss", "accuracy", "distance", "seconds", "images_per_second"} | figures
+    assert metrics["images_per_second"] * metrics["seconds"] == pytest.approx(STEPS * 32)
+    clean = measure(network, held_out, distributions=distributions)
+    attacked = measure(network, held_out, attack=attack, distributions=distributions)
+    assert metrics["validation_accuracy"] == clean["accuracy"]
+    assert metrics["validation_distance"] == clean["distance"]
+    assert metrics["validation_pgd_accuracy"] == attacked["accuracy"]
+    assert metrics["validation_pgd_distance"] == attacked["distance"]
 
 
 def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(baseline, distributions):
@@ -122,10 +152,12 @@ def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(ba
     assert semantic < 0.8 * plain
 
 
-def test_batch_norm_statistics_are_updated_by_the_training_pass_alone(baseline, distributions):
-    network, _, _ = trained(Semantic(PGD(eps=0.5, norm="l2", steps=3), distributions, 0.1))
+@pytest.mark.parametrize(("loss", "passes"), [("ce", 1), ("trades", 2)])
+def test_batch_norm_statistics_are_updated_by_the_training_pass_alone(distributions, loss, passes):
+    """TRADES trains on two passes, the clean and the adversarial one."""
+    network, _, _ = trained(Semantic(PGD(eps=0.5, norm="l2", steps=3), distributions, 0.1, loss))
     counts = {int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-    assert counts == {SETTINGS.epochs * STEPS}
+    assert counts == {SETTINGS.epochs * STEPS * passes}
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_named():
@@ -141,6 +173,27 @@ def test_an_epoch_without_batches_is_named():
 def test_checkpoint_of_another_network_is_refused(baseline):
     with pytest.raises(TrainingError, match="does not fit"):
         train_epochs(WideResNet(10, 2, 2), batches, SETTINGS, STEPS, resume=baseline[2][0], on_epoch=lambda *_: None)
+
+
+def test_all_images_in_a_single_cluster_train(baseline):
+    batch = planted(100, seed=50)
+    with torch.no_grad():
+        latents = baseline[0].latents(batch.images.float() / 255)
+    single = ClusterDistributions.fit(latents, torch.zeros(100, dtype=torch.int64))
+
+    def all_in_one(epoch):
+        yield Batch(batch.images, batch.labels, torch.zeros(100, dtype=torch.int64))
+
+    reports = []
+    train_epochs(
+        WideResNet(10, 1, 2),
+        all_in_one,
+        SETTINGS.model_copy(update={"epochs": 1}),
+        1,
+        semantic=Semantic(PGD(eps=0.5, norm="l2", steps=1), single, 0.1),
+        on_epoch=lambda epoch, metrics, state: reports.append(metrics),
+    )
+    assert 0 < reports[0]["distance"] < 1e4
 
 
 def test_augmentation_crops_and_flips_each_image_on_its_own():

@@ -1,0 +1,68 @@
+"""The images of a training epoch, streamed by Ray Data to each worker in an order that depends on nothing but seeds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypurify.pipeline.units import Unit, cut_units, read_tables, take_rows
+from raypurify.training.data import TRAIN
+from raypurify.training.order import epoch_order
+
+# Images that are read together, and that are shuffled among each other on their way into batches.
+UNIT_ROWS, SHUFFLE_ROWS = 512, 8192
+
+
+def training_units(prepared: Path) -> list[Unit]:
+    """The training images that ``prepare`` wrote, in units of reading."""
+    files = sorted((prepared / TRAIN).glob("*.parquet"))
+    return cut_units([(path, pq.read_metadata(path).num_rows) for path in files], UNIT_ROWS)
+
+
+def steps_of(images: int, batch_size: int, world: int) -> tuple[int, int]:
+    """Steps of an epoch, and the images of a step on each of ``world`` workers.
+
+    >>> steps_of(1000, batch_size=64, world=2)
+    (15, 32)
+    """
+    batch = batch_size // world
+    return (images // world // batch if batch else 0), batch
+
+
+def epoch_tables(
+    units: list[Unit], batch: int, steps: int, epoch: int, seed: int, rank: int, world: int
+) -> Iterator[pa.Table]:
+    """Tables of ``batch`` images (columns row, label, image), ``steps`` of them, for one worker and epoch.
+
+    The units come in the order that ``epoch_order`` draws; each worker has an equal run of their rows, and shuffles it
+    within a buffer. ``prepare`` has mixed the images once. (seed, epoch, rank, world) decide the order alone: Ray Data
+    splits a stream among workers by who asks first, which no run repeats.
+    """
+    import ray
+
+    order = [units[i] for i in epoch_order(len(units), epoch, seed)]
+    share = sum(unit.rows for unit in units) // world
+    mine = take_rows(order, rank * share, (rank + 1) * share)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    # Reading raw pixels is light; a whole CPU each would leave none on a machine full of training workers.
+    stream = ray.data.from_items([{"unit": unit} for unit in mine], override_num_blocks=len(mine)).map_batches(
+        _read, batch_size=1, num_cpus=0.25
+    )
+    mixed = int(np.random.SeedSequence((seed % 2**32, epoch, rank)).generate_state(1)[0])
+    tables = stream.iter_batches(
+        batch_size=batch,
+        batch_format="pyarrow",
+        drop_last=True,
+        local_shuffle_buffer_size=min(SHUFFLE_ROWS, share),
+        local_shuffle_seed=mixed,
+    )
+    # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
+    for _, table in zip(range(steps), tables):
+        yield table
+
+
+def _read(batch: dict[str, np.ndarray]) -> pa.Table:
+    columns = ["row", "label", "image"]
+    return pa.concat_tables(table.select(columns) for table in read_tables(batch["unit"][0], UNIT_ROWS))

@@ -1,0 +1,90 @@
+"""A training between two epochs: everything that a resumed run needs to equal the uninterrupted one."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raypurify.errors import TrainingError
+from raypurify.training.guard import Guard
+
+
+@dataclass
+class Run:
+    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    average: nn.Module | None = None
+    guard: Guard | None = None
+    epochs: int = 0
+    stopped: str | None = None
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the average where there is one."""
+        return self.network if self.average is None else self.average
+
+    def checkpoint(self) -> dict[str, Any]:
+        """A tree of tensors, numbers and strings. The tensors are the live ones: write or copy it before going on."""
+        return {
+            "epochs": self.epochs,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.last_epoch,
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.guard.best if self.guard else {},
+            "stopped": self.stopped,
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take up a checkpoint's state. Raises TrainingError where it is of another network or other settings."""
+        try:
+            self.network.load_state_dict(checkpoint["network"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.schedule.last_epoch = checkpoint["schedule"]
+            for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas):
+                group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint["average"] or {})
+            if self.guard is not None:
+                self.guard.best = checkpoint.get("best", {})
+            self.epochs, self.stopped = checkpoint["epochs"], checkpoint.get("stopped")
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:
+            message = f"the checkpoint does not fit this network: {e}; train into a new run directory"
+            raise TrainingError(message) from e
+
+
+def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights a training is kept with: the best epoch's where the guard stopped it, the average's where there is
+    one, otherwise the last.
+
+    >>> final_weights({"network": {"w": 1}, "average": {"w": 2}, "stopped": None})
+    {'w': 2}
+    """
+    if checkpoint.get("stopped"):
+        return checkpoint["best"]["weights"]
+    return checkpoint.get("average") or checkpoint["network"]
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Replace the file in one step: whatever stops the process, a whole checkpoint is there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What ``write_checkpoint`` wrote, onto the CPU. Raises TrainingError, by name, where it cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as e:
+        raise TrainingError(f"cannot read the checkpoint {path}: {e}; remove it to train from the start") from e

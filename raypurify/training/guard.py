@@ -1,0 +1,44 @@
+"""Catastrophic overfitting: robustness to many steps is lost within an epoch while a single step seems withstood."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+FALL, SHARE = 0.1, 0.5
+
+
+def collapsed(accuracy: float, clean: float, best: float, best_clean: float) -> bool:
+    """Whether accuracy under a multi-step attack has collapsed since its best epoch.
+
+    It has when it fell by 0.1 or more, to less than half of the best, and did not merely go down with clean accuracy:
+    the part of the clean accuracy that holds under attack must have halved too. A bad epoch at a high learning rate
+    takes both down; catastrophic overfitting (Wong et al. 2020, section 5.1) takes robustness alone.
+
+    >>> collapsed(0.05, 0.80, best=0.40, best_clean=0.75), collapsed(0.15, 0.30, best=0.40, best_clean=0.75)
+    (True, False)
+    """
+    fell = best - accuracy >= FALL and accuracy < SHARE * best
+    return fell and accuracy * best_clean < SHARE * best * clean
+
+
+@dataclass
+class Guard:
+    """Watches the epochs of a training and holds the weights of the best one, by accuracy under attack."""
+
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def watch(self, epoch: int, figures: dict[str, float], weights: dict[str, Tensor]) -> str | None:
+        """Take in an epoch's validation figures; a sentence when robustness has collapsed, otherwise None."""
+        accuracy, clean = figures["validation_pgd_accuracy"], figures["validation_accuracy"]
+        best = self.best
+        if best and collapsed(accuracy, clean, best["accuracy"], best["clean"]):
+            return (
+                f"catastrophic overfitting: accuracy under attack fell to {accuracy:.3f} in epoch {epoch} from "
+                f"{best['accuracy']:.3f} in epoch {best['epoch']}; training stopped, the network of epoch "
+                f"{best['epoch']} is kept"
+            )
+        if not best or accuracy > best["accuracy"]:
+            held = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+            self.best = {"epoch": epoch, "accuracy": accuracy, "clean": clean, "weights": held}
+        return None

@@ -1,0 +1,141 @@
+"""A whole training on one machine: the same steps as the Ray workers take, on one device, from images in memory."""
+
+import hashlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raypurify.config import Settings, Training
+from raypurify.errors import ConfigError, DataError, TrainingError
+from raypurify.nets.store import save_network
+from raypurify.pictures import training_curve
+from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
+from raypurify.training.clusters import clusters_of, load_clusters
+from raypurify.training.data import ImageSet, count_classes
+from raypurify.training.guard import Guard
+from raypurify.training.loop import train_epochs
+from raypurify.training.measure import validate
+from raypurify.training.order import epoch_order, some_of
+from raypurify.training.record import add_line, keep_lines, read_lines
+from raypurify.training.start import starting_network
+from raypurify.training.step import check_attack, semantic_of
+
+NETWORK, CHECKPOINT, IDENTITY, CURVE = "network.safetensors", "checkpoint.pt", "training.json", "curve.png"
+CHECKED_IMAGES = 1024
+
+
+def train_here(
+    out: Path,
+    images: ImageSet,
+    held_out: ImageSet,
+    settings: Settings,
+    *,
+    robust: bool = False,
+    clusters: Path | None = None,
+    baseline: Path | None = None,
+    every: int = 1,
+) -> list[dict[str, Any]]:
+    """Train into ``out``: ``network.safetensors``, ``metrics.jsonl``, ``curve.png``; the metrics come back.
+
+    The baseline by default, by ``settings.baseline``; with ``robust`` the robust network by ``settings.robust``, with
+    the pull to ``clusters`` (the folder of the clusters stage) where it is given. A checkpoint is written ``every``
+    so many epochs; called again after an interruption, the training goes on from it, and on a CPU comes to the same
+    network bit for bit.
+
+    Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
+    """
+    part: Training = settings.robust if robust else settings.baseline
+    classes = count_classes(images.labels, held_out.labels)
+    architecture = {**settings.network.model_dump(), "classes": classes}
+    steps = len(images) // part.batch_size
+    if not steps:
+        raise DataError(f"{len(images)} images do not fill one batch of {part.batch_size}: lower batch_size")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    distributions, own, inputs = None, None, [*vars(images).values(), *vars(held_out).values()]
+    if clusters:
+        distributions, cluster_of_row = load_clusters(clusters)
+        own = clusters_of(images.rows, cluster_of_row, distributions.clusters)
+        inputs += [own, *(tensor.numpy() for tensor in distributions.state().values())]
+        distributions = distributions.to(device)
+    network = starting_network(settings.robust.init if robust else "random", architecture, settings.seed, baseline)
+    if distributions and distributions.dim != network.dim:
+        raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
+    semantic = semantic_of(settings.robust, distributions) if robust else None
+    digests = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in inputs]
+    identity = {"settings": part.model_dump(), "network": architecture, "seed": settings.seed, "images": digests}
+    resume = _resume(out, identity)
+
+    checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, settings.seed))
+    check = partial(
+        validate,
+        batches=list(checked.batches(np.arange(len(checked)), 256)),
+        attack=check_attack(settings.robust.attack) if robust else None,
+        distributions=distributions,
+    )
+
+    def epoch_batches(epoch: int):
+        order = epoch_order(len(images), epoch, settings.seed)[: steps * part.batch_size]
+        return images.batches(order, part.batch_size, own)
+
+    def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+        # The line first: a checkpoint never knows of an epoch that the metrics lack.
+        add_line(out, epoch, metrics)
+        print(_line(epoch, part.epochs, metrics), flush=True)
+        if (epoch + 1) % every == 0 or epoch + 1 == part.epochs or "note" in metrics:
+            write_checkpoint(out / CHECKPOINT, state())
+
+    train_epochs(
+        network.to(device, memory_format=torch.channels_last),
+        epoch_batches,
+        part,
+        steps,
+        semantic=semantic,
+        validate=check,
+        guard=Guard() if robust and settings.robust.guard else None,
+        seed=settings.seed,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
+    temporary = out / f".{NETWORK}.{os.getpid()}"
+    save_network(temporary, network)
+    os.replace(temporary, out / NETWORK)
+    lines = read_lines(out)
+    (out / CURVE).write_bytes(training_curve(lines))
+    return lines
+
+
+def _resume(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint to go on from, None where there is none; afterwards the folder is this training's."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        resume = None
+        if (out / CHECKPOINT).exists():
+            found = json.loads((out / IDENTITY).read_text("utf-8"))
+            differs = [key for key in identity if found.get(key) != identity[key]]
+            if differs:
+                raise TrainingError(f"{out} holds a training of other {', '.join(differs)}: choose another folder")
+            resume = read_checkpoint(out / CHECKPOINT)
+            print(f"going on after epoch {resume['epochs']}", flush=True)
+        else:
+            (out / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", "utf-8")
+        keep_lines(out, resume["epochs"] if resume else 0)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise TrainingError(f"cannot go on in {out}: {e}; choose another folder") from e
+    return resume
+
+
+def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:
+    names = {
+        "loss": "loss",
+        "distance": "distance",
+        "validation_accuracy": "accuracy",
+        "validation_pgd_accuracy": "under PGD",
+    }
+    facts = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in names.items() if key in metrics)
+    text = f"epoch {epoch + 1}/{epochs}: {facts}, {metrics['images_per_second']:,.0f} images/s"
+    return text + (f"\n{metrics['note']}" if "note" in metrics else "")

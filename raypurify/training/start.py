@@ -1,0 +1,42 @@
+"""The weights a training starts from."""
+
+from pathlib import Path
+
+import torch
+
+from raypurify.errors import ConfigError
+from raypurify.nets import WideResNet
+from raypurify.nets.store import load_network
+
+
+def starting_network(
+    init: str, architecture: dict[str, int | float], seed: int, baseline: Path | None = None
+) -> WideResNet:
+    """A WideResNet of ``architecture`` (depth, width, classes, dropout), with the weights that ``robust.init`` names.
+
+    ``"random"``: drawn from ``seed``; ``"baseline"``: those of the file ``baseline``; otherwise those of the file that
+    ``init`` is the path of. The rows of RSFP's Table I are ``random``, and the paths of networks that PGD adversarial
+    training or TRADES made (``robust.alpha: 0``).
+
+    Raises ConfigError for a file that is not there, is not asked for rightly, or holds another architecture.
+
+    >>> starting_network("random", {"depth": 10, "width": 1, "classes": 2, "dropout": 0.0}, seed=0).dim
+    64
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = WideResNet(**architecture)
+    if init == "random":
+        return network
+    if init == "baseline" and baseline is None:
+        raise ConfigError("robust.init is baseline, but no baseline network is given: give it, or set random or a path")
+    path = baseline if init == "baseline" else Path(init).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"robust.init: there is no network at {path}")
+    found = load_network(path)
+    differs = [k for k in ("depth", "width", "classes") if found.settings[k] != architecture[k]]
+    if differs:
+        facts = ", ".join(f"{k} {found.settings[k]}, not {architecture[k]}" for k in differs)
+        raise ConfigError(f"robust.init: the network in {path} has {facts}")
+    network.load_state_dict(found.state_dict())
+    return network

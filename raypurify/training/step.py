@@ -1,0 +1,107 @@
+"""The objective of one batch: attack it where training is robust, and put the loss together."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raypurify.attacks import PGD
+from raypurify.attacks.base import Attack
+from raypurify.attacks.tpgd import divergence_from
+from raypurify.clusters import ClusterDistributions
+from raypurify.config import Attack as AttackSettings
+from raypurify.config import RobustTraining
+from raypurify.errors import ConfigError
+from raypurify.training.losses import robust_semantic_loss, trades_loss
+
+FAST_STEP = 1.25
+CHECK_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """What robust training adds to a step: the inner attack, the clean cluster distributions (None where α is 0 and
+    no distance is wanted), the weights of the objective."""
+
+    attack: Attack
+    distributions: ClusterDistributions | None
+    alpha: float
+    loss: Literal["ce", "trades"] = "ce"
+    beta: float = 6.0
+
+
+def semantic_of(settings: RobustTraining, distributions: ClusterDistributions | None = None) -> Semantic:
+    """The settings of robust training as a step takes them. Raises ConfigError for α > 0 without distributions.
+
+    >>> semantic_of(RobustTraining(alpha=0, attack={"steps": 1, "eps": 0.4})).attack.step_size
+    0.5
+    """
+    if settings.alpha and distributions is None:
+        raise ConfigError(f"robust.alpha is {settings.alpha}, but there are no clusters: give them, or set it to 0")
+    return Semantic(inner_attack(settings.attack), distributions, settings.alpha, settings.loss, settings.beta)
+
+
+def inner_attack(settings: AttackSettings) -> PGD:
+    """The attack of the inner maximisation. One step without a size of its own is 1.25·ε long (Wong et al. 2020)."""
+    fast = settings.steps == 1 and settings.step_size is None
+    return PGD(**settings.model_dump() | ({"step_size": FAST_STEP * settings.eps} if fast else {}))
+
+
+def check_attack(settings: AttackSettings) -> PGD:
+    """A multi-step attack of the training's budget, to validate with: PGD-10 or as many steps as training takes.
+
+    >>> check_attack(AttackSettings(eps=0.3, norm="l2", steps=1))
+    PGD(eps=0.3, norm='l2', steps=10, step_size=None, random_start=True)
+    """
+    return PGD(settings.eps, settings.norm, max(CHECK_STEPS, settings.steps))
+
+
+def objective(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    clusters: Tensor | None,
+    semantic: Semantic | None,
+    autocast: Callable[[], AbstractContextManager],
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of one batch, the logits (N, classes) of what was trained on, and its distances (N,) (0 without any).
+
+    ``model`` is a WideResNet in training mode, bare or wrapped for data parallelism; images (N, 3, H, W) in [0, 1].
+    Without ``semantic`` the loss is cross-entropy; with it, PGD adversarial training or TRADES, plus α times the
+    distances of the adversarial latents. The attack sees batch-norm statistics frozen and leaves them alone.
+    """
+    network = getattr(model, "module", model)
+    if semantic is None:
+        with autocast():
+            logits = model(images)
+        logits = logits.float()
+        return F.cross_entropy(logits, labels), logits, logits.new_zeros(len(labels))
+    trades = semantic.loss == "trades"
+    network.eval()
+    rise = None
+    if trades:
+        # A context of its own: autocast would keep the weights cast here, without a gradient (pytorch#65766).
+        with torch.no_grad(), autocast():
+            reference = network(images).float()
+        rise = divergence_from(reference)
+    with autocast():
+        adversarial = semantic.attack(network, images, labels, generator=generator, loss=rise)
+        network.train()
+        logits, latents = model(adversarial, with_latents=True)
+        # Past the wrapper, which writes to batch-norm's statistics before each of its passes, while the first pass
+        # still holds them (pytorch#175024). The gradients of both meet in the parameters, where it averages them once.
+        clean = network(images).float() if trades else None
+    logits = logits.float()
+    distances = logits.new_zeros(len(labels))
+    if semantic.distributions is not None:
+        distances = semantic.distributions.own_distance(latents, clusters.to(latents.device))
+    if trades:
+        loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * distances.mean()
+    else:
+        loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
+    return loss, logits, distances

@@ -1,0 +1,103 @@
+"""Training on Ray Train workers: the order of images is a function of seeds, and a lost worker changes no figure."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from raypurify.config import Network, Training
+from raypurify.errors import TrainingError
+from raypurify.pipeline.feed import epoch_tables, steps_of, training_units
+from raypurify.pipeline.prepared import TRAIN, read_part
+from raypurify.pipeline.train import NETWORK, train
+from raypurify.training.record import read_lines
+
+SETTINGS = Training(epochs=5, batch_size=32, lr=0.05, precision="float32", workers=2)
+
+
+def rows_of(prepared: Path, epoch: int, rank: int, world: int, batch: int = 16) -> list[int]:
+    units = training_units(prepared)
+    steps, batch = steps_of(sum(unit.rows for unit in units), batch * world, world)
+    tables = list(epoch_tables(units, batch, steps, epoch, 3, rank, world))
+    assert [len(table) for table in tables] == [batch] * steps
+    return [row for table in tables for row in table.column("row").to_pylist()]
+
+
+def test_workers_share_an_epoch_in_an_order_that_seeds_decide(local_ray, small_run, monkeypatch):
+    monkeypatch.setattr("raypurify.pipeline.feed.UNIT_ROWS", 20)
+    prepared = small_run / "prepare"
+    known = set(read_part(prepared, TRAIN, ["row"])["row"].to_pylist())
+    first, second = (rows_of(prepared, 0, rank, 2) for rank in (0, 1))
+    assert len(set(first) | set(second)) == len(first) + len(second) > 0.7 * len(known)
+    assert set(first) | set(second) <= known
+    assert rows_of(prepared, 0, 0, 2) == first
+    assert rows_of(prepared, 1, 0, 2) != first
+    alone = rows_of(prepared, 0, 0, 1)
+    assert len(set(alone)) == len(alone) > 0.85 * len(known)
+    # Mixed within a buffer, not read off unit by unit.
+    assert np.abs(np.diff(alone)).mean() > 10
+
+
+@pytest.fixture
+def trained(local_ray, small_run, tmp_path):
+    rows = len(read_part(small_run / "prepare", TRAIN, ["row"]))
+
+    def run(name: str, settings: Training = SETTINGS):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train(folder, small_run / "prepare", 3, rows, 16, Network(depth=10, width=1), settings, 0)
+        return read_lines(folder), load_file(folder / NETWORK)
+
+    return run
+
+
+def test_a_killed_worker_changes_no_figure(trained, tmp_path):
+    lines, network = trained("undisturbed")
+    assert [line["workers"] for line in lines] == [2] * SETTINGS.epochs
+    folder, killed = tmp_path / "killed", []
+
+    def kill() -> None:
+        while len(read_lines(folder)) < 2:
+            time.sleep(0.02)
+        killed.append(workers()[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    again, other = trained("killed")
+    killer.join(5)
+    assert killed
+    assert len(again) == len(lines)
+    for line, same in zip(lines, again):
+        for key in ("loss", "accuracy", "validation_accuracy"):
+            assert line[key] == pytest.approx(same[key], abs=1e-4)
+    for name, value in network.items():
+        np.testing.assert_allclose(value.numpy(), other[name].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_that_needs_more_images_than_there_are_is_refused(trained):
+    with pytest.raises(TrainingError, match="do not fill one batch of 4096 over 2 workers"):
+        trained("large", SETTINGS.model_copy(update={"batch_size": 4096}))
+
+
+def workers() -> list[int]:
+    """Process ids of the training workers below this process."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_text().startswith("ray::") and "TrainWorker" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(pid for pid in found if below(pid, os.getpid()))
+
+
+def below(pid: int, ancestor: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+    return pid == ancestor

@@ -1,0 +1,233 @@
+"""The command line on one machine, end to end on a tiny prepared folder, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from planted_images import SIDE, planted
+from safetensors.torch import save_file
+
+from raypurify.clusters import ClusterDistributions
+from raypurify.errors import ConfigError
+from raypurify.nets import WideResNet
+from raypurify.nets.store import load_network, save_network
+from raypurify.training.__main__ import main
+from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
+from raypurify.training.data import TRAIN, VALIDATION
+from raypurify.training.record import add_line, keep_lines, read_lines
+from raypurify.training.start import starting_network
+
+SETTINGS = {
+    "data": {"image_size": SIDE, "validation": 20},
+    "network": {"depth": 10, "width": 1},
+    "baseline": {"epochs": 2, "batch_size": 32, "lr": 0.05},
+    "robust": {"epochs": 12, "batch_size": 32, "lr": 0.05, "ema": 0.5, "attack": {"eps": 0.3, "steps": 1}},
+}
+# What is missing on a machine that only trains.
+BARE = (
+    "import sys\n"
+    "for name in ('ray', 'numba', 'sporco', 'sklearn', 'torchvision'): sys.modules[name] = None\n"
+    "from raypurify.training.__main__ import main\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+
+
+def bare(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", BARE, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A prepared folder of 160 images, settings, a baseline that the command line trained, clusters of its latents."""
+    folder = tmp_path_factory.mktemp("single")
+    batch = planted(160, seed=3)
+    held = np.random.default_rng(0).permutation(160)[:32]
+    for part, rows in {TRAIN: np.setdiff1d(np.arange(160), held)[::-1], VALIDATION: held}.items():
+        (folder / "prepare" / part).mkdir(parents=True)
+        images = [batch.images[r].numpy().tobytes() for r in rows]
+        columns = {"row": rows, "label": batch.labels.numpy()[rows], "image": pa.array(images, pa.binary(3 * SIDE**2))}
+        pq.write_table(pa.table(columns), folder / "prepare" / part / "0.parquet")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    run = bare("--config", folder / "settings.yaml", "--images", folder / "prepare", "--out", folder / "baseline")
+    assert run.returncode == 0, run.stderr
+    with torch.no_grad():
+        latents = load_network(folder / "baseline" / "network.safetensors").latents(batch.images / 255)
+    (folder / "clusters").mkdir()
+    distributions = ClusterDistributions.fit(latents, batch.labels)
+    save_file(distributions.state(), folder / "clusters" / "distributions.safetensors")
+    (folder / "clusters" / "clusters.json").write_text(json.dumps({"form": "ridge"}))
+    of_row = batch.labels.numpy().copy()
+    of_row[held] = -1
+    np.save(folder / "clusters" / "cluster_of_row.npy", of_row)
+    return folder
+
+
+def robust(place: Path, out: str | Path, *more) -> list[str]:
+    arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--clusters", place / "clusters"]
+    arguments += ["--baseline", place / "baseline" / "network.safetensors", "--out", place / out, *more]
+    return list(map(str, arguments))
+
+
+def figures(folder: Path) -> list[dict]:
+    """The metrics less what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def test_the_baseline_is_trained_without_ray(place):
+    out = place / "baseline"
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert load_network(out / "network.safetensors").settings["classes"] == 2
+    assert [line["epoch"] for line in figures(out)] == [0, 1]
+    assert set(figures(out)[0]) == {"epoch", "loss", "accuracy", "validation_accuracy"}
+
+
+def test_a_killed_robust_training_goes_on_to_the_same_network(place):
+    whole = bare(*robust(place, "whole", "--every", 2))
+    assert whole.returncode == 0, whole.stderr
+    assert set(figures(place / "whole")[0]) >= {"distance", "validation_pgd_accuracy", "validation_pgd_distance"}
+
+    command = [sys.executable, "-m", "raypurify.training", *robust(place, "killed", "--every", 2)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    checkpoint = place / "killed" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = read_checkpoint(checkpoint)["epochs"]
+    assert 0 < done < 12
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"going on after epoch {done}" in again.stdout
+    assert figures(place / "killed") == figures(place / "whole")
+    one, other = (place / name / "network.safetensors" for name in ("whole", "killed"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def complaint(capsys, arguments) -> str:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_rows_of_table_one_can_be_set(place, tmp_path):
+    """PGD adversarial training from random weights, then semantic training from its weights, then from TRADES's."""
+    few = ["--set", "robust.epochs=1"]
+    for loss in ("ce", "trades"):
+        arguments = [place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / loss, "--robust"]
+        changes = ["--set", "robust.alpha=0", "--set", "robust.init=random", "--set", f"robust.loss={loss}"]
+        assert main(["--config", *map(str, arguments), *changes, *few]) == 0
+        init = f"robust.init={tmp_path / loss}/network.safetensors"
+        assert main(robust(place, tmp_path / f"rst-{loss}", "--set", init, *few)) == 0
+        assert "distance" not in figures(tmp_path / loss)[0]
+        assert "distance" in figures(tmp_path / f"rst-{loss}")[0]
+
+
+def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
+    batch = planted(120, seed=3)
+    np.savez(tmp_path / "images.npz", images=batch.images.numpy(), labels=batch.labels.numpy())
+    arguments = ["--config", place / "settings.yaml", "--images", tmp_path / "images.npz", "--out", tmp_path / "out"]
+    assert main([*map(str, arguments), "--set", "data.limit=64", "--set", "baseline.epochs=1"]) == 0
+    assert len(figures(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "robust.loss=hinge"], "robust.loss"),
+        (["--set", "robust.init=nowhere"], "give baseline, random or the path"),
+        (["--set", "robust.init=/no/network.safetensors"], "there is no network at /no/network.safetensors"),
+        (["--set", "network.width=2", "--set", "robust.init=random"], "the clusters have 64 features, the network 128"),
+        (["--set", "network.depth=16"], "depth 10, not 16"),
+        (["--set", "robust.loss=trades", "--set", "robust.attack.random_start=false"], "needs attack.random_start"),
+        (["--set", "robust.batch_size=4096"], "do not fill one batch of 4096"),
+        (["--clusters", "/no/clusters"], "cannot read the clusters in /no/clusters"),
+        (["--images", "/no/images"], "cannot read images from /no/images"),
+        (["--config", "/no/settings.yaml"], "/no/settings.yaml"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(place, tmp_path, capsys, more, message):
+    assert message in complaint(capsys, robust(place, tmp_path / "out", *more))
+
+
+def test_settings_that_need_more_are_refused(place, tmp_path, capsys):
+    arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / "out"]
+    arguments = list(map(str, arguments))
+    assert "robust.init is baseline, but no baseline" in complaint(capsys, [*arguments, "--robust"])
+    assert "alpha" in complaint(capsys, [*arguments, "--robust", "--set", "robust.init=random"])
+    assert "--baseline is what" in complaint(capsys, [*arguments, "--baseline", "x"])
+    none = ["--images", str(place / "prepare" / TRAIN), "--set", "data.validation=500"]
+    assert "too few to hold out 500" in complaint(capsys, [*arguments, *none])
+
+
+def test_a_folder_of_another_training_or_a_damaged_checkpoint_is_refused(place, tmp_path, capsys):
+    arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / "out"]
+    arguments = [*map(str, arguments), "--set", "baseline.epochs=1"]
+    assert main(arguments) == 0
+    made = (tmp_path / "out" / "network.safetensors").read_bytes()
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "network.safetensors").read_bytes() == made
+    assert len(figures(tmp_path / "out")) == 1
+    assert "training of other settings" in complaint(capsys, [*arguments, "--set", "baseline.lr=0.01"])
+    others = ["--held-out", str(place / "prepare" / TRAIN)]
+    assert "training of other images" in complaint(capsys, [*arguments, *others])
+    (tmp_path / "out" / "checkpoint.pt").write_bytes(b"no checkpoint")
+    assert "cannot read the checkpoint" in complaint(capsys, arguments)
+
+
+def test_an_init_of_another_architecture_is_refused(tmp_path):
+    save_network(tmp_path / "network.safetensors", WideResNet(10, 2, 3))
+    with pytest.raises(ConfigError, match="width 2, not 1, classes 3, not 2"):
+        starting_network(
+            str(tmp_path / "network.safetensors"), {"depth": 10, "width": 1, "classes": 2, "dropout": 0.0}, seed=0
+        )
+
+
+def test_a_start_keeps_weights_and_takes_the_dropout_asked_for(tmp_path):
+    network = WideResNet(10, 1, 2)
+    save_network(tmp_path / "network.safetensors", network)
+    architecture = {"depth": 10, "width": 1, "classes": 2, "dropout": 0.3}
+    started = starting_network("baseline", architecture, seed=0, baseline=tmp_path / "network.safetensors")
+    assert all(torch.equal(value, started.state_dict()[name]) for name, value in network.state_dict().items())
+    assert started.settings["dropout"] == 0.3
+    drawn = [starting_network("random", architecture, seed=seed).head.weight for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_lines_of_epochs_done_again_count_once(tmp_path):
+    for epoch in (0, 1, 2, 1):
+        add_line(tmp_path, epoch, {"loss": 1 / 3 + epoch, "note": "x"})
+    assert [line["epoch"] for line in read_lines(tmp_path)] == [0, 1, 2]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    keep_lines(tmp_path, 2)
+    add_line(tmp_path, 2, {"loss": 0.5})
+    assert [line["loss"] for line in read_lines(tmp_path)] == [0.33333, 1.33333, 0.5]
+
+
+def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    write_checkpoint(path, {"epochs": 1})
+
+    def broken(tree, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(path, {"epochs": 2})
+    assert read_checkpoint(path) == {"epochs": 1}
+    assert os.path.getsize(path) > 100
