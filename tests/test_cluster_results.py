@@ -111,6 +111,16 @@ def test_figures_of_the_dictionaries_stage_are_those_of_the_committed_results(be
     assert f"{results['clusters']} clusters of {results['images_per_cluster']:,} images" in words
 
 
+def test_figures_of_the_nearest_cluster_are_those_of_the_committed_results(benchmark):
+    nearest = benchmark("clusters_nearest")
+    lines = [json.loads(line) for line in nearest.RESULTS.read_text("utf-8").splitlines()]
+    assert block("nearest", CLUSTERS) == nearest.table(lines)
+    assert all(line["differ"] == 0 for line in lines)
+    cases = [nearest.CASES.index((line["geometry"], line["means"], line["form"])) for line in lines]
+    assert f"--cases {' '.join(map(str, cases))} --repeats 2`" in CLUSTERS
+    assert {line["size"] for line in lines} == {"imagenet"}
+
+
 @pytest.mark.parametrize("name", ["cluster_forms", "elbow", "clusters", "dictionaries"])
 def test_results_name_no_path_of_a_machine(benchmark, name):
     results = committed(benchmark(name))

@@ -1,6 +1,6 @@
 """Cluster distributions: the mean of every cluster, and the factor that gives its Mahalanobis distance."""
 
-from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,11 +8,14 @@ from torch import Tensor
 
 from raypurify.clusters.arrays import Array, like
 from raypurify.clusters.fit import FORMS, fit_distributions
+from raypurify.clusters.nearest import NearestSearch, worthwhile
 from raypurify.errors import BundleError, DataError
 
 # Numbers in the largest temporary array of a distance: 16 MiB of float32.
 _BLOCK = 1 << 22
 _ROWS = 1024
+# Clusters whose numbers are checked at a time.
+_CHECKED = 64
 
 
 class ClusterDistributions:
@@ -35,8 +38,9 @@ class ClusterDistributions:
 
     def __init__(self, means: Tensor, factors: Tensor, rest: Tensor, form: str):
         self.means, self.factors, self.rest, self.form = means, factors, rest, form
-        # The rows of a factor are orthogonal, so F⁺F = Fᵀ diag(‖row‖⁻²) F is the projector onto its axes.
-        squared = factors.square().sum(2)
+        # The rows of a factor are orthogonal, so F⁺F = Fᵀ diag(‖row‖⁻²) F is the projector onto its axes. The norm
+        # makes no second array as large as the factors.
+        squared = torch.linalg.vector_norm(factors, dim=2).square()
         self._inverse_squared = torch.where(squared > 0, 1 / squared, 0)
         self._has_rest = bool((rest > 0).any())
 
@@ -98,21 +102,10 @@ class ClusterDistributions:
             shapes = ", ".join(f"{name} {tuple(state[name].shape)}" for name in ("means", "factors", "rest"))
             raise BundleError(f"cluster distributions do not fit together: {shapes}; expected (K, d), (K, r, d), (K,)")
         for name, part in zip(("means", "factors", "rest"), (means, factors, rest)):
-            if not part.is_floating_point() or not part.isfinite().all():
+            # A block at a time: isfinite takes twice the memory of what it looks at.
+            if not part.is_floating_point() or not all(block.isfinite().all() for block in part.split(_CHECKED)):
                 raise BundleError(f"cluster distributions: tensor {name!r} holds values that are not finite numbers")
         return cls(means, factors, rest, form)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["ClusterDistributions"]) -> "ClusterDistributions":
-        """All clusters of ``parts`` in order, so that classes can be fitted apart. Raises DataError when d differs."""
-        if not parts or len({(part.dim, part.form) for part in parts}) != 1:
-            raise DataError("cluster distributions to concatenate must be at least one, of one form and one dimension")
-        rank = max(part.factors.shape[1] for part in parts)
-        padded = [torch.nn.functional.pad(part.factors, (0, 0, 0, rank - part.factors.shape[1])) for part in parts]
-        return cls(
-            torch.cat([part.means for part in parts]), torch.cat(padded), torch.cat([part.rest for part in parts]),
-            parts[0].form,
-        )  # fmt: skip
 
     def distance(self, latents: Array) -> Array:
         """Mahalanobis distances (N, K). Not differentiable; memory beyond the result stays below 100 MB."""
@@ -124,18 +117,14 @@ class ClusterDistributions:
             return _like(torch.cat(blocks), latents)
 
     def nearest(self, latents: Array) -> tuple[Array, Array]:
-        """The nearest cluster (N,) int64 and the distance to it (N,). A latent that is not finite has distance NaN."""
+        """The nearest cluster (N,) int64 and the distance to it (N,). A latent that is not finite has distance NaN.
+
+        Of many clusters most are ruled out by lower bounds (see ``clusters.nearest``). What these need is prepared at
+        the first call, once for all.
+        """
         rows = self._rows(latents)
-        index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        best = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
         with torch.no_grad(), _full_precision(rows):
-            for start in range(0, len(rows), _ROWS):
-                part = slice(start, start + _ROWS)
-                for first, distances in self._blocks(rows[part]):
-                    value, position = distances.min(1)
-                    closer = (value < best[part]) | value.isnan()
-                    best[part] = torch.where(closer, value, best[part])
-                    index[part] = torch.where(closer, position + first, index[part])
+            index, best = self._search(rows)[:2] if self._search else self._nearest_of_all(rows)
         return _like(index, latents), _like(best, latents)
 
     def own_distance(self, latents: Tensor, index: Tensor) -> Tensor:
@@ -165,6 +154,24 @@ class ClusterDistributions:
             # √ has an infinite slope at 0, which times the zero gradient of the square would be NaN.
             positive = squared > 0
             return torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
+
+    @cached_property
+    def _search(self) -> NearestSearch | None:
+        """The search that leaves most clusters out, where it pays. Prepared when it is first needed."""
+        parts = self.means, self._inverse_squared, self.factors, self.rest
+        return NearestSearch(*parts, self._squared) if worthwhile(*parts) else None
+
+    def _nearest_of_all(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        best = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
+        for start in range(0, len(rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            for first, distances in self._blocks(rows[part]):
+                value, position = distances.min(1)
+                closer = (value < best[part]) | value.isnan()
+                best[part] = torch.where(closer, value, best[part])
+                index[part] = torch.where(closer, position + first, index[part])
+        return index, best
 
     def _blocks(self, rows: Tensor):
         """Distances of a few rows to a block of clusters at a time, as (first cluster, (n, k))."""

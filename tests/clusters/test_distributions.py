@@ -317,18 +317,6 @@ def test_broken_states_are_refused():
         ClusterDistributions.from_state(state, form="dense")
 
 
-def test_concatenation_equals_fitting_together():
-    latents, labels = clusters((30, 8, 50), 10)
-    whole = ClusterDistributions.fit(latents, labels, form="shrinkage")
-    apart = [
-        ClusterDistributions.fit(latents[labels == k], labels[labels == k] * 0, form="shrinkage") for k in range(3)
-    ]
-    joined = ClusterDistributions.concatenate(apart)
-    np.testing.assert_allclose(joined.distance(latents), whole.distance(latents), rtol=1e-5, atol=1e-5)
-    with pytest.raises(DataError, match="one form and one dimension"):
-        ClusterDistributions.concatenate([apart[0], ClusterDistributions.fit(latents[:, :4], labels)])
-
-
 def test_nothing_in_nothing_out():
     dist = ClusterDistributions.fit(*clusters((30, 8), 6))
     nothing = torch.zeros(0, 6)
