@@ -55,13 +55,13 @@ class Found(NamedTuple):
 def worthwhile(means: Tensor, variances: Tensor, factors: Tensor, rest: Tensor) -> bool:
     """Whether a search applies, and is likely faster than all distances.
 
-    It is for many clusters on a CPU, with a rest each, and of scales whose squares and ratios float32 holds.
+    It is for many clusters on a CPU, with a rest each, and of scales whose squares and ratios its numbers hold.
     """
     many = len(means) >= _CLUSTERS and factors.numel() >= _NUMBERS
     if not many or means.device.type != "cpu" or means.dtype not in (torch.float32, torch.float64):
         return False
-    ratios = variances * rest[:, None].square()
-    return bool((rest > 1e-15).all() and (rest < 1e15).all() and (ratios < 1e7).all())
+    held = (rest > 1e-12).all() & (rest < 1e12).all() & (means.abs() < 1e15).all()
+    return bool(held & (variances * rest[:, None].square() < 1e7).all())
 
 
 class NearestSearch:
@@ -85,21 +85,22 @@ class NearestSearch:
         local = projected - centres.repeat_interleave(_GROUP, 0)[:clusters]
         # Two more columns, which meet ones, hold −Bμ in two pieces.
         self.centres, self.local = (torch.nn.functional.pad(part, (0, 2)).float() for part in (centres, local))
-        self.inside = torch.empty(clusters, rank, self.centres.shape[1], dtype=torch.bfloat16)
-        self.loss = torch.empty(clusters)
+        self.inside = means.new_empty(clusters, rank, self.centres.shape[1], dtype=torch.bfloat16)
+        self.loss = means.new_empty(clusters, dtype=torch.float32)
+        identity = torch.eye(rank, dtype=torch.float64, device=means.device)
         for k in _slices(clusters, _BLOCK // (rank * dim)):
             g = factors[k].double() @ self.basis.T * (variances[k] * beyond[k]).double().sqrt()[..., None]
-            lower = torch.linalg.cholesky(torch.eye(rank, dtype=torch.float64) + g @ g.mT)
+            lower = torch.linalg.cholesky(identity + g @ g.mT)
             b = torch.linalg.solve_triangular(lower, g, upper=False)
             kept = b.bfloat16().double()
             shift = -(kept @ local[k, :, None])
             self.inside[k] = torch.cat([kept, shift, shift - shift.bfloat16()], 2)
             # ‖E‖² is at most the largest row sum of |EEᵀ|.
-            self.loss[k] = ((b - kept) @ (b - kept).mT).abs().sum(2).amax(1).sqrt().float()
+            self.loss[k] = ((b - kept) @ (b - kept).mT).abs().sum(2).amax(1).sqrt()
         self.dtype = _fastest(self.centres.shape[1])
 
     def __call__(self, rows: Tensor) -> Found:
-        """The nearest cluster of rows (n, d). Where rounding decides, the smaller index is."""
+        """The nearest cluster of rows (n, d); of those that only rounding tells apart, the one of smallest index."""
         parts = rows.split(max(1, _PAIRS // len(self.means)))
         index, distance, refined, evaluated = zip(*map(self._search, parts))
         return Found(torch.cat(index), torch.cat(distance), sum(refined), sum(evaluated))
@@ -114,7 +115,7 @@ class NearestSearch:
         bound.masked_fill_(~left, torch.inf)
         evaluated += self._evaluate(rows, distance, _least(bound) & self._left(bound, distance))
         evaluated += self._evaluate(rows, distance, self._left(bound, distance))
-        # A row that is not finite has distance NaN, which nothing is within: index 0.
+        # For a row that is not finite the least distance is NaN, which none is at most: index 0.
         near = distance <= distance.amin(0) * (1 + 16 * torch.finfo(rows.dtype).eps)
         index = near.byte().argmax(0)
         return Found(index, distance.gather(0, index[None])[0], int(left.sum()), evaluated)

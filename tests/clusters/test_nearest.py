@@ -221,6 +221,7 @@ def test_what_it_is_for(monkeypatch):
     dist, _ = low_rank()
     for rest in (torch.where(torch.arange(60) == 7, 0, dist.rest), dist.rest * 1e4):
         assert not ClusterDistributions(dist.means, dist.factors, rest, "low_rank")._search
+    assert not ClusterDistributions(dist.means * 1e18, dist.factors, dist.rest, "low_rank")._search
 
 
 def test_no_second_copy_of_the_factors():
