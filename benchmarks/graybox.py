@@ -21,6 +21,7 @@ import raypurify
 from raypurify.attacks import BIM, FGSM
 from raypurify.images import decode_image, to_float
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.training.record import device_name
 
 RESULTS = Path(__file__).parent / "results" / "graybox.json"
 ATTACKS = {
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--bundle", default="cifar10")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=100, help="images at a time; on a GPU 1000 is quicker")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -43,20 +46,20 @@ def main() -> None:
         return
     if arguments.data is None:
         parser.error("give --data")
-    results = measure(arguments.data, arguments.images, arguments.bundle)
+    results = measure(arguments.data, arguments.images, arguments.bundle, arguments.device, arguments.batch)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 
 
-def measure(data: Path, count: int, bundle: str) -> dict:
+def measure(data: Path, count: int, bundle: str, device: str = "cpu", batch: int = 100) -> dict:
     images, labels = load_images(data / "cifar10" / "test.parquet", count)
-    classifier = load_cifar_resnet(next((data / "cifar10-resnet").glob("resnet56-*.th")))
-    purifier = raypurify.load(bundle)
+    classifier = load_cifar_resnet(next((data / "cifar10-resnet").glob("resnet56-*.th"))).to(device)
+    purifier = raypurify.load(bundle, device)
     rows, seconds = {}, 0.0
     for name, attack in {"clean": None, **ATTACKS}.items():
         hits = {"none": 0, "raypurify": 0}
-        for start in range(0, len(images), 100):
-            x, y = images[start : start + 100], labels[start : start + 100]
+        for start in range(0, len(images), batch):
+            x, y = (part[start : start + batch].to(device) for part in (images, labels))
             if attack is not None:
                 x = (attack(classifier, x, y) * 255).round() / 255
             begun = time.perf_counter()
@@ -68,12 +71,14 @@ def measure(data: Path, count: int, bundle: str) -> dict:
         rows[name] = {defence: {"accuracy": h / count, "interval": wilson(h, count)} for defence, h in hits.items()}
         print(name, rows[name], flush=True)
     return {
-        "command": f"python benchmarks/graybox.py --data DIR --images {count} --bundle {bundle}",
+        "command": f"python benchmarks/graybox.py --data DIR --images {count} --bundle {bundle} --device {device} "
+        f"--batch {batch}",
         "classifier": "ResNet-56",
         "set": "CIFAR-10 test, the first images",
         "images": count,
         "bundle": purifier.digest,
         "purify_seconds_per_image": round(seconds / (count * len(rows)), 5),
+        "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
         "rows": rows,
     }

@@ -51,11 +51,11 @@ def fit(
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
-    from raypurify.config import load_settings
+    from raypurify.config import load_settings, presets
     from raypurify.pipeline.fit import fit as run
 
     if not preset and not config:
-        raise typer.BadParameter("give --preset (tiny, cifar10, paper) or --config", param_hint="--preset")
+        raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
     bundle = run([*data, *(more_data or [])], settings, run_dir, address)
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))

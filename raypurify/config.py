@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raypurify.errors import ConfigError
 
@@ -42,11 +42,17 @@ class Training(_Settings):
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    workers: int = Field(2, ge=1)
+    workers: int | None = Field(None, ge=1, description="null: one for each GPU, or two where there is none")
     min_workers: int | None = Field(None, ge=1, description="go on with so few when nodes are lost; null: wait for all")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    augment: bool = True
+    augment: Literal["crop", "resized_crop", "none"] = Field("crop", description="crop: for images as small as 32²")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights, which are kept; 0: off")
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _from_switch(cls, value: Any) -> Any:
+        # Bundles of before hold a switch.
+        return {True: "crop", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class Attack(_Settings):

@@ -7,7 +7,7 @@ from raypurify.errors import ConfigError
 
 
 def test_every_preset_loads_under_its_own_name():
-    assert presets() == ["cifar10", "paper", "tiny"]
+    assert presets() == ["cifar10", "imagenet10", "paper", "small", "tiny"]
     assert [load_settings(name).name for name in presets()] == presets()
 
 
@@ -34,7 +34,7 @@ def test_overrides_win_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10, paper, tiny"),
+        ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10, imagenet10, paper, small, tiny"),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),
         ({"preset": "tiny", "overrides": ("csc.lambda=1",)}, "csc.lambda"),
@@ -57,3 +57,10 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"s\.yaml"):
         load_settings(path=path)
+
+
+def test_the_augmentation_of_older_bundles_is_understood():
+    assert load_settings(overrides=("baseline.augment=true",)).baseline.augment == "crop"
+    assert load_settings(overrides=("baseline.augment=false",)).baseline.augment == "none"
+    with pytest.raises(ConfigError, match=r"baseline\.augment"):
+        load_settings(overrides=("baseline.augment=mirror",))

@@ -54,9 +54,8 @@ def solve_admm(
     shape = (height, width)
     spectra = atom_spectra(atoms, height, width)
     adjoint = spectra.conj().resolve_conj()
-    eigenvalues, eigenvectors = _normal_eigen(spectra, adjoint)
+    normal = torch.stack([synthesize(spectra, adjoint[:, c]) for c in range(spectra.shape[1])], dim=2)
     rho = signal.new_full((count,), settings.rho)
-    solver = _inverse(eigenvalues, eigenvectors, rho)
 
     # Zeros that depend on the signal: a code that stays zero has the gradient zero, where a constant would have none.
     codes = (0 * signal[:, :1]).repeat(1, atoms.shape[1], 1, 1)
@@ -75,17 +74,23 @@ def solve_admm(
     bound = reach.amax((1, 2, 3)) if settings.nonneg else reach.abs().amax((1, 2, 3))
     done = (bound <= settings.lmbda) | (bound == 0)
 
-    step = 0
+    limit = _CEILING if settings.max_iter is None else settings.max_iter
+    # Imported here because that module imports this one.
+    from raypurify.csc import _admm_gpu
+
+    if _admm_gpu.applies(settings, signal, atoms, initial):
+        shared = _inverse(normal, rho[: len(normal)])
+        return _admm_gpu.iterate(spectra, shared, signal_hat, y + u, done, settings, limit)
+
+    solver, step = _inverse(normal, rho), 0
     while True:
         if done.any():
             finished = active[done]
             codes[finished], iterations[finished], converged[finished] = y[done], step, True
             keep = torch.nonzero(~done).flatten()
             active, signal_hat, y, u, rho, solver = (t[keep] for t in (active, signal_hat, y, u, rho, solver))
-            spectra, adjoint, eigenvalues, eigenvectors = (
-                t if t.shape[0] == 1 else t[keep] for t in (spectra, adjoint, eigenvalues, eigenvectors)
-            )
-        if not len(active) or step == (_CEILING if settings.max_iter is None else settings.max_iter):
+            spectra, adjoint, normal = (t if t.shape[0] == 1 else t[keep] for t in (spectra, adjoint, normal))
+        if not len(active) or step == limit:
             break
         step += 1
         z = y - u
@@ -102,21 +107,30 @@ def solve_admm(
         if settings.auto_rho and 1 < step <= _SETTLE:
             factor = _rho_factor(primal, dual, settings.lmbda)
             rho, u = rho * factor, u / factor[:, None, None, None]
-            solver = _inverse(eigenvalues, eigenvectors, rho)
+            solver = _inverse(normal, rho)
     codes[active], iterations[active] = y, step
     return codes, iterations, converged
 
 
-def _normal_eigen(spectra, adjoint):
-    # Eigenvalues of the 3×3 matrices DDᴴ give (DDᴴ + ρI)⁻¹ for any later ρ without another factorisation.
-    normal = torch.stack([synthesize(spectra, adjoint[:, c]) for c in range(spectra.shape[1])], dim=-1)
-    return torch.linalg.eigh(normal.movedim(1, -2))
+def _inverse(normal: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
+    """``(DDᴴ + ρI)⁻¹`` (n, 3, 3, H, Wf) of ``DDᴴ`` (n or 1, 3, 3, H, Wf) and ρ (n,), by the factorisation LΔLᴴ.
 
-
-def _inverse(eigenvalues, eigenvectors, rho):
-    # (n, H, Wf, 3, 3) to (n, 3, 3, H, Wf), the layout in which the product with a residual is a plain sum.
-    scaled = eigenvectors / (eigenvalues.clamp_min(0) + rho[:, None, None, None]).unsqueeze(-2)
-    return (scaled @ eigenvectors.mH).permute(0, 3, 4, 1, 2).contiguous()
+    Written out for 3×3, in double precision: on a GPU, libraries for batches of small matrices are slow, or fail on so
+    many. Every pivot is at least ρ, rounding apart.
+    """
+    a, rho = normal.to(torch.complex128), rho.double()[:, None, None]
+    pivot0 = a[:, 0, 0].real + rho
+    l10, l20 = a[:, 1, 0] / pivot0, a[:, 2, 0] / pivot0
+    pivot1 = torch.maximum(a[:, 1, 1].real + rho - pivot0 * l10.abs().square(), rho)
+    l21 = (a[:, 2, 1] - pivot0 * l20 * l10.conj()) / pivot1
+    known = pivot0 * l20.abs().square() + pivot1 * l21.abs().square()
+    pivot2 = torch.maximum(a[:, 2, 2].real + rho - known, rho)
+    one, zero = torch.ones_like(l10), torch.zeros_like(l10)
+    rows = ((one, zero, zero), (-l10, one, zero), (l10 * l21 - l20, -l21, one))
+    factor = torch.stack([torch.stack(row, 1) for row in rows], 1)  # L⁻¹
+    scaled = factor / torch.stack([pivot0, pivot1, pivot2], 1)[:, :, None]
+    inverse = torch.stack([(factor[:, :, i, None].conj() * scaled).sum(1) for i in range(3)], 1)
+    return inverse.to(normal.dtype)
 
 
 def _shrink(v, threshold, nonneg):
@@ -134,10 +148,17 @@ def _norm(x):
 
 
 def _residuals(x, y, y_before, u):
-    """Boyd's residuals relative to the variables' norms, a zero norm counting as one (sporco's rule)."""
-    primal_scale, dual_scale = torch.maximum(_norm(x), _norm(y)), _norm(u)
-    primal = _norm(x - y) / torch.where(primal_scale == 0, 1.0, primal_scale)
-    dual = _norm(y - y_before) / torch.where(dual_scale == 0, 1.0, dual_scale)
+    return relative_residuals(_norm(x - y), _norm(x), _norm(y), _norm(y - y_before), _norm(u))
+
+
+def relative_residuals(gap, x, y, change, u):
+    """Boyd's residuals relative to the variables' norms, a zero norm counting as one (sporco's rule).
+
+    All (N,): ``(primal, dual)`` of the norms of x − y, x, y, the last change of y, and u.
+    """
+    primal_scale, dual_scale = torch.maximum(x, y), u
+    primal = gap / torch.where(primal_scale == 0, 1.0, primal_scale)
+    dual = change / torch.where(dual_scale == 0, 1.0, dual_scale)
     return primal, dual
 
 

@@ -29,8 +29,9 @@ def write_bundle(
     dictionaries: Tensor,
     settings: Settings,
     about: dict[str, Any],
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Write ``folder/bundle`` with its calibration and measured figures, and report its digest.
+    """Write ``folder/bundle`` with its calibration and figures, measured on ``device``, and report its digest.
 
     The figures come from the bundle as a user loads it, after rounding to float16: a draft is written, loaded and
     measured; the manifest of the final one holds what was found.
@@ -39,8 +40,8 @@ def write_bundle(
     nothing = Calibration(distance_threshold=0.0, quantile=settings.calibration.quantile, images=0)
     save_bundle(draft, network, distributions, dictionaries, **about, calibration=nothing, measured={})
     table = read_part(prepared, VALIDATION)
-    purifier = RSFP(load_bundle(draft))
-    calibration, measured = _measure(purifier, load_network(baseline), table, settings, folder)
+    purifier = RSFP(load_bundle(draft), device)
+    calibration, measured = _measure(purifier, load_network(baseline).to(device), table, settings, folder)
     digest = save_bundle(
         folder / "bundle", network, distributions, dictionaries, **about, calibration=calibration, measured=measured
     )
@@ -52,17 +53,17 @@ def _measure(purifier: RSFP, baseline: nn.Module, table, settings: Settings, fol
     side, few = settings.data.image_size, table[: settings.calibration.images]
     progress = Progress(folder, len(table) + 3 * len(few), "images")
     attack = PGD(**settings.calibration.attack.model_dump())
-    cluster_class = torch.tensor(purifier.bundle.manifest.cluster_class)
+    cluster_class = torch.tensor(purifier.bundle.manifest.cluster_class, device=purifier.device)
 
     clean = _Tally()
     distances = []
-    for images, batch in _floats(table, side):
+    for images, labels in _floats(table, side, purifier.device):
         with torch.no_grad():
             index, distance = purifier.distributions.nearest(purifier.latents(images))
-            clean.add("baseline", baseline(images).argmax(1), batch.labels)
-            clean.add("robust", purifier.network(images).argmax(1), batch.labels)
-        clean.add("cluster_class", cluster_class[index], batch.labels)
-        distances.append(distance)
+            clean.add("baseline", baseline(images).argmax(1), labels)
+            clean.add("robust", purifier.network(images).argmax(1), labels)
+        clean.add("cluster_class", cluster_class[index], labels)
+        distances.append(distance.cpu())
         progress.add(len(images))
     distances = torch.cat(distances)
     quantile = settings.calibration.quantile
@@ -72,20 +73,20 @@ def _measure(purifier: RSFP, baseline: nn.Module, table, settings: Settings, fol
 
     hit = _Tally()
     shifted = []
-    for images, batch in _floats(few, side):
-        on_baseline = _attacked(attack, baseline, images, batch.labels)
+    for images, labels in _floats(few, side, purifier.device):
+        on_baseline = _attacked(attack, baseline, images, labels)
         progress.add(len(images))
-        on_robust = _attacked(attack, purifier.network, images, batch.labels)
+        on_robust = _attacked(attack, purifier.network, images, labels)
         progress.add(len(images))
         purified_clean, purified = purifier.purify(images), purifier.purify(on_baseline)
         with torch.no_grad():
-            hit.add("baseline_clean", baseline(images).argmax(1), batch.labels)
-            hit.add("baseline_attacked", baseline(on_baseline).argmax(1), batch.labels)
-            hit.add("baseline_clean_purified", baseline(purified_clean.images).argmax(1), batch.labels)
-            hit.add("baseline_attacked_purified", baseline(purified.images).argmax(1), batch.labels)
-            hit.add("robust_attacked", purifier.network(on_robust).argmax(1), batch.labels)
-        hit.add("cluster_class_attacked", cluster_class[purified.cluster], batch.labels)
-        shifted.append(purified.distance)
+            hit.add("baseline_clean", baseline(images).argmax(1), labels)
+            hit.add("baseline_attacked", baseline(on_baseline).argmax(1), labels)
+            hit.add("baseline_clean_purified", baseline(purified_clean.images).argmax(1), labels)
+            hit.add("baseline_attacked_purified", baseline(purified.images).argmax(1), labels)
+            hit.add("robust_attacked", purifier.network(on_robust).argmax(1), labels)
+        hit.add("cluster_class_attacked", cluster_class[purified.cluster], labels)
+        shifted.append(purified.distance.cpu())
         progress.add(len(images))
     measured = {
         "set": "validation images, held out from every stage",
@@ -107,10 +108,10 @@ class _Tally:
         return {name: round(sum(hits) / len(hits), 4) for name, hits in self.hits.items()}
 
 
-def _floats(table, side: int):
+def _floats(table, side: int, device: torch.device):
     batch: Batch
     for batch in batches(table, side, BATCH):
-        yield batch.images.float() / 255, batch
+        yield batch.images.to(device).float() / 255, batch.labels.to(device)
 
 
 def _attacked(attack, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

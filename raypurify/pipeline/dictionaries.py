@@ -17,6 +17,8 @@ from raypurify.pipeline.progress import Progress
 from raypurify.pipeline.samples import choose_samples, draw, fetch_samples
 
 GLOBAL, FETCHED = "global", "samples"
+# Learners that share a GPU: a step, of four small images, leaves most of it idle.
+GPU_LEARNERS = 4
 
 
 def learn_dictionaries(
@@ -115,6 +117,6 @@ def _room(settings: Dictionaries) -> tuple[int, dict[str, int], str]:
 
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0)) if settings.engine == "torch" else 0
-    room = gpus or max(1, int(resources.get("CPU", 0)) - 1)
-    asks = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
+    room = GPU_LEARNERS * gpus or max(1, int(resources.get("CPU", 0)) - 1)
+    asks = {"num_gpus": 1 / GPU_LEARNERS, "num_cpus": 0} if gpus else {"num_cpus": 1}
     return min(room, settings.actors or room), asks, "cuda" if gpus else "cpu"

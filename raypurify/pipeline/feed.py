@@ -11,8 +11,8 @@ from raypurify.pipeline.units import Unit, cut_units, read_tables, take_rows
 from raypurify.training.data import TRAIN
 from raypurify.training.order import epoch_order
 
-# Images that are read together, and that are shuffled among each other on their way into batches.
-UNIT_ROWS, SHUFFLE_ROWS = 512, 8192
+# Images that are read together, and bytes of images that are shuffled among each other: 8,192 images of 32².
+UNIT_ROWS, WINDOW_BYTES = 512, 24 << 20
 
 
 def training_units(prepared: Path) -> list[Unit]:
@@ -32,37 +32,36 @@ def steps_of(images: int, batch_size: int, world: int) -> tuple[int, int]:
 
 
 def epoch_tables(
-    units: list[Unit], batch: int, steps: int, epoch: int, seed: int, rank: int, world: int
+    units: list[Unit], side: int, batch: int, steps: int, epoch: int, seed: int, rank: int, world: int
 ) -> Iterator[pa.Table]:
     """Tables of ``batch`` images (columns row, label, image), ``steps`` of them, for one worker and epoch.
 
-    The units come in the order that ``epoch_order`` draws; each worker has an equal run of their rows, and shuffles it
-    within a buffer. ``prepare`` has mixed the images once. (seed, epoch, rank, world) decide the order alone: Ray Data
-    splits a stream among workers by who asks first, which no run repeats.
+    The units come in the order that ``epoch_order`` draws; each worker has an equal run of their rows, in windows of
+    ``WINDOW_BYTES`` that the reading tasks shuffle. ``prepare`` has mixed the images once. (seed, epoch, rank, world)
+    decide the order alone: Ray Data splits a stream among workers by who asks first, which no run repeats.
     """
     import ray
 
     order = [units[i] for i in epoch_order(len(units), epoch, seed)]
-    share = sum(unit.rows for unit in units) // world
+    share, rows = sum(unit.rows for unit in units) // world, max(1, WINDOW_BYTES // (3 * side**2))
     mine = take_rows(order, rank * share, (rank + 1) * share)
+    windows = [
+        {"units": take_rows(mine, first, min(first + rows, share)), "seed": (seed % 2**32, epoch, rank, first)}
+        for first in range(0, share, rows)
+    ]
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     # Reading raw pixels is light; a whole CPU each would leave none on a machine full of training workers.
-    stream = ray.data.from_items([{"unit": unit} for unit in mine], override_num_blocks=len(mine)).map_batches(
-        _read, batch_size=1, num_cpus=0.25
-    )
-    mixed = int(np.random.SeedSequence((seed % 2**32, epoch, rank)).generate_state(1)[0])
-    tables = stream.iter_batches(
-        batch_size=batch,
-        batch_format="pyarrow",
-        drop_last=True,
-        local_shuffle_buffer_size=min(SHUFFLE_ROWS, share),
-        local_shuffle_seed=mixed,
+    stream = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
+    tables = stream.map_batches(_mixed, batch_size=1, num_cpus=0.25).iter_batches(
+        batch_size=batch, batch_format="pyarrow", drop_last=True
     )
     # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
     for _, table in zip(range(steps), tables):
         yield table
 
 
-def _read(batch: dict[str, np.ndarray]) -> pa.Table:
-    columns = ["row", "label", "image"]
-    return pa.concat_tables(table.select(columns) for table in read_tables(batch["unit"][0], UNIT_ROWS))
+def _mixed(batch: dict[str, np.ndarray]) -> pa.Table:
+    window, columns = batch["window"][0], ["row", "label", "image"]
+    tables = [table.select(columns) for unit in window["units"] for table in read_tables(unit, UNIT_ROWS)]
+    table = pa.concat_tables(tables)
+    return table.take(np.random.default_rng(window["seed"]).permutation(len(table)))

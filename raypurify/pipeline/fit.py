@@ -139,7 +139,8 @@ def _calibrate(*arguments) -> dict[str, Any]:
 
     from raypurify.pipeline.calibrate import write_bundle
 
-    return ray.get(ray.remote(write_bundle).remote(*arguments))
+    gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
+    return ray.get(ray.remote(num_cpus=1, num_gpus=gpus)(write_bundle).remote(*arguments, "cuda" if gpus else "cpu"))
 
 
 def _publish(made: Path, bundle: Path) -> None:

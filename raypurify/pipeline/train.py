@@ -19,9 +19,11 @@ from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 
 NETWORK = "network.safetensors"
-REPORTED = ("loss", "validation_accuracy", "validation_pgd_accuracy", "note")
+REPORTED = ("loss", "validation_accuracy", "validation_pgd_accuracy", "workers", "device", "note")
 # Workers or nodes that may be lost before a training gives up.
 FAILURES = 4
+# Workers of a cluster without GPUs, unless the settings say otherwise.
+WORKERS = 2
 
 
 def train(
@@ -49,16 +51,16 @@ def train(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    steps, batch = steps_of(rows, settings.batch_size, settings.workers)
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    workers = settings.workers or gpus or WORKERS
+    steps, batch = steps_of(rows, settings.batch_size, workers)
     if not batch or not steps:
-        raise TrainingError(
-            f"{rows} images do not fill one batch of {settings.batch_size} over {settings.workers} workers"
-        )
+        raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers")
     if getattr(settings, "init", "random") not in ("baseline", "random"):
         # Workers have a working directory of their own.
         settings = settings.model_copy(update={"init": str(Path(settings.init).expanduser().resolve())})
     done = len(read_lines(folder))
-    counted = steps * batch * settings.workers
+    counted = steps * batch * workers
     config = {
         "folder": str(folder.resolve()),
         "prepared": str(prepared.resolve()),
@@ -70,9 +72,9 @@ def train(
         "clusters": str(clusters) if clusters else None,
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
-    least = min(settings.min_workers or settings.workers, settings.workers)
-    gpus = ray.cluster_resources().get("GPU", 0) >= least
-    cpus = int(ray.cluster_resources()["CPU"])
+    least = min(settings.min_workers or workers, workers)
+    if 0 < gpus < least:
+        print(f"{folder.name}: on CPUs, as {least} workers are asked for and there are {gpus} GPUs", flush=True)
     if least >= cpus:
         # Not an error: a cluster may grow. But Ray would wait without a word.
         print(f"{folder.name}: waits for {least + 1} CPUs, there are {cpus}; or ask for fewer workers", flush=True)
@@ -80,7 +82,7 @@ def train(
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=settings.workers if least == settings.workers else (least, settings.workers), use_gpu=gpus
+            num_workers=workers if least == workers else (least, workers), use_gpu=gpus >= least
         ),
         run_config=RunConfig(
             name="ray_train",

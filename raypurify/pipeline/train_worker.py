@@ -18,7 +18,7 @@ from raypurify.training.clusters import clusters_of, load_clusters
 from raypurify.training.data import VALIDATION, read_part, read_pixels
 from raypurify.training.guard import Guard
 from raypurify.training.order import some_of
-from raypurify.training.record import add_line, keep_lines
+from raypurify.training.record import add_line, device_name, keep_lines
 from raypurify.training.start import starting_network
 from raypurify.training.step import check_attack, semantic_of
 
@@ -56,7 +56,7 @@ def work(config: dict[str, Any]) -> None:
         keep_lines(folder, resume["epochs"] if resume else 0)
 
     def epoch_batches(epoch: int):
-        for table in epoch_tables(units, batch, steps, epoch, seed, rank, world):
+        for table in epoch_tables(units, side, batch, steps, epoch, seed, rank, world):
             images, labels = read_pixels(table, side).copy(), table.column("label").to_numpy().copy()
             clusters = None
             if cluster_of_row is not None:
@@ -69,7 +69,7 @@ def work(config: dict[str, Any]) -> None:
             ray.train.report(metrics)
             return
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
-        add_line(folder, epoch, metrics | {"workers": world})
+        add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
         with tempfile.TemporaryDirectory() as directory:
             write_checkpoint(Path(directory) / CHECKPOINT, state())
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))

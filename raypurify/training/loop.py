@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raypurify.config import Training
 from raypurify.errors import TrainingError
-from raypurify.training.augment import flip_and_crop
+from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
 from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import Run, final_weights
@@ -67,8 +67,10 @@ def train_epochs(
     run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard)
     if resume is not None:
         run.restore(resume)
-    # Dropout draws from torch's global generator: seeded here, given back as it was.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # Dropout draws from torch's global generator: seeded here, given back as it was. All steps have one shape, so that
+    # it pays to let cuDNN try its convolutions first.
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with generators, torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
         while run.epochs < settings.epochs and not run.stopped:
             metrics: dict[str, Any] = run_epoch(
                 model, run, epoch_batches(run.epochs), settings, semantic, seed, on_step
@@ -105,8 +107,7 @@ def run_epoch(
     for step, batch in enumerate(batches):
         images = batch.images.to(device, torch.float32).div_(255)
         labels = batch.labels.to(device)
-        if settings.augment:
-            images = flip_and_crop(images, crops)
+        images = augmented(images, settings.augment, crops)
         loss, logits, distances = objective(
             model, images, labels, batch.clusters, semantic, lambda: precision(settings, device), starts
         )

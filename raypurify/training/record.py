@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 METRICS = "metrics.jsonl"
 
 
@@ -33,3 +35,12 @@ def keep_lines(folder: Path, epochs: int) -> None:
     temporary = folder / f".{METRICS}.{os.getpid()}"
     temporary.write_text("".join(kept), "utf-8")
     os.replace(temporary, folder / METRICS)
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called, as far as figures may depend on it.
+
+    >>> device_name(torch.device("cpu"))
+    'cpu'
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

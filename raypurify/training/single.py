@@ -21,7 +21,7 @@ from raypurify.training.guard import Guard
 from raypurify.training.loop import train_epochs
 from raypurify.training.measure import validate
 from raypurify.training.order import epoch_order, some_of
-from raypurify.training.record import add_line, keep_lines, read_lines
+from raypurify.training.record import add_line, device_name, keep_lines, read_lines
 from raypurify.training.start import starting_network
 from raypurify.training.step import check_attack, semantic_of
 
@@ -84,7 +84,7 @@ def train_here(
 
     def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
-        add_line(out, epoch, metrics)
+        add_line(out, epoch, metrics | {"device": device_name(device)})
         print(_line(epoch, part.epochs, metrics), flush=True)
         if (epoch + 1) % every == 0 or epoch + 1 == part.epochs or "note" in metrics:
             write_checkpoint(out / CHECKPOINT, state())

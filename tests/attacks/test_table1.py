@@ -31,7 +31,7 @@ def test_measures_every_network_under_every_attack(table1, data_file, tmp_path, 
         "TPGD": TPGD(0.3, "l2", steps=2),
     }
     networks = dict.fromkeys(("PGDAT+RST (Random)", "mine"), tmp_path / "a.safetensors")
-    results = table1.measure(networks, data, 6, "l2", 0.3, "cpu", made)
+    results = table1.measure(networks, data, 6, "l2", 0.3, "cpu", made=made)
     first, second = results["networks"].values()
     assert first == second
     for cell in first["rows"].values():

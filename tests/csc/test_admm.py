@@ -6,6 +6,7 @@ import torch
 from sparse_problems import random_dictionary, random_signal
 
 from raypurify.csc import solve_cbpdn
+from raypurify.csc.admm import _inverse
 
 
 def sporco_code(dictionary, signal, lmbda, iterations, rel_tol=0.0, **options):
@@ -94,3 +95,18 @@ def test_lmbda_zero_reaches_the_signal():
     signal = random_signal(1, 10, 10, dtype=torch.float64)
     res = solve_cbpdn(random_dictionary(8, 3, dtype=torch.float64), signal, 0.0, rel_tol=1e-6, rho=1.0)
     torch.testing.assert_close(res.reconstruction, signal, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_the_inverse_per_frequency_is_exact_whatever_the_colours(rank):
+    """Grey atoms make DDᴴ of rank one: what is left of it is ρ alone."""
+    generator = torch.Generator().manual_seed(rank)
+    parts = torch.randn(4, 3, max(1, rank), 5, 6, dtype=torch.complex128, generator=generator) * bool(rank)
+    normal = torch.einsum("nimhw,njmhw->nijhw", parts, parts.conj())
+    rho = torch.tensor([1e-4, 0.1, 1.0, 500.0])
+    inverse = _inverse(normal, rho).permute(0, 3, 4, 1, 2)
+    matrix = normal.permute(0, 3, 4, 1, 2) + rho.double()[:, None, None, None, None] * torch.eye(3)
+    assert (inverse @ matrix - torch.eye(3)).abs().max() < 1e-8
+    shared = _inverse(normal[:1].to(torch.complex64), rho)
+    assert shared.shape == (4, 3, 3, 5, 6)
+    assert shared.dtype == torch.complex64

@@ -23,7 +23,7 @@ SETTINGS = Training(epochs=5, batch_size=32, lr=0.05, precision="float32", worke
 def rows_of(prepared: Path, epoch: int, rank: int, world: int, batch: int = 16) -> list[int]:
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), batch * world, world)
-    tables = list(epoch_tables(units, batch, steps, epoch, 3, rank, world))
+    tables = list(epoch_tables(units, 16, batch, steps, epoch, 3, rank, world))
     assert [len(table) for table in tables] == [batch] * steps
     return [row for table in tables for row in table.column("row").to_pylist()]
 

@@ -89,7 +89,7 @@ def test_the_baseline_is_trained_without_ray(place):
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert load_network(out / "network.safetensors").settings["classes"] == 2
     assert [line["epoch"] for line in figures(out)] == [0, 1]
-    assert set(figures(out)[0]) == {"epoch", "loss", "accuracy", "validation_accuracy"}
+    assert set(figures(out)[0]) == {"epoch", "loss", "accuracy", "validation_accuracy", "device"}
 
 
 def test_a_killed_robust_training_goes_on_to_the_same_network(place):

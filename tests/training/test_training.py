@@ -12,7 +12,7 @@ from raypurify.config import Training
 from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
 from raypurify.training import Batch, Semantic, measure, robust_semantic_loss, train_epochs, validate
-from raypurify.training.augment import flip_and_crop
+from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
 from raypurify.training.checkpoint import final_weights
 
 STEPS = 6
@@ -204,3 +204,31 @@ def test_augmentation_crops_and_flips_each_image_on_its_own():
     # Every value is one of the image's own or the padding's, and rows stay runs of neighbours, in either direction.
     steps = (out[:, 0, :, 1:] - out[:, 0, :, :-1])[(out[:, 0, :, 1:] > 0) & (out[:, 0, :, :-1] > 0)]
     assert set(steps.tolist()) == {1.0, -1.0}
+
+
+def test_a_resized_crop_is_a_stretched_part_of_the_image_on_its_own():
+    across = torch.linspace(0, 1, 64)
+    ramps = torch.stack([across.expand(64, 64), across[:, None].expand(64, 64), torch.full((64, 64), 0.3)])
+    out = flip_and_resize(ramps.expand(200, 3, 64, 64), torch.Generator().manual_seed(0))
+    assert out.shape == (200, 3, 64, 64)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    torch.testing.assert_close(out[:, 2], torch.full((200, 64, 64), 0.3))
+    # Straight lines stay straight and square to the sides; about half are flipped, none upside down.
+    torch.testing.assert_close(out[:, 0], out[:, 0, :1].expand(-1, 64, -1), atol=1e-5, rtol=0)
+    rise, fall = out[:, 0, 0, 48] - out[:, 0, 0, 15], out[:, 1, 48, 0] - out[:, 1, 15, 0]
+    assert 60 < (rise < 0).sum() < 140
+    assert (fall > 0).all()
+    width, height = rise.abs() * 63 / 33, fall * 63 / 33
+    assert ((width * height).min() > 0.3, (width * height).max() > 0.9) == (True, True)
+    assert (width / height).max() < 1.4
+    assert (width / height).min() > 0.7
+
+
+def test_augmentation_is_chosen_by_name_and_drawn_by_seed():
+    images = torch.rand(4, 3, 16, 16)
+    assert augmented(images, "none", torch.Generator()) is images
+    for how in ("crop", "resized_crop"):
+        first, again, other = (augmented(images, how, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)

@@ -1,0 +1,129 @@
+"""ADMM's iteration on a GPU: the arithmetic of :func:`raypurify.csc.admm.solve_admm` in two kernels and two FFTs."""
+
+import warnings
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+
+from raypurify.csc.admm import AdmmSettings, relative_residuals
+
+
+def applies(settings: AdmmSettings, signal: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether :func:`iterate` can solve for ``signal``, ``others`` being the atoms and the initial codes, if any."""
+    if not signal.is_cuda or signal.dtype != torch.float32 or settings.auto_rho:
+        return False
+    # The state v cannot hold an initial code that breaks the constraint, as the first iteration may be given.
+    if settings.nonneg and others[-1] is not None:
+        return False
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (signal, *others))
+    return not recorded and _kernels_run(signal.device)
+
+
+@torch.no_grad()
+def iterate(
+    spectra: torch.Tensor,
+    solver: torch.Tensor,
+    signal_hat: torch.Tensor,
+    v: torch.Tensor,
+    done: torch.Tensor,
+    settings: AdmmSettings,
+    limit: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes of a batch, as ``solve_admm`` returns them.
+
+    Args:
+        spectra: of the atoms (N, 3, M, H, Wf), or (1, ...) shared.
+        solver: ``(DDᴴ + ρI)⁻¹`` (N, 3, 3, H, Wf), or (1, ...) shared.
+        signal_hat: (N, 3, H, Wf).
+        v: the state ``y + u`` to start from, (N, M, H, W).
+        done: (N,) bool, images whose codes are the initial ones.
+        limit: number of iterations at most.
+    """
+    count, _, height, width = v.shape
+    device = v.device
+    spectra, signal_hat, v = spectra.contiguous(), signal_hat.contiguous(), v.contiguous()
+    # The FFTs leave out their 1/(HW).
+    solver = (solver / (height * width)).contiguous()
+    threshold = v.new_full((count,), settings.lmbda / settings.rho)
+    codes = torch.empty_like(v)
+    iterations, converged = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
+
+    with _on(device):
+        from raypurify.csc._gpu_kernels import correct_spectra, update_state
+
+        def correction(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            maps_hat = correct_spectra(torch.fft.rfft2(z), spectra, solver, signal_hat, rows)
+            return torch.fft.irfft2(maps_hat, s=(height, width), norm="forward").contiguous()
+
+        # Images still iterating; the same numbers on the GPU.
+        active = torch.arange(count)
+        rows = active.to(device)
+        done, step, w = done.cpu(), 0, None
+        while True:
+            if done.any():
+                finished, left = (torch.nonzero(some).flatten().to(device) for some in (done, ~done))
+                codes[rows[finished]] = _shrink(v[finished], settings)
+                iterations[active[done]], converged[active[done]] = step, True
+                active = active[~done]
+                rows, v, threshold = rows[left], v[left], threshold[left]
+                w = None if w is None else w[left]
+            if not len(active) or step == limit:
+                break
+            step += 1
+            if w is None:
+                w = correction(2 * _shrink(v, settings) - v, rows)
+            z, norms = update_state(v, w, threshold, settings.relax, settings.nonneg)
+            read = _fetch(norms)
+            # Half of the next iteration is under way before the host asks whether there is one: it leaves v as it is.
+            w = correction(z, rows) if step < limit else None
+            primal, dual = relative_residuals(*read().unbind(1))
+            done = (primal < settings.rel_tol) & (dual < settings.rel_tol)
+        codes[rows], iterations[active] = _shrink(v, settings), step
+    return codes, iterations.to(device), converged.to(device)
+
+
+def _shrink(v, settings):
+    threshold = settings.lmbda / settings.rho
+    return v - v.clamp(None if settings.nonneg else -threshold, threshold)
+
+
+def _fetch(numbers):
+    # A function that waits for these numbers alone, and for nothing that is enqueued after them.
+    copy = numbers.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event() if numbers.is_cuda else None
+    if arrived is not None:
+        arrived.record()
+
+    def read() -> torch.Tensor:
+        if arrived is not None:
+            arrived.synchronize()
+        return copy
+
+    return read
+
+
+def _on(device):
+    # Triton launches on the current device, whatever device its tensors are on.
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether Triton is there and can launch: it needs a C compiler, Python's headers and a GPU that it supports."""
+    try:
+        from raypurify.csc._gpu_kernels import correct_spectra, update_state
+    except ImportError:
+        return False
+    one = torch.ones(1, 1, 1, 1, device=device)
+    hat = torch.ones(9, dtype=torch.complex64, device=device)
+    try:
+        with _on(device):
+            update_state(one, one.clone(), one.flatten(), 1.0, False)
+            image, row = hat[:3].view(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64, device=device)
+            correct_spectra(hat[:1].view(1, 1, 1, 1), image[:, :, None], hat.view(1, 3, 3, 1, 1), image, row)
+    except Exception as error:
+        # What Triton raises differs between its versions and among its compilers.
+        warnings.warn(f"ADMM runs without its fused GPU kernels: {error!r}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
