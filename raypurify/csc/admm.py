@@ -54,8 +54,6 @@ def solve_admm(
     shape = (height, width)
     spectra = atom_spectra(atoms, height, width)
     adjoint = spectra.conj().resolve_conj()
-    normal = torch.stack([synthesize(spectra, adjoint[:, c]) for c in range(spectra.shape[1])], dim=2)
-    rho = signal.new_full((count,), settings.rho)
 
     # Zeros that depend on the signal: a code that stays zero has the gradient zero, where a constant would have none.
     codes = (0 * signal[:, :1]).repeat(1, atoms.shape[1], 1, 1)
@@ -79,10 +77,11 @@ def solve_admm(
     from raypurify.csc import _admm_gpu
 
     if _admm_gpu.applies(settings, signal, atoms, initial):
-        shared = _inverse(normal, rho[: len(normal)])
-        return _admm_gpu.iterate(spectra, shared, signal_hat, y + u, done, settings, limit)
+        solver = inverses(spectra, settings.rho)
+        return _admm_gpu.iterate(spectra, solver, signal_hat, y + u, done, settings, limit)
 
-    solver, step = _inverse(normal, rho), 0
+    rho, normal, step = signal.new_full((count,), settings.rho), _normal(spectra), 0
+    solver = _inverse(normal, rho)
     while True:
         if done.any():
             finished = active[done]
@@ -110,6 +109,15 @@ def solve_admm(
             solver = _inverse(normal, rho)
     codes[active], iterations[active] = y, step
     return codes, iterations, converged
+
+
+def inverses(spectra: torch.Tensor, rho: float) -> torch.Tensor:
+    """``(DDᴴ + ρI)⁻¹`` (n, 3, 3, H, Wf) of the spectra (n, 3, M, H, Wf) of n dictionaries."""
+    return _inverse(_normal(spectra), spectra.real.new_full((len(spectra),), rho))
+
+
+def _normal(spectra):
+    return torch.stack([synthesize(spectra, spectra[:, c].conj()) for c in range(spectra.shape[1])], dim=2)
 
 
 def _inverse(normal: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:

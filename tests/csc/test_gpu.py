@@ -10,7 +10,7 @@ import torch
 from sparse_problems import random_dictionary, random_signal
 
 from raypurify.csc import solve_cbpdn
-from raypurify.csc._admm_gpu import iterate
+from raypurify.csc._admm_gpu import agrees, iterate
 from raypurify.csc.admm import AdmmSettings, solve_admm
 from raypurify.csc.convolution import atom_spectra
 
@@ -119,6 +119,20 @@ def test_iteration_is_the_eager_one(device, nonneg, sets):
     assert found[1].tolist() == iterations.tolist()
     assert found[2].tolist() == converged.tolist()
     torch.testing.assert_close(found[0].cpu(), codes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_kernels_that_compute_something_else_are_found_out(device, shared, monkeypatch):
+    from raypurify.csc import _gpu_kernels
+
+    assert agrees(device, shared)
+    right = _gpu_kernels.correct_spectra
+
+    def swapped(*args):
+        return right(*args).conj()
+
+    monkeypatch.setattr(_gpu_kernels, "correct_spectra", swapped)
+    assert not agrees(device, shared)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 7])
