@@ -47,6 +47,10 @@ class Training(_Settings):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     augment: Literal["crop", "resized_crop", "none"] = Field("crop", description="crop: for images as small as 32²")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights, which are kept; 0: off")
+    checkpoint_steps: int | None = Field(None, ge=1, description="checkpoints within an epoch, every so many steps")
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: the epoch of best validation accuracy, attacked if robust"
+    )
 
     @field_validator("augment", mode="before")
     @classmethod

@@ -32,9 +32,18 @@ def steps_of(images: int, batch_size: int, world: int) -> tuple[int, int]:
 
 
 def epoch_tables(
-    units: list[Unit], side: int, batch: int, steps: int, epoch: int, seed: int, rank: int, world: int
+    units: list[Unit],
+    side: int,
+    batch: int,
+    steps: int,
+    epoch: int,
+    seed: int,
+    rank: int,
+    world: int,
+    first: int = 0,
 ) -> Iterator[pa.Table]:
-    """Tables of ``batch`` images (columns row, label, image), ``steps`` of them, for one worker and epoch.
+    """Tables of ``batch`` images (columns row, label, image), ``steps`` of them, for one worker and epoch; from step
+    ``first`` on.
 
     The units come in the order that ``epoch_order`` draws; each worker has an equal run of their rows, in windows of
     ``WINDOW_BYTES`` that the reading tasks shuffle. ``prepare`` has mixed the images once. (seed, epoch, rank, world)
@@ -45,9 +54,14 @@ def epoch_tables(
     order = [units[i] for i in epoch_order(len(units), epoch, seed)]
     share, rows = sum(unit.rows for unit in units) // world, max(1, WINDOW_BYTES // (3 * side**2))
     mine = take_rows(order, rank * share, (rank + 1) * share)
+    done = first * batch
     windows = [
-        {"units": take_rows(mine, first, min(first + rows, share)), "seed": (seed % 2**32, epoch, rank, first)}
-        for first in range(0, share, rows)
+        {
+            "units": take_rows(mine, start, min(start + rows, share)),
+            "seed": (seed % 2**32, epoch, rank, start),
+            "done": max(0, done - start),
+        }
+        for start in range(done // rows * rows, share, rows)
     ]
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     # Reading raw pixels is light; a whole CPU each would leave none on a machine full of training workers.
@@ -56,7 +70,7 @@ def epoch_tables(
         batch_size=batch, batch_format="pyarrow", drop_last=True
     )
     # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
-    for _, table in zip(range(steps), tables):
+    for _, table in zip(range(first, steps), tables):
         yield table
 
 
@@ -64,4 +78,4 @@ def _mixed(batch: dict[str, np.ndarray]) -> pa.Table:
     window, columns = batch["window"][0], ["row", "label", "image"]
     tables = [table.select(columns) for unit in window["units"] for table in read_tables(unit, UNIT_ROWS)]
     table = pa.concat_tables(tables)
-    return table.take(np.random.default_rng(window["seed"]).permutation(len(table)))
+    return table.take(np.random.default_rng(window["seed"]).permutation(len(table))[window["done"] :])

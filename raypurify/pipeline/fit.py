@@ -1,5 +1,6 @@
 """Fit: the stages of RSFP's Algorithm 1 in order, each skipped, resumed or run by its fingerprint."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
 
     part = {
-        name: getattr(settings, name).model_dump()
+        name: getattr(settings, name).model_dump(exclude={"checkpoint_steps"})
         for name in type(settings).model_fields
         if name not in ("name", "note", "seed")
     }
@@ -89,7 +90,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     )
     robust = stage(
         "robust",
-        {"network": part["network"], "robust": part["robust"]},
+        {"network": part["network"], "robust": part["robust"], **_start(settings.robust.init)},
         (prepared, baseline, clusters),
         lambda folder: train(
             folder,
@@ -131,6 +132,13 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
             about,
         ),
     )
+
+
+def _start(init: str) -> dict[str, str]:
+    """The digest of the network that robust training starts from, where it is a file of its own."""
+    path = Path(init).expanduser()
+    named = init in ("baseline", "random") or not path.is_file()
+    return {} if named else {"start": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _calibrate(*arguments) -> dict[str, Any]:

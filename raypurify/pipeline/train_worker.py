@@ -16,7 +16,7 @@ from raypurify.training import Batch, train_epochs, validate
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.clusters import clusters_of, load_clusters
 from raypurify.training.data import VALIDATION, read_part, read_pixels
-from raypurify.training.guard import Guard
+from raypurify.training.guard import guard_of
 from raypurify.training.order import some_of
 from raypurify.training.record import add_line, device_name, keep_lines
 from raypurify.training.start import starting_network
@@ -55,8 +55,8 @@ def work(config: dict[str, Any]) -> None:
     if rank == 0:
         keep_lines(folder, resume["epochs"] if resume else 0)
 
-    def epoch_batches(epoch: int):
-        for table in epoch_tables(units, side, batch, steps, epoch, seed, rank, world):
+    def epoch_batches(epoch: int, first: int):
+        for table in epoch_tables(units, side, batch, steps, epoch, seed, rank, world, first):
             images, labels = read_pixels(table, side).copy(), table.column("label").to_numpy().copy()
             clusters = None
             if cluster_of_row is not None:
@@ -65,11 +65,15 @@ def work(config: dict[str, Any]) -> None:
             yield Batch(torch.from_numpy(images), torch.from_numpy(labels), clusters)
 
     def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+        # The line first: a checkpoint never knows of an epoch that the metrics lack.
+        if not rank:
+            add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
+        report(metrics, state)
+
+    def report(metrics: dict[str, Any], state) -> None:
         if rank:
             ray.train.report(metrics)
             return
-        # The line first: a checkpoint never knows of an epoch that the metrics lack.
-        add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
         with tempfile.TemporaryDirectory() as directory:
             write_checkpoint(Path(directory) / CHECKPOINT, state())
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
@@ -87,11 +91,12 @@ def work(config: dict[str, Any]) -> None:
             distributions=distributions,
             together=world > 1,
         ),
-        guard=Guard() if robust and settings.guard else None,
+        guard=guard_of(settings),
         # Workers draw different crops and attack starts.
         seed=seed * 1009 + rank,
         resume=resume,
         on_step=lambda images: config["progress"].add.remote(images),
+        on_checkpoint=lambda state: report({}, state),
         on_epoch=on_epoch,
     )
 

@@ -1,4 +1,4 @@
-"""A training between two epochs: everything that a resumed run needs to equal the uninterrupted one."""
+"""A training between two steps: everything that a resumed run needs to equal the uninterrupted one."""
 
 import os
 from dataclasses import dataclass
@@ -15,15 +15,22 @@ from raypurify.training.guard import Guard
 
 @dataclass
 class Run:
-    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done."""
+    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done; of the
+    epoch under way, the steps done and their sums of loss, hits and distance, images, and seconds. ``keep`` says which
+    epoch's weights stay, the last or the best."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     average: nn.Module | None = None
     guard: Guard | None = None
+    keep: str = "last"
     epochs: int = 0
     stopped: str | None = None
+    step: int = 0
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0)
+    images: int = 0
+    seconds: float = 0.0
 
     @property
     def kept(self) -> nn.Module:
@@ -40,6 +47,8 @@ class Run:
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.guard.best if self.guard else {},
             "stopped": self.stopped,
+            "keep": self.keep,
+            "within": {"step": self.step, "sums": self.sums, "images": self.images, "seconds": self.seconds},
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -55,19 +64,26 @@ class Run:
             if self.guard is not None:
                 self.guard.best = checkpoint.get("best", {})
             self.epochs, self.stopped = checkpoint["epochs"], checkpoint.get("stopped")
+            self.within(**checkpoint.get("within", {}))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:
             message = f"the checkpoint does not fit this network: {e}; train into a new run directory"
             raise TrainingError(message) from e
 
+    def within(
+        self, step: int = 0, sums: tuple[float, ...] = (0.0, 0.0, 0.0), images: int = 0, seconds: float = 0.0
+    ) -> None:
+        """Where in an epoch the training is; at its beginning by default."""
+        self.step, self.sums, self.images, self.seconds = step, tuple(sums), images, seconds
+
 
 def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights a training is kept with: the best epoch's where the guard stopped it, the average's where there is
-    one, otherwise the last.
+    """The weights a training is kept with: the best epoch's where the guard stopped it or the settings ask for them,
+    the average's where there is one, otherwise the last.
 
     >>> final_weights({"network": {"w": 1}, "average": {"w": 2}, "stopped": None})
     {'w': 2}
     """
-    if checkpoint.get("stopped"):
+    if checkpoint.get("stopped") or checkpoint.get("keep") == "best":
         return checkpoint["best"]["weights"]
     return checkpoint.get("average") or checkpoint["network"]
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from raypurify.config import Training
+
 FALL, SHARE = 0.1, 0.5
 
 
@@ -24,15 +26,17 @@ def collapsed(accuracy: float, clean: float, best: float, best_clean: float) -> 
 
 @dataclass
 class Guard:
-    """Watches the epochs of a training and holds the weights of the best one, by accuracy under attack."""
+    """Watches the epochs of a training and holds the weights of the best one, by accuracy under attack where that is
+    measured; with ``stops``, it calls for an end when that collapses."""
 
     best: dict[str, Any] = field(default_factory=dict)
+    stops: bool = True
 
     def watch(self, epoch: int, figures: dict[str, float], weights: dict[str, Tensor]) -> str | None:
         """Take in an epoch's validation figures; a sentence when robustness has collapsed, otherwise None."""
-        accuracy, clean = figures["validation_pgd_accuracy"], figures["validation_accuracy"]
-        best = self.best
-        if best and collapsed(accuracy, clean, best["accuracy"], best["clean"]):
+        clean = figures["validation_accuracy"]
+        accuracy, best = figures.get("validation_pgd_accuracy", clean), self.best
+        if best and self.stops and collapsed(accuracy, clean, best["accuracy"], best["clean"]):
             return (
                 f"catastrophic overfitting: accuracy under attack fell to {accuracy:.3f} in epoch {epoch} from "
                 f"{best['accuracy']:.3f} in epoch {best['epoch']}; training stopped, the network of epoch "
@@ -42,3 +46,13 @@ class Guard:
             held = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
             self.best = {"epoch": epoch, "accuracy": accuracy, "clean": clean, "weights": held}
         return None
+
+
+def guard_of(settings: Training) -> Guard | None:
+    """What the settings ask for: a guard that stops a robust training, one that only holds the best epoch, or none.
+
+    >>> guard_of(Training()) is None, guard_of(Training(keep="best")).stops
+    (True, False)
+    """
+    stops = getattr(settings, "guard", False)
+    return Guard(stops=stops) if stops or settings.keep == "best" else None

@@ -26,7 +26,7 @@ LOOK = 25
 
 def train_epochs(
     model: nn.Module,
-    epoch_batches: Callable[[int], Iterable[Batch]],
+    epoch_batches: Callable[[int, int], Iterable[Batch]],
     settings: Training,
     steps_per_epoch: int,
     *,
@@ -36,20 +36,23 @@ def train_epochs(
     seed: int = 0,
     resume: dict[str, Any] | None = None,
     on_step: Callable[[int], None] = lambda images: None,
+    on_checkpoint: Callable[[Callable[[], dict[str, Any]]], None] | None = None,
     on_epoch: Callable[[int, dict[str, Any], Callable[[], dict[str, Any]]], None],
 ) -> None:
     """Train ``model`` (a WideResNet, bare or wrapped in DistributedDataParallel) in place.
 
     Minimises eq. 1 of RSFP (cross-entropy and weight decay), or what ``semantic`` says, eq. 7 of RSFP or TRADES: each
     batch is attacked against the current weights with batch-norm statistics frozen. What stays in ``model`` is the
-    last network, its average where ``settings.ema`` is on, or the best epoch's where the guard stopped.
+    last network, its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep`` says so or the
+    guard stopped.
 
-    ``epoch_batches(epoch)`` yields this worker's batches. ``on_epoch(epoch, metrics, state)`` is called after each
-    epoch with what ``run_epoch`` reports and what ``validate`` says of the network that would be kept, and a function
-    that gives a checkpoint for ``resume``, to be called then and there. ``guard`` needs ``validation_accuracy`` and
-    ``validation_pgd_accuracy`` from ``validate``, the same on every worker; when it stops the training, the metrics of
-    that epoch say so under ``note``. Augmentation, dropout and attack are seeded by (seed, epoch): a resumed run
-    repeats the uninterrupted one.
+    ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
+    state)`` is called after each epoch with what ``run_epoch`` reports and what ``validate`` says of the network that
+    would be kept, and a function that gives a checkpoint for ``resume``, to be called then and there;
+    ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard`` needs
+    ``validation_accuracy`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same on every
+    worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout and attack are seeded
+    by (seed, epoch, step): a resumed run repeats the uninterrupted one.
 
     Raises TrainingError when an epoch has no batch, the loss is not finite or the checkpoint does not fit.
     """
@@ -64,7 +67,7 @@ def train_epochs(
     )
     total = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
-    run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard)
+    run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard, settings.keep)
     if resume is not None:
         run.restore(resume)
     # Dropout draws from torch's global generator: seeded here, given back as it was. All steps have one shape, so that
@@ -72,14 +75,16 @@ def train_epochs(
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with generators, torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
         while run.epochs < settings.epochs and not run.stopped:
+            batches = epoch_batches(run.epochs, run.step)
             metrics: dict[str, Any] = run_epoch(
-                model, run, epoch_batches(run.epochs), settings, semantic, seed, on_step
+                model, run, batches, steps_per_epoch, settings, semantic, seed, on_step, on_checkpoint
             )
             metrics |= validate(run.kept) if validate else {}
             if guard is not None:
                 run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
                 metrics |= {"note": run.stopped} if run.stopped else {}
             run.epochs += 1
+            run.within()
             on_epoch(run.epochs - 1, metrics, run.checkpoint)
     network.load_state_dict(final_weights(run.checkpoint()))
 
@@ -88,23 +93,28 @@ def run_epoch(
     model: nn.Module,
     run: Run,
     batches: Iterable[Batch],
+    steps: int,
     settings: Training,
     semantic: Semantic | None,
     seed: int,
     on_step: Callable[[int], None],
+    on_checkpoint: Callable[[Callable[[], dict[str, Any]]], None] | None,
 ) -> dict[str, float]:
-    """One epoch's steps. Reports, over this worker's images, the mean ``loss``, the ``accuracy`` on what was trained on
-    (adversarial images where training is robust), their mean ``distance`` where there are distributions, ``seconds``
-    and ``images_per_second``.
+    """The rest of an epoch's steps. Reports, over this worker's images, the mean ``loss``, the ``accuracy`` on what was
+    trained on (adversarial images where training is robust), their mean ``distance`` where there are distributions,
+    ``seconds`` and ``images_per_second``.
     """
     device = next(run.network.parameters()).device
     # The attack draws its start on the device it works on, and must not repeat the numbers of the augmentation.
-    crops = torch.Generator().manual_seed(_seed(seed, run.epochs, 0))
-    starts = torch.Generator(device).manual_seed(_seed(seed, run.epochs, 1))
-    torch.manual_seed(_seed(seed, run.epochs, 2))
-    begun, count, sums = time.perf_counter(), 0, torch.zeros(3, device=device)
+    crops, starts = torch.Generator(), torch.Generator(device)
+    begun, count = time.perf_counter() - run.seconds, run.images
+    sums = torch.tensor(run.sums, device=device)
     model.train()
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches, run.step):
+        first, second, third = np.random.SeedSequence((seed % 2**32, run.epochs, step)).generate_state(3).tolist()
+        crops.manual_seed(first)
+        starts.manual_seed(second)
+        torch.manual_seed(third)
         images = batch.images.to(device, torch.float32).div_(255)
         labels = batch.labels.to(device)
         images = augmented(images, settings.augment, crops)
@@ -124,6 +134,10 @@ def run_epoch(
         if step % LOOK == 0:
             _check(sums, run.epochs, settings)
         on_step(len(labels))
+        due = settings.checkpoint_steps and (step + 1) % settings.checkpoint_steps == 0 and step + 1 < steps
+        if on_checkpoint is not None and due:
+            run.within(step + 1, sums.tolist(), count, time.perf_counter() - begun)
+            on_checkpoint(run.checkpoint)
     if not count:
         raise TrainingError(f"epoch {run.epochs} had no batch: fewer images than workers × batch size")
     _check(sums, run.epochs, settings)
@@ -153,7 +167,3 @@ def _check(sums: Tensor, epoch: int, settings: Training) -> None:
     total = float(sums[0])
     if not math.isfinite(total):
         raise TrainingError(f"the loss became {total} in epoch {epoch}: lower the learning rate (now {settings.lr})")
-
-
-def _seed(seed: int, epoch: int, purpose: int) -> int:
-    return int(np.random.SeedSequence((seed % 2**32, epoch, purpose)).generate_state(1)[0])

@@ -17,7 +17,7 @@ from raypurify.pictures import training_curve
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.clusters import clusters_of, load_clusters
 from raypurify.training.data import ImageSet, count_classes
-from raypurify.training.guard import Guard
+from raypurify.training.guard import guard_of
 from raypurify.training.loop import train_epochs
 from raypurify.training.measure import validate
 from raypurify.training.order import epoch_order, some_of
@@ -44,8 +44,8 @@ def train_here(
 
     The baseline by default, by ``settings.baseline``; with ``robust`` the robust network by ``settings.robust``, with
     the pull to ``clusters`` (the folder of the clusters stage) where it is given. A checkpoint is written ``every``
-    so many epochs; called again after an interruption, the training goes on from it, and on a CPU comes to the same
-    network bit for bit.
+    so many epochs, and within them every ``checkpoint_steps``; called again after an interruption, the training goes on
+    from it, and on a CPU comes to the same network bit for bit.
 
     Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
     """
@@ -67,7 +67,8 @@ def train_here(
         raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
     semantic = semantic_of(settings.robust, distributions) if robust else None
     digests = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in inputs]
-    identity = {"settings": part.model_dump(), "network": architecture, "seed": settings.seed, "images": digests}
+    decisive = part.model_dump(exclude={"checkpoint_steps"})
+    identity = {"settings": decisive, "network": architecture, "seed": settings.seed, "images": digests}
     resume = _resume(out, identity)
 
     checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, settings.seed))
@@ -78,8 +79,8 @@ def train_here(
         distributions=distributions,
     )
 
-    def epoch_batches(epoch: int):
-        order = epoch_order(len(images), epoch, settings.seed)[: steps * part.batch_size]
+    def epoch_batches(epoch: int, first: int):
+        order = epoch_order(len(images), epoch, settings.seed)[first * part.batch_size : steps * part.batch_size]
         return images.batches(order, part.batch_size, own)
 
     def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
@@ -96,9 +97,10 @@ def train_here(
         steps,
         semantic=semantic,
         validate=check,
-        guard=Guard() if robust and settings.robust.guard else None,
+        guard=guard_of(part),
         seed=settings.seed,
         resume=resume,
+        on_checkpoint=lambda state: write_checkpoint(out / CHECKPOINT, state()),
         on_epoch=on_epoch,
     )
     temporary = out / f".{NETWORK}.{os.getpid()}"
@@ -120,7 +122,8 @@ def _resume(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             if differs:
                 raise TrainingError(f"{out} holds a training of other {', '.join(differs)}: choose another folder")
             resume = read_checkpoint(out / CHECKPOINT)
-            print(f"going on after epoch {resume['epochs']}", flush=True)
+            step = resume.get("within", {}).get("step", 0)
+            print(f"going on after epoch {resume['epochs']}" + (f", step {step}" if step else ""), flush=True)
         else:
             (out / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", "utf-8")
         keep_lines(out, resume["epochs"] if resume else 0)

@@ -12,7 +12,7 @@ from raypurify.bundle import load_bundle
 from raypurify.config import Data
 from raypurify.errors import DataError, SinkError
 from raypurify.pipeline.clustering import cluster
-from raypurify.pipeline.fit import STAGES, fit
+from raypurify.pipeline.fit import STAGES, _start, fit
 from raypurify.pipeline.prepare import choose_split
 from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.pipeline.stages import MARKER, only_one, run_stage
@@ -159,3 +159,12 @@ def test_latents_have_one_row_per_training_image(small_run):
     folder = small_run / "latents" / "by_class"
     rows = pq.read_table(folder, partitioning=None)["row"].to_pylist()
     assert sorted(rows) == read_part(small_run / "prepare", TRAIN, ["row"])["row"].to_pylist()
+
+
+def test_another_network_to_start_from_makes_another_stage(tmp_path):
+    path = tmp_path / "network.safetensors"
+    assert _start("baseline") == _start(str(path)) == {}
+    path.write_bytes(b"one")
+    one = _start(str(path))
+    path.write_bytes(b"two")
+    assert one != _start(str(path)) != {}

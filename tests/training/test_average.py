@@ -20,7 +20,7 @@ def test_the_average_follows_the_formula_and_is_kept():
     seen, states, validated = [], [], []
     train_epochs(
         network,
-        lambda epoch: cut(planted(128, seed=epoch), 32),
+        lambda epoch, first: cut(planted(128, seed=epoch), 32),
         SETTINGS,
         4,
         validate=lambda kept: validated.append(kept.state_dict()[name].clone()) or {},
@@ -42,7 +42,7 @@ def test_buffers_are_copied():
     buffers = []
     train_epochs(
         network,
-        lambda epoch: cut(planted(64, seed=epoch), 32),
+        lambda epoch, first: cut(planted(64, seed=epoch), 32),
         SETTINGS,
         2,
         on_epoch=lambda epoch, metrics, state: buffers.append(
@@ -55,7 +55,7 @@ def test_buffers_are_copied():
 def test_the_average_classifies():
     network = WideResNet(10, 1, 2)
     settings = SETTINGS.model_copy(update={"epochs": 3, "ema": 0.9})
-    train_epochs(network, lambda e: cut(planted(192, seed=e), 32), settings, 6, on_epoch=lambda *_: None)
+    train_epochs(network, lambda e, first: cut(planted(192, seed=e), 32), settings, 6, on_epoch=lambda *_: None)
     assert measure(network, [planted(100, seed=99)])["accuracy"] > 0.9
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_without_an_average_does_not_fit_a_training_with_one():
     def train(settings, resume=None):
         train_epochs(
             network,
-            lambda epoch: cut(planted(64), 32),
+            lambda epoch, first: cut(planted(64), 32),
             settings,
             2,
             resume=resume,

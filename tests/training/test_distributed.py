@@ -43,7 +43,7 @@ def work(rank: int, folder: str) -> None:
     told = []
     train_epochs(
         DistributedDataParallel(network),
-        lambda epoch: cut(batch, 16, torch.from_numpy(epoch_order(128, epoch, 0, rank, WORKERS))),
+        lambda epoch, first: cut(batch, 16, torch.from_numpy(epoch_order(128, epoch, 0, rank, WORKERS))),
         SETTINGS,
         4,
         semantic=semantic,

@@ -10,7 +10,7 @@ from raypurify.config import Attack, Training
 from raypurify.nets import WideResNet
 from raypurify.training import Semantic, measure, train_epochs, validate
 from raypurify.training.checkpoint import final_weights
-from raypurify.training.guard import Guard
+from raypurify.training.guard import Guard, guard_of
 from raypurify.training.step import check_attack, inner_attack
 
 SETTINGS = Training(epochs=6, batch_size=32, lr=0.05, precision="float32", augment=False)
@@ -59,7 +59,7 @@ def train(curve, resume=None):
 
     train_epochs(
         network,
-        lambda epoch: cut(planted(64, seed=epoch), 32),
+        lambda epoch, first: cut(planted(64, seed=epoch), 32),
         SETTINGS,
         2,
         validate=check,
@@ -82,6 +82,33 @@ def test_the_loop_stops_says_so_and_keeps_the_best_epoch():
     assert equal(network.state_dict(), after[1])
     assert equal(final_weights(states[-1]), after[1])
     assert not equal(after[1], after[2])
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_the_best_epoch_is_kept_where_that_is_asked_for(attacked):
+    torch.manual_seed(0)
+    settings, states, after = SETTINGS.model_copy(update={"keep": "best", "epochs": 4}), [], []
+    clean, attack = iter([0.5, 0.6, 0.9, 0.8]), iter([0.3, 0.5, 0.0, 0.4])
+
+    def check(kept):
+        after.append(clone(kept.state_dict()))
+        figures = {"validation_accuracy": next(clean)}
+        return figures | ({"validation_pgd_accuracy": next(attack)} if attacked else {})
+
+    network = WideResNet(10, 1, 2)
+    train_epochs(
+        network,
+        lambda epoch, first: cut(planted(64, seed=epoch), 32),
+        settings,
+        2,
+        validate=check,
+        guard=guard_of(settings),
+        on_epoch=lambda epoch, metrics, state: states.append(clone(state())),
+    )
+    assert len(after) == 4
+    best = after[1 if attacked else 2]
+    assert equal(network.state_dict(), best)
+    assert equal(final_weights(states[-1]), best)
 
 
 @pytest.mark.parametrize("done", [1, 3, 4])
@@ -111,7 +138,7 @@ def adversarial(network, images, steps, epochs, guard=None):
     told = []
     train_epochs(
         network,
-        lambda epoch: cut(batch, 32, torch.randperm(256, generator=torch.Generator().manual_seed(epoch))),
+        lambda epoch, first: cut(batch, 32, torch.randperm(256, generator=torch.Generator().manual_seed(epoch))),
         settings,
         8,
         semantic=Semantic(inner_attack(attack), None, 0.0),

@@ -28,7 +28,7 @@ def network():
     torch.manual_seed(0)
     network = WideResNet(10, 1, classes=2)
     settings = Training(epochs=1, batch_size=32, lr=0.05, precision="float32", augment=False)
-    train_epochs(network, lambda epoch: cut(planted(192), 32), settings, 6, on_epoch=lambda *_: None)
+    train_epochs(network, lambda epoch, first: cut(planted(192), 32), settings, 6, on_epoch=lambda *_: None)
     return network.eval()
 
 

@@ -1,6 +1,7 @@
 """Training on small planted problems: what each part of the objective does, and that a resumed run is the same run."""
 
 import math
+from itertools import islice
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
 from raypurify.training import Batch, Semantic, measure, robust_semantic_loss, train_epochs, validate
 from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
-from raypurify.training.checkpoint import final_weights
+from raypurify.training.checkpoint import final_weights, read_checkpoint, write_checkpoint
 
 STEPS = 6
 SETTINGS = Training(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
 
 
-def batches(epoch: int):
-    return cut(planted(STEPS * 32, seed=epoch), 32)
+def batches(epoch: int, first: int):
+    return islice(cut(planted(STEPS * 32, seed=epoch), 32), first, None)
 
 
 def trained(semantic=None, settings=SETTINGS, resume=None, init=None, dropout=0.0, **more):
@@ -103,6 +104,26 @@ def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(d
     assert all(torch.equal(network.state_dict()[name], value) for name, value in final_weights(states[-1]).items())
 
 
+@pytest.mark.parametrize("place", [(0, 2), (1, 4)])
+def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one(distributions, tmp_path, place):
+    semantic = Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1)
+    settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "checkpoint_steps": 2})
+    places = []
+
+    def hold(state):
+        checkpoint = state()
+        places.append((checkpoint["epochs"], checkpoint["within"]["step"]))
+        if places[-1] == place:
+            write_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
+
+    network, losses, _ = trained(semantic, settings, dropout=0.3, on_checkpoint=hold)
+    assert places == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    found = read_checkpoint(tmp_path / "checkpoint.pt")
+    again, rest, _ = trained(semantic, settings, dropout=0.3, resume=found)
+    assert rest == losses[place[0] :]
+    assert same(network, again)
+
+
 def test_training_leaves_the_global_generator_as_it_was():
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -167,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_named():
 
 def test_an_epoch_without_batches_is_named():
     with pytest.raises(TrainingError, match="no batch"):
-        train_epochs(WideResNet(10, 1, 2), lambda epoch: [], SETTINGS, 1, on_epoch=lambda *_: None)
+        train_epochs(WideResNet(10, 1, 2), lambda epoch, first: [], SETTINGS, 1, on_epoch=lambda *_: None)
 
 
 def test_checkpoint_of_another_network_is_refused(baseline):
@@ -181,7 +202,7 @@ def test_all_images_in_a_single_cluster_train(baseline):
         latents = baseline[0].latents(batch.images.float() / 255)
     single = ClusterDistributions.fit(latents, torch.zeros(100, dtype=torch.int64))
 
-    def all_in_one(epoch):
+    def all_in_one(epoch, first):
         yield Batch(batch.images, batch.labels, torch.zeros(100, dtype=torch.int64))
 
     reports = []
