@@ -13,6 +13,8 @@ from raypurify.training.order import epoch_order
 
 # Images that are read together, and bytes of images that are shuffled among each other: 8,192 images of 32².
 UNIT_ROWS, WINDOW_BYTES = 512, 24 << 20
+# Tasks that read at a time, for each worker.
+READERS = 2
 
 
 def training_units(prepared: Path) -> list[Unit]:
@@ -64,9 +66,9 @@ def epoch_tables(
         for start in range(done // rows * rows, share, rows)
     ]
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    # Reading raw pixels is light; a whole CPU each would leave none on a machine full of training workers.
+    # No CPU is asked for: training workers, as many as an elastic cluster has room for, may hold all there are.
     stream = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
-    tables = stream.map_batches(_mixed, batch_size=1, num_cpus=0.25).iter_batches(
+    tables = stream.map_batches(_mixed, batch_size=1, num_cpus=0, concurrency=READERS).iter_batches(
         batch_size=batch, batch_format="pyarrow", drop_last=True
     )
     # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.

@@ -75,9 +75,9 @@ def train(
     least = min(settings.min_workers or workers, workers)
     if 0 < gpus < least:
         print(f"{folder.name}: on CPUs, as {least} workers are asked for and there are {gpus} GPUs", flush=True)
-    if least >= cpus:
+    if least > cpus:
         # Not an error: a cluster may grow. But Ray would wait without a word.
-        print(f"{folder.name}: waits for {least + 1} CPUs, there are {cpus}; or ask for fewer workers", flush=True)
+        print(f"{folder.name}: waits for {least} CPUs, there are {cpus}; or ask for fewer workers", flush=True)
     trainer = TorchTrainer(
         work,
         train_loop_config=config,

@@ -1,7 +1,10 @@
 """Training on Ray Train workers: the order of images is a function of seeds, and a lost worker changes no figure."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,6 +87,41 @@ def test_a_killed_worker_changes_no_figure(trained, tmp_path):
             assert line[key] == pytest.approx(same[key], abs=1e-4)
     for name, value in network.items():
         np.testing.assert_allclose(value.numpy(), other[name].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def after_a_lost_node(folder: Path, prepared: Path, nodes: int, **more) -> list[dict]:
+    rows = len(read_part(prepared, TRAIN, ["row"]))
+    settings = (SETTINGS.model_copy(update=more)).model_dump()
+    folder.mkdir()
+    (folder / "task.json").write_text(
+        json.dumps({"prepared": str(prepared), "rows": rows, "settings": settings, "nodes": nodes})
+    )
+    script = Path(__file__).with_name("training_node_loss.py")
+    subprocess.run([sys.executable, script, folder], check=True, timeout=280)
+    assert json.loads((folder / "facts.json").read_text()) == {"left": nodes - 1}
+    return read_lines(folder / "n")
+
+
+@pytest.mark.slow
+def test_a_lost_node_changes_no_figure_where_another_takes_over(small_run, tmp_path, trained):
+    lines, network = trained("undisturbed")
+    again = after_a_lost_node(tmp_path / "lost", small_run / "prepare", nodes=3)
+    assert [line["workers"] for line in again] == [2] * SETTINGS.epochs
+    for line, same in zip(lines, again):
+        for key in ("loss", "accuracy", "validation_accuracy"):
+            assert line[key] == pytest.approx(same[key], abs=1e-4)
+    for name, value in load_file(tmp_path / "lost" / "n" / NETWORK).items():
+        np.testing.assert_allclose(value.numpy(), network[name].numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_elastic_training_goes_on_with_the_workers_that_are_left(small_run, tmp_path):
+    lines = after_a_lost_node(tmp_path / "lost", small_run / "prepare", nodes=2, min_workers=1)
+    workers = [line["workers"] for line in lines]
+    assert len(workers) == SETTINGS.epochs
+    assert (workers[0], workers[-1]) == (2, 1)
+    assert sorted(workers, reverse=True) == workers
+    assert lines[-1]["loss"] < lines[0]["loss"]
 
 
 def test_a_training_that_needs_more_images_than_there_are_is_refused(trained):
