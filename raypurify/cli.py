@@ -1,4 +1,4 @@
-"""The command line: ``raypurify fit | purify | serve | inspect | status``.
+"""The command line: ``raypurify fit | purify | retry-failed | serve | inspect | status``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why), 130 when interrupted.
@@ -70,6 +70,7 @@ def purify(
     overwrite: Annotated[bool, typer.Option(help="Replace what an earlier job wrote to OUT.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Larger images become error rows.", min=1)] = None,
     sheet: Annotated[int, typer.Option(help="Input/purified pairs in the picture; 0: no picture.", min=0, max=64)] = 8,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do shards with failed images again.")] = False,
     address: Address = None,
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
@@ -84,8 +85,24 @@ def purify(
         overwrite=overwrite,
         max_pixels=max_pixels or MAX_PIXELS,
         sheet=sheet,
+        retry_failed=retry_failed,
         address=address,
     )
+    _report(summary, output)
+
+
+@app.command(epilog="Example: raypurify retry-failed clean/")
+def retry_failed(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output of a purify job.")], address: Address = None
+) -> None:
+    """Do the shards of OUT again in which images failed, with the inputs, bundle and settings recorded there."""
+    from raypurify.pipeline.bulk import retry
+
+    _report(retry(output, address=address), output)
+
+
+def _report(summary, output: str) -> None:
+    """What became of a purify job; exits with 1 where images failed."""
     state = f"{output.rstrip('/')}/_raypurify"
     print(f"purified:   {summary.written} of {summary.rows} images, {summary.flagged} flagged, in {output}")
     print(f"provenance: {state}/provenance.parquet")

@@ -50,11 +50,18 @@ class ShardStats:
 
 
 def open_sink(
-    uri: str | os.PathLike, source: Source, *, settings: dict, format: str = "png", overwrite: bool = False
+    uri: str | os.PathLike,
+    source: Source,
+    *,
+    settings: dict,
+    format: str = "png",
+    overwrite: bool = False,
+    arguments: dict | None = None,
 ) -> Sink:
     """Claim an output for this job, or take up the same job again.
 
-    ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only.
+    ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only;
+    ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     **Folder:** ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
     already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet:** one file per shard, named after
     it. ``overwrite`` first removes what an earlier job of raypurify has committed there, and no other file.
@@ -66,10 +73,7 @@ def open_sink(
         raise SinkError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
     shown = redact(uri)
     try:
-        out = resolve(uri)
-        _check_apart(out, source)
-        if out.kind == "file":
-            raise SinkError(f"{shown}: is a file; name a folder for the output")
+        out = output_of(uri, source)
         job = {
             "format_version": ledger.FORMAT_VERSION,
             "format": format,
@@ -81,6 +85,7 @@ def open_sink(
                 "uris": list(source.uris),
             },
             "settings": settings,
+            "arguments": arguments or {},
         }
         _claim(out, shown, json.loads(json.dumps(job)), overwrite)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
@@ -88,6 +93,21 @@ def open_sink(
     renamed = _renamed([path for shard in source.shards for path in shard.paths], SUFFIX[format])
     names = tuple(shard.name for shard in source.shards)
     return Sink(out, source.kind, format, names, source.rows, source.ignored, renamed)
+
+
+def output_of(uri: str | os.PathLike, source: Source) -> Place:
+    """The folder that an output would be, which may not be there yet. Raises :class:`SinkError` where it is a file, or
+    is, holds or lies in the input."""
+    out = _output(uri)
+    _check_apart(out, source)
+    if out.kind == "file":
+        raise SinkError(f"{redact(uri)}: is a file; name a folder for the output")
+    return out
+
+
+def recorded_job(uri: str | os.PathLike) -> dict:
+    """The job of an output folder, as it was recorded. Raises :class:`SinkError` where it is no output."""
+    return ledger.read_status(_output(uri)).job
 
 
 def committed(sink: Sink, shard: Shard) -> bool:
@@ -187,7 +207,7 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
     if overwrite:
         if old is not None:
             _remove_output(out, old)
-        (out / STATE).delete_folder()
+        ledger.forget(out)
     elif old is not None:
         differences = ", ".join(ledger.differing(_identity(old), _identity(job)))
         if differences:
@@ -199,7 +219,8 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
 
 
 def _identity(job: dict) -> dict:
-    return {**job, "source": {key: value for key, value in job["source"].items() if key != "uris"}}
+    source = {key: value for key, value in job["source"].items() if key != "uris"}
+    return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
 
 
 def _remove_output(out: Place, job: dict) -> None:

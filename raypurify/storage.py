@@ -81,9 +81,9 @@ class Place:
         os.replace(temporary, self.path)
 
     def delete(self) -> None:
-        """Remove this file; nothing happens where there is none."""
+        """Remove this file; nothing happens where there is none, or a folder."""
         if self.remote is None:
-            if os.path.lexists(self.path):
+            if os.path.lexists(self.path) and self.kind != "folder":
                 os.remove(self.path)
         elif self.kind == "file":
             self.remote.delete_file(self.path)

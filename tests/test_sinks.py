@@ -278,7 +278,7 @@ def test_outputs_that_cannot_be_used_are_named(tmp_path, pictures):
         (tmp_path / "file", "file: is a file"),
         (tmp_path / "file/out", "cannot be written"),
         (tmp_path / "damaged", r"job\.json: is damaged"),
-        ("nope://bucket/out", "nope://bucket/out: cannot be written"),
+        ("nope://bucket/out", "nope://bucket/out: cannot be reached"),
     ]:
         with pytest.raises(SinkError, match=message):
             open_sink(out, source, settings={})

@@ -9,7 +9,8 @@ import torch
 
 from raypurify import ledger, sinks
 from raypurify.bundle import load_bundle
-from raypurify.errors import ImageError
+from raypurify.errors import ImageError, SinkError
+from raypurify.lease import held
 from raypurify.ledger import Summary
 from raypurify.pictures import Pair, contact_sheet
 from raypurify.pipeline.display import shown
@@ -18,6 +19,7 @@ from raypurify.purifiers.batch import MAX_PIXELS, purify_files
 from raypurify.rows import Shard
 from raypurify.sinks import Sink
 from raypurify.sources import Source, open_source, read_shard
+from raypurify.storage import redact
 
 SMALL = 2048
 
@@ -42,27 +44,57 @@ def purify(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     sheet: int = 8,
+    retry_failed: bool = False,
     address: str | None = None,
 ) -> Summary:
     """Purify every image of ``inputs`` (a folder, Parquet files) into ``output``, the same container.
 
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing. ``sheet`` input/output pairs, a seeded choice, are drawn into
-    ``output/_raypurify/sheet.png`` (0: none). Raises SourceError, SinkError or BundleError.
+    ``output/_raypurify/sheet.png`` (0: none). ``retry_failed`` does shards with such rows again. One job at a time
+    writes an output. Raises SourceError, SinkError or BundleError.
     """
     source = _open(inputs)
-    digest = load_bundle(bundle).digest
-    sink = sinks.open_sink(
-        output, source, settings={"bundle": digest, "max_pixels": max_pixels}, format=format, overwrite=overwrite
+    settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
+    arguments = {"inputs": [_absolute(uri) for uri in inputs], "bundle": _absolute(bundle)}
+    if [*map(redact, arguments["inputs"])] != arguments["inputs"]:
+        arguments = {}
+    with held(sinks.output_of(output, source)) as lease:
+        sink = sinks.open_sink(
+            output, source, settings=settings, format=format, overwrite=overwrite, arguments=arguments
+        )
+        if retry_failed:
+            sinks.reopen_failed(output)
+        todo = [shard for shard in source.shards if not sinks.committed(sink, shard)]
+        if todo:
+            chosen = np.random.default_rng(0).permutation(source.rows)[:sheet]
+            pairs = _run(todo, bundle, sink, max_pixels, frozenset(chosen.tolist()), source.rows, address, lease)
+            if pairs:
+                picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
+                (sink.place / ledger.STATE / "sheet.png").write(picture, ledger.scratch(sink.place))
+        return sinks.finish(sink)
+
+
+def retry(output: str, *, address: str | None = None) -> Summary:
+    """Do the shards of an output again in which images failed, from the inputs and with the bundle of the job that is
+    recorded there. Raises SinkError where that cannot be read off, and what ``purify`` raises."""
+    job = sinks.recorded_job(output)
+    arguments, settings = job.get("arguments", {}), job["settings"]
+    if not arguments:
+        raise SinkError(
+            f"{output}: its record names no inputs (an older version wrote it, or they hold a password); "
+            "run the same purify command with --retry-failed"
+        )
+    return purify(
+        arguments["inputs"],
+        output,
+        arguments["bundle"],
+        format=job["format"],
+        max_pixels=settings["max_pixels"],
+        sheet=0,
+        retry_failed=True,
+        address=address,
     )
-    todo = [shard for shard in source.shards if not sinks.committed(sink, shard)]
-    if todo:
-        chosen = np.random.default_rng(0).permutation(source.rows)[:sheet]
-        pairs = _run(todo, bundle, sink, max_pixels, frozenset(chosen.tolist()), source.rows, address)
-        if pairs:
-            picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
-            (sink.place / ledger.STATE / "sheet.png").write(picture, ledger.scratch(sink.place))
-    return sinks.finish(sink)
 
 
 def _open(inputs: list[str]) -> Source:
@@ -73,7 +105,7 @@ def _open(inputs: list[str]) -> Source:
     return open_source(inputs, shard_rows=max(16, -(-source.rows // 8)))
 
 
-def _run(todo: list[Shard], bundle, sink, max_pixels, pictured, total: int, address: str | None) -> list[Pair]:
+def _run(todo: list[Shard], bundle, sink, max_pixels, pictured, total: int, address: str | None, lease) -> list[Pair]:
     from raypurify.pipeline.session import ray_session
 
     with ray_session(address):
@@ -94,6 +126,7 @@ def _run(todo: list[Shard], bundle, sink, max_pixels, pictured, total: int, addr
         progress, failed = Progress(None, total, "images", start=total - waiting), 0
         with shown("purify", lambda: progress.state):
             for row in results.iter_rows():
+                lease.check()
                 failed += row["failed"]
                 progress.add(row["written"] + row["failed"], note=f"{failed} failed" if failed else None)
                 pairs += row["pairs"]
@@ -131,6 +164,6 @@ class _ShardPurifier:
         return {"written": [stats.written], "failed": [stats.failed], "flagged": [stats.flagged], "pairs": [pairs]}
 
 
-def _absolute(bundle: str) -> str:
-    """Actors have another working directory: a relative path is made absolute, a name or URI stays."""
-    return os.path.abspath(bundle) if os.path.isdir(bundle) else bundle
+def _absolute(path: str) -> str:
+    """Actors, and later runs, have another working directory: a relative path is made absolute, a name or URI stays."""
+    return os.path.abspath(path) if os.path.exists(path) else path

@@ -1,5 +1,7 @@
 """Bulk purification on a local Ray: every image out, errors named, nothing done twice."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from PIL import Image
 import raypurify
 from raypurify.errors import BundleError, SinkError, SourceError
 from raypurify.images import decode_image, to_float, to_pixels
-from raypurify.pipeline.bulk import purify
+from raypurify.lease import held
+from raypurify.pipeline.bulk import purify, retry
+from raypurify.storage import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
 
@@ -85,6 +89,48 @@ def test_a_rerun_changes_nothing_and_a_lost_shard_comes_back_equal(purified):
 def test_another_setting_on_the_same_output_is_refused_by_name(purified):
     with pytest.raises(SinkError, match="max_pixels"):
         purify([str(EXAMPLES)], str(purified[0]), "cifar10", max_pixels=5000)
+
+
+def test_failed_images_are_tried_again_from_the_record_alone(local_ray, tmp_path, monkeypatch):
+    images = tmp_path / "in"
+    images.mkdir()
+    for path in sorted(EXAMPLES.rglob("*.png"))[:20]:
+        (images / path.name).write_bytes(path.read_bytes())
+    victim = images / path.name
+    good = victim.read_bytes()
+    victim.write_bytes(bytes(len(good)))
+    monkeypatch.chdir(tmp_path)
+    first = purify(["in"], "out", "cifar10", sheet=0)
+    assert (first.written, first.failed) == (19, 1)
+    before = files_below(tmp_path / "out")
+
+    monkeypatch.chdir("/")
+    assert retry(str(tmp_path / "out")) == first
+    assert files_below(tmp_path / "out") == before
+    victim.write_bytes(good)
+    mended = retry(str(tmp_path / "out"))
+    assert (mended.written, mended.failed) == (20, 0)
+    whole = purify([str(images)], str(tmp_path / "whole"), "cifar10", sheet=0)
+    assert mended == whole
+    again = files_below(tmp_path / "out")
+    # Of the two only the record of where they came from may differ.
+    assert again == files_below(tmp_path / "whole") | {"_raypurify/job.json": again["_raypurify/job.json"]}
+
+
+def test_a_record_without_inputs_is_not_guessed_at(purified, tmp_path):
+    out, _ = purified
+    shutil.copytree(out, tmp_path / "old")
+    record = tmp_path / "old" / "_raypurify" / "job.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"arguments": {}}))
+    with pytest.raises(SinkError, match="--retry-failed"):
+        retry(str(tmp_path / "old"))
+
+
+def test_an_output_that_another_job_writes_is_refused(local_ray, tmp_path):
+    out = tmp_path / "out"
+    with held(resolve(out)), pytest.raises(SinkError, match="another job writes here"):
+        purify([str(EXAMPLES)], str(out), "cifar10", overwrite=True)
+    assert not [name for name in files_below(tmp_path) if "lease" in name]
 
 
 def test_parquet_keeps_its_columns_and_leaves_bad_rows_to_errors(local_ray, tmp_path):

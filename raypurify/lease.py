@@ -1,0 +1,132 @@
+"""One job at a time writes an output: a lease file that its holder renews, and that a crash does not leave stuck.
+
+    OUT/_raypurify/lease.json      who holds the output, on which machine, and when it last said so
+
+A lease counts while its holder lives: where holder and asker share a machine, as long as that process runs; elsewhere
+for ``EXPIRES`` seconds after its last sign. File systems and object stores have no common way to create a file only
+once, so a holder writes the lease and looks whether it stayed. Two jobs that pass each other in that moment do no harm:
+what they write is the same bytes, whole or not at all, and the one whose lease was taken over ends at its next sign.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raypurify.errors import SinkError
+from raypurify.ledger import LEASE, STATE
+from raypurify.storage import Place
+
+RENEWED, EXPIRES, SETTLES = 10.0, 60.0, 0.3
+
+
+class Lease:
+    """A held output; ``check`` raises SinkError once another job has taken it over."""
+
+    def __init__(self, out: Place):
+        self.out, self.file, self.holder = out, out / STATE / LEASE, uuid.uuid4().hex
+        self._lost: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def check(self) -> None:
+        if self._lost:
+            raise SinkError(f"{self.out}: {self._lost}; this one stops, what it committed stays")
+
+    def acquire(self) -> None:
+        found = self._read()
+        if found and (since := _lives(found)) is not None:
+            raise SinkError(
+                f"{self.out}: another job writes here (process {found.get('pid')} on {found.get('host')}, last sign "
+                f"{since:.0f} s ago); wait for its end. If it has died, this works {EXPIRES:.0f} s after its last sign"
+            )
+        self._write()
+        time.sleep(SETTLES)
+        if (self._read() or {}).get("holder") != self.holder:
+            raise SinkError(f"{self.out}: another job began to write here at the same moment; wait for its end")
+        self._thread.start()
+
+    def release(self) -> None:
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if (self._read() or {}).get("holder") == self.holder:
+            self.file.delete()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED):
+            try:
+                found = self._read()
+                if found and found.get("holder") != self.holder:
+                    self._lost = f"a job on {found.get('host')} has taken over"
+                    return
+                self._write()
+            except OSError:
+                # A store that is out of reach for a while: the next sign, or the commit of a shard, will tell.
+                continue
+
+    def _read(self) -> dict | None:
+        try:
+            found = json.loads(self.file.read()) if self.file.kind == "file" else None
+        except (ValueError, FileNotFoundError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _write(self) -> None:
+        sign = {"holder": self.holder, "pid": os.getpid(), "started": _started(os.getpid()), "renewed": time.time()}
+        self.file.write(json.dumps(sign | _machine()).encode(), self.out / STATE)
+
+
+@contextmanager
+def held(out: Place) -> Iterator[Lease]:
+    """Hold an output for the length of the block. Raises SinkError where another job does, or it cannot be written."""
+    lease = Lease(out)
+    try:
+        lease.acquire()
+    except OSError as error:
+        raise SinkError(f"{out}: cannot be written: {error}; check the path and its permissions") from error
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _lives(found: dict) -> float | None:
+    """Seconds since the last sign of a holder that may be at work, None of one that is not."""
+    since = max(0.0, time.time() - float(found.get("renewed", 0)))
+    if all(found.get(key) == value for key, value in _machine().items()):
+        pid = found.get("pid")
+        return since if pid and found.get("started") == _started(pid) is not None else None
+    return since if since < EXPIRES else None
+
+
+def _machine() -> dict[str, str]:
+    """This machine, or the container on it that numbers its own processes."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return {"host": socket.gethostname(), "numbering": numbering}
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, so that its number given to another is not taken for it; None where it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        pass
+    if os.path.isdir("/proc/self"):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "unknown"

@@ -1,0 +1,123 @@
+"""The lease on an output: one holder at a time, and none that a crash leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from raypurify import lease
+from raypurify.errors import SinkError
+from raypurify.images import SUFFIX
+from raypurify.lease import held
+from raypurify.sinks import open_sink
+from raypurify.sources import open_source
+from raypurify.storage import resolve
+
+
+def sign(**more) -> str:
+    facts = {"holder": "other", "pid": 1, "started": "0", "renewed": time.time(), "host": "elsewhere", "numbering": ""}
+    return json.dumps(facts | more)
+
+
+@pytest.fixture(params=["disk", "memory"])
+def out(request, tmp_path):
+    uri = tmp_path / "out" if request.param == "disk" else f"memory://{tmp_path}/out"
+    return resolve(uri)
+
+
+def leave(out, text: str) -> None:
+    (out / "_raypurify" / "lease.json").write(text.encode(), out / "_raypurify")
+
+
+def test_a_lease_lasts_as_long_as_its_block(out):
+    with held(out) as lease:
+        assert lease.file.kind == "file"
+        lease.check()
+        with pytest.raises(SinkError, match=f"another job writes here .process {os.getpid()} on"), held(out):
+            pass
+        assert lease.file.kind == "file"
+    assert (out / "_raypurify").names() == []
+    with held(out):
+        pass
+
+
+def test_a_holder_elsewhere_counts_until_it_has_been_silent(out):
+    leave(out, sign(renewed=time.time() - lease.EXPIRES + 5))
+    with pytest.raises(SinkError, match="process 1 on elsewhere, last sign 55 s ago"), held(out):
+        pass
+    leave(out, sign(renewed=time.time() - lease.EXPIRES - 1))
+    with held(out):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_damaged_lease_holds_nothing(out, text):
+    leave(out, text)
+    with held(out):
+        pass
+
+
+def test_a_killed_holder_on_this_machine_does_not_count(tmp_path):
+    code = (
+        "import sys, time\nfrom raypurify.lease import held\nfrom raypurify.storage import resolve\n"
+        "with held(resolve(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(SinkError, match=f"process {holder.pid} on"), held(resolve(tmp_path)):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with held(resolve(tmp_path)):
+        pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="tells processes apart by /proc")
+def test_a_number_given_to_another_process_is_not_its_holder(out):
+    leave(out, sign(pid=os.getpid(), started="1", **lease._machine()))
+    with held(out):
+        pass
+
+
+def test_a_holder_that_was_taken_over_hears_of_it(out, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWED", 0.02)
+    with held(out) as one:
+        leave(out, sign())
+        one._thread.join(10)
+        with pytest.raises(SinkError, match="a job on elsewhere has taken over"):
+            one.check()
+    assert json.loads(one.file.read())["holder"] == "other"
+
+
+def test_a_holder_renews_its_sign_and_a_lost_file(out, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWED", 0.02)
+    with held(out) as one:
+        first = json.loads(one.file.read())["renewed"]
+        one.file.delete()
+        until = time.monotonic() + 10
+        while one.file.kind is None and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert json.loads(one.file.read())["renewed"] > first
+
+
+def test_of_two_at_the_same_moment_the_one_that_stays_goes_on(out, monkeypatch):
+    monkeypatch.setattr(lease.time, "sleep", lambda seconds: leave(out, sign()))
+    with pytest.raises(SinkError, match="at the same moment"), held(out):
+        pass
+    assert (out / "_raypurify" / "lease.json").kind == "file"
+
+
+def test_overwriting_an_output_leaves_the_lease(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"a{SUFFIX['png']}").write_bytes(b"x")
+    out, source = resolve(tmp_path / "out"), open_source(tmp_path / "in")
+    with held(out) as one:
+        open_sink(tmp_path / "out", source, settings={"a": 1})
+        open_sink(tmp_path / "out", source, settings={"a": 2}, overwrite=True)
+        assert one.file.kind == "file"
+    assert "lease.json" not in (out / "_raypurify").names()
