@@ -70,13 +70,31 @@ def purify(
     overwrite: Annotated[bool, typer.Option(help="Replace what an earlier job wrote to OUT.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Larger images become error rows.", min=1)] = None,
     sheet: Annotated[int, typer.Option(help="Input/purified pairs in the picture; 0: no picture.", min=0, max=64)] = 8,
+    limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
+    sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do shards with failed images again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; count, and estimate the cost from a few images.")
+    ] = False,
     address: Address = None,
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
+    from raypurify.pipeline.bulk import planned
     from raypurify.pipeline.bulk import purify as run
     from raypurify.purifiers.batch import MAX_PIXELS
+    from raypurify.selection import part_of
 
+    if dry_run:
+        from raypurify.estimate import estimate
+        from raypurify.sinks import output_of
+
+        source = planned([input], limit, sample)
+        output_of(output, source)
+        print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
+        return
     summary = run(
         [input],
         output,
@@ -85,6 +103,9 @@ def purify(
         overwrite=overwrite,
         max_pixels=max_pixels or MAX_PIXELS,
         sheet=sheet,
+        limit=limit,
+        sample=sample,
+        part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
         address=address,
     )
@@ -103,6 +124,9 @@ def retry_failed(
 
 def _report(summary, output: str) -> None:
     """What became of a purify job; exits with 1 where images failed."""
+    if summary is None:
+        print(f"part done:  other parts of {output} are not; whoever ends last writes its tables")
+        return
     state = f"{output.rstrip('/')}/_raypurify"
     print(f"purified:   {summary.written} of {summary.rows} images, {summary.flagged} flagged, in {output}")
     print(f"provenance: {state}/provenance.parquet")

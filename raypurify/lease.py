@@ -1,6 +1,7 @@
 """One job at a time writes an output: a lease file that its holder renews, and that a crash does not leave stuck.
 
-    OUT/_raypurify/lease.json      who holds the output, on which machine, and when it last said so
+    OUT/_raypurify/lease.json            who holds the output, on which machine, and when it last said so
+    OUT/_raypurify/lease-2-of-8.json     the same of a job that does every eighth shard, beside which others do the rest
 
 A lease counts while its holder lives: where holder and asker share a machine, as long as that process runs; elsewhere
 for ``EXPIRES`` seconds after its last sign. File systems and object stores have no common way to create a file only
@@ -25,10 +26,11 @@ RENEWED, EXPIRES, SETTLES = 10.0, 60.0, 0.3
 
 
 class Lease:
-    """A held output; ``check`` raises SinkError once another job has taken it over."""
+    """A held output, or one part of n of it; ``check`` raises SinkError once another job has taken it over."""
 
-    def __init__(self, out: Place):
-        self.out, self.file, self.holder = out, out / STATE / LEASE, uuid.uuid4().hex
+    def __init__(self, out: Place, part: tuple[int, int] | None = None):
+        self.out, self.part, self.holder = out, part, uuid.uuid4().hex
+        self.file = out / STATE / (f"{LEASE}-{part[0]}-of-{part[1]}.json" if part else f"{LEASE}.json")
         self._lost: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -38,12 +40,14 @@ class Lease:
             raise SinkError(f"{self.out}: {self._lost}; this one stops, what it committed stays")
 
     def acquire(self) -> None:
-        found = self._read()
-        if found and (since := _lives(found)) is not None:
-            raise SinkError(
-                f"{self.out}: another job writes here (process {found.get('pid')} on {found.get('host')}, last sign "
-                f"{since:.0f} s ago); wait for its end. If it has died, this works {EXPIRES:.0f} s after its last sign"
-            )
+        for name in (self.out / STATE).names():
+            found = self._read(self.out / STATE / name) if name.startswith(LEASE) and self._excludes(name) else None
+            if found and (since := _lives(found)) is not None:
+                raise SinkError(
+                    f"{self.out}: another job writes here (process {found.get('pid')} on {found.get('host')}, last "
+                    f"sign {since:.0f} s ago); wait for its end. If it has died, this works {EXPIRES:.0f} s after its "
+                    "last sign"
+                )
         self._write()
         time.sleep(SETTLES)
         if (self._read() or {}).get("holder") != self.holder:
@@ -69,9 +73,15 @@ class Lease:
                 # A store that is out of reach for a while: the next sign, or the commit of a shard, will tell.
                 continue
 
-    def _read(self) -> dict | None:
+    def _excludes(self, name: str) -> bool:
+        """Whether the holder of the lease ``name`` may not work beside this one: only other parts of the same n may."""
+        other_part = self.part and name != self.file.name and name.endswith(f"-of-{self.part[1]}.json")
+        return not other_part
+
+    def _read(self, file: Place | None = None) -> dict | None:
+        file = file or self.file
         try:
-            found = json.loads(self.file.read()) if self.file.kind == "file" else None
+            found = json.loads(file.read()) if file.kind == "file" else None
         except (ValueError, FileNotFoundError):
             return None
         return found if isinstance(found, dict) else None
@@ -82,9 +92,12 @@ class Lease:
 
 
 @contextmanager
-def held(out: Place) -> Iterator[Lease]:
-    """Hold an output for the length of the block. Raises SinkError where another job does, or it cannot be written."""
-    lease = Lease(out)
+def held(out: Place, part: tuple[int, int] | None = None) -> Iterator[Lease]:
+    """Hold an output, or a part of it, for the length of the block.
+
+    Raises SinkError where another job does, or it cannot be written.
+    """
+    lease = Lease(out, part)
     try:
         lease.acquire()
     except OSError as error:

@@ -1,7 +1,7 @@
 """What a job keeps beside its output, in ``OUT/_raypurify``: whose output it is, what is done, what became of each row.
 
     job.json                       the job: source, settings, format; another job may not write here
-    lease.json                     who is writing here now (:mod:`raypurify.lease`)
+    lease*.json                    who is writing here now (:mod:`raypurify.lease`)
     errors/<shard>.parquet         the rows of a shard that could not be purified
     provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
     provenance.parquet, errors.parquet, summary.json      the same for the whole job, once every shard is committed
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from raypurify.errors import SinkError
 from raypurify.storage import Place
 
-STATE, LEASE = "_raypurify", "lease.json"
+STATE, LEASE = "_raypurify", "lease"
 FORMAT_VERSION = 1
 PROVENANCE = pa.schema(
     [
@@ -133,7 +133,7 @@ def errors_part(out: Place, shard: str) -> Place:
 def forget(out: Place) -> None:
     """Remove all of this but the lease of whoever is about to write here."""
     for name in (out / STATE).names():
-        if name != LEASE:
+        if not name.startswith(LEASE):
             (out / STATE / name).delete()
             (out / STATE / name).delete_folder()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -71,9 +72,10 @@ def read_rows(shard: Shard) -> Iterator[Row]:
     row = shard.first_row
     for batch in read_batches(shard, ("id", "label", "label_name", shard.image_column)):
         count = batch.num_rows
-        start = shard.start + row - shard.first_row
+        at = row - shard.first_row
+        offsets = (shard.picked or range(shard.rows))[at : at + count]
         names = set(batch.schema.names)
-        ids = _strings(batch["id"]) if "id" in names else [f"{shard.key}-{start + k}" for k in range(count)]
+        ids = _strings(batch["id"]) if "id" in names else [f"{shard.key}-{shard.start + k}" for k in offsets]
         label_column = "label" if "label" in names else "label_name"
         labels = batch[label_column].to_pylist() if index and label_column in names else [None] * count
         column = batch[shard.image_column]
@@ -100,19 +102,23 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
         groups, skip, first = [], 0, 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
-            if first < shard.start + shard.rows and first + count > shard.start:
+            if first < shard.start + shard.span and first + count > shard.start:
                 if not groups:
                     skip = shard.start - first
                 groups.append(group)
             first += count
-        if first < shard.start + shard.rows:
+        if first < shard.start + shard.span:
             raise SourceError(f"{shard.place}: has only {first} rows now; it changed since the job was planned")
-        left = shard.rows
+        left = shard.span
         try:
             for batch in file.iter_batches(rows, row_groups=groups, columns=wanted):
                 part = batch.slice(skip, left)
                 skip = max(0, skip - batch.num_rows)
+                at = shard.span - left
                 left -= part.num_rows
+                if shard.picked is not None:
+                    low, high = (bisect_left(shard.picked, edge) for edge in (at, at + part.num_rows))
+                    part = part.take(pa.array([k - at for k in shard.picked[low:high]], pa.int64()))
                 if part.num_rows:
                     yield part
                 if not left:

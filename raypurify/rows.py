@@ -22,7 +22,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file)."""
+    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file), of
+    which ``picked`` says which, counted from ``start`` and ascending, where it is not all."""
 
     index: int
     name: str
@@ -35,3 +36,9 @@ class Shard:
     key: str = ""
     image_column: str = "image"
     classes: tuple[str, ...] | None = None
+    picked: tuple[int, ...] | None = None
+
+    @property
+    def span(self) -> int:
+        """Rows of the file from ``start`` to behind the last one."""
+        return self.picked[-1] + 1 if self.picked else self.rows

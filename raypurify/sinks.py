@@ -149,17 +149,23 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
     )
 
 
-def finish(sink: Sink) -> Summary:
-    """Write the job's provenance, errors and summary. Raises :class:`SinkError` while shards are not committed."""
+def missing(sink: Sink) -> list[str]:
+    """The shards that are not committed."""
     done = set((sink.place / STATE / "provenance").names())
-    missing = [name for name in sink.shards if f"{name}.parquet" not in done]
-    if missing:
-        raise SinkError(
-            f"{sink.place}: {len(missing)} of {len(sink.shards)} shards are not done yet, {missing[0]} first"
-        )
+    return [name for name in sink.shards if f"{name}.parquet" not in done]
+
+
+def finish(sink: Sink, alone: bool = True) -> Summary:
+    """Write the job's provenance, errors and summary; not ``alone``, leave temporary files, which may be another's.
+
+    Raises :class:`SinkError` while shards are not committed.
+    """
+    if left := missing(sink):
+        raise SinkError(f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first")
     try:
         summary = ledger.merge(sink.place, sink.shards, sink.rows, sink.ignored)
-        ledger.scratch(sink.place).delete_folder()
+        if alone:
+            ledger.scratch(sink.place).delete_folder()
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
     return summary

@@ -1,7 +1,7 @@
 """Bulk purification: shards of a source through a pool of purifier actors into a sink of the same container."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from raypurify.pipeline.display import shown
 from raypurify.pipeline.progress import Progress
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files
 from raypurify.rows import Shard
+from raypurify.selection import select, shards_of
 from raypurify.sinks import Sink
 from raypurify.sources import Source, open_source, read_shard
 from raypurify.storage import redact
@@ -32,7 +33,7 @@ class _Work:
     sink: Sink
     max_pixels: int
     pictured: frozenset[int]
-    device: str
+    device: str = "cpu"
 
 
 def purify(
@@ -44,35 +45,46 @@ def purify(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     sheet: int = 8,
+    limit: int | None = None,
+    sample: int | None = None,
+    part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     address: str | None = None,
-) -> Summary:
+) -> Summary | None:
     """Purify every image of ``inputs`` (a folder, Parquet files) into ``output``, the same container.
 
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing. ``sheet`` input/output pairs, a seeded choice, are drawn into
-    ``output/_raypurify/sheet.png`` (0: none). ``retry_failed`` does shards with such rows again. One job at a time
-    writes an output. Raises SourceError, SinkError or BundleError.
+    ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
+    (:mod:`raypurify.selection`); ``part`` (i, n) does every n-th shard, beside jobs that do the others.
+    ``retry_failed`` does shards with bad images again. One job at a time writes an output, or a part of it.
+
+    Returns the summary, or None where other parts are not done. Raises SourceError, SinkError or BundleError.
     """
-    source = _open(inputs)
+    source = planned(inputs, limit, sample)
     settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
-    arguments = {"inputs": [_absolute(uri) for uri in inputs], "bundle": _absolute(bundle)}
-    if [*map(redact, arguments["inputs"])] != arguments["inputs"]:
-        arguments = {}
-    with held(sinks.output_of(output, source)) as lease:
+    if part and overwrite:
+        raise SinkError(f"{output}: overwriting in a part would remove what other parts wrote; choose another output")
+    with held(sinks.output_of(output, source), part) as lease:
+        arguments = _arguments(inputs, bundle, limit, sample)
         sink = sinks.open_sink(
             output, source, settings=settings, format=format, overwrite=overwrite, arguments=arguments
         )
         if retry_failed:
             sinks.reopen_failed(output)
-        todo = [shard for shard in source.shards if not sinks.committed(sink, shard)]
+        mine = shards_of(source.shards, part)
+        todo = [shard for shard in mine if not sinks.committed(sink, shard)]
         if todo:
-            chosen = np.random.default_rng(0).permutation(source.rows)[:sheet]
-            pairs = _run(todo, bundle, sink, max_pixels, frozenset(chosen.tolist()), source.rows, address, lease)
+            rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
+            chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
+            work = _Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()))
+            pairs = _run(todo, work, sum(shard.rows for shard in mine), address, lease)
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
                 (sink.place / ledger.STATE / "sheet.png").write(picture, ledger.scratch(sink.place))
-        return sinks.finish(sink)
+        if part and sinks.missing(sink):
+            return None
+        return sinks.finish(sink, alone=part is None)
 
 
 def retry(output: str, *, address: str | None = None) -> Summary:
@@ -92,30 +104,40 @@ def retry(output: str, *, address: str | None = None) -> Summary:
         format=job["format"],
         max_pixels=settings["max_pixels"],
         sheet=0,
+        limit=arguments["limit"],
+        sample=arguments["sample"],
         retry_failed=True,
         address=address,
     )
 
 
-def _open(inputs: list[str]) -> Source:
-    """Shards of 256 rows; smaller ones where that would leave a laptop's second core idle."""
+def planned(inputs: list[str], limit: int | None = None, sample: int | None = None) -> Source:
+    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle."""
     source = open_source(inputs)
     if source.rows >= SMALL:
-        return source
-    return open_source(inputs, shard_rows=max(16, -(-source.rows // 8)))
+        return select(source, limit, sample)
+    return select(open_source(inputs, shard_rows=max(16, -(-source.rows // 8))), limit, sample)
 
 
-def _run(todo: list[Shard], bundle, sink, max_pixels, pictured, total: int, address: str | None, lease) -> list[Pair]:
+def _arguments(inputs: list[str], bundle: str, limit: int | None, sample: int | None) -> dict[str, Any]:
+    """What ``retry`` needs to know; nothing where that would record a password."""
+    uris = [_absolute(uri) for uri in inputs]
+    if [*map(redact, uris)] != uris:
+        return {}
+    return {"inputs": uris, "bundle": _absolute(bundle), "limit": limit, "sample": sample}
+
+
+def _run(todo: list[Shard], work: _Work, total: int, address: str | None, lease) -> list[Pair]:
     from raypurify.pipeline.session import ray_session
 
     with ray_session(address):
         import ray
 
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        work = ray.put(_Work(_absolute(bundle), sink, max_pixels, pictured, "cuda" if gpus else "cpu"))
+        shared = ray.put(replace(work, device="cuda" if gpus else "cpu"))
         results = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
             _ShardPurifier,
-            fn_constructor_args=(work,),
+            fn_constructor_args=(shared,),
             batch_size=1,
             num_cpus=1,
             num_gpus=1 if gpus else None,

@@ -12,10 +12,12 @@ from bad_images import broken_images, odd_images
 from PIL import Image
 
 import raypurify
+from raypurify.cli import app
 from raypurify.errors import BundleError, SinkError, SourceError
+from raypurify.estimate import MEASURED, estimate
 from raypurify.images import decode_image, to_float, to_pixels
 from raypurify.lease import held
-from raypurify.pipeline.bulk import purify, retry
+from raypurify.pipeline.bulk import planned, purify, retry
 from raypurify.storage import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
@@ -115,6 +117,46 @@ def test_failed_images_are_tried_again_from_the_record_alone(local_ray, tmp_path
     again = files_below(tmp_path / "out")
     # Of the two only the record of where they came from may differ.
     assert again == files_below(tmp_path / "whole") | {"_raypurify/job.json": again["_raypurify/job.json"]}
+
+
+def test_parts_end_in_the_output_of_one_job(local_ray, tmp_path, purified):
+    out, summary = purified
+    assert purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", sheet=3, part=(2, 2)) is None
+    assert not (tmp_path / "out" / "_raypurify" / "provenance.parquet").exists()
+    with pytest.raises(SinkError, match="overwriting in a part"):
+        purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", part=(1, 2), overwrite=True)
+    assert purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", part=(1, 2), sheet=0) == summary
+    made, whole = files_below(tmp_path / "out"), files_below(out)
+    pictures = {"_raypurify/sheet.png"}
+    assert made.keys() | pictures == whole.keys() | pictures
+    assert all(made[name] == whole[name] for name in made.keys() - pictures)
+
+
+def test_a_sample_is_an_output_of_its_own(local_ray, tmp_path, purified):
+    whole = files_below(purified[0])
+    summary = purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", sample=5, sheet=0)
+    assert (summary.rows, summary.written) == (5, 5)
+    made = {name: data for name, data in files_below(tmp_path / "out").items() if "_raypurify" not in name}
+    assert len(made) == 5
+    for name, data in made.items():
+        # A rounding boundary may fall the other way in another batch.
+        one, other = (decode_image(file).pixels.astype(int) for file in (data, whole[name]))
+        assert np.abs(one - other).max() <= 1
+    with pytest.raises(SinkError, match=r"source\.digest"):
+        purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", sample=6)
+
+
+def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):
+    source = planned([str(EXAMPLES)])
+    found = estimate(source, "cifar10")
+    assert (found.rows, found.measured, found.failed) == (source.rows, MEASURED, 0)
+    assert found.seconds > 0
+    assert found.core_hours == pytest.approx(source.rows * found.seconds / 3600)
+    app(["purify", str(EXAMPLES), str(tmp_path / "out"), "--dry-run"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert f"images:     {source.rows} in {len(source.shards)} shards" in said
+    assert "ms an image on one core" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_record_without_inputs_is_not_guessed_at(purified, tmp_path):

@@ -1,0 +1,70 @@
+"""What a purify job would do and cost, from a few of its images purified here."""
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+import raypurify
+from raypurify.errors import ImageError
+from raypurify.pipeline.progress import duration
+from raypurify.purifiers.batch import MAX_PIXELS, purify_files
+from raypurify.selection import select
+from raypurify.sources import Source, read_shard
+
+MEASURED = 16
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``rows`` images in ``shards``; of ``measured`` sampled ones ``failed`` could not be read, the others took
+    ``seconds`` each on one core and became files of ``bytes`` each, on average."""
+
+    rows: int
+    shards: int
+    measured: int
+    failed: int
+    seconds: float
+    bytes: float
+
+    @property
+    def core_hours(self) -> float:
+        return self.rows * self.seconds / 3600
+
+    def __str__(self) -> str:
+        cores = os.cpu_count() or 1
+        bad = f", {self.failed} of them unreadable" if self.failed else ""
+        return "\n".join(
+            (
+                f"images:     {self.rows:,} in {self.shards:,} shards",
+                f"measured:   {self.measured} images{bad}: {1e3 * self.seconds:.1f} ms an image on one core",
+                f"whole job:  {self.core_hours:.2g} core hours, {duration(self.rows * self.seconds / cores)} on "
+                f"{cores} cores like these",
+                f"output:     {self.rows * self.bytes / 1e6:,.1f} MB",
+            )
+        )
+
+
+def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS) -> Estimate:
+    """Purify a seeded sample of ``MEASURED`` images on one core twice; the second time counts, as the first compiles."""
+    rows = [row for shard in select(source, sample=MEASURED).shards for row in read_shard(shard)]
+    files = [(row.row, row.data) for row in rows if row.error is None]
+    threads, purifier = torch.get_num_threads(), raypurify.load(bundle)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(2):
+            begun = time.perf_counter()
+            images = [data for _, data, _ in purify_files(purifier, files, format, max_pixels)]
+            seconds = time.perf_counter() - begun
+    finally:
+        torch.set_num_threads(threads)
+    good = [data for data in images if not isinstance(data, ImageError)]
+    return Estimate(
+        rows=source.rows,
+        shards=len(source.shards),
+        measured=len(rows),
+        failed=len(rows) - len(good),
+        seconds=seconds / len(rows),
+        bytes=sum(map(len, good)) / len(rows),
+    )
