@@ -47,7 +47,7 @@ class Estimate:
 
 
 def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS) -> Estimate:
-    """Purify a seeded sample of ``MEASURED`` images on one core twice; the second time counts, as the first compiles."""
+    """Purify a seeded sample of ``MEASURED`` images on one core twice; the second counts, as the first compiles."""
     rows = [row for shard in select(source, sample=MEASURED).shards for row in read_shard(shard)]
     files = [(row.row, row.data) for row in rows if row.error is None]
     threads, purifier = torch.get_num_threads(), raypurify.load(bundle)

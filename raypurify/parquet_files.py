@@ -38,7 +38,7 @@ def plan_shards(
     root: Place, paths: Sequence[str], shard_rows: int, image_column: str
 ) -> tuple[tuple[Shard, ...], tuple[str, ...] | None, str]:
     """Shards, classes and digest of the files ``paths`` below ``root``."""
-    keys = _unique_keys(paths)
+    keys = unique_keys(paths)
     digest = hashlib.sha256()
     planned: list[tuple[str, Place, int, int]] = []
     ids, pairs, schemas = [], set(), []
@@ -51,7 +51,7 @@ def plan_shards(
             ids.append(_ids(file, place, key))
             pairs |= _label_pairs(file)
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        planned += [(f"{key}-{k:05d}", place, *cut) for k, cut in enumerate(_cut(groups, shard_rows))]
+        planned += [(f"{key}-{k:05d}", place, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
     _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
     if not planned:
         raise SourceError(f"{root}: the Parquet files hold no rows")
@@ -127,7 +127,8 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
             raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
 
 
-def _unique_keys(paths: Sequence[str]) -> list[str]:
+def unique_keys(paths: Sequence[str]) -> list[str]:
+    """A short name for each file, for its shards: its stem, with a number in front where stems repeat."""
     stems = [re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2].rsplit(".", 1)[0]) for path in paths]
     if len(set(stems)) == len(stems):
         return stems
@@ -159,7 +160,7 @@ def _footer(place: Place) -> str:
         return f"{end}:{hashlib.sha256(file.read(length)).hexdigest()}"
 
 
-def _cut(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
+def cut(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
     """(start, rows) of each shard: small row groups are merged whole, one of two shards or more is cut evenly."""
     start = held = 0
     for count in groups:

@@ -6,6 +6,10 @@ from raypurify.errors import ImageError
 from raypurify.storage import Place
 
 MAX_FILE_BYTES = 256 << 20
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
+    + (".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+)
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,15 @@ class Shard:
     def span(self) -> int:
         """Rows of the file from ``start`` to behind the last one."""
         return self.picked[-1] + 1 if self.picked else self.rows
+
+
+def file_id(path: str) -> str:
+    """A file name as an id: as it is, percent-encoded where it is not UTF-8."""
+    if path.isascii():
+        return path
+    raw = path.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        text = path.replace("%", "%25")
+        return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)

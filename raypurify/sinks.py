@@ -4,10 +4,13 @@ A shard's images are written first, its record last (:mod:`raypurify.ledger`). A
 that are recorded and whole, or not recorded and done again; both ways end in the same bytes.
 """
 
+import copy
+import io
 import json
 import os
 import posixpath
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +23,10 @@ from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
 from raypurify.ledger import STATE, Status, Summary
 from raypurify.parquet_files import open_file, read_batches
-from raypurify.rows import Row, Shard
-from raypurify.sources import Source, file_id
+from raypurify.rows import Row, Shard, file_id
+from raypurify.sources import Source
 from raypurify.storage import Place, redact, resolve, within
+from raypurify.tar_files import read_samples
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ def open_sink(
     ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only;
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     **Folder:** ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
-    already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet:** one file per shard, named after
-    it. ``overwrite`` first removes what an earlier job of raypurify has committed there, and no other file.
+    already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet, WebDataset:** one file per
+    shard, named after it. ``overwrite`` first removes what an earlier job of raypurify has committed there, and no
+    other file.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
@@ -132,7 +137,7 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
         if isinstance(data, ImageError)
     ]
     try:
-        outputs = (_write_table if sink.kind == "parquet" else _write_files)(sink, shard, results)
+        outputs = _WRITERS[sink.kind](sink, shard, results)
         provenance = [
             {"id": row.id, "output": outputs[row.row], **{name: facts[name] for name in _FACTS}}
             for row, _, facts in good
@@ -230,8 +235,8 @@ def _identity(job: dict) -> dict:
 
 
 def _remove_output(out: Place, job: dict) -> None:
-    if job["source"]["kind"] == "parquet":
-        doomed = [name for name in out.names() if re.fullmatch(r".*-\d{5,}\.parquet", name)]
+    if job["source"]["kind"] in ("parquet", "tar"):
+        doomed = [name for name in out.names() if re.fullmatch(rf".*-\d{{5,}}\.{job['source']['kind']}", name)]
     else:
         doomed = ledger.outputs(out)
     for name in doomed:
@@ -285,6 +290,29 @@ def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
     data = ledger.to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
     (sink.place / name).write(data, ledger.scratch(sink.place))
     return {row.row: name for row, _, _ in results}
+
+
+def _write_tar(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
+    name, buffer = f"{shard.name}.tar", io.BytesIO()
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
+        for sample, (row, data, _) in zip(read_samples(shard), results):
+            if file_id(f"{shard.key}/{sample.key}") != row.id:
+                raise SinkError(f"{shard.place}: changed while shard {shard.name} was worked on; run again")
+            if isinstance(data, ImageError):
+                continue
+            for number, (member, held) in enumerate(sample.members):
+                entry = copy.copy(member)
+                if number == sample.image:
+                    entry.name, held = sample.key + SUFFIX[sink.format], data
+                entry.size, entry.pax_headers = len(held), {}
+                tar.addfile(entry, io.BytesIO(held))
+    (sink.place / name).write(buffer.getvalue(), ledger.scratch(sink.place))
+    return {row.row: name for row, _, _ in results}
+
+
+_WRITERS = {"folder": _write_files, "parquet": _write_table, "tar": _write_tar}
 
 
 def _is_struct(field: pa.Field) -> bool:

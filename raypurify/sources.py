@@ -1,4 +1,4 @@
-"""Folders of images and Parquet files → shards of rows, the input of ``fit`` and ``purify`` alike.
+"""Folders of images, Parquet files and WebDataset tars → shards of rows, the input of ``fit`` and ``purify`` alike.
 
 A shard is the unit of work and of commit: about ``shard_rows`` rows that one task reads, purifies and writes. The
 order of shards and rows depends on names alone, so a rerun cuts the same shards.
@@ -11,15 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from raypurify import tar_files
 from raypurify.errors import ImageError, SourceError
 from raypurify.parquet_files import plan_shards, read_rows
-from raypurify.rows import MAX_FILE_BYTES, Row, Shard
+from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.storage import Place, common_folder, redact, resolve, within
-
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
-    + (".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
-)
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,15 @@ class Source:
 def open_source(
     uris: str | os.PathLike | Sequence[str | os.PathLike], *, shard_rows: int = 256, image_column: str = "image"
 ) -> Source:
-    """Look at a folder of images, at Parquet files or a folder of them, or at a list of either.
+    """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
 
     Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows. **Folder:** every regular file below with
     an image suffix is a row; its id is the path relative to the folder (for a list: to the deepest folder that holds
     all of it), a name that is not UTF-8 is percent-encoded; if every image lies in a subfolder, the first level of
     subfolders are the classes, sorted. Names starting with a dot and links to folders are passed over.
     **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``, ``label``, ``label_name`` are
-    optional; files and folders whose name starts with ``_`` or a dot are passed over.
+    optional; files and folders whose name starts with ``_`` or a dot are passed over. **WebDataset:** tars, as
+    :mod:`raypurify.tar_files` reads them; the id is the tar's path and the sample's key, ``.cls`` its label.
 
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
@@ -70,23 +67,27 @@ def open_source(
     files, ignored = _list_files(places, kinds, root)
     images = sorted(path for path in files if _suffix(path) in IMAGE_SUFFIXES)
     tables = sorted(path for path in files if _suffix(path) == ".parquet")
+    tars = sorted(path for path in files if _suffix(path) == ".tar")
     where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-    if images and tables:
-        raise SourceError(
-            f"{where}: holds both images ({images[0]}) and Parquet files ({tables[0]}); name the files of one kind"
-        )
-    if not images and not tables:
+    found = [(what, paths) for what, paths in (("images", images), ("Parquet files", tables), ("tars", tars)) if paths]
+    if len(found) > 1:
+        (one, first), (other, second) = found[:2]
+        raise SourceError(f"{where}: holds both {one} ({first[0]}) and {other} ({second[0]}); name files of one kind")
+    if not found:
         known = " ".join(sorted(IMAGE_SUFFIXES))
         others = ignored + len(files)
-        raise SourceError(f"{where}: holds no image and no Parquet file ({others} others); known: .parquet {known}")
-    ignored += len(files) - len(images) - len(tables)
-    if tables:
+        raise SourceError(
+            f"{where}: holds no image, Parquet file or tar ({others} others); known: .parquet .tar {known}"
+        )
+    ignored += len(files) - len(found[0][1])
+    kind = {"images": "folder", "Parquet files": "parquet", "tars": "tar"}[found[0][0]]
+    if kind == "parquet":
         shards, classes, digest = plan_shards(root, tables, shard_rows, image_column)
+    elif kind == "tar":
+        shards, classes, digest = tar_files.plan_shards(root, tars, shard_rows)
     else:
         shards, classes, digest = _plan_folder(root, images, files, shard_rows)
-    return Source(
-        "parquet" if tables else "folder", shown, places, shards, sum(s.rows for s in shards), classes, digest, ignored
-    )
+    return Source(kind, shown, places, shards, sum(s.rows for s in shards), classes, digest, ignored)
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
@@ -94,9 +95,7 @@ def read_shard(shard: Shard) -> Iterator[Row]:
 
     Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
     """
-    if shard.kind == "parquet":
-        return read_rows(shard)
-    return _read_folder(shard)
+    return {"parquet": read_rows, "tar": tar_files.read_rows, "folder": _read_folder}[shard.kind](shard)
 
 
 def _find(uri: str | os.PathLike) -> Place:
@@ -133,17 +132,6 @@ def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> t
         except OSError as error:
             raise SourceError(f"{place}: cannot be listed: {error}") from error
     return files, ignored
-
-
-def file_id(path: str) -> str:
-    if path.isascii():
-        return path
-    raw = path.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        text = path.replace("%", "%25")
-        return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
 
 
 def _plan_folder(root: Place, paths: list[str], sizes: dict[str, int], shard_rows: int):

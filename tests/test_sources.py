@@ -126,8 +126,8 @@ def test_inputs_that_cannot_be_used_are_named(tmp_path):
     for uris, message in [
         (tmp_path / "absent", "absent: no such file or folder"),
         ([], "no input given"),
-        (tmp_path / "text", r"text: holds no image and no Parquet file \(2 others\)"),
-        (tmp_path / "empty", r"empty: holds no image .*\(0 others\)"),
+        (tmp_path / "text", r"text: holds no image, Parquet file or tar \(2 others\)"),
+        (tmp_path / "empty", r"empty: holds no image, .* \(0 others\)"),
         (tmp_path / "both", r"both images \(a.png\) and Parquet files \(t.parquet\)"),
         (tmp_path / "fake", "t.parquet: is no readable Parquet file"),
         (tmp_path / "zero.parquet", "hold no rows"),
