@@ -38,12 +38,12 @@ def main() -> None:
 
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
 def fit(
-    data: Annotated[list[str], typer.Option(help="Labelled clean images: Parquet files or a folder; may be repeated.")],
+    data: Annotated[list[str], typer.Option(help="Labelled clean images: Parquet, tars or a folder; may be repeated.")],
     run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files and the bundle; shared by all nodes.")],
     more_data: Annotated[
         list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Settings by name: tiny, cifar10, paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings by name: tiny, cifar10, imagenet10, paper …")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a YAML file.")] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
@@ -63,7 +63,9 @@ def fit(
 
 @app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")
 def purify(
-    input: Annotated[str, typer.Argument(metavar="IN", help="A folder of images or a Parquet file; a path or URI.")],
+    input: Annotated[
+        str, typer.Argument(metavar="IN", help="Images in a folder, Parquet or WebDataset tars; a path or URI.")
+    ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
     format: Annotated[str, typer.Option(help="png, webp (both lossless) or jpeg (itself a purifier).")] = "png",

@@ -48,8 +48,8 @@ def train_epochs(
 
     ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
     state)`` is called after each epoch with what ``run_epoch`` reports and what ``validate`` says of the network that
-    would be kept, and a function that gives a checkpoint for ``resume``, to be called then and there;
-    ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard`` needs
+    would be kept, under the training's precision, and a function that gives a checkpoint for ``resume``, to be called
+    then and there; ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard`` needs
     ``validation_accuracy`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same on every
     worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout and attack are seeded
     by (seed, epoch, step): a resumed run repeats the uninterrupted one.
@@ -79,7 +79,9 @@ def train_epochs(
             metrics: dict[str, Any] = run_epoch(
                 model, run, batches, steps_per_epoch, settings, semantic, seed, on_step, on_checkpoint
             )
-            metrics |= validate(run.kept) if validate else {}
+            # A multi-step attack of float32 would take as long as a third of a small set's epoch.
+            with precision(settings, device):
+                metrics |= validate(run.kept) if validate else {}
             if guard is not None:
                 run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
                 metrics |= {"note": run.stopped} if run.stopped else {}
