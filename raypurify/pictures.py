@@ -1,6 +1,7 @@
 """Pictures for people: what purification did to images, how training went, how many clusters were chosen."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,20 +15,23 @@ PER_ROW = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """One image before and after, both as file bytes, with its id and a line of what was done."""
+    """One image before and after, both as file bytes, with its id, a line of what was done, and the atoms (M, 3, h, w)
+    of the dictionary that did it."""
 
     title: str
     before: bytes
     after: bytes
     caption: str
+    atoms: np.ndarray
 
 
 def contact_sheet(pairs: Sequence[Pair]) -> bytes:
-    """A PNG with three rows for every eight pairs: input, purified, and their difference around mid-grey, times 3."""
+    """A PNG with four rows for every eight pairs: input, purified, their difference around mid-grey, times 3, and the
+    atoms of the cluster that was chosen."""
     strips = -(-len(pairs) // PER_ROW)
     columns = min(PER_ROW, len(pairs))
     figure, axes = _pyplot().subplots(
-        3 * strips, columns, figsize=(1.7 * columns + 0.5, 5.4 * strips), layout="constrained", squeeze=False
+        4 * strips, columns, figsize=(1.7 * columns + 0.5, 7.1 * strips), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -36,16 +40,32 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
         strip, column = divmod(i, PER_ROW)
         before, after = decode_image(pair.before).pixels, decode_image(pair.after).pixels
         difference = np.clip(127.5 + AMPLIFIED * (after.astype(float) - before), 0, 255).astype(np.uint8)
-        for row, (name, pixels) in enumerate(
-            (("input", before), ("purified", after), (f"difference ×{AMPLIFIED}", difference))
-        ):
-            axis = axes[3 * strip + row, column]
+        rows = {"input": before, "purified": after, f"difference ×{AMPLIFIED}": difference, "atoms": mosaic(pair.atoms)}
+        for row, (name, pixels) in enumerate(rows.items()):
+            axis = axes[4 * strip + row, column]
             axis.imshow(pixels, interpolation="nearest")
             if column == 0:
                 axis.set_ylabel(name, fontsize=9)
-        axes[3 * strip, column].set_title(_short(pair.title), fontsize=7)
-        axes[3 * strip + 1, column].set_xlabel(pair.caption, fontsize=7)
+        axes[4 * strip, column].set_title(_short(pair.title), fontsize=7)
+        axes[4 * strip + 1, column].set_xlabel(pair.caption, fontsize=7)
     return _png(figure)
+
+
+def mosaic(atoms: np.ndarray) -> np.ndarray:
+    """Atoms (M, 3, h, w) side by side, as square as can be, each scaled to its own range around mid-grey: uint8 RGB.
+
+    >>> mosaic(np.ones((4, 3, 8, 8))).shape
+    (19, 19, 3)
+    """
+    count, _, height, width = atoms.shape
+    across = math.isqrt(count - 1) + 1
+    down = -(-count // across)
+    picture = np.full((down * (height + 1) + 1, across * (width + 1) + 1, 3), 255, np.uint8)
+    for k, atom in enumerate(atoms):
+        top, left = (k // across) * (height + 1) + 1, (k % across) * (width + 1) + 1
+        scaled = 127.5 + 127.5 * atom / max(float(np.abs(atom).max()), 1e-12)
+        picture[top : top + height, left : left + width] = scaled.transpose(1, 2, 0).round().astype(np.uint8)
+    return picture
 
 
 def training_curve(lines: Sequence[dict[str, float]]) -> bytes:

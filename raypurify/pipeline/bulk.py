@@ -181,7 +181,9 @@ class _ShardPurifier:
             row = readable[number]
             results.append((row, image, facts))
             if number in work.pictured and not isinstance(image, ImageError):
-                pairs.append(Pair(row.id, row.data, image, f"{facts['class']}, distance {facts['distance']:.1f}"))
+                atoms = self.purifier.dictionaries[facts["cluster"]].cpu().numpy()
+                caption = f"{facts['class']}, distance {facts['distance']:.1f}"
+                pairs.append(Pair(row.id, row.data, image, caption, atoms))
         stats = sinks.write_shard(work.sink, shard, results)
         return {"written": [stats.written], "failed": [stats.failed], "flagged": [stats.flagged], "pairs": [pairs]}
 

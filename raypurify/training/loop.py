@@ -47,12 +47,12 @@ def train_epochs(
     guard stopped.
 
     ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
-    state)`` is called after each epoch with what ``run_epoch`` reports and what ``validate`` says of the network that
-    would be kept, under the training's precision, and a function that gives a checkpoint for ``resume``, to be called
-    then and there; ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard`` needs
-    ``validation_accuracy`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same on every
-    worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout and attack are seeded
-    by (seed, epoch, step): a resumed run repeats the uninterrupted one.
+    state)`` is called after each epoch with what ``run_epoch`` reports, what ``validate`` says (under the training's
+    precision) of the network that would be kept, and a function that gives a checkpoint for ``resume``, to be called
+    then and there; ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard``
+    needs ``validation_accuracy`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same on
+    every worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout and attack are
+    seeded by (seed, epoch, step): a resumed run repeats the uninterrupted one.
 
     Raises TrainingError when an epoch has no batch, the loss is not finite or the checkpoint does not fit.
     """
