@@ -1,6 +1,8 @@
 """Bulk purification: shards of a source through a pool of purifier actors into a sink of the same container."""
 
 import os
+import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from raypurify.lease import held
 from raypurify.ledger import Summary
 from raypurify.pictures import Pair, contact_sheet
 from raypurify.pipeline.display import shown
+from raypurify.pipeline.metrics import ShardMetrics
 from raypurify.pipeline.progress import Progress
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files
 from raypurify.rows import Shard
@@ -166,9 +169,10 @@ class _ShardPurifier:
         torch.set_num_threads(1)
         self.work: _Work = ray.get(work)
         self.purifier = raypurify.load(self.work.bundle, self.work.device)
+        self.metrics = ShardMetrics()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        (shard,) = batch["shard"]
+        (shard,), begun = batch["shard"], time.perf_counter()
         results, readable, pairs = [], {}, []
         for row in read_shard(shard):
             if row.error is not None:
@@ -185,6 +189,8 @@ class _ShardPurifier:
                 caption = f"{facts['class']}, distance {facts['distance']:.1f}"
                 pairs.append(Pair(row.id, row.data, image, caption, atoms))
         stats = sinks.write_shard(work.sink, shard, results)
+        outcomes = Counter(image.reason if isinstance(image, ImageError) else "purified" for _, image, _ in results)
+        self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
         return {"written": [stats.written], "failed": [stats.failed], "flagged": [stats.flagged], "pairs": [pairs]}
 
 

@@ -1,7 +1,11 @@
 """Bulk purification on a local Ray: every image out, errors named, nothing done twice."""
 
 import json
+import re
 import shutil
+import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +161,37 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):
     assert f"images:     {source.rows} in {len(source.shards)} shards" in said
     assert "ms an image on one core" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_prometheus_can_read_what_became_of_the_images(local_ray, tmp_path):
+    import ray
+
+    images = tmp_path / "in"
+    images.mkdir()
+    for path in sorted(EXAMPLES.rglob("*.png"))[:3]:
+        (images / path.name).write_bytes(path.read_bytes())
+    (images / "bad.png").write_bytes(b"no image")
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def counted() -> dict[str, float]:
+        text = urllib.request.urlopen(address, timeout=10).read().decode()
+        found = re.findall(r'raypurify_images_total{.*?outcome="([a-z-]+)".*?} ([0-9.]+)', text)
+        return Counter(tally(found))
+
+    before = counted()
+    purify([str(images)], str(tmp_path / "out"), "cifar10", sheet=0)
+    until = time.monotonic() + 60
+    while (gained := counted() - before) != {"purified": 3, "not-an-image": 1} and time.monotonic() < until:
+        time.sleep(1)
+    assert gained == {"purified": 3, "not-an-image": 1}
+
+
+def tally(found) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for outcome, value in found:
+        sums[outcome] = sums.get(outcome, 0.0) + float(value)
+    return sums
 
 
 def test_a_record_without_inputs_is_not_guessed_at(purified, tmp_path):

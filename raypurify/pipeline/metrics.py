@@ -1,0 +1,28 @@
+"""What a purify job counts for Prometheus: Ray exports it on every node, at the port that ``ray.nodes()`` tells."""
+
+from collections import Counter as Tally
+
+BOUNDARIES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
+
+
+class ShardMetrics:
+    """Counters of one actor: ``raypurify_images`` by outcome ("purified", or the reason of an error row),
+    ``raypurify_flagged_images``, ``raypurify_output_bytes``, and seconds per image, a shard's mean, as a histogram."""
+
+    def __init__(self):
+        from ray.util.metrics import Counter, Histogram
+
+        self.images = Counter("raypurify_images", "Images that were worked off, by outcome.", ("outcome",))
+        self.flagged = Counter("raypurify_flagged_images", "Purified images unlike the clean images of the fit.")
+        self.bytes = Counter("raypurify_output_bytes", "Bytes of purified images.")
+        self.seconds = Histogram("raypurify_image_seconds", "Seconds per image of a shard.", BOUNDARIES)
+
+    def add(self, outcomes: Tally, flagged: int, size: int, seconds: float) -> None:
+        """Count a committed shard. Counters refuse zeros."""
+        for outcome, count in outcomes.items():
+            self.images.inc(count, {"outcome": outcome})
+        for counter, value in ((self.flagged, flagged), (self.bytes, size)):
+            if value:
+                counter.inc(value)
+        if count := sum(outcomes.values()):
+            self.seconds.observe(seconds / count)
