@@ -17,14 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
+from csc import high_parts
 from torch import Tensor
 
 import raypurify
-from raypurify.csc import solve_cbpdn, tikhonov_split
-from raypurify.images import decode_image, to_float
+from raypurify.csc import solve_cbpdn
 
 REL_TOL = 5e-3
 RESULTS = Path(__file__).parent / "results" / "csc_gpu.jsonl"
@@ -59,7 +57,7 @@ def main() -> None:
 def cases(data: Path, repeat: int, bandwidth: float):
     bank = raypurify.load("cifar10").dictionaries
     for side, (file, batches) in SETS.items():
-        _, signals = tikhonov_split(images(data / file, max(batches)).cuda())
+        signals = high_parts(data, file, max(batches)).cuda()
         for count in batches:
             some = signals[:count]
             for which, own in (("one", None), ("own", torch.arange(count, device="cuda") % len(bank))):
@@ -105,11 +103,6 @@ def copy_bandwidth() -> float:
     source = torch.rand(COPIED, device="cuda")
     target = torch.empty_like(source)
     return 8 * COPIED / statistics.median(timed(lambda: target.copy_(source)) for _ in range(9))
-
-
-def images(path: Path, count: int) -> Tensor:
-    rows = pq.read_table(path, columns=["image"])[:count]["image"].to_pylist()
-    return torch.from_numpy(np.stack([to_float(decode_image(data).pixels) for data in rows]))
 
 
 def table(records: list[dict]) -> str:

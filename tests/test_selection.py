@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from provenance import facts
 
 from raypurify.errors import SourceError
 from raypurify.selection import part_of, select, shards_of
@@ -10,18 +11,6 @@ from raypurify.sinks import committed, finish, open_sink, write_shard
 from raypurify.sources import open_source, read_shard
 
 COUNT = 100
-FACTS = {
-    "cluster": 0,
-    "class": "a",
-    "distance": 1.0,
-    "flagged": False,
-    "relative_change": 0.1,
-    "iterations": 3,
-    "mode": "RGB",
-    "width": 1,
-    "height": 1,
-    "bundle": "b",
-}
 
 
 @pytest.fixture(params=["folder", "parquet", "parquet without ids"])
@@ -80,7 +69,7 @@ def test_a_sink_writes_the_selected_rows_with_their_other_columns(source, tmp_pa
     some = select(source, sample=20)
     sink = open_sink(tmp_path / "out", some, settings={})
     for shard in some.shards:
-        write_shard(sink, shard, [(row, b"<%s>" % row.data, FACTS) for row in read_shard(shard)])
+        write_shard(sink, shard, [(row, b"<%s>" % row.data, facts()) for row in read_shard(shard)])
         assert committed(sink, shard)
     assert finish(sink).written == 20
     if source.kind == "folder":

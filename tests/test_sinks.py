@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bad_images import encode, pixels, with_orientation
+from provenance import facts
 
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import decode_image, encode_image
@@ -24,9 +25,8 @@ def result(row, bundle="abc"):
     except ImageError as error:
         return row, error, None
     height, width = image.pixels.shape[:2]
-    facts = {"cluster": 3, "class": "cat", "distance": 1.5, "flagged": row.row % 3 == 0, "relative_change": 0.25}
-    facts |= {"iterations": 7, "mode": image.mode, "width": width, "height": height, "bundle": bundle}
-    return row, encode_image(image.pixels, image), facts
+    said = facts(flagged=row.row % 3 == 0, mode=image.mode, width=width, height=height, bundle=bundle)
+    return row, encode_image(image.pixels, image), said
 
 
 def work(sink, source, shards=None):

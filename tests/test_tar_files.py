@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 from bad_images import encode, pixels
+from provenance import facts
 
 from raypurify.errors import ImageError, SourceError
 from raypurify.selection import select
@@ -13,18 +14,6 @@ from raypurify.sources import open_source, read_shard
 from raypurify.tar_files import read_samples
 
 PNG = encode(pixels())
-FACTS = {
-    "cluster": 0,
-    "class": "a",
-    "distance": 1.0,
-    "flagged": False,
-    "relative_change": 0.1,
-    "iterations": 3,
-    "mode": "RGB",
-    "width": 1,
-    "height": 1,
-    "bundle": "b",
-}
 
 
 def tar(path, members, **facts):
@@ -85,7 +74,7 @@ def test_a_tar_becomes_tars_with_every_sidecar_in_its_place(two, tmp_path):
     source = open_source(two, shard_rows=16)
     sink = open_sink(tmp_path / "out", source, settings={})
     for shard in source.shards:
-        results = [(row, b"<%d>" % row.row, FACTS) for row in read_shard(shard)]
+        results = [(row, b"<%d>" % row.row, facts()) for row in read_shard(shard)]
         if shard.index == 1:
             results[3] = (results[3][0], ImageError("truncated", "x"), None)
         write_shard(sink, shard, results[::-1])
@@ -112,7 +101,7 @@ def test_times_modes_and_owners_travel_and_bytes_do_not_depend_on_the_run(tmp_pa
         source = open_source(path)
         sink = open_sink(tmp_path / name, source, settings={})
         for shard in source.shards:
-            write_shard(sink, shard, [(row, PNG, FACTS) for row in read_shard(shard)])
+            write_shard(sink, shard, [(row, PNG, facts()) for row in read_shard(shard)])
         (out,) = (tmp_path / name).glob("*.tar")
         made.append(out.read_bytes())
         with tarfile.open(out) as file:
