@@ -25,12 +25,16 @@ def change_manifest(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_shipped_bundle_loads_and_is_small_enough():
-    assert "cifar10" in shipped_bundles()
-    bundle = load_bundle("cifar10")
+@pytest.mark.parametrize(
+    ("name", "side", "first", "held_out"), [("cifar10", 32, "airplane", 5000), ("imagenet10", 64, "tench", 400)]
+)
+def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
+    assert shipped_bundles() == ["cifar10", "imagenet10"]
+    bundle = load_bundle(name)
     assert sum(f.bytes for f in bundle.manifest.files.values()) <= 8e6
-    assert bundle.manifest.classes[0] == "airplane"
-    assert bundle.manifest.training_data["validation"] == 5000
+    assert bundle.settings.data.image_size == side
+    assert bundle.manifest.classes[0] == first
+    assert bundle.manifest.training_data["validation"] == held_out
     norms = bundle.dictionaries.flatten(2).norm(dim=2)
     torch.testing.assert_close(norms, torch.ones_like(norms))
 

@@ -26,15 +26,22 @@ def test_results_are_those_of_the_shipped_bundle():
     assert results["bundle"] == raypurify.load("cifar10").digest
 
 
-def test_figures_of_the_bundle_are_those_of_its_manifest():
-    import raypurify
+@pytest.mark.parametrize("name", ["cifar10", "imagenet10"])
+def test_figures_of_the_bundles_are_those_of_their_manifests(name):
+    from raypurify.bundle import read_manifest
 
-    measured = raypurify.load("cifar10").bundle.manifest.measured
+    manifest = read_manifest(REPOSITORY / "raypurify" / "bundles" / name)
     text = " ".join(README.split())
-    clean, attacked = measured["clean"], measured["attacked"]
-    assert f"{100 * clean['robust']:.1f} % of clean ones (n = {clean['images']})" in text
-    assert f"on {100 * attacked['robust_attacked']:.1f} % of those attacked" in text
-    assert f"L2 {measured['attack']['eps']} (n = {attacked['images']})" in text
+    clean, attacked, attack = (manifest.measured[part] for part in ("clean", "attacked", "attack"))
+    said = text.partition(f"`{name}`")[2] if name == "cifar10" else text.partition("That of `imagenet10`")[2]
+    budget = {"l2": f"L2 {attack['eps']}", "linf": f"L∞ {round(255 * attack['eps'])}/255"}[attack["norm"]]
+    assert (
+        f"right on {100 * clean['robust']:.1f} % of clean ones (n = {clean['images']}) and on "
+        f"{100 * attacked['robust_attacked']:.1f} % of those attacked with {attack['steps']}-step PGD at {budget} "
+        f"(n = {attacked['images']})"
+    ) in said
+    if name == "imagenet10":
+        assert f"from {manifest.training_data['train']:,} images" in said
 
 
 def test_speed_is_that_of_the_committed_results():
@@ -52,6 +59,13 @@ def test_table_of_sparse_coding_is_that_of_the_committed_results(benchmark):
     page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
     records = [json.loads(line) for line in bench.RESULTS.read_text("utf-8").splitlines()]
     assert page.partition("<!-- csc -->")[2].partition("<!-- /csc -->")[0].strip() == bench.table(records)
+
+
+def test_table_of_training_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("training")
+    page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
+    found = page.partition("<!-- training -->")[2].partition("<!-- /training -->")[0].strip()
+    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8"))).strip()
 
 
 def test_the_example_of_sparse_coding_runs(capsys):

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,10 @@ def work(config: dict[str, Any]) -> None:
                 clusters = torch.from_numpy(own)
             yield Batch(torch.from_numpy(images), torch.from_numpy(labels), clusters)
 
+    count = _counter(config["progress"])
+
     def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+        count(0, now=True)
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         if not rank:
             add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
@@ -95,10 +100,24 @@ def work(config: dict[str, Any]) -> None:
         # Workers draw different crops and attack starts.
         seed=seed * 1009 + rank,
         resume=resume,
-        on_step=lambda images: config["progress"].add.remote(images),
+        on_step=count,
         on_checkpoint=lambda state: report({}, state),
         on_epoch=on_epoch,
     )
+
+
+def _counter(progress) -> Callable[[int, bool], None]:
+    """Tells the progress actor of images once a second, or ``now``: the steps of a small network are many."""
+    waiting, told = 0, time.monotonic()
+
+    def add(images: int, now: bool = False) -> None:
+        nonlocal waiting, told
+        waiting += images
+        if now or time.monotonic() - told >= 1:
+            progress.add.remote(waiting)
+            waiting, told = 0, time.monotonic()
+
+    return add
 
 
 def _checked(prepared: Path, side: int, seed: int, rank: int, world: int) -> list[Batch]:

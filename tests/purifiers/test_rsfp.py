@@ -1,5 +1,6 @@
 """The purifier: each step against its definition, and what must not change its result."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,3 +119,20 @@ def test_an_input_beyond_the_calibrated_distance_is_flagged(purifier, images):
     noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     out = purifier.purify(torch.cat([images, noise]))
     assert torch.equal(out.flagged, out.distance > threshold)
+
+
+def test_images_larger_than_the_networks_input_are_purified_at_their_own_size(data_file):
+    """Imagenette at 224² through the bundle whose network sees 64²."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(data_file("imagenette224/val.parquet"), columns=["image", "label"])[:20]
+    images = torch.from_numpy(np.stack([to_float(decode_image(data).pixels) for data in rows["image"].to_pylist()]))
+    wide = raypurify.load("imagenet10")
+    done = wide.purify(images)
+    assert done.images.shape == images.shape
+    assert 0 < done.relative_change.max() < 0.3
+    with torch.no_grad():
+        small = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        hits = (wide.network(small).argmax(1) == torch.from_numpy(rows["label"].to_numpy().copy())).sum()
+    # 71.5 % on validation images.
+    assert hits >= 10

@@ -1,0 +1,38 @@
+"""One run of a purify job on a Ray cluster of several nodes: a script, for a Ray of its own.
+
+    python bulk_kills.py INPUT OUTPUT
+
+Where KILL_PLAN is set, something is killed on the way (``kill_points/sitecustomize.py``). Exits with 0 when the job is
+done.
+"""
+
+import os
+import sys
+
+import ray
+from ray.cluster_utils import Cluster
+
+from raypurify.errors import RaypurifyError
+from raypurify.pipeline.bulk import purify
+
+
+def main(source: str, output: str) -> int:
+    # Known to the processes of the cluster, which inherit it.
+    os.environ["KILL_DRIVER"] = str(os.getpid())
+    machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        machine.add_node(num_cpus=1)
+    ray.init(address=machine.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        purify([source], output, "cifar10", sheet=0)
+    except RaypurifyError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        ray.shutdown()
+        machine.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""A purify job whose driver, actors or nodes are killed ends, run again, in the bytes of an undisturbed one."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bad_images import encode, pixels
+
+HERE = Path(__file__).parent
+POINTS, TARGETS = ("read", "solve", "write", "written", "renamed"), ("worker", "node", "driver")
+IMAGES, RUNS = 48, 4
+
+
+def run(place: Path, kind: str, output: Path, plan: Path | None = None) -> tuple[int, str]:
+    """Exit code and errors of one run of the job; of what it started nothing is left."""
+    own = {"PYTHONPATH": os.pathsep.join((str(HERE / "kill_points"), str(HERE.parents[1])))}
+    own |= {"KILL_PLAN": str(plan)} if plan else {}
+    command = [sys.executable, HERE / "bulk_kills.py", place / kind, output]
+    # To a file: a pipe would stay open as long as orphans of a killed driver hold it.
+    with tempfile.TemporaryFile("w+") as said:
+        job = subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=said, start_new_session=True)
+        try:
+            code = job.wait(200)
+        finally:
+            subprocess.run(["pkill", "-KILL", "-s", str(job.pid)], check=False)
+        said.seek(0)
+        return code, said.read()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder and a Parquet file of the same images, a few of them broken, and the outputs of undisturbed jobs."""
+    root = tmp_path_factory.mktemp("kills")
+    images = [encode(pixels(seed=k)) for k in range(IMAGES)]
+    for k in (5, 17):
+        images[k] = images[k][: len(images[k]) // 2]
+    (root / "folder").mkdir()
+    for k, data in enumerate(images):
+        (root / "folder" / f"{k:03d}.png").write_bytes(data)
+    (root / "parquet").mkdir()
+    table = pa.table({"id": [f"{k:03d}" for k in range(IMAGES)], "image": images, "label": np.arange(IMAGES)})
+    pq.write_table(table, root / "parquet" / "images.parquet", row_group_size=16)
+    for kind in ("folder", "parquet"):
+        code, said = run(root, kind, root / f"{kind}-whole")
+        assert code == 0, said
+    return root
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int) -> None:
+    plan, output, done = tmp_path / "plan.json", tmp_path / "out", tmp_path / "killed"
+    facts = {"point": point, "count": count, "target": target, "done": str(done), "input": str(place / kind)}
+    plan.write_text(json.dumps(facts))
+    for _ in range(RUNS):
+        code, said = run(place, kind, output, plan)
+        if code == 0:
+            break
+    assert code == 0, said
+    assert done.exists(), "nothing was killed"
+    made = files_below(output)
+    assert made == files_below(place / f"{kind}-whole")
+    state = output / "_raypurify"
+    good = pq.read_table(state / "provenance.parquet")["id"].to_pylist()
+    bad = pq.read_table(state / "errors.parquet")["id"].to_pylist()
+    assert len(good + bad) == len(set(good + bad)) == IMAGES
+
+
+@pytest.mark.parametrize(("kind", "point", "target"), [("folder", "written", "worker"), ("parquet", "write", "driver")])
+def test_a_kill_changes_nothing(place, tmp_path, kind, point, target):
+    kill_and_rerun(place, tmp_path, kind, point, target, count=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(30))
+def test_kills_everywhere_change_nothing(place, tmp_path, seed):
+    kind, target, point = ("folder", "parquet")[seed % 2], TARGETS[seed // 2 % 3], POINTS[seed // 6]
+    # An actor reads and writes few files of a Parquet input, and codes few batches.
+    most = {"folder": 6, "parquet": 2}[kind] if point != "solve" else 1
+    kill_and_rerun(place, tmp_path, kind, point, target, random.Random(seed).randint(1, most))
