@@ -35,7 +35,7 @@ def test_help_has_an_example(command):
         (["fit", "--data", "x", "--run-dir", "r"], "--preset"),
         (["fit", "--data", "x", "--preset", "tiny", "--run-dir", "r", "--set", "csc.x=1"], "csc.x"),
         (["purify", "/no/images", "out"], "/no/images: no such file"),
-        (["purify", ".", "out"], "holds no image and no Parquet file"),
+        (["purify", ".", "out"], "holds no image, Parquet file or tar"),
         (["purify", ".", "out", "--sheet", "-1"], "--sheet"),
         (["purify", "in", "file/out"], "file/out"),
         (["purify", "in", "out", "--bundle", "cifar11"], "the shipped bundles are: cifar10"),
