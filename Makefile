@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --doctest-modules raypurify
+	$(BIN)/python -m pytest --doctest-modules raypurify --ignore raypurify/csc/_gpu_kernels.py
 
 slow: $(VENV)/tested
 	$(BIN)/python -m pytest tests -m slow
