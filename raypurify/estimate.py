@@ -28,19 +28,15 @@ class Estimate:
     seconds: float
     bytes: float
 
-    @property
-    def core_hours(self) -> float:
-        return self.rows * self.seconds / 3600
-
     def __str__(self) -> str:
         cores = os.cpu_count() or 1
         bad = f", {self.failed} of them unreadable" if self.failed else ""
         return "\n".join(
             (
-                f"images:     {self.rows:,} in {self.shards:,} shards",
+                f"images:     {self.rows:,} in {self.shards:,} shard{'s' * (self.shards != 1)}",
                 f"measured:   {self.measured} images{bad}: {1e3 * self.seconds:.1f} ms an image on one core",
-                f"whole job:  {self.core_hours:.2g} core hours, {duration(self.rows * self.seconds / cores)} on "
-                f"{cores} cores like these",
+                f"whole job:  {_span(self.rows * self.seconds)} of core time, "
+                f"{_span(self.rows * self.seconds / cores)} on {cores} cores like this one",
                 f"output:     {self.rows * self.bytes / 1e6:,.1f} MB",
             )
         )
@@ -68,3 +64,7 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
         seconds=seconds / len(rows),
         bytes=sum(map(len, good)) / len(rows),
     )
+
+
+def _span(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.1f} s"
