@@ -79,7 +79,7 @@ def train_epochs(
             metrics: dict[str, Any] = run_epoch(
                 model, run, batches, steps_per_epoch, settings, semantic, seed, on_step, on_checkpoint
             )
-            # A multi-step attack of float32 would take as long as a third of a small set's epoch.
+            # In float32 a multi-step attack would be much of a small set's epoch.
             with precision(settings, device):
                 metrics |= validate(run.kept) if validate else {}
             if guard is not None:
