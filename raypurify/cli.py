@@ -6,6 +6,7 @@ says why), 130 when interrupted.
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -81,11 +82,20 @@ def purify(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; count, and estimate the cost from a few images.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="actors of this job, or serve: the endpoint of the same cluster.")
+    ] = "actors",
+    actor_cpus: Annotated[float, typer.Option(help="CPUs, and threads, of an actor.")] = 1,
+    actor_gpus: Annotated[
+        float | None, typer.Option(help="Part of a GPU that an actor takes; default: what suits the cluster.")
+    ] = None,
     address: Address = None,
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
+    begun = time.monotonic()
     from raypurify.pipeline.bulk import planned
     from raypurify.pipeline.bulk import purify as run
+    from raypurify.pipeline.shards import ActorShape
     from raypurify.purifiers.batch import MAX_PIXELS
     from raypurify.selection import part_of
 
@@ -109,9 +119,11 @@ def purify(
         sample=sample,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
+        engine=engine,
+        actor=ActorShape(actor_cpus, actor_gpus),
         address=address,
     )
-    _report(summary, output)
+    _report(summary, output, time.monotonic() - begun)
 
 
 @app.command(epilog="Example: raypurify retry-failed clean/")
@@ -121,23 +133,16 @@ def retry_failed(
     """Do the shards of OUT again in which images failed, with the inputs, bundle and settings recorded there."""
     from raypurify.pipeline.bulk import retry
 
-    _report(retry(output, address=address), output)
+    begun = time.monotonic()
+    _report(retry(output, address=address), output, time.monotonic() - begun)
 
 
-def _report(summary, output: str) -> None:
+def _report(summary, output: str, seconds: float) -> None:
     """What became of a purify job; exits with 1 where images failed."""
-    if summary is None:
-        print(f"part done:  other parts of {output} are not; whoever ends last writes its tables")
-        return
-    state = f"{output.rstrip('/')}/_raypurify"
-    print(f"purified:   {summary.written} of {summary.rows} images, {summary.flagged} flagged, in {output}")
-    print(f"provenance: {state}/provenance.parquet")
-    if summary.failed:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
-        print(f"errors:     {state}/errors.parquet ({reasons})")
-    if os.path.exists(f"{state}/sheet.png"):
-        print(f"picture:    {state}/sheet.png")
-    if summary.failed:
+    from raypurify.report import summary_text
+
+    print(summary_text(summary, output, seconds))
+    if summary is not None and summary.failed:
         raise typer.Exit(1)
 
 

@@ -3,13 +3,14 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 import raypurify
 from raypurify.errors import ImageError
 from raypurify.pipeline.progress import duration
-from raypurify.purifiers.batch import MAX_PIXELS, purify_files
+from raypurify.purifiers.batch import MAX_PIXELS, purify_files, purify_pixels
 from raypurify.selection import select
 from raypurify.sources import Source, read_shard
 
@@ -46,12 +47,12 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
     """Purify a seeded sample of ``MEASURED`` images on one core twice; the second counts, as the first compiles."""
     rows = [row for shard in select(source, sample=MEASURED).shards for row in read_shard(shard)]
     files = [(row.row, row.data) for row in rows if row.error is None]
-    threads, purifier = torch.get_num_threads(), raypurify.load(bundle)
+    threads, purify = torch.get_num_threads(), partial(purify_pixels, raypurify.load(bundle))
     torch.set_num_threads(1)
     try:
         for _ in range(2):
             begun = time.perf_counter()
-            images = [data for _, data, _ in purify_files(purifier, files, format, max_pixels)]
+            images = [data for _, data, _ in purify_files(purify, files, format, max_pixels)]
             seconds = time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raypurify.errors import ImageError, SourceError
 from raypurify.rows import MAX_FILE_BYTES, Row, Shard
-from raypurify.storage import Place
+from raypurify.storage import Place, Stamp
 
 _READ_ROWS = 64
 _MAX_CLASSES = 100_000
@@ -40,10 +40,11 @@ def plan_shards(
     """Shards, classes and digest of the files ``paths`` below ``root``."""
     keys = unique_keys(paths)
     digest = hashlib.sha256()
-    planned: list[tuple[str, Place, int, int]] = []
+    planned: list[tuple[str, Place, Stamp, int, int]] = []
     ids, pairs, schemas = [], set(), []
     for key, path in zip(keys, paths):
         place = root / path
+        stamp = place.stamp
         with open_file(place) as file:
             _check_columns(place, file.schema_arrow, image_column)
             digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
@@ -51,16 +52,16 @@ def plan_shards(
             ids.append(_ids(file, place, key))
             pairs |= _label_pairs(file)
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        planned += [(f"{key}-{k:05d}", place, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
+        planned += [(f"{key}-{k:05d}", place, stamp, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
     _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
     if not planned:
         raise SourceError(f"{root}: the Parquet files hold no rows")
     classes = _classes(pairs, schemas[0], root)
     shards, first = [], 0
-    for index, (name, place, start, rows) in enumerate(planned):
+    for index, (name, place, stamp, start, rows) in enumerate(planned):
         key = name.rpartition("-")[0]
         shards.append(
-            Shard(index, name, "parquet", place, first, rows, (), start, key, image_column, classes),
+            Shard(index, name, "parquet", place, first, rows, (), start, key, image_column, classes, stamps=(stamp,)),
         )
         first += rows
     return tuple(shards), classes, digest.hexdigest()
@@ -96,6 +97,7 @@ def read_rows(shard: Shard) -> Iterator[Row]:
 
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
     """The shard's rows in record batches of those ``columns`` that exist (``a.b`` is a field of a struct)."""
+    check_stamp(shard)
     with open_file(shard.place) as file:
         present = set(file.schema_arrow.names)
         wanted = [column for column in columns if column in present or column.partition(".")[0] in present]
@@ -107,8 +109,6 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
                     skip = shard.start - first
                 groups.append(group)
             first += count
-        if first < shard.start + shard.span:
-            raise SourceError(f"{shard.place}: has only {first} rows now; it changed since the job was planned")
         left = shard.span
         try:
             for batch in file.iter_batches(rows, row_groups=groups, columns=wanted):
@@ -125,6 +125,16 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
                     return
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
+
+
+def check_stamp(shard: Shard) -> None:
+    """Raises SourceError where the file of a shard is not the one that the job was planned with."""
+    try:
+        found = shard.place.stamp
+    except OSError as error:
+        raise SourceError(f"{shard.place}: cannot be opened: {error.strerror or error}") from error
+    if found != shard.stamps[0]:
+        raise SourceError(f"{shard.place}: changed since the job was planned")
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:

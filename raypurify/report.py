@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from raypurify import sinks
+from raypurify import ledger, sinks
 from raypurify.bundle import Bundle
 from raypurify.errors import SinkError
+from raypurify.ledger import Summary
 from raypurify.pipeline.fit import STAGES
+from raypurify.pipeline.progress import duration
 from raypurify.pipeline.stages import MARKER, stage_lines
+from raypurify.storage import redact, resolve
 
 
 def bundle_text(bundle: Bundle) -> str:
@@ -56,3 +59,21 @@ def status_text(folder: str) -> str:
         f"purify        {state}: {job.committed}/{job.shards} shards, "
         f"{job.written + job.failed:,}/{job.rows:,} images, {job.failed:,} failed"
     )
+
+
+def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
+    """What became of a purify job that took so many seconds; None is one whose other parts are not done."""
+    if summary is None:
+        return f"part done:  other parts of {output} are not; whoever ends last writes its tables"
+    place = redact(output).rstrip("/")
+    shown = f"{place}/{ledger.STATE}"
+    lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
+    lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
+    if summary.ignored:
+        lines.append(f"ignored:    {summary.ignored:,} files that are no images")
+    lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]
+    if summary.failed:
+        lines.append(f"errors:     {shown}/errors.parquet")
+    if (resolve(output) / ledger.STATE / "sheet.png").kind:
+        lines.append(f"picture:    {shown}/sheet.png")
+    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from raypurify.errors import ImageError
-from raypurify.storage import Place
+from raypurify.storage import Place, Stamp
 
 MAX_FILE_BYTES = 256 << 20
 IMAGE_SUFFIXES = frozenset(
@@ -27,7 +27,8 @@ class Row:
 @dataclass(frozen=True)
 class Shard:
     """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file), of
-    which ``picked`` says which, counted from ``start`` and ascending, where it is not all."""
+    which ``picked`` says which, counted from ``start`` and ascending, where it is not all. ``stamps`` are those of the
+    paths, or of the file, when the job was planned."""
 
     index: int
     name: str
@@ -41,6 +42,7 @@ class Shard:
     image_column: str = "image"
     classes: tuple[str, ...] | None = None
     picked: tuple[int, ...] | None = None
+    stamps: tuple[Stamp, ...] = ()
 
     @property
     def span(self) -> int:

@@ -60,5 +60,6 @@ def shards_of(shards: Sequence[Shard], part: tuple[int, int] | None) -> list[Sha
 def _part(shard: Shard, picked: tuple[int, ...], index: int, first_row: int) -> Shard:
     shard = replace(shard, index=index, first_row=first_row, rows=len(picked))
     if shard.kind == "folder":
-        return replace(shard, paths=tuple(shard.paths[k] for k in picked))
+        paths, stamps = (tuple(values[k] for k in picked) for values in (shard.paths, shard.stamps))
+        return replace(shard, paths=paths, stamps=stamps)
     return replace(shard, picked=picked)

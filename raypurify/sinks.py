@@ -25,7 +25,7 @@ from raypurify.ledger import STATE, Status, Summary
 from raypurify.parquet_files import open_file, read_batches
 from raypurify.rows import Row, Shard, file_id
 from raypurify.sources import Source
-from raypurify.storage import Place, redact, resolve, within
+from raypurify.storage import Place, overlapped, redact, resolve, within
 from raypurify.tar_files import read_samples
 
 
@@ -258,16 +258,17 @@ def _renamed(paths: Sequence[str], suffix: str) -> dict[str, str]:
 
 
 def _write_files(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
-    outputs = {}
-    for path, (row, data, _) in zip(shard.paths, results):
+    def write(path: str, row: Row, data: bytes | ImageError) -> tuple[int, str | None]:
         name = sink.renamed.get(path) or posixpath.splitext(path)[0] + SUFFIX[sink.format]
         if isinstance(data, ImageError):
             # A killed attempt may have written an image that can no longer be read.
             (sink.place / name).delete()
-        else:
-            (sink.place / name).write(data, ledger.scratch(sink.place))
-            outputs[row.row] = file_id(name)
-    return outputs
+            return row.row, None
+        (sink.place / name).write(data, ledger.scratch(sink.place))
+        return row.row, file_id(name)
+
+    files = ((path, row, data) for path, (row, data, _) in zip(shard.paths, results))
+    return dict(overlapped(lambda file: write(*file), files, sink.place))
 
 
 def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:

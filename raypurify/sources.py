@@ -15,7 +15,7 @@ from raypurify import tar_files
 from raypurify.errors import ImageError, SourceError
 from raypurify.parquet_files import plan_shards, read_rows
 from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
-from raypurify.storage import Place, common_folder, redact, resolve, within
+from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, within
 
 
 @dataclass(frozen=True)
@@ -112,35 +112,35 @@ def _suffix(path: str) -> str:
     return posixpath.splitext(path)[1].lower()
 
 
-def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> tuple[dict[str, int], int]:
-    files: dict[str, int] = {}
+def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> tuple[dict[str, Stamp], int]:
+    files: dict[str, Stamp] = {}
     ignored = 0
     for place, kind in zip(places, kinds):
         below = posixpath.relpath(place.path, root.path)
         try:
             if kind == "file":
-                files[below] = place.size
+                files[below] = place.stamp
                 continue
-            for path, size in place.walk():
+            for path, stamp in place.walk():
                 parts = path.split("/")
                 hidden = any(part[0] == "." or part == "_raypurify" for part in parts)
                 aside = _suffix(path) == ".parquet" and any(part[0] == "_" for part in parts)
-                if hidden or aside or size is None:
+                if hidden or aside or stamp is None:
                     ignored += 1
                 else:
-                    files[posixpath.normpath(posixpath.join(below, path))] = size
+                    files[posixpath.normpath(posixpath.join(below, path))] = stamp
         except OSError as error:
             raise SourceError(f"{place}: cannot be listed: {error}") from error
     return files, ignored
 
 
-def _plan_folder(root: Place, paths: list[str], sizes: dict[str, int], shard_rows: int):
+def _plan_folder(root: Place, paths: list[str], stamps: dict[str, Stamp], shard_rows: int):
     repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
     if repeated:
         raise SourceError(f"{root}: two file names give the id {repeated[0]}; rename one of them")
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path}\0{sizes[path]}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{path}\0{stamps[path][0]}\n".encode("utf-8", "surrogateescape"))
     classes = tuple(sorted({path.split("/")[0] for path in paths})) if all("/" in path for path in paths) else None
     if classes is not None:
         classes = tuple(map(file_id, classes))
@@ -154,6 +154,7 @@ def _plan_folder(root: Place, paths: list[str], sizes: dict[str, int], shard_row
             rows=len(paths[first : first + shard_rows]),
             paths=tuple(paths[first : first + shard_rows]),
             classes=classes,
+            stamps=tuple(stamps[path] for path in paths[first : first + shard_rows]),
         )
         for number, first in enumerate(range(0, len(paths), shard_rows))
     )
@@ -162,25 +163,32 @@ def _plan_folder(root: Place, paths: list[str], sizes: dict[str, int], shard_row
 
 def _read_folder(shard: Shard) -> Iterator[Row]:
     index = {name: number for number, name in enumerate(shard.classes or ())}
-    for number, path in enumerate(shard.paths):
-        identity = file_id(path)
+
+    def read(number: int) -> Row:
+        path = shard.paths[number]
         label = index[file_id(path.split("/")[0])] if index else None
         try:
-            data, error = _read_file(shard.place / path, shard.place), None
+            data, error = _read_file(shard.place / path, shard.place, shard.stamps[number]), None
         except ImageError as refused:
             data, error = None, refused
-        yield Row(identity, shard.first_row + number, data, label, error)
+        return Row(file_id(path), shard.first_row + number, data, label, error)
+
+    return overlapped(read, range(len(shard.paths)), shard.place)
 
 
-def _read_file(file: Place, root: Place) -> bytes:
+def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:
     try:
         if not within(file, root):
             raise ImageError("unreadable", f"{file}: a link that leads out of {root}; copy the file instead")
         data = file.read(MAX_FILE_BYTES + 1)
+        # A store would be asked once more for every file.
+        found = file.stamp if file.remote is None else (len(data), stamp[1])
     except OSError as error:
         raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")
+    if found != stamp:
+        raise ImageError("changed", f"{file}: changed since the job was planned; purify it again when it is whole")
     if not data:
         raise ImageError("empty", f"{file}: the file holds no bytes")
     return data

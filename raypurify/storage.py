@@ -8,12 +8,21 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pyarrow import ArrowException, fs
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CONNECTIONS = 8
+# Size in bytes and time of the last change in nanoseconds.
+Stamp = tuple[int, int]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -49,8 +58,12 @@ class Place:
         return {fs.FileType.Directory: "folder", fs.FileType.File: "file"}.get(found)
 
     @property
-    def size(self) -> int:
-        return os.path.getsize(self.path) if self.remote is None else self.remote.get_file_info(self.path).size or 0
+    def stamp(self) -> Stamp:
+        """What tells this file from another version of itself, without reading it."""
+        if self.remote is None:
+            return _stamp(os.stat(self.path))
+        info = self.remote.get_file_info(self.path)
+        return info.size or 0, info.mtime_ns or 0
 
     def open(self) -> BinaryIO:
         return open(self.path, "rb") if self.remote is None else self.remote.open_input_file(self.path)
@@ -101,15 +114,15 @@ class Place:
             return sorted(os.listdir(self.path))
         return sorted(info.base_name for info in self.remote.get_file_info(fs.FileSelector(self.path)))
 
-    def walk(self) -> Iterator[tuple[str, int | None]]:
-        """Every file below, as (path relative to here, size). The size is None for what is no regular file: a device,
-        a pipe, a link to a folder. Links to files count as files, a dangling one has size 0."""
+    def walk(self) -> Iterator[tuple[str, Stamp | None]]:
+        """Every file below, as (path relative to here, stamp). The stamp is None for what is no regular file: a device,
+        a pipe, a link to a folder. Links to files count as files; one that leads nowhere has size 0."""
         if self.remote is None:
             yield from _walk_disk(self.path, "")
             return
         for info in self.remote.get_file_info(fs.FileSelector(self.path, recursive=True)):
             if info.type != fs.FileType.Directory:
-                yield posixpath.relpath(info.path, self.path), info.size or 0
+                yield posixpath.relpath(info.path, self.path), (info.size or 0, info.mtime_ns or 0)
 
 
 def resolve(uri: str | os.PathLike) -> Place:
@@ -143,6 +156,21 @@ def redact(uri: str | os.PathLike) -> str:
     return re.sub(r"//[^/@]*@", "//", uri.split("?")[0], count=1) if _SCHEME.match(uri) else uri
 
 
+def overlapped(function: Callable[[Item], Result], items: Iterable[Item], place: Place) -> Iterator[Result]:
+    """``function`` of each item, in order; as many at once as keep a store busy, where ``place`` is in one."""
+    if place.remote is None:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _CONNECTIONS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def common_folder(places: list[Place]) -> Place:
     """The deepest folder that holds all ``places`` (folders)."""
     return replace(places[0], path=posixpath.commonpath([place.path for place in places]))
@@ -165,14 +193,21 @@ def within(inner: Place, outer: Place) -> bool:
     return posixpath.commonpath(paths) == paths[1]
 
 
-def _walk_disk(root: str, below: str) -> Iterator[tuple[str, int | None]]:
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns
+
+
+def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | None]]:
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             relative = posixpath.join(below, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk_disk(root, relative)
-            elif entry.is_file():
-                yield relative, entry.stat().st_size
-            else:
-                dangling = entry.is_symlink() and not os.path.exists(entry.path)
-                yield relative, 0 if dangling else None
+                continue
+            try:
+                stamp = _stamp(entry.stat()) if entry.is_file() else None
+                if stamp is None and entry.is_symlink() and not os.path.exists(entry.path):
+                    stamp = (0, 0)
+            except OSError:  # a link to itself
+                stamp = (0, 0)
+            yield relative, stamp

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from raypurify.errors import ImageError, SourceError
-from raypurify.parquet_files import cut, unique_keys
+from raypurify.parquet_files import check_stamp, cut, unique_keys
 from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.storage import Place
 
@@ -41,21 +41,22 @@ def plan_shards(
     digest, planned, labels = hashlib.sha256(), [], set()
     for stem, path in zip(unique_keys(paths), paths):
         place = root / path
-        offsets = []
+        stamp, offsets = place.stamp, []
         for key, offset, label, mark in _scan(place):
             digest.update(f"{path}\0{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
             offsets.append(offset)
             labels.add(label)
         prefix = posixpath.splitext(path)[0]
         for number, (start, rows) in enumerate(cut([len(offsets)], shard_rows) if offsets else ()):
-            planned.append((f"{stem}-{number:05d}", place, prefix, offsets[start], rows))
+            planned.append((f"{stem}-{number:05d}", place, stamp, prefix, offsets[start], rows))
     if not planned:
         raise SourceError(f"{root}: the tars hold no samples")
     labels.discard(None)
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
     shards, first = [], 0
-    for index, (name, place, prefix, start, rows) in enumerate(planned):
-        shards.append(Shard(index, name, "tar", place, first, rows, (), start, prefix, classes=classes))
+    for index, (name, place, stamp, prefix, start, rows) in enumerate(planned):
+        shard = Shard(index, name, "tar", place, first, rows, (), start, prefix, classes=classes, stamps=(stamp,))
+        shards.append(shard)
         first += rows
     return tuple(shards), classes, digest.hexdigest()
 
@@ -78,18 +79,15 @@ def read_rows(shard: Shard) -> Iterator[Row]:
 
 def read_samples(shard: Shard) -> Iterator[Sample]:
     """The samples of a shard, in their order. Raises SourceError where the tar has changed since it was planned."""
+    check_stamp(shard)
     wanted = set(shard.picked) if shard.picked is not None else None
     with _opened(shard.place, shard.start) as tar:
-        number = 0
-        for key, members in _grouped(tar):
+        for number, (key, members) in enumerate(_grouped(tar)):
             if number == shard.span:
                 return
             if wanted is None or number in wanted:
                 held = tuple((member, _read(tar, member, shard.place)) for member in members)
                 yield Sample(key, held, _image_of(shard.place, key, members))
-            number += 1
-    if number < shard.span:
-        raise SourceError(f"{shard.place}: has fewer samples now; it changed since the job was planned")
 
 
 def suffix_of(name: str) -> tuple[str, str]:

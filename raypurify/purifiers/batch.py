@@ -1,6 +1,6 @@
 """Images of any sizes through a purifier that wants one size at a time; as pixels, or as files in and files out."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,14 @@ def purify_pixels(
 
 
 def purify_files(
-    purifier: RSFP, files: Iterable[tuple[Hashable, bytes]], format: str = "png", max_pixels: int = MAX_PIXELS
+    purify: Callable[[list[np.ndarray]], list],
+    files: Iterable[tuple[Hashable, bytes]],
+    format: str = "png",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[Hashable, bytes | ImageError, Facts | None]]:
     """Purify (key, file bytes) pairs; yields (key, encoded image, provenance) or (key, ImageError, None), in any order.
+
+    ``purify`` does what :func:`purify_pixels` does, here or elsewhere: a list of pixels in, a list of results out.
 
     Decoded images wait for company of their size until 2²⁴ pixels are together, so memory is bounded and mixed sizes
     still fill batches. What is purified together depends on the input alone: the same input gives the same bytes.
@@ -58,19 +63,19 @@ def purify_files(
     window, pending = [], 0
     for key, data in files:
         try:
-            window.append((key, decode_image(data, max_pixels=max_pixels, min_size=purifier.min_size)))
+            window.append((key, decode_image(data, max_pixels=max_pixels)))
         except ImageError as error:
             yield key, error, None
             continue
         pending += window[-1][1].pixels[..., 0].size
         if pending > WINDOW_PIXELS:
-            yield from _purify_window(purifier, window, format)
+            yield from _purify_window(purify, window, format)
             window, pending = [], 0
-    yield from _purify_window(purifier, window, format)
+    yield from _purify_window(purify, window, format)
 
 
-def _purify_window(purifier: RSFP, window: list, format: str) -> Iterator:
-    for (key, decoded), result in zip(window, purify_pixels(purifier, [decoded.pixels for _, decoded in window])):
+def _purify_window(purify: Callable, window: list, format: str) -> Iterator:
+    for (key, decoded), result in zip(window, purify([decoded.pixels for _, decoded in window])):
         if isinstance(result, ImageError):
             yield key, result, None
             continue

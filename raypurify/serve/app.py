@@ -97,6 +97,8 @@ class Purifier:
 
         torch.set_num_threads(threads)
         self.purifier = raypurify.load(bundle, device)
+        # A window may hold 2²⁴ pixels, at 150 bytes each while they are worked on.
+        self.bulk = asyncio.Semaphore(1)
         side = self.purifier.min_size
         # Compiled kernels are built now, and not while the first caller waits.
         self.purifier.purify(torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
@@ -110,6 +112,13 @@ class Purifier:
         from raypurify.purifiers.batch import purify_pixels
 
         return await asyncio.to_thread(purify_pixels, self.purifier, images, _BATCH_PIXELS)
+
+    async def purify_all(self, images: list[np.ndarray]) -> list:
+        """The images of a bulk job, one job's window at a time; single images are purified beside it."""
+        from raypurify.purifiers.batch import purify_pixels
+
+        async with self.bulk:
+            return await asyncio.to_thread(purify_pixels, self.purifier, images)
 
     async def digest(self) -> str:
         return self.purifier.digest

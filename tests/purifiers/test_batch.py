@@ -1,5 +1,7 @@
 """Mixed sizes, files and failures through a purifier that takes one size at a time."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from bad_images import broken_images, encode, odd_images, pixels
@@ -41,9 +43,9 @@ def test_a_batch_groups_sizes_and_keeps_errors_apart():
 
 
 def test_files_of_every_kind_come_out_or_are_named():
-    purifier = raypurify.load("cifar10")
+    purify = partial(purify_pixels, raypurify.load("cifar10"))
     files = {name: data for name, (data, _) in (odd_images() | broken_images()).items()}
-    results = {name: (image, facts) for name, image, facts in purify_files(purifier, files.items())}
+    results = {name: (image, facts) for name, image, facts in purify_files(purify, files.items())}
     assert set(results) == set(files)
     for name, (_, reason) in broken_images().items():
         assert results[name][0].reason == reason
@@ -70,7 +72,7 @@ def test_files_do_not_wait_for_the_end_when_the_window_is_full(monkeypatch):
             asked.append(i)
             yield i, encode(pixels(seed=i))
 
-    results = purify_files(raypurify.load("cifar10"), files())
+    results = purify_files(partial(purify_pixels, raypurify.load("cifar10")), files())
     next(results)
     assert len(asked) == 4
     assert {key for key, _, _ in results} == set(range(1, 12))
