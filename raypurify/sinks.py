@@ -12,7 +12,8 @@ import posixpath
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,16 +104,17 @@ def open_sink(
 def output_of(uri: str | os.PathLike, source: Source) -> Place:
     """The folder that an output would be, which may not be there yet. Raises :class:`SinkError` where it is a file, or
     is, holds or lies in the input."""
-    out = _output(uri)
-    _check_apart(out, source)
-    if out.kind == "file":
-        raise SinkError(f"{redact(uri)}: is a file; name a folder for the output")
-    return out
+    with _reached(uri) as out:
+        _check_apart(out, source)
+        if out.kind == "file":
+            raise SinkError(f"{redact(uri)}: is a file; name a folder for the output")
+        return out
 
 
 def recorded_job(uri: str | os.PathLike) -> dict:
     """The job of an output folder, as it was recorded. Raises :class:`SinkError` where it is no output."""
-    return ledger.read_status(_output(uri)).job
+    with _reached(uri) as out:
+        return ledger.known_job(out)
 
 
 def committed(sink: Sink, shard: Shard) -> bool:
@@ -178,24 +180,27 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
 
 def status(uri: str | os.PathLike) -> Status:
     """How far the job of an output folder is; reads files only. Raises :class:`SinkError` where it is no output."""
-    return ledger.read_status(_output(uri))
+    with _reached(uri) as out:
+        return ledger.read_status(out)
 
 
 def reopen_failed(uri: str | os.PathLike) -> list[str]:
     """Let the next run do every shard with failed rows again. Returns the names of these shards."""
-    out = _output(uri)
-    ledger.read_status(out)
-    return ledger.reopen_failed(out)
+    with _reached(uri) as out:
+        ledger.known_job(out)
+        return ledger.reopen_failed(out)
 
 
 _FACTS = tuple(name for name in ledger.PROVENANCE.names if name not in ("id", "output"))
 
 
-def _output(uri: str | os.PathLike) -> Place:
+@contextmanager
+def _reached(uri: str | os.PathLike) -> Iterator[Place]:
+    """The output that a URI names; trouble on the way to it, then or later in the block, is a SinkError."""
     try:
-        return resolve(uri)
+        yield resolve(uri)
     except (OSError, ValueError, ImportError) as error:
-        raise SinkError(f"{redact(uri)}: cannot be reached: {error}") from error
+        raise SinkError(f"{redact(uri)}: cannot be reached: {error}; check the path and its permissions") from error
 
 
 def _text(error: ImageError) -> str:
@@ -268,7 +273,7 @@ def _write_files(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
         return row.row, file_id(name)
 
     files = ((path, row, data) for path, (row, data, _) in zip(shard.paths, results))
-    return dict(overlapped(lambda file: write(*file), files, sink.place))
+    return dict(overlapped(lambda file: write(*file), files))
 
 
 def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:

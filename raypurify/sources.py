@@ -173,7 +173,7 @@ def _read_folder(shard: Shard) -> Iterator[Row]:
             data, error = None, refused
         return Row(file_id(path), shard.first_row + number, data, label, error)
 
-    return overlapped(read, range(len(shard.paths)), shard.place)
+    return overlapped(read, range(len(shard.paths)))
 
 
 def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:

@@ -97,7 +97,7 @@ def work_off_shards(
             batch_size=1,
             num_cpus=shape.cpus,
             num_gpus=shape.gpus or None,
-            compute=ray.data.ActorPoolStrategy(min_size=size, max_size=most),
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=most),
         )
         waiting = sum(shard.rows for shard in shards)
         progress = Progress(None, total, "images", start=total - waiting)

@@ -60,3 +60,19 @@ def test_a_network_without_a_name_is_refused(table1):
     for text in ("path.safetensors", "=path", "name="):
         with pytest.raises(table1.argparse.ArgumentTypeError, match="NAME=PATH"):
             table1.named_path(text)
+
+
+def test_the_trained_rows_are_the_papers_and_differ_in_what_their_names_say(table1, benchmark):
+    from raypurify.config import Settings, load_settings
+
+    networks = benchmark("table1_networks")
+    assert set(networks.ROWS) - {"TRADES"} == set(table1.PAPER) - {"No defense"}
+    settings = load_settings(path=networks.CONFIG)
+    for name, (_, start, loss, pull) in networks.ROWS.items():
+        row = networks.of_row(settings, loss, pull, start and Path("weights.safetensors"))
+        Settings.model_validate(row.model_dump())
+        assert (row.robust.alpha > 0) == ("RST" in name)
+        assert (row.robust.loss == "trades") == (name == "TRADES")
+        assert (row.robust.init == "random") == (start is None)
+        assert row.robust.epochs == (3 if start else 6)
+        assert row.robust.attack == settings.robust.attack
