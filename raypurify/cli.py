@@ -1,4 +1,4 @@
-"""The command line: ``raypurify fit | purify | retry-failed | serve | inspect | status``.
+"""The command line: ``raypurify fit | purify | retry-failed | evaluate | serve | inspect | status``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why), 130 when interrupted.
@@ -144,6 +144,20 @@ def _report(summary, output: str, seconds: float) -> None:
     print(summary_text(summary, output, seconds))
     if summary is not None and summary.failed:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: raypurify evaluate benchmarks/grids/cifar10.yaml --data DIR --out report/")
+def evaluate(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="YAML: images, classifiers, attacks, purifiers.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report, and for what a later run need not do again.")],
+    data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
+    address: Address = None,
+) -> None:
+    """Attack classifiers, purify, classify; a report of every combination. Run it again: it goes on."""
+    from raypurify.evaluation.grid import load_grid
+    from raypurify.evaluation.run import evaluate as run
+
+    print(f"report: {run(load_grid(grid, data), out, address=address)}")
 
 
 @app.command(epilog="Example: RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10")

@@ -30,7 +30,7 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
     atoms of the cluster that was chosen."""
     strips = -(-len(pairs) // PER_ROW)
     columns = min(PER_ROW, len(pairs))
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         4 * strips, columns, figsize=(1.7 * columns + 0.5, 7.1 * strips), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
@@ -48,7 +48,7 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
                 axis.set_ylabel(name, fontsize=9)
         axes[4 * strip, column].set_title(_short(pair.title), fontsize=7)
         axes[4 * strip + 1, column].set_xlabel(pair.caption, fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def mosaic(atoms: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def mosaic(atoms: np.ndarray) -> np.ndarray:
 
 def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
     """A PNG of loss and accuracy by epoch, from the lines of ``metrics.jsonl``."""
-    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
     epochs = [line["epoch"] + 1 for line in lines]
     left.plot(epochs, [line["loss"] for line in lines])
     left.set(xlabel="epoch", ylabel="training loss")
@@ -83,7 +83,7 @@ def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
         right.plot(epochs, [line[key] for line in lines], label=names[key])
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     right.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], chosen: Sequence[int]) -> bytes:
@@ -91,7 +91,7 @@ def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], cho
     columns = min(5, len(classes))
     rows = -(-min(len(classes), 50) // columns)
     size = (2.4 * columns, 2 * rows)
-    figure, axes = _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis, name, curve, k in zip(axes.flat, classes, curves, chosen):
         axis.plot(list(curve), list(curve.values()), marker=".")
         axis.plot([k], [curve.get(k, min(curve.values()))], "o", color="C3", label=f"k = {k}")
@@ -103,22 +103,24 @@ def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], cho
         axis.axis("off")
     figure.supxlabel("clusters k")
     figure.supylabel("within-cluster sum of squares")
-    return _png(figure)
+    return png(figure)
 
 
-def _pyplot():
+def pyplot():
+    """matplotlib's pyplot, drawing to memory; imported by those who draw."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    import matplotlib.pyplot
 
-    return pyplot
+    return matplotlib.pyplot
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
+    """The figure as a PNG file; it is closed."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return out.getvalue()
 
 

@@ -13,7 +13,7 @@ import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raypurify"
 MATHEMATICS = ("csc", "clusters", "nets", "training", "purifiers", "attacks")
-HEAVY = ("torch", "ray", "sporco", "numba", "sklearn", "torchvision", "matplotlib")
+HEAVY = ("torch", "ray", "sporco", "numba", "sklearn", "torchvision", "matplotlib", "skimage", "pywt", "scipy")
 
 
 def imports(path: Path) -> set[str]:
@@ -38,7 +38,8 @@ def test_mathematics_knows_nothing_of_ray(room):
 def test_mathematics_runs_without_ray_sporco_numba_and_scikit_learn():
     code = (
         "import sys\n"
-        "for name in ('ray', 'sporco', 'numba', 'sklearn', 'torchvision'): sys.modules[name] = None\n"
+        "for name in ('ray', 'sporco', 'numba', 'sklearn', 'torchvision', 'skimage', 'pywt'):\n"
+        "    sys.modules[name] = None\n"
         "import torch, raypurify, raypurify.training, raypurify.attacks\n"
         "out = raypurify.load('cifar10').purify(torch.rand(2, 3, 32, 32))\n"
         "print(tuple(out.images.shape))\n"

@@ -1,4 +1,4 @@
-"""Projected gradient ascent on the loss: the loop that FGSM, BIM, PGD and TPGD share."""
+"""Projected gradient ascent on the loss: the loop that FGSM, BIM, MIM, PGD and TPGD share."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import project, step_direction, unit
+from raypurify.attacks.budget import per_image, project, step_direction, unit
 from raypurify.errors import DataError
 
 
@@ -23,6 +23,7 @@ def ascend(
     start: Callable[[Tensor], Tensor] | None = None,
     loss: Loss | None = None,
     clean_loss: Callable[[Tensor], Loss] | None = None,
+    momentum: float = 0.0,
 ) -> Tensor:
     """Take ``steps`` steps x' ← Π(x' + step_size · direction(∇ loss)) and return the last x'.
 
@@ -32,7 +33,8 @@ def ascend(
     float32 or wider whatever the dtype of the images, or the autocast the model runs under.
 
     ``start`` gives the first perturbation of the images it is called with, inside the ball (none: zero).
-    ``clean_loss`` makes the loss from the logits of the clean images, where no ``loss`` is given.
+    ``clean_loss`` makes the loss from the logits of the clean images, where no ``loss`` is given. With ``momentum`` μ >
+    0 the direction is that of g ← μ·g + ∇ / ‖∇‖₁ (Dong et al. 2018, eq. 6) in the place of the gradient.
 
     Raises DataError when images are not floating point in [0, 1], or labels do not fit them.
     """
@@ -47,11 +49,20 @@ def ascend(
             perturbed = (clean + start(clean)).clamp(0, 1)
         if loss is None and clean_loss is not None:
             loss = clean_loss(logits_at(model, clean, images.dtype))
+        velocity = torch.zeros_like(clean)
         for _ in range(steps):
             gradient, _ = input_gradient(model, perturbed, labels, images.dtype, loss)
+            if momentum:
+                gradient = velocity = momentum * velocity + _of_unit_sum(gradient)
             delta = perturbed + step * step_direction(gradient, norm) - clean
             perturbed = (clean + project(delta, clean, eps, norm)).clamp(0, 1)
         return perturbed.to(images.dtype)
+
+
+def _of_unit_sum(gradient: Tensor) -> Tensor:
+    """∇ / ‖∇‖₁ per image; zero where the gradient is."""
+    total = gradient.flatten(1).abs().sum(1)
+    return gradient / per_image(torch.where(total > 0, total, 1), gradient)
 
 
 def input_gradient(

@@ -20,7 +20,8 @@ class Attack(Protocol):
     (up to rounding of that dtype). With the same ``generator`` state the same images come out. The attack never writes
     ``.grad`` of the model's parameters and never switches the model between training and evaluation: in training mode
     its forward passes update batch-norm statistics, so switch to ``eval()`` where that is not wanted. Pass the bare
-    module, not its ``DistributedDataParallel`` wrapper, which hooks into every backward pass.
+    module, not its ``DistributedDataParallel`` wrapper, which hooks into every backward pass. An attack that raises no
+    loss (``DeepFool``, ``AutoAttack``) refuses one with ConfigError.
     """
 
     eps: float

@@ -80,6 +80,20 @@ def project(delta: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
     return delta * per_image(factor, delta)
 
 
+def cut(perturbed: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
+    """Perturbed images as they are where they are within ``eps`` of ``images``, else cut to the ball and to [0, 1].
+
+    For attacks that look for the shortest perturbation, whatever its size; ``eps`` may be infinite.
+
+    >>> x = torch.full((2, 1, 1, 1), 0.5)
+    >>> cut(torch.tensor([0.6, 0.9]).reshape(2, 1, 1, 1), x, 0.25, "l2").flatten()
+    tensor([0.6000, 0.7500])
+    """
+    delta = perturbed - images
+    shorter = (images + project(delta, images, eps, norm)).clamp(0, 1)
+    return torch.where(per_image(size(delta, images, norm) <= eps, images), perturbed, shorter)
+
+
 def step_direction(grad: Tensor, norm: str) -> Tensor:
     """The direction of size 1 that raises a linear function with gradient ``grad`` the most, per image.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import check, input_gradient, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, per_image, project, size
+from raypurify.attacks.budget import check_norm, check_size, cut, per_image
 from raypurify.errors import ConfigError
 
 
@@ -74,9 +74,7 @@ class CW:
             todo = margin(logits_at(model, clean, images.dtype), labels) <= self.confidence
             if todo.any():
                 found[todo] = self._shortest(model, clean[todo], labels[todo], images.dtype, loss)
-            cut = (clean + project(found - clean, clean, self.eps, self.norm)).clamp(0, 1)
-            inside = size(found - clean, clean, self.norm) <= self.eps
-            return torch.where(per_image(inside, found), found, cut).to(images.dtype)
+            return cut(found, clean, self.eps, self.norm).to(images.dtype)
 
     def _shortest(self, model: Model, clean: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
         """The shortest success for each image, or the last x′ where there is none."""

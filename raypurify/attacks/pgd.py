@@ -28,12 +28,15 @@ class PGD:
     steps: int = 10
     step_size: float | None = None
     random_start: bool = True
+    momentum: float = 0.0
+    """Of the gradient over the steps; ``MIM`` has it."""
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
         check_size("eps", self.eps)
         if self.step_size is not None:
             check_size("step_size", self.step_size)
+        check_size("momentum", self.momentum)
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: {type(self).__name__} needs at least one step")
 
@@ -61,4 +64,5 @@ class PGD:
             step_size=self._step,
             start=(lambda clean: random_start(clean, self.eps, self.norm, generator)) if self.random_start else None,
             loss=loss,
+            momentum=self.momentum,
         )

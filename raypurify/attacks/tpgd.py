@@ -56,6 +56,7 @@ class TPGD(PGD):
             start=lambda clean: self._start(clean, generator),
             loss=loss,
             clean_loss=divergence_from,
+            momentum=self.momentum,
         )
 
     def _start(self, clean: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from raypurify.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -11,11 +14,11 @@ class Purified:
     """Purified images and what was done to each of them.
 
     images: (N, 3, H, W) float32 in [0, 1], the size of the input;
-    cluster: (N,) global index of the cluster whose dictionary was used;
-    distance: (N,) Mahalanobis distance of the latent to that cluster;
+    cluster: (N,) global index of the cluster whose dictionary was used; -1 from a purifier without clusters;
+    distance: (N,) Mahalanobis distance of the latent to that cluster; NaN without clusters;
     flagged: (N,) True where the distance exceeds the calibrated clean quantile;
     relative_change: (N,) ‖purified − input‖₂ / ‖input‖₂ (0 for a black image);
-    iterations: (N,) solver iterations.
+    iterations: (N,) solver iterations of a sparse code; 0 where there is none.
     """
 
     images: Tensor
@@ -27,6 +30,61 @@ class Purified:
 
 
 class Purifier(Protocol):
-    """Anything with ``purify(images)``: (N, 3, H, W) float in [0, 1] → Purified; same input, same output."""
+    """Anything with ``purify(images)``: (N, 3, H, W) float in [0, 1] → Purified; same input, same output.
+
+    An image's result does not depend on the rest of its batch beyond rounding, and the input is not written to. No
+    side of an image may be below ``min_size``; that and any other input raises DataError, by :func:`checked`.
+    """
+
+    min_size: int
 
     def purify(self, images: Tensor) -> Purified: ...
+
+
+def checked(images: Tensor, min_size: int, smallest: str) -> Tensor:
+    """The images (N, 3, H, W) as float32, on their device.
+
+    Raises DataError unless they are floating-point, have three channels, no side below ``min_size`` (that of
+    ``smallest``, for the message), and no value outside [0, 1].
+
+    >>> checked(torch.rand(2, 3, 8, 9).double(), 8, "an atom").dtype
+    torch.float32
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise DataError(
+            "images must be a floating-point tensor (N, 3, H, W) in [0, 1], "
+            f"not {images.dtype} of shape {tuple(images.shape)}"
+        )
+    height, width = images.shape[-2:]
+    if min(height, width) < min_size:
+        raise DataError(f"images of {height}×{width} are smaller than {smallest} ({min_size}²)")
+    if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
+        raise DataError("image values must be finite and in [0, 1]: divide 8-bit pixels by 255")
+    return images.to(torch.float32)
+
+
+def relative_change(purified: Tensor, images: Tensor) -> Tensor:
+    """‖purified − images‖₂ / ‖images‖₂ of each image, (N,); 0 for a black image.
+
+    >>> relative_change(torch.full((1, 3, 2, 2), 0.6), torch.full((1, 3, 2, 2), 0.5))
+    tensor([0.2000])
+    """
+    size = images.flatten(1).norm(dim=1)
+    return (purified - images).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.inf)
+
+
+def without_clusters(purified: Tensor, images: Tensor, iterations: Tensor | None = None) -> Purified:
+    """What a purifier without clusters reports: cluster -1 at distance NaN, nothing flagged.
+
+    >>> without_clusters(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)).cluster
+    tensor([-1])
+    """
+    cluster = torch.full((len(images),), -1, device=images.device)
+    return Purified(
+        images=purified,
+        cluster=cluster,
+        distance=torch.full_like(cluster, torch.nan, dtype=torch.float32),
+        flagged=torch.zeros_like(cluster, dtype=torch.bool),
+        relative_change=relative_change(purified, images),
+        iterations=torch.zeros_like(cluster) if iterations is None else iterations,
+    )

@@ -1,13 +1,14 @@
 """Robust semantic feature purification: stage iii of RSFP's Algorithm 1."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from raypurify.bundle import Bundle
-from raypurify.csc import solve_cbpdn, tikhonov_split
-from raypurify.errors import DataError
-from raypurify.purifiers.base import Purified
+from raypurify.csc import SparseCode, solve_cbpdn, tikhonov_split
+from raypurify.purifiers.base import Purified, checked, relative_change
 
 
 class RSFP:
@@ -52,27 +53,27 @@ class RSFP:
         Deterministic; an image's result does not depend on the rest of its batch beyond rounding. Raises DataError for
         anything else than such images.
         """
-        images = self._checked(images)
+        images = checked(images, self.min_size, "an atom").to(self.device)
+        low, code, cluster, distance = self._coded(images, self.settings.csc.rel_tol, sparse=True)
+        purified = (low + code.reconstruction).clamp(0, 1)
+        flagged = distance > self.bundle.manifest.calibration.distance_threshold
+        return Purified(purified, cluster, distance, flagged, relative_change(purified, images), code.iterations)
+
+    def purify_differentiably(self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit") -> Tensor:
+        """The purified images (N, 3, H, W) alone, differentiable in ``images``; for attackers who know the purifier.
+
+        The gradient is that of low-pass and sparse coding; the choice of the cluster is piecewise constant. Codes are
+        solved to ``rel_tol``: above 1e-3 their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is for).
+        """
+        images = checked(images, self.min_size, "an atom").to(self.device)
+        low, code, *_ = self._coded(images, rel_tol, differentiable=differentiable)
+        return (low + code.reconstruction).clamp(0, 1)
+
+    def _coded(self, images: Tensor, rel_tol: float, **options: Any) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
+        """Low part, code of the high part, nearest cluster and the distance to it."""
         csc = self.settings.csc
         low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
-        cluster, distance = self.distributions.nearest(self.latents(images))
-        code = solve_cbpdn(self.dictionaries, high, lmbda=csc.lmbda, rel_tol=csc.rel_tol, index=cluster, sparse=True)
-        purified = (low + code.reconstruction).clamp(0, 1)
-        size = images.flatten(1).norm(dim=1)
-        change = (purified - images).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.inf)
-        flagged = distance > self.bundle.manifest.calibration.distance_threshold
-        return Purified(purified, cluster, distance, flagged, change, code.iterations)
-
-    def _checked(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise DataError(
-                "images must be a floating-point tensor (N, 3, H, W) in [0, 1], "
-                f"not {images.dtype} of shape {tuple(images.shape)}"
-            )
-        if min(images.shape[-2:]) < self.min_size:
-            raise DataError(
-                f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than an atom ({self.min_size}²)"
-            )
-        if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
-            raise DataError("image values must be finite and in [0, 1]: divide 8-bit pixels by 255")
-        return images.to(self.device, torch.float32)
+        with torch.no_grad():
+            cluster, distance = self.distributions.nearest(self.latents(images))
+        code = solve_cbpdn(self.dictionaries, high, lmbda=csc.lmbda, rel_tol=rel_tol, index=cluster, **options)
+        return low, code, cluster, distance

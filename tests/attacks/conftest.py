@@ -25,3 +25,16 @@ def toy():
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
     network(images)
     return network, images, labels
+
+
+@pytest.fixture
+def linear():
+    """A linear classifier, images in the middle of the range, the labels it gives, and its weight (4, 27)."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 27, generator=generator)
+    images = 0.4 + 0.2 * torch.rand(20, 3, 3, 3, generator=generator)
+
+    def network(x):
+        return x.flatten(1) @ weight.T
+
+    return network, images, network(images).argmax(1), weight

@@ -1,0 +1,181 @@
+"""Attackers who know the purifier: models of classifier ∘ purifier that an attack can differentiate.
+
+Each function makes an ``attacks.base.Model`` from a classifier and a purifier; every attack of ``attacks.ATTACKS`` runs
+on it unchanged. Which of them is the strongest is not known beforehand, so an honest figure is the worst case over all.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from raypurify.attacks.base import Attack, Loss, Model
+from raypurify.attacks.budget import per_image
+from raypurify.attacks.cw import margin
+from raypurify.csc import tikhonov_split
+from raypurify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raypurify.purifiers import RSFP
+
+Transform: TypeAlias = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) in [0, 1] to images, such as ``lambda x: purifier.purify(x).images``."""
+
+Surrogate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(images, purified images, detached) to a differentiable stand-in for the purified ones."""
+
+
+def lowpass(lmbda: float = 5.0, pad: int = 16) -> Surrogate:
+    """The smooth surrogate of a sparse purifier: x_low + a·x_high, a = ⟨p_high, x_high⟩ / ‖x_high‖² for each image.
+
+    p_high is the high part of the purified image. RSFP leaves the low part as it is (its eq. 8), and its sparse coding
+    shrinks the high part; a is the factor that fits what it did to this image best, in least squares, and is 1 where
+    x_high = 0. ``lmbda`` and ``pad`` are those of the Tikhonov split. The factor is measured, not differentiated.
+
+    >>> x = torch.rand(1, 3, 8, 8)
+    >>> torch.allclose(lowpass()(x, x), x)
+    True
+    """
+
+    def surrogate(images: Tensor, purified: Tensor) -> Tensor:
+        low, high = tikhonov_split(images, lmbda=lmbda, pad=pad)
+        with torch.no_grad():
+            kept = tikhonov_split(purified, lmbda=lmbda, pad=pad)[1]
+            energy = high.square().flatten(1).sum(1)
+            share = torch.where(energy > 0, (kept * high).flatten(1).sum(1) / energy, 1)
+        return low + per_image(share, high) * high
+
+    return surrogate
+
+
+SURROGATES: dict[str, Surrogate] = {"identity": lambda images, purified: images, "lowpass": lowpass()}
+
+
+def bpda(classifier: Model, purify: Transform, surrogate: str | Surrogate = "identity") -> Model:
+    """classifier(purify(x)), whose gradient passes the purifier as if it were the surrogate.
+
+    Backward pass differentiable approximation: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of
+    security", ICML 2018, section 4.1. The forward pass is the true one, to the bit; in the backward pass ∇purify is
+    replaced by ∇surrogate, for the identity (their choice for purifiers, as purify(x) ≈ x), for :func:`lowpass`, or for
+    any function of the caller's. Raises ConfigError for another name.
+
+    >>> model = bpda(lambda x: x.sum((2, 3)), lambda x: x.round())
+    >>> x = torch.full((1, 3, 2, 2), 0.7, requires_grad=True)
+    >>> model(x).tolist(), torch.autograd.grad(model(x).sum(), x)[0].unique()
+    ([[4.0, 4.0, 4.0]], tensor([1.]))
+    """
+    if isinstance(surrogate, str):
+        if surrogate not in SURROGATES:
+            raise ConfigError(f"unknown surrogate {surrogate!r}: choose one of {', '.join(SURROGATES)}")
+        surrogate = SURROGATES[surrogate]
+
+    def model(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            purified = purify(images.detach())
+        return classifier(_Straight.apply(surrogate(images, purified), purified))
+
+    return model
+
+
+class _Straight(torch.autograd.Function):
+    """The second argument, with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, smooth: Tensor, value: Tensor) -> Tensor:
+        return value.to(smooth).clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def eot(model: Model, samples: int, transform: Transform | None = None, average: str = "logits") -> Model:
+    """The mean output of a randomised model, whose gradient is the mean gradient: expectation over transformation.
+
+    Athalye et al. 2018, section 4.2: ∇E f(t(x)) = E ∇f(t(x)), estimated from ``samples`` draws of ``transform``, which
+    is random at each call (None: the model itself is random, such as :func:`bpda` of a random purifier). ``average`` is
+    ``"logits"``, or ``"probabilities"`` for log E softmax(f(t(x))), the logits of an ensemble. A gradient needs the
+    memory of all the draws. Raises ConfigError for fewer than one, or for another average.
+
+    >>> signs = iter([1.0, -3.0])
+    >>> eot(lambda x: x.flatten(1), 2, lambda x: next(signs) * x)(torch.full((1, 1, 1, 2), 0.5))
+    tensor([[-0.5000, -0.5000]])
+    """
+    if samples < 1:
+        raise ConfigError(f"samples={samples}: an expectation needs at least one")
+    if average not in ("logits", "probabilities"):
+        raise ConfigError(f"unknown average {average!r}: choose logits or probabilities")
+
+    def expected(images: Tensor) -> Tensor:
+        outputs = torch.stack([model(transform(images) if transform else images) for _ in range(samples)])
+        if average == "logits":
+            return outputs.mean(0)
+        return log_softmax(outputs, 2).logsumexp(0) - math.log(samples)
+
+    return expected
+
+
+def through_solver(
+    classifier: Model, purifier: "RSFP", rel_tol: float = 1e-3, differentiable: str = "implicit"
+) -> Model:
+    """classifier(purify(x)) with the gradient of the purifier itself: of the low-pass, and of the sparse coding.
+
+    The choice of the cluster is piecewise constant and is made anew in every pass; its gradient is zero, for which
+    there is :func:`attack_choice`. Codes are solved to ``rel_tol``, tighter than the purifier's own 5e-3, without which
+    the gradient is poor: images differ from ``purifier.purify``'s by as much as that changes. ``differentiable`` is
+    that of ``csc.solve_cbpdn``: ``"implicit"``, or ``"unrolled"`` through the iterations of ADMM.
+
+    >>> import raypurify
+    >>> purifier = raypurify.load("cifar10")
+    >>> through_solver(purifier.network, purifier)(torch.rand(1, 3, 32, 32)).shape
+    torch.Size([1, 10])
+    """
+    return lambda images: classifier(purifier.purify_differentiably(images, rel_tol, differentiable))
+
+
+def cluster_scores(purifier: "RSFP") -> Model:
+    """How near each cluster is: −MD(R(x), cluster), (N, K), as if clusters were classes; differentiable.
+
+    What it scores highest is the cluster that the purifier takes, and ``attacks.cw.margin`` of that cluster is its
+    distance less that of the nearest other one. Needs K·N·d numbers at a time.
+
+    >>> import raypurify
+    >>> x, purifier = torch.rand(2, 3, 32, 32), raypurify.load("cifar10")
+    >>> bool((cluster_scores(purifier)(x).argmax(1) == purifier.purify(x).cluster).all())
+    True
+    """
+
+    def scores(images: Tensor) -> Tensor:
+        latents, clusters = purifier.latents(images), purifier.distributions.clusters
+        index = torch.arange(clusters, device=latents.device).repeat(len(latents))
+        distance = purifier.distributions.own_distance(latents.repeat_interleave(clusters, 0), index)
+        return -distance.reshape(len(latents), clusters)
+
+    return scores
+
+
+def attack_choice(
+    attack: Attack,
+    purifier: "RSFP",
+    images: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    loss: Loss | None = margin,
+) -> Tensor:
+    """Images whose robust latents ``attack`` pushed away from their own cluster, towards the nearest other one.
+
+    The attack raises MD(own) − min MD(other) with its budget and norm, so that the purifier codes the image with the
+    atoms of other images. ``loss=None`` is for attacks whose own objective is a margin (CW, DeepFool, Square).
+
+    >>> import raypurify
+    >>> from raypurify.attacks import PGD
+    >>> x, purifier = torch.rand(2, 3, 32, 32), raypurify.load("cifar10")
+    >>> (purifier.purify(attack_choice(PGD(eps=0.1), purifier, x)).cluster != purifier.purify(x).cluster).tolist()
+    [True, True]
+    """
+    with torch.no_grad():
+        own, _ = purifier.distributions.nearest(purifier.latents(images))
+    return attack(cluster_scores(purifier), images, own, generator=generator, loss=loss)

@@ -1,0 +1,103 @@
+"""DeepFool: Moosavi-Dezfooli et al., "DeepFool: a simple and accurate method to fool deep neural networks", 2016."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raypurify.attacks.ascent import check, logits_at, wide
+from raypurify.attacks.base import Loss, Model
+from raypurify.attacks.budget import check_norm, check_size, cut, per_image, step_direction
+from raypurify.attacks.cw import margin
+from raypurify.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DeepFool:
+    """A short perturbation that changes the class, by steps to the nearest linearised border, cut to the budget.
+
+    At every step the border with class k is taken for the hyperplane f_k − f_y + (∇f_k − ∇f_y)ᵀ(z − x') = 0, and x'
+    goes to the nearest of them: by |f_k − f_y| / ‖w‖₂ along w / ‖w‖₂ with w = ∇f_k − ∇f_y (Algorithm 2), under
+    ``"linf"`` by |f_k − f_y| / ‖w‖₁ along sign(w) (section 3.3), and 1e-4 further, as in the authors' code. The sum of
+    all steps, lengthened by ``overshoot``, is the perturbation; it is clipped to [0, 1] as it grows. An image is left
+    alone once its class is not the label: one that is misclassified from the start comes back as it is. Only the
+    ``classes`` most likely classes of the clean image are compared, its own included.
+
+    What is longer than ``eps`` is cut to the ball and mostly stops being a success; ``eps=math.inf`` is the attack as
+    published. There is no loss in it, so a ``loss`` given to the call is refused with ConfigError.
+
+    >>> from raypurify.attacks import DeepFool
+    >>> x = torch.tensor([[[[0.6, 0.5]]]])
+    >>> DeepFool(eps=0.3)(lambda x: 20 * x.flatten(1), x, torch.tensor([0])).round(decimals=3)
+    tensor([[[[0.5490, 0.5510]]]])
+    """
+
+    eps: float
+    norm: str = "l2"
+    steps: int = 50
+    overshoot: float = 0.02
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        if self.eps != math.inf:
+            check_size("eps", self.eps)
+        check_size("overshoot", self.overshoot)
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps}: DeepFool needs at least one step")
+        if self.classes < 2:
+            raise ConfigError(f"classes={self.classes}: a border is between two classes")
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss | None = None,
+    ) -> Tensor:
+        """Adversarial images; the contract is ``attacks.base.Attack``'s. Nothing is drawn from ``generator``."""
+        if loss is not None:
+            raise ConfigError("DeepFool goes from border to border: it has no loss that another could replace")
+        check(images, labels)
+        if len(images) == 0:
+            return images.detach().clone()
+        with torch.inference_mode(False), torch.no_grad():
+            clean = wide(images.detach().clone())
+            logits = logits_at(model, clean, images.dtype)
+            others = logits.scatter(1, labels[:, None], -math.inf)
+            rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices
+            found, total = clean.clone(), torch.zeros_like(clean)
+            todo = (margin(logits, labels) <= 0).nonzero().flatten()
+            for _ in range(self.steps):
+                if not len(todo):
+                    break
+                step, holds = self._step(model, found[todo], labels[todo], rivals[todo], images.dtype)
+                todo = todo[holds]
+                total[todo] += step[holds]
+                found[todo] = (clean[todo] + (1 + self.overshoot) * total[todo]).clamp(0, 1)
+            return cut(found, clean, self.eps, self.norm).to(images.dtype)
+
+    def _step(
+        self, model: Model, x: Tensor, labels: Tensor, rivals: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The way to the nearest linearised border, and whether the label still holds, (N,)."""
+        nearest = x.new_full((len(x),), math.inf)
+        slope = torch.zeros_like(x)
+        with torch.enable_grad():
+            inputs = x.detach().requires_grad_()
+            logits = wide(model(inputs.to(dtype)))
+            gaps = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
+            for gap in gaps.unbind(1):
+                (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+                dual = torch.linalg.vector_norm(gradient.flatten(1), 1 if self.norm == "linf" else 2, dim=1)
+                # A border without a slope is infinitely far; were it chosen, 0 / 0 would be the way to it.
+                distance = torch.where(dual > 0, gap.detach().abs() / dual, math.inf)
+                closer = distance < nearest
+                nearest = torch.where(closer, distance, nearest)
+                slope = torch.where(per_image(closer, x), gradient, slope)
+        # Steps shrink as the border nears: without the authors' constant, rounding can keep x' on it for good.
+        length = torch.where(nearest.isinf(), 0, nearest + 1e-4)
+        return per_image(length, x) * step_direction(slope, self.norm), margin(logits.detach(), labels) <= 0

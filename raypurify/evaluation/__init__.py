@@ -1,0 +1,1 @@
+"""Classifiers × attacks × purifiers on the same images: grid, cells, intervals, tables, report."""

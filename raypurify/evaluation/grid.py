@@ -1,0 +1,132 @@
+"""What an evaluation compares, as one YAML file: images, classifiers, attacks, purifiers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from raypurify.errors import ConfigError
+from raypurify.evaluation.papers import TABLES
+
+KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Images(_Spec):
+    """The images, of one size; ``size`` squashes them to a square first."""
+
+    paths: Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+    limit: int | None = Field(None, ge=1, description="the first so many")
+    sample: int | None = Field(None, ge=1, description="a seeded choice of so many")
+    size: int | None = Field(None, ge=8)
+
+
+class Classifier(_Spec):
+    """Who is attacked. ``kind`` is a loader of ``evaluation.subjects``, ``path`` its weights, a bundle, or a name."""
+
+    kind: Literal["cifar-resnet", "wide-resnet", "bundle", "torchvision", "efficientnet-lite"]
+    path: str
+    weights: str | None = Field(None, description="torchvision: a file of weights of the user's own")
+
+
+class Attack(BaseModel):
+    """One attack: a name of ``attacks.ATTACKS`` with ``eps``, ``norm`` and its other settings, or "clean".
+
+    ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
+    how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
+    part), "solver" (the gradient of the sparse coding), "choice" (towards another cluster, whatever the classifier
+    says). ``worst`` names a group: the worst case of its attacks, image by image, becomes a column of its own.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    attack: str
+    knows: Literal[KNOWS] = "classifier"
+    worst: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Purifier(BaseModel):
+    """One defence: a name of ``purifiers.PURIFIERS`` with its settings, or "rsfp" with a bundle and other settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    purifier: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _named(value: dict) -> dict:
+    for name in value:
+        if not name.strip() or "/" in name:
+            raise ValueError(f"{name!r} is no name")
+    return value
+
+
+class Grid(_Spec):
+    """Every classifier is attacked by every attack, and sees the images of every purifier.
+
+    >>> load_grid({"images": {"paths": "a"}, "classifiers": {"net": {"kind": "bundle", "path": "cifar10"}}}).batch
+    100
+    """
+
+    name: str = "evaluation"
+    images: Images
+    classifiers: Annotated[dict[str, Classifier], AfterValidator(_named), Field(min_length=1)]
+    attacks: Annotated[dict[str, Attack], AfterValidator(_named)] = {}
+    purifiers: Annotated[dict[str, Purifier], AfterValidator(_named)] = {"none": Purifier(purifier="none")}
+    seed: int = 0
+    batch: int = Field(100, ge=1, description="images that are attacked and purified together")
+    eight_bit: bool = Field(True, description="round attacked and purified images to 8 bits, as files are")
+    sanity: int = Field(0, ge=0, description="images for the checks of the attacks themselves; 0: none")
+    reference: str | None = Field(None, description="the purifier that others are compared with, image by image")
+    papers: tuple[Literal[tuple(TABLES)], ...] = Field((), description="tables of papers to lay ours beside")
+    examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Grid":
+        if self.reference is not None and self.reference not in self.purifiers:
+            raise ValueError(f"reference {self.reference!r} is none of the purifiers {', '.join(self.purifiers)}")
+        for name, spec in self.attacks.items():
+            if spec.attack == "clean" and spec.knows != "classifier":
+                raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
+        return self
+
+
+def load_grid(source: str | Path | dict, data: str | None = None) -> Grid:
+    """A grid from a YAML file or its tree. ``{data}`` in its paths becomes ``data``.
+
+    Raises ConfigError for what is unreadable, unknown or out of range, by its dotted path.
+    """
+    if not isinstance(source, dict):
+        try:
+            source = yaml.safe_load(Path(source).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read the grid {source}: {' '.join(str(error).split())}") from error
+    try:
+        return Grid.model_validate(_filled(source, data))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'grid'}: {p['msg']}" for p in error.errors())
+        raise ConfigError(f"grid not usable: {problems}") from error
+
+
+def _filled(tree: Any, data: str | None) -> Any:
+    if isinstance(tree, dict):
+        return {key: _filled(value, data) for key, value in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        return [_filled(value, data) for value in tree]
+    if isinstance(tree, str) and "{data}" in tree:
+        if data is None:
+            raise ConfigError(f"the grid names {tree}: say with --data which folder {{data}} is")
+        return tree.replace("{data}", data)
+    return tree

@@ -1,0 +1,58 @@
+"""The images of an evaluation, read through ``sources`` and cut into batches."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from raypurify.errors import DataError
+from raypurify.evaluation.grid import Images
+from raypurify.images import decode_image
+from raypurify.selection import select
+from raypurify.sources import open_source, read_shard
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (n, 3, H, W) uint8 with their ids and labels (n,), and a digest of all of it."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        facts = "\0".join(self.ids).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(facts + self.labels.tobytes() + self.pixels.tobytes()).hexdigest()
+
+
+def read_batches(spec: Images, size: int) -> tuple[list[Batch], tuple[str, ...]]:
+    """All images in batches of ``size``, the last one shorter, and the names of the classes.
+
+    Raises SourceError, or DataError where an image has no label, cannot be read or is of another size than the first.
+    """
+    source = select(open_source(spec.paths), spec.limit, spec.sample)
+    ids, labels, pixels = [], [], []
+    for shard in source.shards:
+        for row in read_shard(shard):
+            if row.error is not None:
+                raise DataError(f"image {row.id}: {row.error}; an evaluation needs every image")
+            if row.label is None:
+                raise DataError(f"image {row.id} has no label; an evaluation needs one of every image")
+            ids.append(row.id)
+            labels.append(row.label)
+            pixels.append(_square(decode_image(row.data).pixels, spec.size))
+            if pixels[-1].shape != pixels[0].shape:
+                raise DataError(f"image {row.id} is of another size than {ids[0]}; give images.size to squash them")
+    batches = [
+        Batch(tuple(ids[k : k + size]), np.array(labels[k : k + size]), np.stack(pixels[k : k + size]))
+        for k in range(0, len(ids), size)
+    ]
+    return batches, source.classes or ()
+
+
+def _square(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    if size is not None and pixels.shape[:2] != (size, size):
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+    return pixels.transpose(2, 0, 1)

@@ -1,0 +1,45 @@
+"""What an attacker differentiates, by what it knows."""
+
+from dataclasses import replace
+from itertools import cycle
+
+import torch
+from torch import Tensor, nn
+
+from raypurify.attacks import Attack, Model
+from raypurify.attacks.adaptive import attack_choice, bpda, eot, through_solver
+from raypurify.purifiers import Purifier
+
+DRAWS = 8
+
+
+def perturb(
+    attack: Attack,
+    knows: str,
+    network: nn.Module,
+    purifier: Purifier,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The attacked images of an attacker who ``knows`` what ``grid.Attack`` says.
+
+    A purifier without a solver, or without clusters, is passed as in "bpda" where those are what is asked for; of one
+    with random choices the attacker averages ``DRAWS`` (EOT).
+    """
+    if knows == "choice" and hasattr(purifier, "distributions"):
+        return attack_choice(attack, purifier, images, generator=generator)
+    return attack(_model(knows, network, purifier), images, labels, generator=generator)
+
+
+def _model(knows: str, network: nn.Module, purifier: Purifier) -> Model:
+    if knows == "classifier":
+        return network
+    if knows == "solver" and hasattr(purifier, "purify_differentiably"):
+        return through_solver(network, purifier)
+    surrogate = "lowpass" if knows == "bpda-smooth" else "identity"
+    if not hasattr(purifier, "seed"):
+        return bpda(network, lambda images: purifier.purify(images).images, surrogate)
+    # Seeds other than the one in use: the attacker knows that there is one.
+    draws = cycle(replace(purifier, seed=purifier.seed + 1 + k) for k in range(DRAWS))
+    return eot(bpda(network, lambda images: next(draws).purify(images).images, surrogate), DRAWS)

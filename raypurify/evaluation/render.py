@@ -1,0 +1,69 @@
+"""Parts of a report, written as Markdown with pictures beside it and as one HTML file with the pictures in it."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from raypurify.evaluation.tables import as_markdown
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left }
+img { max-width: 100%; display: block; margin: 1rem 0 }
+code { background: #f4f4f4; padding: .1rem .3rem }
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A titled part: paragraphs, then a table (its head and rows), then pictures by file name."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    pictures: tuple[tuple[str, bytes], ...] = ()
+
+
+def write_parts(out: Path, title: str, parts: Sequence[Part]) -> Path:
+    """Write ``report.md``, ``report.html`` and the pictures into ``out``; returns the HTML file's path."""
+    for part in parts:
+        for name, data in part.pictures:
+            (out / name).write_bytes(data)
+    (out / "report.md").write_text(_markdown(title, parts), "utf-8")
+    page = out / "report.html"
+    page.write_text(_html(title, parts), "utf-8")
+    return page
+
+
+def _markdown(title: str, parts: Sequence[Part]) -> str:
+    blocks = [f"# {title}"]
+    for part in parts:
+        blocks += [f"## {part.title}", *part.text]
+        if part.table:
+            blocks.append(as_markdown(*part.table))
+        blocks += [f"![{part.title}]({name})" for name, _ in part.pictures]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _html(title: str, parts: Sequence[Part]) -> str:
+    blocks = [f"<h1>{escape(title)}</h1>"]
+    for part in parts:
+        blocks.append(f"<h2>{escape(part.title)}</h2>")
+        blocks += [f"<p>{escape(text)}</p>" for text in part.text]
+        if part.table:
+            head, body = part.table
+            rows = [_row("th", head), *(_row("td", row) for row in body)]
+            blocks.append(f"<table>{''.join(rows)}</table>")
+        for name, data in part.pictures:
+            source = base64.b64encode(data).decode()
+            blocks.append(f'<img alt="{escape(part.title)}, {escape(name)}" src="data:image/png;base64,{source}">')
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    body = "\n".join(blocks)
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"

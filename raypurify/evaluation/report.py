@@ -1,0 +1,214 @@
+"""A grid's figures as a report: tables in the papers' layout, comparisons, checks, pictures; and as CSV."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raypurify.evaluation import figures, papers
+from raypurify.evaluation.cells import read_cell, summed
+from raypurify.evaluation.grid import Grid
+from raypurify.evaluation.render import Part, write_parts
+from raypurify.evaluation.sanity import Check
+from raypurify.evaluation.tables import Cell, Names, as_csv, cell, comparisons, layout, worst_cases
+
+STATEMENT = (
+    "Purification solves an optimisation problem for every image it is shown. RobustBench does not admit defences with "
+    "an optimisation loop at inference, because attacks on them are easily weaker than they could be: read figures of "
+    "attackers who know the purifier as upper bounds."
+)
+
+Columns = dict[Names, dict[str, np.ndarray]]
+
+
+def write_report(
+    grid: Grid,
+    out: Path,
+    keys: dict[Names, list[str]],
+    classes: Sequence[str],
+    checks: dict[str, list[Check]],
+    examples: dict[str, bytes],
+) -> Path:
+    """Everything the cells of ``keys`` say, the ``checks`` by classifier, and pictures of ``examples`` by attack.
+    Returns the path of ``report.html``."""
+    columns, cells = {}, {}
+    for names, files in keys.items():
+        columns[names], seconds = summed([read_cell(out, key) for key in files])
+        cells[names] = cell(names, columns[names], seconds)
+    correct = {names: values["correct"] for names, values in columns.items()}
+    for names, held in worst_cases(grid, correct).items():
+        cells[names] = cell(names, columns[names[0], next(iter(grid.attacks)), names[2]] | {"correct": held}, 0.0)
+    compared = comparisons(grid, correct) if grid.reference else []
+    (out / "cells.csv").write_text(as_csv([vars(one) for one in cells.values()]), "utf-8")
+    if compared:
+        (out / "comparisons.csv").write_text(as_csv(compared), "utf-8")
+    (out / "grid.json").write_text(json.dumps(grid.model_dump(), indent=1) + "\n", "utf-8")
+    parts = [*_accuracy(grid, cells), *_comparison(compared), *_papers(grid, cells), *_curves(grid, cells)]
+    parts += [*_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
+    if examples:
+        pictures = tuple((f"images-{_slug(name)}.png", data) for name, data in examples.items())
+        parts.insert(1, Part("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
+    return write_parts(out, grid.name, parts)
+
+
+def _accuracy(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+    attacks = list(dict.fromkeys(attack for _, attack, _ in cells))
+    count = next(iter(cells.values())).n
+    parts = []
+    for classifier in grid.classifiers:
+        head, body = layout(list(grid.purifiers), attacks, lambda p, a, c=classifier: cells.get((c, a, p)))
+        sizes = [cells[classifier, a, p] for a in grid.attacks for p in list(grid.purifiers)[:1]]
+        facts = "; ".join(
+            f"{one.attack}: {one.dissimilarity:.3f} / {255 * one.linf:.1f}" for one in sizes if one.dissimilarity
+        )
+        text = (
+            f"Accuracy in % with 95 % intervals (Wilson), {count:,} images, the same in every cell.",
+            f"Mean dissimilarity and L∞ in grey levels of the attacked images: {facts}." if facts else "",
+            STATEMENT if any(spec.knows != "classifier" for spec in grid.attacks.values()) else "",
+        )
+        parts.append(Part(f"Accuracy of {classifier}", tuple(filter(None, text)), (head, body)))
+    return parts
+
+
+def _comparison(compared: list[dict]) -> list[Part]:
+    if not compared:
+        return []
+    body = [
+        [
+            row["classifier"],
+            row["attack"],
+            row["other"],
+            f"{100 * row['value']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})",
+            f"{row['p']:.1e}",
+        ]
+        for row in compared
+    ]
+    text = (
+        f"Accuracy of {compared[0]['reference']} minus that of each other purifier, image by image the same; p by "
+        "McNemar's exact test, for means by the normal one.",
+    )
+    return [Part("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
+
+
+def _papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+    parts = []
+    for name in grid.papers:
+        table = papers.TABLES[name]
+        body = [
+            [f"{row} (paper)", *_with_share(values, table.rows["No defense"])] for row, values in table.rows.items()
+        ]
+        for c in grid.classifiers:
+            found = {p: [cells.get((c, a, p)) for a in papers.ATTACKS] for p in grid.purifiers}
+            bare = found.get("none", [])
+            for p, row in found.items():
+                shown = [None if one is None else 100 * one.accuracy for one in row]
+                shares = _with_share(shown, [None if one is None else 100 * one.accuracy for one in bare])
+                body.append([f"{p}, {c}", *(text if one else "" for text, one in zip(shares, row))])
+        text = (
+            table.source,
+            "In brackets the share of the accuracy lost to the attack that the defence gives back, "
+            "(defended − undefended) / (clean − undefended), as the undefended classifiers differ.",
+        )
+        parts.append(Part(f"Beside the paper: {name}", text, (["", *papers.ATTACKS], body)))
+    return parts
+
+
+def _with_share(values, undefended) -> list[str]:
+    shown = []
+    for k, value in enumerate(values):
+        text = "" if value is None else f"{value:.1f}"
+        if k and undefended and None not in (value, undefended[k], undefended[0]) and value != undefended[k]:
+            share = papers.recovered(undefended[0], undefended[k], value)
+            text += "" if share is None else f" [{share:.2f}]"
+        shown.append(text)
+    return shown
+
+
+def _curves(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+    families: dict[tuple, dict[str, float]] = {}
+    for name, spec in grid.attacks.items():
+        settings = spec.settings
+        if (eps := settings.pop("eps", None)) is not None:
+            key = (spec.attack, spec.knows, json.dumps(settings, sort_keys=True))
+            families.setdefault(key, {})[name] = eps
+    parts = []
+    for (attack, knows, _), sizes in families.items():
+        if len(sizes) < 2:
+            continue
+        pictures = []
+        for c in grid.classifiers:
+            clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
+            points = {
+                p: [(eps, cells[c, a, p]) for a, eps in sizes.items()] + ([(0.0, cells[c, clean, p])] if clean else [])
+                for p in grid.purifiers
+            }
+            name = f"curve-{len(parts)}-{_slug(c)}.png"
+            pictures.append((name, figures.eps_curves(f"{attack} on {c}, attacker knows: {knows}", points)))
+        parts.append(Part(f"Accuracy against size: {attack}, {knows}", pictures=tuple(pictures)))
+    return parts
+
+
+def _cost(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+    attacked = [name for name, spec in grid.attacks.items() if spec.attack != "clean"]
+    pictures = []
+    for c in grid.classifiers if attacked else ():
+        points = {
+            p: (
+                float(np.median([cells[c, a, p].seconds for a in grid.attacks])),
+                float(np.mean([cells[c, a, p].accuracy for a in attacked])),
+            )
+            for p in grid.purifiers
+        }
+        pictures.append((f"cost-{_slug(c)}.png", figures.frontier(points)))
+    return [Part("Accuracy against cost", pictures=tuple(pictures))] if pictures else []
+
+
+def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Part]:
+    """Which clusters were chosen, and how far images were from them, for purifiers that have clusters."""
+    clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
+    others = [a for a in grid.attacks if a != clean]
+    c = next(iter(grid.classifiers))
+    parts = []
+    for p in grid.purifiers:
+        if clean is None or not others or np.isnan(columns[c, clean, p]["distance"]).any():
+            continue
+        attacked = {a: columns[c, a, p]["distance"] for a in others}
+        picture, areas = figures.distances(columns[c, clean, p]["distance"], attacked)
+        pictures = [(f"distances-{_slug(p)}.png", picture)]
+        for attack in (clean, others[-1]):
+            if (counts := _chosen(columns[c, attack, p], classes)) is not None:
+                title = f"{attack}: cluster of the right class for {np.trace(counts) / counts.sum():.1%}"
+                name = f"clusters-{_slug(p)}-{_slug(attack)}.png"
+                pictures.append((name, figures.confusion(counts, classes, title)))
+        text = "Area under the ROC of a flag on the distance: " + ", ".join(f"{a} {v:.3f}" for a, v in areas.items())
+        parts.append(Part(f"Clusters of {p}", (text,), pictures=tuple(pictures)))
+    return parts
+
+
+def _chosen(values: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray | None:
+    """Images by their class and that of their cluster; None where the bundle knows other classes."""
+    index = {name: number for number, name in enumerate(classes)}
+    chosen = [index.get(name) for name in values["cluster_class"]]
+    if None in chosen:
+        return None
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (values["label"], chosen), 1)
+    return counts
+
+
+def _checks(checks: dict[str, list[Check]]) -> list[Part]:
+    if not checks:
+        return []
+    body = [
+        [subject, check.name, "holds" if check.passed else "FAILS", check.figures]
+        for subject, found in checks.items()
+        for check in found
+    ]
+    failed = sum(not check.passed for found in checks.values() for check in found)
+    text = f"{len(body) - failed} of {len(body)} hold." if failed else "All hold."
+    return [Part("Checks of the attacks", (text,), (["classifier", "check", "", "figures"], body))]
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

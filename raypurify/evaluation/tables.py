@@ -1,0 +1,105 @@
+"""Cells into tables: accuracies with intervals, paired comparisons, worst cases; as rows, CSV and Markdown."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raypurify.evaluation.grid import Grid
+from raypurify.evaluation.intervals import paired, paired_mean, wilson
+
+Names = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: accuracy of a classifier under an attack behind a purifier, of n images, with its 95 % interval."""
+
+    classifier: str
+    attack: str
+    purifier: str
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    dissimilarity: float
+    linf: float
+    flagged: float
+    seconds: float
+
+
+def cell(names: Names, columns: dict[str, np.ndarray], seconds: float) -> Cell:
+    correct = columns["correct"]
+    low, high = wilson(int(correct.sum()), len(correct))
+    means = (float(columns[name].mean()) for name in ("dissimilarity", "linf", "flagged"))
+    return Cell(*names, float(correct.mean()), low, high, len(correct), *means, seconds)
+
+
+def worst_cases(grid: Grid, correct: dict[Names, np.ndarray]) -> dict[Names, np.ndarray]:
+    """For each group of attacks that the grid names, which images withstood all of them."""
+    groups: dict[str, list[str]] = {}
+    for name, spec in grid.attacks.items():
+        if spec.worst:
+            groups.setdefault(spec.worst, []).append(name)
+    return {
+        (c, group, p): np.logical_and.reduce([correct[c, attack, p] for attack in attacks])
+        for group, attacks in groups.items()
+        for c in grid.classifiers
+        for p in grid.purifiers
+    }
+
+
+def comparisons(grid: Grid, correct: dict[Names, np.ndarray]) -> list[dict]:
+    """The reference purifier minus each other one on the same images: attack by attack, and their mean, clean apart."""
+    rows = []
+    attacks = list(grid.attacks)
+    attacked = [name for name in attacks if grid.attacks[name].attack != "clean"]
+    for c in grid.classifiers:
+        for other in grid.purifiers:
+            if grid.reference in (None, other):
+                continue
+            differences = {a: paired(correct[c, a, grid.reference], correct[c, a, other]) for a in attacks}
+            if len(attacked) > 1:
+                one, two = (np.stack([correct[c, a, p] for a in attacked]) for p in (grid.reference, other))
+                differences["mean of attacks"] = paired_mean(one, two)
+            for attack, found in differences.items():
+                names = {"classifier": c, "attack": attack, "reference": grid.reference, "other": other}
+                rows.append(names | vars(found))
+    return rows
+
+
+def as_csv(rows: Sequence[dict]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    >>> print(as_markdown(["", "a"], [["x", "1"]]))
+    |  | a |
+    |---|---|
+    | x | 1 |
+    """
+    lines = [" | ".join(head), "---|" * len(head), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"|{line}" if line.endswith("---|") else f"| {line} |" for line in lines)
+
+
+def layout(
+    rows: Sequence[str], columns: Sequence[str], find: Callable[[str, str], Cell | None]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and body of a table of accuracies in percent with their intervals."""
+    body = []
+    for row in rows:
+        found = [find(row, column) for column in columns]
+        body.append([row, *("" if one is None else percent(one) for one in found)])
+    return ["", *columns], body
+
+
+def percent(one: Cell) -> str:
+    return f"{100 * one.accuracy:.1f} ({100 * one.low:.1f}–{100 * one.high:.1f})"

@@ -1,0 +1,34 @@
+"""The Tikhonov low-pass alone: what RSFP leaves of an image when the code of its high part is zero."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raypurify.csc import tikhonov_split
+from raypurify.errors import ConfigError
+from raypurify.purifiers.transform import Transform
+
+
+@dataclass(frozen=True)
+class LowPass(Transform):
+    """x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖² (RSFP, section III-D), without the high part.
+
+    ``tikhonov`` is λ_T, ``pad`` the mirrored border; the defaults are RSFP's own.
+
+    >>> import torch
+    >>> LowPass().purify(torch.full((1, 3, 8, 8), 0.5)).images.shape
+    torch.Size([1, 3, 8, 8])
+    """
+
+    tikhonov: float = 5.0
+    pad: int = 16
+
+    def __post_init__(self):
+        if not (0 <= self.tikhonov < math.inf and isinstance(self.pad, int) and self.pad >= 0):
+            raise ConfigError(
+                f"tikhonov={self.tikhonov!r}, pad={self.pad!r}: need a finite number ≥ 0 and a whole number ≥ 0"
+            )
+
+    def transform(self, images: Tensor) -> Tensor:
+        return tikhonov_split(images, lmbda=self.tikhonov, pad=self.pad)[0]

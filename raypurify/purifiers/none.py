@@ -1,0 +1,20 @@
+"""No purifier: what the others are compared with."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from raypurify.purifiers.transform import Transform
+
+
+@dataclass(frozen=True)
+class Unchanged(Transform):
+    """Gives back the images as they are.
+
+    >>> import torch
+    >>> Unchanged().purify(torch.rand(1, 3, 8, 8)).relative_change
+    tensor([0.])
+    """
+
+    def transform(self, images: Tensor) -> Tensor:
+        return images

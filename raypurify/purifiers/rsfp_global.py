@@ -1,0 +1,82 @@
+"""RSFP with one dictionary for all images: what the clusters of RSFP are compared with.
+
+STL (Sun et al., CVPR 2019) reports it beside its clusters, as "STL" beside "STL (cluster)" in tables 1 and 2.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from raypurify.config import Csc, Dictionaries
+from raypurify.csc import learn_dictionary, solve_cbpdn, tikhonov_split
+from raypurify.errors import ConfigError
+from raypurify.purifiers.base import Purified, checked, without_clusters
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalRSFP:
+    """Steps 1, 3 and 4 of :class:`~raypurify.purifiers.rsfp.RSFP` with ``dictionary`` (M, 3, h, w) for every image.
+
+    No network chooses a cluster, so the result has none: cluster -1, distance NaN. Works on the device of the images.
+
+    >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> GlobalRSFP(atoms / atoms.flatten(1).norm(dim=1)[:, None, None, None]).purify(torch.rand(1, 3, 8, 9)).cluster
+    tensor([-1])
+    """
+
+    dictionary: Tensor
+    csc: Csc = field(default_factory=Csc)
+
+    @property
+    def min_size(self) -> int:
+        return max(self.dictionary.shape[-2:])
+
+    @torch.no_grad()
+    def purify(self, images: Tensor) -> Purified:
+        """Purify images (N, 3, H, W), floating point in [0, 1], H and W no smaller than an atom; else DataError."""
+        images = checked(images, self.min_size, "an atom")
+        low, high = tikhonov_split(images, lmbda=self.csc.tikhonov, pad=self.csc.pad)
+        dictionary = self.dictionary.to(images.device)
+        code = solve_cbpdn(dictionary, high, lmbda=self.csc.lmbda, rel_tol=self.csc.rel_tol, sparse=True)
+        return without_clusters((low + code.reconstruction).clamp(0, 1), images, code.iterations)
+
+
+def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:
+    """The purifier of a dictionary on disk, with settings of :class:`~raypurify.config.Csc`.
+
+    The file is what ``safetensors.torch.save_file({"atoms": dictionary}, path)`` writes, as the stage ``dictionaries``
+    of a fit does. Raises ConfigError when it cannot be read or a setting is unknown or out of range.
+    """
+    try:
+        atoms = load_file(dictionary)["atoms"].float()
+        return GlobalRSFP(atoms / torch.linalg.vector_norm(atoms, dim=(1, 2, 3), keepdim=True), Csc(**csc))
+    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        raise ConfigError(f"no dictionary in {dictionary}: {error}; it needs a tensor (M, 3, h, w), 'atoms'") from error
+    except ValueError as error:
+        raise ConfigError(f"rsfp_global: {' '.join(str(error).split())}") from error
+
+
+def learn_global_dictionary(images: Tensor, settings: Dictionaries, csc: Csc, seed: int = 0) -> Tensor:
+    """One dictionary (M, 3, h, w) for all ``images`` (N, 3, H, W) in [0, 1], learned as a cluster's is in a fit.
+
+    Give it a sample of all classes; ``settings.images`` is not looked at. Raises DataError as ``learn_dictionary``.
+
+    >>> images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    >>> learn_global_dictionary(images, Dictionaries(atoms=4, size=5), Csc()).shape
+    torch.Size([4, 3, 5, 5])
+    """
+    images = checked(images, settings.size, "an atom")
+    _, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
+    return learn_dictionary(
+        high,
+        atoms=settings.atoms,
+        size=settings.size,
+        lmbda=csc.lmbda,
+        passes=settings.passes,
+        seed=seed,
+        engine=settings.engine,
+    )

@@ -1,0 +1,79 @@
+"""What the purifiers without clusters share: the contract around a function of images, and per-image randomness."""
+
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypurify.errors import ConfigError
+from raypurify.purifiers.base import Purified, checked, without_clusters
+
+
+class Transform(ABC):
+    """A purifier that is a function of the image alone. It works on the device of the images.
+
+    ``transform`` leaves gradients on, for attacks that know the purifier: ``none``, ``low_pass``, ``median``, ``tvm``
+    and ``resize_pad`` are differentiable, ``bit_depth`` has a gradient of zero everywhere, the rest have none.
+    """
+
+    min_size: ClassVar[int] = 1
+
+    @abstractmethod
+    def transform(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float32 in [0, 1] to purified images of that shape, which may overshoot [0, 1]."""
+
+    @torch.no_grad()
+    def purify(self, images: Tensor) -> Purified:
+        """Purify images (N, 3, H, W), floating point in [0, 1]. Raises DataError for anything else."""
+        images = checked(images, self.min_size, "its window")
+        return without_clusters(self.transform(images).clamp(0, 1), images)
+
+
+def each_image(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """``function`` of every image as a contiguous (H, W, 3) float32 array, back in a batch; for libraries without one.
+
+    >>> each_image(torch.full((2, 3, 4, 5), 0.25), lambda image: image * 2).unique()
+    tensor([0.5000])
+    """
+    done = torch.empty_like(images)
+    for i, image in enumerate(images):
+        pixels = function(np.ascontiguousarray(image.detach().permute(1, 2, 0).cpu().numpy()))
+        done[i] = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return done
+
+
+def generator_of(pixels: np.ndarray, seed: int) -> np.random.Generator:
+    """Random numbers that ``seed`` and the values of one image decide, in any batch and on any machine.
+
+    >>> image = np.zeros((3, 4, 4), np.float32)
+    >>> bool(generator_of(image, 0).random() == generator_of(image.copy(), 0).random())
+    True
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32)])
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless ``seed`` is an integer ≥ 0."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed={seed!r}: a seed is a whole number ≥ 0")
+
+
+def optional_module(name: str) -> ModuleType:
+    """A module of the extra ``evaluation``. Raises ConfigError that says how to install it where it is missing.
+
+    >>> optional_module("skimage.restoration").__name__
+    'skimage.restoration'
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"this purifier needs {name.split('.')[0]}, which is not installed: pip install 'raypurify[evaluation]'"
+        ) from error

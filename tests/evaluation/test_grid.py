@@ -1,0 +1,91 @@
+"""What a grid file may say, and how wrong ones are refused."""
+
+import pytest
+import yaml
+
+from raypurify.attacks import PGD
+from raypurify.errors import ConfigError
+from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.subjects import make_attack, make_purifier, purifier_digest
+
+TREE = {
+    "images": {"paths": "{data}/images"},
+    "classifiers": {"net": {"kind": "bundle", "path": "cifar10"}},
+    "attacks": {"clean": {"attack": "clean"}, "PGD": {"attack": "pgd", "eps": 0.03, "steps": 4}},
+    "purifiers": {"none": {"purifier": "none"}, "ours": {"purifier": "rsfp", "bundle": "cifar10", "lmbda": 0.3}},
+    "reference": "ours",
+}
+
+
+def changed(**parts) -> dict:
+    return {**TREE, **parts}
+
+
+def test_a_file_is_read_and_its_data_folder_filled_in(tmp_path):
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(TREE))
+    grid = load_grid(tmp_path / "grid.yaml", data="/somewhere")
+    assert grid.images.paths == ("/somewhere/images",)
+    assert make_attack("PGD", grid.attacks["PGD"]) == PGD(eps=0.03, steps=4)
+    assert make_attack("clean", grid.attacks["clean"]) is None
+    assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.lmbda == 0.3
+    assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.tikhonov > 0
+
+
+def test_settings_decide_a_purifiers_digest():
+    spec = load_grid(changed(images={"paths": "a"})).purifiers["ours"]
+    other = load_grid(changed(images={"paths": "a"}, purifiers={"ours": {"purifier": "rsfp", "lmbda": 0.2}})).purifiers
+    assert purifier_digest(spec) != purifier_digest(other["ours"])
+    assert purifier_digest(spec) == purifier_digest(spec.model_copy())
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (TREE, "say with --data which folder {data} is"),
+        (changed(images={"paths": "a"}, classifiers={}), "classifiers"),
+        (changed(images={"paths": "a"}, reference="other"), "reference 'other' is none of the purifiers none, ours"),
+        (changed(images={"paths": "a"}, batch=0), "batch"),
+        (changed(images={"paths": "a"}, colour=1), "colour: Extra inputs are not permitted"),
+        (changed(images={"paths": "a"}, papers=["x"]), "papers.0"),
+        (changed(images={"paths": "a"}, attacks={"a/b": {"attack": "clean"}}), "'a/b' is no name"),
+        (changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "knows": "bpda"}}), "so it knows nothing"),
+        (changed(images={"paths": "a"}, attacks={"c": {"attack": "pgd", "knows": "all"}}), "attacks.c.knows"),
+    ],
+)
+def test_wrong_grids_are_refused_by_name(tree, message):
+    with pytest.raises(ConfigError) as refused:
+        load_grid(tree)
+    assert message in str(refused.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no-such"):
+        load_grid(tmp_path / "no-such.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_grid(tmp_path / "bad.yaml")
+
+
+def test_unknown_names_and_settings_are_refused_before_any_work():
+    grid = load_grid(
+        changed(
+            images={"paths": "a"},
+            attacks={"x": {"attack": "magic"}, "y": {"attack": "pgd", "eps": 0.1, "speed": 3}},
+            purifiers={
+                "x": {"purifier": "magic"},
+                "y": {"purifier": "jpeg", "speed": 3},
+                "z": {"purifier": "rsfp", "lmbda": -1},
+            },
+            reference=None,
+        )
+    )
+    with pytest.raises(ConfigError, match=r"attack 'x': unknown 'magic'; use clean, fgsm"):
+        make_attack("x", grid.attacks["x"])
+    with pytest.raises(ConfigError, match=r"attack 'y': .*speed"):
+        make_attack("y", grid.attacks["y"])
+    with pytest.raises(ConfigError, match=r"purifier 'x': unknown 'magic'; use rsfp, none"):
+        make_purifier("x", grid.purifiers["x"])
+    with pytest.raises(ConfigError, match=r"purifier 'y': .*speed"):
+        make_purifier("y", grid.purifiers["y"])
+    with pytest.raises(ConfigError, match=r"purifier 'z': .*lmbda"):
+        make_purifier("z", grid.purifiers["z"])

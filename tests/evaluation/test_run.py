@@ -1,0 +1,163 @@
+"""A small grid from end to end on a local Ray: cells, cache, tables, report."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import raypurify
+from raypurify.errors import ConfigError, DataError
+from raypurify.evaluation.cells import read_attacked
+from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.run import evaluate
+from raypurify.nets.cifar_resnet import load_cifar_resnet
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def tree(data_file):
+    return {
+        "name": "A <small> grid",
+        "images": {"paths": str(data_file("cifar10/test.parquet")), "limit": COUNT},
+        "classifiers": {
+            "ResNet-20": {"kind": "cifar-resnet", "path": str(data_file("cifar10-resnet/resnet20-12fca82f.th"))}
+        },
+        "attacks": {
+            "clean": {"attack": "clean"},
+            "FGSM-0.08": {"attack": "fgsm", "norm": "dissimilarity", "eps": 0.08},
+            "FGSM-0.04": {"attack": "fgsm", "norm": "dissimilarity", "eps": 0.04},
+            "BPDA": {"attack": "pgd", "eps": 0.008, "steps": 2, "knows": "bpda", "worst": "adaptive"},
+            "choice": {"attack": "pgd", "eps": 0.008, "steps": 2, "knows": "choice", "worst": "adaptive"},
+        },
+        "purifiers": {"none": {"purifier": "none"}, "RSFP": {"purifier": "rsfp"}, "JPEG": {"purifier": "jpeg"}},
+        "reference": "RSFP",
+        "papers": ["rsfp-3"],
+        "batch": 12,
+        "examples": 3,
+    }
+
+
+@pytest.fixture(scope="module")
+def report(tree, local_ray, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    page = evaluate(load_grid(tree), out)
+    assert page == out / "report.html"
+    return out
+
+
+def cells(out: Path) -> dict[tuple[str, str], dict]:
+    with (out / "cells.csv").open(encoding="utf-8") as file:
+        return {(row["attack"], row["purifier"]): row for row in csv.DictReader(file)}
+
+
+def test_every_cell_has_its_figure_with_n_and_interval(report, tree):
+    found = cells(report)
+    assert set(found) == {(a, p) for a in [*tree["attacks"], "adaptive"] for p in tree["purifiers"]}
+    for row in found.values():
+        assert int(row["n"]) == COUNT
+        assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
+    for purifier in tree["purifiers"]:
+        worst = float(found["adaptive", purifier]["accuracy"])
+        assert worst <= min(float(found[attack, purifier]["accuracy"]) for attack in ("BPDA", "choice"))
+
+
+def test_figures_are_those_of_attack_and_classifier_by_hand(report, cifar_images, data_file):
+    import torch
+
+    from raypurify.attacks import FGSM
+
+    images, labels = cifar_images("test.parquet", COUNT)
+    network = load_cifar_resnet(data_file("cifar10-resnet/resnet20-12fca82f.th"))
+    attacked = (FGSM(eps=0.08, norm="dissimilarity")(network, images, labels) * 255).round() / 255
+    purified = (raypurify.load("cifar10").purify(attacked).images * 255).round() / 255
+    found = cells(report)
+    with torch.no_grad():
+        for name, seen in (("none", attacked), ("RSFP", purified)):
+            expected = float((network(seen).argmax(1) == labels).float().mean())
+            assert abs(float(found["FGSM-0.08", name]["accuracy"]) - expected) <= 1 / COUNT
+    assert float(found["FGSM-0.08", "none"]["dissimilarity"]) == pytest.approx(0.08, rel=0.05)
+
+
+def test_images_stay_the_same_from_purifier_to_purifier(report):
+    # Gray-box attacks are made once; those that know the purifier, once for each.
+    made = sorted((report / "adversarial").iterdir())
+    assert len(made) == 2 * (2 + 2 * 3)
+    assert all(read_attacked(report, file.stem).shape[1:] == (3, 32, 32) for file in made)
+
+
+def test_a_second_run_computes_nothing_and_a_new_purifier_only_its_cells(report, tree):
+    before = {
+        file: file.stat().st_mtime_ns for folder in ("cells", "adversarial") for file in (report / folder).iterdir()
+    }
+    figures = (report / "cells.csv").read_text()
+    evaluate(load_grid(tree), report)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert (report / "cells.csv").read_text() == figures
+    more = {**tree, "purifiers": {**tree["purifiers"], "bits": {"purifier": "bit_depth"}}}
+    evaluate(load_grid(more), report)
+    after = {file for folder in ("cells", "adversarial") for file in (report / folder).iterdir()}
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert len(after - set(before)) == 2 * 5 + 2 * 2
+    assert ("clean", "bits") in cells(report)
+
+
+def test_the_page_holds_everything_and_escapes_names(report):
+    page = (report / "report.html").read_text("utf-8")
+    assert "A &lt;small&gt; grid" in page
+    assert "<small>" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
+    text = (report / "report.md").read_text("utf-8")
+    for part in (
+        "Accuracy of ResNet-20",
+        "Compared on the same images",
+        "Beside the paper",
+        "Clusters of RSFP",
+        "RobustBench",
+    ):
+        assert part in text
+    for picture in report.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_comparisons_are_of_the_reference(report):
+    with (report / "comparisons.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["reference"] for row in rows} == {"RSFP"}
+    found = cells(report)
+    for row in rows:
+        if row["attack"] in found and (row["attack"], row["other"]) in found:
+            difference = float(found[row["attack"], "RSFP"]["accuracy"]) - float(
+                found[row["attack"], row["other"]]["accuracy"]
+            )
+            assert float(row["value"]) == pytest.approx(difference)
+
+
+def test_cells_keep_what_became_of_every_image(report):
+    tables = [pq.read_table(file) for file in (report / "cells").iterdir()]
+    assert all(
+        set(table["id"].to_pylist()) <= {f"test-{k:05d}" for k in range(COUNT)} or table.num_rows for table in tables
+    )
+    assert json.loads((report / "grid.json").read_text())["reference"] == "RSFP"
+
+
+def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "a" / "1.png")
+    Image.new("RGB", (40, 32)).save(folder / "b" / "2.png")
+    with pytest.raises(DataError, match=r"b/2.png is of another size than a/1.png; give images.size"):
+        evaluate(load_grid({**tree, "images": {"paths": str(folder)}}), tmp_path / "out")
+    (folder / "b" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"image b/2.png: .*needs every image"):
+        evaluate(load_grid({**tree, "images": {"paths": str(folder)}}), tmp_path / "out")
+    with pytest.raises(ConfigError, match="attack 'x': unknown 'magic'"):
+        evaluate(load_grid({**tree, "attacks": {"x": {"attack": "magic"}}}), tmp_path / "out")

@@ -1,0 +1,199 @@
+"""What every purifier in the registry keeps to, and RSFP with them."""
+
+import pickle
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import raypurify
+from raypurify.errors import ConfigError, DataError
+from raypurify.purifiers import PURIFIERS
+
+NAMES = ["rsfp", *PURIFIERS]
+every_purifier = pytest.mark.parametrize("name", NAMES)
+RANDOM = ["tvm", "pixel_deflection", "resize_pad"]
+
+SETTINGS = {"tvm": {"steps": 20}}
+WRONG = {
+    "low_pass": [{"tikhonov": -1.0}, {"pad": -1}],
+    "jpeg": [{"quality": 0}, {"quality": 75.5}],
+    "bit_depth": [{"bits": 9}],
+    "median": [{"size": 1}],
+    "tvm": [{"drop": 1.0}, {"lmbda": 0.0}, {"steps": 0}],
+    "pixel_deflection": [{"share": 0.0}, {"sigma": float("nan")}, {"window": 0}],
+    "nlm": [{"search": 4}, {"patch": 0}, {"h": 0.0}],
+    "resize_pad": [{"smallest": 1.0}],
+}
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Makes the purifier of a name, with quick settings unless given; skips where its library is not installed."""
+    bundle = raypurify.load("cifar10")
+    dictionary = tmp_path_factory.mktemp("dictionary") / "global.safetensors"
+    save_file({"atoms": bundle.dictionaries[0].contiguous()}, dictionary)
+
+    def make(name, **settings):
+        if name == "rsfp":
+            return bundle
+        if name in ("nlm", "pixel_deflection"):
+            pytest.importorskip("skimage")
+            pytest.importorskip("pywt")
+        if name == "rsfp_global":
+            settings["dictionary"] = dictionary
+        return PURIFIERS[name](**SETTINGS.get(name, {}) | settings)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def odd(photographs):
+    """Three images of 33×40."""
+    return torch.nn.functional.interpolate(photographs[:3], (33, 40), mode="bilinear").clamp(0, 1)
+
+
+@every_purifier
+def test_every_image_keeps_its_size_and_comes_with_its_facts(name, make, odd):
+    before = odd.clone()
+    out = make(name).purify(odd)
+    assert torch.equal(odd, before)
+    assert out.images.shape == odd.shape
+    assert out.images.dtype == torch.float32
+    assert not out.images.requires_grad
+    assert out.images.amin() >= 0
+    assert out.images.amax() <= 1
+    size = odd.flatten(1).norm(dim=1)
+    torch.testing.assert_close(out.relative_change, (out.images - odd).flatten(1).norm(dim=1) / size)
+    assert (out.relative_change > 0).all() or name == "none"
+    facts = (out.cluster, out.distance, out.flagged, out.relative_change, out.iterations)
+    assert [fact.dtype for fact in facts] == [torch.int64, torch.float32, torch.bool, torch.float32, torch.int64]
+    assert {len(fact) for fact in facts} == {3}
+    if name != "rsfp":
+        assert (out.cluster == -1).all()
+        assert out.distance.isnan().all()
+        assert not out.flagged.any()
+    assert (out.iterations > 0).all() == name.startswith("rsfp")
+
+
+@every_purifier
+def test_the_result_is_not_a_view_of_the_input(name, make, odd):
+    images = odd.clone()
+    make(name).purify(images).images.zero_()
+    assert torch.equal(images, odd)
+
+
+@every_purifier
+def test_the_same_input_gives_the_same_output(name, make, odd):
+    first = make(name).purify(odd)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again = make(name).purify(odd)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.iterations, again.iterations)
+
+
+@every_purifier
+def test_an_image_does_not_depend_on_its_batch(name, make, odd):
+    purifier = make(name)
+    together = purifier.purify(odd).images
+    alone = torch.cat([purifier.purify(odd[i : i + 1]).images for i in range(3)])
+    others = purifier.purify(torch.cat([odd.flip(0)[:2], 1 - odd, odd])).images[-3:]
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+    torch.testing.assert_close(others, together, atol=1e-5, rtol=0)
+
+
+@every_purifier
+def test_black_white_and_grey_images_are_fine(name, make):
+    ramp = torch.linspace(0, 1, 12).expand(3, 9, 12)
+    images = torch.stack([torch.zeros(3, 9, 12), torch.ones(3, 9, 12), ramp])
+    out = make(name).purify(images)
+    assert out.images.isfinite().all()
+    assert out.relative_change.isfinite().all()
+    torch.testing.assert_close(out.images[0], images[0], atol=1e-6, rtol=0)
+
+
+@every_purifier
+def test_other_layouts_precisions_and_no_images_are_fine(name, make, odd):
+    purifier = make(name)
+    out = purifier.purify(odd).images
+    torch.testing.assert_close(purifier.purify(odd.double()).images, out, atol=1e-5, rtol=0)
+    channels_last = odd.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(purifier.purify(channels_last).images, out, atol=1e-5, rtol=0)
+    needs_grad = odd.clone().requires_grad_()
+    assert torch.equal(purifier.purify(needs_grad).images, out)
+    empty = purifier.purify(odd[:0])
+    assert empty.images.shape == (0, 3, 33, 40)
+    assert len(empty.cluster) == len(empty.relative_change) == 0
+
+
+@every_purifier
+def test_the_smallest_images_are_purified_and_smaller_ones_refused(name, make):
+    purifier = make(name)
+    side = purifier.min_size
+    smallest = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    assert purifier.purify(smallest).images.shape == smallest.shape
+    with pytest.raises(DataError, match="smaller than"):
+        purifier.purify(torch.zeros(1, 3, side - 1, 40))
+
+
+@every_purifier
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(3, 32, 32), "(N, 3, H, W)"),
+        (torch.zeros(1, 1, 32, 32), "(N, 3, H, W)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "floating-point"),
+        (torch.full((1, 3, 32, 32), 255.0), "in [0, 1]"),
+        (torch.full((1, 3, 32, 32), float("nan")), "finite"),
+    ],
+)
+def test_bad_tensors_are_named(name, bad, message, make):
+    with pytest.raises(DataError) as error:
+        make(name).purify(bad)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_a_purifier_travels_to_other_processes(name, make, odd):
+    purifier = make(name)
+    assert torch.equal(pickle.loads(pickle.dumps(purifier)).purify(odd).images, purifier.purify(odd).images)
+
+
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_settings_are_frozen(name, make):
+    assert is_dataclass(make(name))
+    with pytest.raises(AttributeError):
+        make(name).anything = 1
+
+
+@pytest.mark.parametrize("name", ["none", "low_pass", "median", "tvm", "resize_pad"])
+def test_those_that_say_so_can_be_differentiated(name, make, odd):
+    images = odd[:1].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(make(name).transform(images).square().sum(), images)
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_randomness_comes_from_the_seed_and_the_image(name, make, odd):
+    purifier = make(name)
+    first = purifier.purify(odd[:1]).images
+    other = replace(purifier, seed=1).purify(odd[:1]).images
+    assert not torch.equal(first, other)
+    for seed in (-1, 0.5):
+        with pytest.raises(ConfigError, match="seed="):
+            replace(purifier, seed=seed)
+
+
+def test_the_random_ones_are_those_with_a_seed(make):
+    assert [name for name in PURIFIERS if "seed" in {field.name for field in fields(make(name))}] == RANDOM
+
+
+@pytest.mark.parametrize(("name", "settings"), [(name, wrong) for name, some in WRONG.items() for wrong in some])
+def test_settings_out_of_range_are_named(name, settings, make):
+    make(name)
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))}="):
+        PURIFIERS[name](**settings)
