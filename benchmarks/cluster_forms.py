@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from elbow import class_latents
-from graybox import wilson
 from torch import Tensor
 
 import raypurify
 from raypurify.attacks import PGD
 from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
+from raypurify.evaluation.intervals import wilson
 from raypurify.nets.store import load_network
 from raypurify.pipeline.prepared import VALIDATION, batches, read_part
 
@@ -201,7 +201,11 @@ def figures(draws: list[np.ndarray], reference: list[np.ndarray]) -> dict:
 
 
 def share(hits: np.ndarray) -> dict:
-    return {"right_class": round(float(hits.mean()), 4), "interval": wilson(round(float(hits.sum())), len(hits))}
+    return {"right_class": round(float(hits.mean()), 4), "interval": _interval(hits)}
+
+
+def _interval(hits) -> list[float]:
+    return [round(bound, 4) for bound in wilson(round(float(hits.sum())), len(hits))]
 
 
 def unseen_directions(vectors: np.ndarray, labels: np.ndarray, latents: Tensor) -> dict:

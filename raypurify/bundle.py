@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -23,6 +22,7 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.errors import BundleError
 from raypurify.nets import WideResNet
+from raypurify.storage import Place, redact, resolve
 from raypurify.version import __version__
 
 FORMAT_VERSION = 1
@@ -117,7 +117,8 @@ def save_bundle(
 
 def read_manifest(where: str | Path) -> Manifest:
     """The manifest of a bundle, checked but with its files unread."""
-    return _manifest(*_manifest_text(where))
+    root, text = _open(where)
+    return _manifest(text, root)
 
 
 def load_bundle(where: str | Path) -> Bundle:
@@ -126,13 +127,13 @@ def load_bundle(where: str | Path) -> Bundle:
     Raises BundleError naming the file when one is missing, has another size or digest, or does not hold what the
     manifest says, and when the format version is unknown.
     """
-    filesystem, root, text = _open(where)
+    root, text = _open(where)
     manifest = _manifest(text, root)
     groups = {}
     for name in FILES:
         if name not in manifest.files:
             raise BundleError(f"bundle {root}: the manifest does not list {name}; fit or download the bundle again")
-        data = _read(filesystem, f"{root}/{name}", manifest.files[name].bytes)
+        data = _read(root / name, manifest.files[name].bytes)
         if len(data) != manifest.files[name].bytes or hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
             raise BundleError(
                 f"bundle {root}: {name} does not have the digest in the manifest; it is damaged or was changed"
@@ -167,33 +168,22 @@ def _assemble(manifest: Manifest, groups: dict[str, dict[str, Tensor]], digest: 
     return Bundle(manifest, network.eval(), distributions, atoms, digest)
 
 
-def _manifest_text(where: str | Path) -> tuple[bytes, str]:
-    _, root, text = _open(where)
-    return text, root
-
-
-def _open(where: str | Path) -> tuple[pyarrow.fs.FileSystem, str, bytes]:
+def _open(where: str | Path) -> tuple[Place, bytes]:
     where = str(where)
     if where in shipped_bundles() and not Path(where).is_dir():
         where = str(resources.files("raypurify.bundles") / where)
     try:
-        if "://" in where:
-            filesystem, root = pyarrow.fs.FileSystem.from_uri(where)
-        else:
-            filesystem, root = pyarrow.fs.LocalFileSystem(), str(Path(where).resolve())
+        root = resolve(where)
     except (OSError, ValueError, ImportError) as e:
-        raise BundleError(f"cannot open bundle {where}: {e}") from e
-    root = root.rstrip("/")
+        raise BundleError(f"cannot open bundle {redact(where)}: {e}") from e
     try:
-        return filesystem, root, _read(filesystem, f"{root}/{MANIFEST}", MAX_MANIFEST)
+        return root, _read(root / MANIFEST, MAX_MANIFEST)
     except BundleError as e:
         known = ", ".join(shipped_bundles())
-        raise BundleError(
-            f"no bundle at {where!r}: no readable {MANIFEST} there, and the shipped bundles are: {known}"
-        ) from e
+        raise BundleError(f"no bundle at {redact(where)!r}: {e}; the shipped bundles are: {known}") from e
 
 
-def _manifest(text: bytes, root: str) -> Manifest:
+def _manifest(text: bytes, root: Place) -> Manifest:
     try:
         tree = json.loads(text)
         version = tree.get("format_version") if isinstance(tree, dict) else None
@@ -210,9 +200,8 @@ def _manifest(text: bytes, root: str) -> Manifest:
         raise BundleError(f"bundle {root}: {MANIFEST} is not valid JSON: {e}") from e
 
 
-def _read(filesystem: pyarrow.fs.FileSystem, path: str, limit: int) -> bytes:
+def _read(file: Place, limit: int) -> bytes:
     try:
-        with filesystem.open_input_stream(path) as stream:
-            return stream.read(limit + 1)
-    except (OSError, pyarrow.ArrowException) as e:
-        raise BundleError(f"bundle file {path} is missing or unreadable: {e}") from e
+        return file.read(limit + 1)
+    except OSError as e:
+        raise BundleError(f"bundle file {file} is missing or unreadable: {e}") from e

@@ -23,6 +23,8 @@ from raypurify.ledger import LEASE, STATE
 from raypurify.storage import Place
 
 RENEWED, EXPIRES, SETTLES = 10.0, 60.0, 0.3
+# Holders of this process that have ended; a store that was out of reach may still have their lease.
+_RELEASED: set[str] = set()
 
 
 class Lease:
@@ -56,10 +58,15 @@ class Lease:
 
     def release(self) -> None:
         self._ended.set()
+        _RELEASED.add(self.holder)
         if self._thread.ident is not None:
             self._thread.join()
-        if (self._read() or {}).get("holder") == self.holder:
-            self.file.delete()
+        try:
+            if (self._read() or {}).get("holder") == self.holder:
+                self.file.delete()
+        except OSError:
+            # Why the job ended must not be hidden by this; the lease ends by itself.
+            return
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
@@ -87,7 +94,9 @@ class Lease:
         return found if isinstance(found, dict) else None
 
     def _write(self) -> None:
-        sign = {"holder": self.holder, "pid": os.getpid(), "started": _started(os.getpid()), "renewed": time.time()}
+        # Always as long: who reads from a store may get the length of one sign and the bytes of the next.
+        now = f"{time.time():.6f}"
+        sign = {"holder": self.holder, "pid": os.getpid(), "started": _started(os.getpid()), "renewed": now}
         self.file.write(json.dumps(sign | _machine()).encode(), self.out / STATE)
 
 
@@ -111,6 +120,8 @@ def held(out: Place, part: tuple[int, int] | None = None) -> Iterator[Lease]:
 def _lives(found: dict) -> float | None:
     """Seconds since the last sign of a holder that may be at work, None of one that is not."""
     since = max(0.0, time.time() - float(found.get("renewed", 0)))
+    if found.get("holder") in _RELEASED:
+        return None
     if all(found.get(key) == value for key, value in _machine().items()):
         pid = found.get("pid")
         return since if pid and found.get("started") == _started(pid) is not None else None

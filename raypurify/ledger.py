@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.errors import SinkError
-from raypurify.storage import Place
+from raypurify.storage import Place, overlapped
 
 STATE, LEASE = "_raypurify", "lease"
 FORMAT_VERSION = 1
@@ -93,8 +94,16 @@ def read_job(out: Place) -> dict | None:
             version = job["format_version"]
             raise SinkError(f"{file}: format version {version!r}, this raypurify knows {FORMAT_VERSION}; upgrade it")
         return job
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise SinkError(f"{file}: is damaged ({error!r}); choose another output or overwrite this one") from error
+
+
+def known_job(out: Place) -> dict:
+    """The same, where there must be one. Raises :class:`SinkError` where it is no output of raypurify."""
+    job = read_job(out)
+    if job is None:
+        raise SinkError(f"{out}: holds no {STATE}/job.json, so it is no output of raypurify; check the path")
+    return job
 
 
 def write_job(out: Place, job: dict) -> None:
@@ -152,8 +161,8 @@ def merge(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary
     for name, schema, part in (("provenance", PROVENANCE, marker), ("errors", ERRORS, errors_part)):
         with pq.ParquetWriter(tables[name], schema) as writer:
             held: list[pa.Table] = []
-            for shard in shards:
-                table = _read_part(part(out, shard), schema)
+            places = [part(out, shard) for shard in shards]
+            for table in overlapped(partial(_read_part, schema=schema), places):
                 held.append(table)
                 if name == "provenance":
                     written += len(table)
@@ -188,33 +197,32 @@ def merge(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary
 
 def read_status(out: Place) -> Status:
     """How far the job of an output is. Raises :class:`SinkError` where it is no output of raypurify."""
-    job = read_job(out)
-    if job is None:
-        raise SinkError(f"{out}: holds no {STATE}/job.json, so it is no output of raypurify; check the path")
-    written = failed = 0
-    names = [name for name in (out / STATE / "provenance").names() if name.endswith(".parquet")]
-    for name in names:
-        shard = name.removesuffix(".parquet")
-        written += _count(marker(out, shard))
-        failed += _count(errors_part(out, shard))
-    return Status(job, job["source"]["shards"], len(names), job["source"]["rows"], written, failed)
+    job = known_job(out)
+    shards = _shards(out / STATE / "provenance")
+    written = sum(overlapped(lambda shard: _count(marker(out, shard)), shards))
+    failed = sum(overlapped(lambda shard: _count(errors_part(out, shard)), shards))
+    return Status(job, job["source"]["shards"], len(shards), job["source"]["rows"], written, failed)
 
 
 def reopen_failed(out: Place) -> list[str]:
     """Take back the commit of every shard with failed rows, so that the next run does it again. Returns their names."""
-    reopened = []
-    for name in (out / STATE / "errors").names():
-        shard = name.removesuffix(".parquet")
-        if _count(errors_part(out, shard)):
-            marker(out, shard).delete()
-            reopened.append(shard)
+    shards = _shards(out / STATE / "errors")
+    counts = overlapped(lambda shard: _count(errors_part(out, shard)), shards)
+    reopened = [shard for shard, count in zip(shards, counts) if count]
+    for shard in reopened:
+        marker(out, shard).delete()
     return reopened
 
 
 def outputs(out: Place) -> list[str]:
     """The files that the committed shards of an output have written, as recorded."""
-    parts = [marker(out, name.removesuffix(".parquet")) for name in (out / STATE / "provenance").names()]
-    return [name for part in parts for name in dict.fromkeys(_read_part(part, PROVENANCE)["output"].to_pylist())]
+    parts = [marker(out, shard) for shard in _shards(out / STATE / "provenance")]
+    tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
+    return [name for table in tables for name in dict.fromkeys(table["output"].to_pylist())]
+
+
+def _shards(folder: Place) -> list[str]:
+    return [name.removesuffix(".parquet") for name in folder.names() if name.endswith(".parquet")]
 
 
 def _read_part(place: Place, schema: pa.Schema) -> pa.Table:
@@ -230,8 +238,9 @@ def _count(place: Place) -> int:
 @contextmanager
 def _opened(place: Place) -> Iterator[pq.ParquetFile]:
     try:
-        with place.open() as file:
-            yield pq.ParquetFile(file)
+        # Whole: a part is small, and a store is asked for every piece of it.
+        with pq.ParquetFile(pa.BufferReader(place.read())) as file:
+            yield file
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SinkError(f"{place}: cannot be read ({error}); delete this file and run the job again") from error
 

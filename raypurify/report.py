@@ -53,7 +53,8 @@ def status_text(folder: str) -> str:
     try:
         job = sinks.status(folder)
     except SinkError as error:
-        raise SinkError(f"{folder} is neither the run directory of a fit nor the output of purify ({error})") from error
+        where = redact(folder)
+        raise SinkError(f"{where} is neither the run directory of a fit nor the output of purify ({error})") from error
     state = "complete" if job.complete else "not complete"
     return (
         f"purify        {state}: {job.committed}/{job.shards} shards, "
@@ -63,17 +64,18 @@ def status_text(folder: str) -> str:
 
 def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     """What became of a purify job that took so many seconds; None is one whose other parts are not done."""
+    out = resolve(output)
+    place = (str(out) if out.remote else redact(output)).rstrip("/")
     if summary is None:
-        return f"part done:  other parts of {output} are not; whoever ends last writes its tables"
-    place = redact(output).rstrip("/")
+        return f"part done:  other parts of {place} are not; whoever ends last writes its tables"
     shown = f"{place}/{ledger.STATE}"
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
     lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
     if summary.ignored:
-        lines.append(f"ignored:    {summary.ignored:,} files that are no images")
+        lines.append(f"ignored:    {summary.ignored:,} of the files there, which are no images by their names")
     lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]
     if summary.failed:
         lines.append(f"errors:     {shown}/errors.parquet")
-    if (resolve(output) / ledger.STATE / "sheet.png").kind:
+    if (out / ledger.STATE / "sheet.png").kind:
         lines.append(f"picture:    {shown}/sheet.png")
     return "\n".join(lines)

@@ -117,11 +117,6 @@ def recorded_job(uri: str | os.PathLike) -> dict:
         return ledger.known_job(out)
 
 
-def committed(sink: Sink, shard: Shard) -> bool:
-    """Whether this shard is done, and a rerun may skip it."""
-    return ledger.marker(sink.place, shard.name).kind is not None
-
-
 def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | ImageError, dict | None]]) -> ShardStats:
     """Write one shard and commit it. ``results`` holds each of its rows once, in any order: the row, its encoded image
     or why there is none, and its provenance (the columns of ``ledger.PROVENANCE`` but ``id`` and ``output``).

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from io import BufferedReader
 from typing import BinaryIO, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from pyarrow import ArrowException, fs
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +27,20 @@ _CONNECTIONS = 8
 Stamp = tuple[int, int]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+# A key of S3 is often given as it is, with slashes; what stands before the @ of Azure may be a container.
+_SECRET = re.compile(r"^(?!abfss?://[^/:]*@)(\w[\w+.-]*://)[^/?#]*@|^(s3://)[^/@:]*:[^@]*@")
+# What a URI may say about a store and everybody may read.
+_OPEN_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "tls_ca_file_path", "retry_limit_seconds"})
+# What may stand in a URI as it is.
+_PLAIN = "%/:?#@!$&'()*+,;="
+
+# Stores of objects, where a folder is no more than what the names of some objects begin with. pyarrow waits minutes for
+# one that is out of reach, in S3's case after it has taken three seconds of silence for the end of a request; and it
+# asks S3 three times to store a small object, so that a missing bucket shows before the first byte.
+_STORES = {
+    "s3": {"connect_timeout": 4.0, "request_timeout": 20.0, "allow_delayed_open": True},
+    "gcs": {"retry_time_limit": timedelta(seconds=10)},
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +49,11 @@ class Place:
 
     path: str
     remote: fs.FileSystem | None = field(default=None, hash=False)
+    scheme: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         # A name that is not UTF-8 must not break the log line it appears in.
-        return self.path.encode("utf-8", "backslashreplace").decode()
+        return self.scheme + self.path.encode("utf-8", "backslashreplace").decode()
 
     def __truediv__(self, relative: str) -> "Place":
         return replace(self, path=posixpath.join(self.path, relative))
@@ -65,8 +82,12 @@ class Place:
         info = self.remote.get_file_info(self.path)
         return info.size or 0, info.mtime_ns or 0
 
-    def open(self) -> BinaryIO:
-        return open(self.path, "rb") if self.remote is None else self.remote.open_input_file(self.path)
+    def open(self, ahead: int = 0) -> BinaryIO:
+        """A file to read and seek in. A store is asked at every read, unless for so many bytes ``ahead`` of it."""
+        if self.remote is None:
+            return open(self.path, "rb")
+        file = self.remote.open_input_file(self.path)
+        return BufferedReader(file, ahead) if ahead else file
 
     def read(self, limit: int = -1) -> bytes:
         with self.open() as file:
@@ -75,7 +96,7 @@ class Place:
     def make_folder(self) -> None:
         if self.remote is None:
             os.makedirs(self.path, exist_ok=True)
-        else:
+        elif self.remote.type_name not in _STORES:
             self.remote.create_dir(self.path, recursive=True)
 
     def write(self, data: bytes, scratch: "Place") -> None:
@@ -136,31 +157,33 @@ def resolve(uri: str | os.PathLike) -> Place:
         return Place(os.path.abspath(uri))
     if uri.startswith("file://"):
         return Place(unquote(urlsplit(uri).path))
-    try:
-        remote, path = fs.FileSystem.from_uri(uri)
-    except ArrowException:
-        import fsspec
-
-        backend, path = fsspec.core.url_to_fs(uri)
-        remote = fs.PyFileSystem(fs.FSSpecHandler(backend))
-    return Place(path, remote)
+    remote, path = _of_pyarrow(uri) or _of_fsspec(uri)
+    return Place(path, _tuned(remote), _SCHEME.match(uri)[0])
 
 
 def redact(uri: str | os.PathLike) -> str:
-    """The URI without the user, password and query it may carry.
+    """The URI without the user and password it may carry, and without those of its options that may be secret.
 
-    >>> redact("s3://key:secret@bucket/images?region=eu")
-    's3://bucket/images'
+    >>> redact("s3://key:secret@bucket/images?region=eu&token=secret")
+    's3://bucket/images?region=eu'
+    >>> redact("abfs://container@account.dfs.core.windows.net/images")
+    'abfs://container@account.dfs.core.windows.net/images'
     """
     uri = os.fspath(uri)
-    return re.sub(r"//[^/@]*@", "//", uri.split("?")[0], count=1) if _SCHEME.match(uri) else uri
+    if not _SCHEME.match(uri):
+        return uri
+    shown, _, query = _SECRET.sub(r"\1\2", uri).partition("?")
+    options = [option for option in query.split("&") if option.partition("=")[0] in _OPEN_OPTIONS and "@" not in option]
+    return "?".join(filter(None, (shown, "&".join(options))))
 
 
-def overlapped(function: Callable[[Item], Result], items: Iterable[Item], place: Place) -> Iterator[Result]:
-    """``function`` of each item, in order; as many at once as keep a store busy, where ``place`` is in one."""
-    if place.remote is None:
-        yield from map(function, items)
-        return
+def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``function`` of each item, in order, for reads and writes of many files: as many at once as keep a store busy, or
+    let a disk make several writes durable in one go.
+
+    >>> [*overlapped(len, ["a", "bb", ""])]
+    [1, 2, 0]
+    """
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         waiting: deque = deque()
         for item in items:
@@ -186,11 +209,65 @@ def within(inner: Place, outer: Place) -> bool:
         return False
     if inner.remote is None:
         paths = os.path.realpath(inner.path), os.path.realpath(outer.path)
-    elif inner.remote != outer.remote:
+    elif _store(inner.remote) != _store(outer.remote):
         return False
     else:
         paths = inner.path.rstrip("/"), outer.path.rstrip("/")
     return posixpath.commonpath(paths) == paths[1]
+
+
+def _of_pyarrow(uri: str) -> tuple[fs.FileSystem, str] | None:
+    """The file system of a URI and the path in it; None where pyarrow does not know such."""
+    escaped = _escaped(uri)
+    try:
+        return fs.FileSystem.from_uri(escaped)
+    except ArrowNotImplementedError:
+        return None
+    except ArrowInvalid as error:
+        if "Unrecognized filesystem" in str(error):
+            return None
+        # It repeats the URI with the password that may be in it.
+        raise ValueError(str(error).replace(escaped, redact(uri))) from None
+
+
+def _of_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
+    import fsspec
+
+    backend, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(backend)), path
+
+
+def _escaped(uri: str) -> str:
+    """A URI as the standard wants it, of one as people write it.
+
+    >>> _escaped("s3://key:se/cret@bucket/my images/50%/a%20b?region=eu")
+    's3://key:se%2Fcret@bucket/my%20images/50%25/a%20b?region=eu'
+    """
+    scheme, _, rest = uri.partition("://")
+    user = _SECRET.match(uri)[0].partition("://")[2] if _SECRET.match(uri) else ""
+    host, path = re.match(r"([^/?#]*)(.*)", rest[len(user) :], re.DOTALL).groups()
+    path = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path), safe=_PLAIN)
+    return f"{scheme}://{user.replace('/', '%2F')}{host}{path}"
+
+
+def _tuned(remote: fs.FileSystem) -> fs.FileSystem:
+    """A store as this package uses it. S3 also gets its usual retries, which pyarrow gives to every store but that of a
+    URI, and loses ``tls_verify_certificates``, as any that travels to another process does."""
+    if remote.type_name not in _STORES:
+        return remote
+    build, (options,) = remote.__reduce__()
+    # What a URI sets stays; an older pyarrow does not know every option.
+    unset = {None, -1.0, False}
+    wished = {name: value for name, value in _STORES[remote.type_name].items() if options.get(name, value) in unset}
+    return build(options | wished)
+
+
+def _store(remote: fs.FileSystem) -> object:
+    """Equal for two ways to one store: they may differ in credentials, region or patience."""
+    if remote.type_name not in _STORES:
+        return remote
+    _, (options,) = remote.__reduce__()
+    return remote.type_name, options["endpoint_override"]
 
 
 def _stamp(status: os.stat_result) -> Stamp:

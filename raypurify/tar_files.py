@@ -20,6 +20,8 @@ from raypurify.storage import Place
 # Sidecars are held in memory with the images of their shard.
 _MAX_SIDECAR_BYTES = 64 << 20
 _MAX_LABEL_BYTES = 32
+# Many headers and small members in one request to a store.
+_READ_AHEAD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _number(data: bytes) -> int | None:
 @contextmanager
 def _opened(place: Place, offset: int) -> Iterator[tarfile.TarFile]:
     try:
-        with place.open() as raw:
+        with place.open(_READ_AHEAD) as raw:
             raw.seek(offset)
             with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape", encoding="utf-8") as tar:
                 yield tar

@@ -4,10 +4,14 @@ import importlib.util
 import os
 from pathlib import Path
 
+import object_store
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers know what was set when Ray was started, which any test may do.
+os.environ |= {"AWS_ACCESS_KEY_ID": object_store.KEY, "AWS_SECRET_ACCESS_KEY": object_store.SECRET}
+os.environ.pop("AWS_SESSION_TOKEN", None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -63,6 +67,13 @@ def cifar_images(data_file):
         return torch.from_numpy(images), torch.tensor(rows["label"].to_pylist())
 
     return read
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """One object store for every test that needs it; each uses folders of its own."""
+    with object_store.running(tmp_path_factory.mktemp("store")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

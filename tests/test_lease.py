@@ -118,6 +118,25 @@ def test_a_holder_renews_its_sign_and_a_lost_file(out, monkeypatch):
         assert json.loads(one.file.read())["renewed"] > first
 
 
+def test_a_lease_that_a_store_kept_does_not_bind_its_own_process(out):
+    with held(out) as one:
+        kept = one.file.read()
+    leave(out, kept.decode())
+    with held(out):
+        pass
+
+
+def test_every_sign_of_a_holder_is_as_long(out, monkeypatch):
+    with held(out) as one:
+        lengths = set()
+        for moment in (1.8e9, 1.8e9 + 1 / 3):
+            monkeypatch.setattr(lease.time, "time", lambda moment=moment: moment)
+            one._write()
+            assert float(json.loads(one.file.read())["renewed"]) == pytest.approx(moment, abs=1e-5)
+            lengths.add(len(one.file.read()))
+        assert len(lengths) == 1
+
+
 def test_of_two_at_the_same_moment_the_one_that_stays_goes_on(out, monkeypatch):
     monkeypatch.setattr(lease.time, "sleep", lambda seconds: leave(out, sign()))
     with pytest.raises(SinkError, match="at the same moment"), held(out):

@@ -10,20 +10,33 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
 
-def test_table_is_that_of_the_committed_results(benchmark):
-    graybox = benchmark("graybox")
-    results = json.loads(graybox.RESULTS.read_text())
-    block = README.partition("<!-- graybox -->")[2].partition("<!-- /graybox -->")[0]
-    assert graybox.table(results) in block
-    assert results["command"] in block
-    assert f"n = {results['images']}" in block
+EVALUATION = REPOSITORY / "benchmarks" / "results" / "cifar10"
+GRID = REPOSITORY / "benchmarks" / "grids" / "cifar10.yaml"
 
 
-def test_results_are_those_of_the_shipped_bundle():
-    import raypurify
+def evaluation_table() -> str:
+    """Every purifier under every attack, as the README shows it."""
+    from raypurify.evaluation.tables import as_markdown, layout, read_csv
 
-    results = json.loads((REPOSITORY / "benchmarks" / "results" / "graybox.json").read_text())
-    assert results["bundle"] == raypurify.load("cifar10").digest
+    cells = {(cell.attack, cell.purifier): cell for cell in read_csv((EVALUATION / "cells.csv").read_text("utf-8"))}
+    attacks, purifiers = (list(dict.fromkeys(names)) for names in zip(*cells))
+    return as_markdown(*layout(purifiers, attacks, lambda purifier, attack: cells.get((attack, purifier))))
+
+
+def test_table_is_that_of_the_committed_results():
+    block = README.partition("<!-- evaluation -->")[2].partition("<!-- /evaluation -->")[0]
+    assert evaluation_table() in block
+    assert f"n = {json.loads((EVALUATION / 'facts.json').read_text())['images']}" in block
+    assert "raypurify evaluate benchmarks/grids/cifar10.yaml" in block
+
+
+def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid():
+    from raypurify.evaluation.grid import load_grid
+    from raypurify.evaluation.subjects import purifier_digest
+
+    facts, grid = json.loads((EVALUATION / "facts.json").read_text()), load_grid(GRID, "DIR")
+    assert facts["digests"]["purifiers"] == {name: purifier_digest(spec) for name, spec in grid.purifiers.items()}
+    assert facts["images"] == grid.images.limit
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet10"])
@@ -68,6 +81,17 @@ def test_table_of_training_is_that_of_the_committed_results(benchmark):
     assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8"))).strip()
 
 
+def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
+    bench = benchmark("bulk")
+    page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
+    results = json.loads(bench.RESULTS.read_text("utf-8"))
+    assert set(results) == set(bench.TABLES)
+    for part, table in bench.TABLES.items():
+        shown = page.partition(f"<!-- {part} -->")[2].partition(f"<!-- /{part} -->")[0].strip()
+        assert shown == table(results[part]).strip()
+        assert results[part]["command"] in page
+
+
 def test_the_example_of_sparse_coding_runs(capsys):
     page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
@@ -76,6 +100,7 @@ def test_the_example_of_sparse_coding_runs(capsys):
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md", "docs/sparse-coding.md"]
+PAGES += ["docs/bulk.md", "docs/scale.md", "docs/evaluation.md", "docs/training.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

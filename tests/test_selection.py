@@ -7,7 +7,7 @@ from provenance import facts
 
 from raypurify.errors import SourceError
 from raypurify.selection import part_of, select, shards_of
-from raypurify.sinks import committed, finish, open_sink, write_shard
+from raypurify.sinks import finish, missing, open_sink, write_shard
 from raypurify.sources import open_source, read_shard
 
 COUNT = 100
@@ -70,7 +70,7 @@ def test_a_sink_writes_the_selected_rows_with_their_other_columns(source, tmp_pa
     sink = open_sink(tmp_path / "out", some, settings={})
     for shard in some.shards:
         write_shard(sink, shard, [(row, b"<%s>" % row.data, facts()) for row in read_shard(shard)])
-        assert committed(sink, shard)
+        assert shard.name not in missing(sink)
     assert finish(sink).written == 20
     if source.kind == "folder":
         assert sorted(path.read_bytes() for path in (tmp_path / "out").glob("*.png")) == sorted(

@@ -10,7 +10,7 @@ from provenance import facts
 
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import decode_image, encode_image
-from raypurify.sinks import committed, finish, open_sink, reopen_failed, status, write_shard
+from raypurify.sinks import finish, missing, open_sink, reopen_failed, status, write_shard
 from raypurify.sources import open_source, read_shard
 
 SETTINGS = {"bundle": "abc", "csc": {"lmbda": 0.2}}
@@ -32,7 +32,7 @@ def result(row, bundle="abc"):
 def work(sink, source, shards=None):
     done = []
     for shard in source.shards if shards is None else shards:
-        if not committed(sink, shard):
+        if shard.name in missing(sink):
             done.append(write_shard(sink, shard, [result(row) for row in read_shard(shard)]))
     return done
 
@@ -198,7 +198,7 @@ def test_a_crash_before_the_marker_is_done_again(tmp_path, kind, request):
     victim = next(name for name in sorted(whole) if not name.startswith("_raypurify"))
     (tmp_path / "out" / victim).unlink()
     again = open_sink(tmp_path / "out", source, settings=SETTINGS)
-    assert not committed(again, shard)
+    assert shard.name in missing(again)
     assert [stats.shard for stats in work(again, source)] == [shard.name]
     finish(again)
     assert files(tmp_path / "out") == whole
@@ -251,7 +251,7 @@ def test_overwrite_removes_the_earlier_job_and_nothing_else(tmp_path, pictures, 
     (pictures / "dog/d.png").unlink()
     source = open_source(pictures)
     sink = open_sink(tmp_path / "out", source, settings=SETTINGS, overwrite=True)
-    assert not any(committed(sink, shard) for shard in source.shards)
+    assert len(missing(sink)) == len(source.shards)
     assert [name for name in files(tmp_path / "out") if "_raypurify" not in name] == ["mine.txt"]
     sink = open_sink(tmp_path / "tables", open_source(table, shard_rows=1), settings={})
     work(sink, open_source(table, shard_rows=1))
@@ -307,7 +307,7 @@ def test_results_must_be_the_rows_of_the_shard_each_once(tmp_path, pictures):
     for wrong in (results[:-1], results + results[:1], [result(row) for row in read_shard(source.shards[1])]):
         with pytest.raises(SinkError, match="each once"):
             write_shard(sink, source.shards[0], wrong)
-    assert not committed(sink, source.shards[0])
+    assert source.shards[0].name in missing(sink)
     write_shard(sink, source.shards[0], results[::-1])
     with pytest.raises(SinkError, match="1 of 2 shards are not done yet, part-00001 first"):
         finish(sink)
@@ -360,7 +360,7 @@ def test_a_write_that_fails_leaves_no_torn_image_and_no_commit(tmp_path, picture
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [name for name in files(tmp_path / "out") if name.endswith(".png")] == []
-    assert not committed(sink, source.shards[0])
+    assert source.shards[0].name in missing(sink)
     write_shard(sink, source.shards[0], results)
     finish(sink)
     assert not (tmp_path / "out/_raypurify/tmp").exists()

@@ -12,6 +12,7 @@ from raypurify.evaluation.grid import Grid
 from raypurify.evaluation.render import Part, write_parts
 from raypurify.evaluation.sanity import Check
 from raypurify.evaluation.tables import Cell, Names, as_csv, cell, comparisons, layout, worst_cases
+from raypurify.version import __version__
 
 STATEMENT = (
     "Purification solves an optimisation problem for every image it is shown. RobustBench does not admit defences with "
@@ -29,6 +30,7 @@ def write_report(
     classes: Sequence[str],
     checks: dict[str, list[Check]],
     examples: dict[str, bytes],
+    digests: dict[str, dict[str, str]],
 ) -> Path:
     """Everything the cells of ``keys`` say, the ``checks`` by classifier, and pictures of ``examples`` by attack.
     Returns the path of ``report.html``."""
@@ -43,7 +45,13 @@ def write_report(
     (out / "cells.csv").write_text(as_csv([vars(one) for one in cells.values()]), "utf-8")
     if compared:
         (out / "comparisons.csv").write_text(as_csv(compared), "utf-8")
-    (out / "grid.json").write_text(json.dumps(grid.model_dump(), indent=1) + "\n", "utf-8")
+    facts = {
+        "images": len(next(iter(correct.values()))),
+        "seed": grid.seed,
+        "raypurify": __version__,
+        "digests": digests,
+    }
+    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     parts = [*_accuracy(grid, cells), *_comparison(compared), *_papers(grid, cells), *_curves(grid, cells)]
     parts += [*_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
     if examples:
@@ -95,23 +103,23 @@ def _papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
     parts = []
     for name in grid.papers:
         table = papers.TABLES[name]
-        body = [
-            [f"{row} (paper)", *_with_share(values, table.rows["No defense"])] for row, values in table.rows.items()
-        ]
+        bare = table.rows.get(table.undefended, ())
+        body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
         for c in grid.classifiers:
-            found = {p: [cells.get((c, a, p)) for a in papers.ATTACKS] for p in grid.purifiers}
-            bare = found.get("none", [])
-            for p, row in found.items():
-                shown = [None if one is None else 100 * one.accuracy for one in row]
-                shares = _with_share(shown, [None if one is None else 100 * one.accuracy for one in bare])
-                body.append([f"{p}, {c}", *(text if one else "" for text, one in zip(shares, row))])
-        text = (
-            table.source,
+            ours = {p: [_shown(cells.get((c, a, p))) for a in table.columns] for p in grid.purifiers}
+            bare = ours.get("none", ()) if table.undefended else ()
+            body += [[f"{p}, {c}", *_with_share(values, bare)] for p, values in ours.items()]
+        share = (
             "In brackets the share of the accuracy lost to the attack that the defence gives back, "
-            "(defended − undefended) / (clean − undefended), as the undefended classifiers differ.",
+            "(defended − undefended) / (clean − undefended), as the undefended classifiers differ."
         )
-        parts.append(Part(f"Beside the paper: {name}", text, (["", *papers.ATTACKS], body)))
+        text = (table.source, share) if table.undefended else (table.source,)
+        parts.append(Part(f"Beside the paper: {name}", text, (["", *table.columns], body)))
     return parts
+
+
+def _shown(one: Cell | None) -> float | None:
+    return None if one is None else 100 * one.accuracy
 
 
 def _with_share(values, undefended) -> list[str]:

@@ -61,7 +61,7 @@ def evaluate(grid: Grid, out: str | Path, *, address: str | None = None) -> Path
     found = {c: [Check(**one) for one in json.loads(file.read_text("utf-8"))] for c, file in checks.items()}
     examples = example_pictures(grid, digests, out, batches[0], classes)
     files = {cell: [keys[cell, k].cell for k in range(len(batches))] for cell in names}
-    return write_report(grid, out, files, classes, found, examples)
+    return write_report(grid, out, files, classes, found, examples, digests)
 
 
 def digests_of(grid: Grid) -> Digests:

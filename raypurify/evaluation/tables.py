@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -76,6 +76,13 @@ def as_csv(rows: Sequence[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def read_csv(text: str) -> list[Cell]:
+    """The cells of a ``cells.csv``."""
+    kinds = {field.name: field.type for field in fields(Cell)}
+    rows = csv.DictReader(io.StringIO(text))
+    return [Cell(**{name: kinds[name](value) for name, value in row.items()}) for row in rows]
 
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

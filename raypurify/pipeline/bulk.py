@@ -55,7 +55,9 @@ def purify(
     source = planned(inputs, limit, sample)
     settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
-        raise SinkError(f"{output}: overwriting in a part would remove what other parts wrote; choose another output")
+        raise SinkError(
+            f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
+        )
     with held(sinks.output_of(output, source), part) as lease:
         arguments = _arguments(inputs, bundle, limit, sample)
         sink = sinks.open_sink(
@@ -64,7 +66,8 @@ def purify(
         if retry_failed:
             sinks.reopen_failed(output)
         mine = shards_of(source.shards, part)
-        todo = [shard for shard in mine if not sinks.committed(sink, shard)]
+        left = set(sinks.missing(sink))
+        todo = [shard for shard in mine if shard.name in left]
         if todo:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
             chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
@@ -86,7 +89,7 @@ def retry(output: str, *, address: str | None = None) -> Summary:
     arguments, settings = job.get("arguments", {}), job["settings"]
     if not arguments:
         raise SinkError(
-            f"{output}: its record names no inputs (an older version wrote it, or they hold a password); "
+            f"{redact(output)}: its record names no inputs (an older version wrote it, or they hold a password); "
             "run the same purify command with --retry-failed"
         )
     return purify(
@@ -113,10 +116,10 @@ def planned(inputs: list[str], limit: int | None = None, sample: int | None = No
 
 def _arguments(inputs: list[str], bundle: str, limit: int | None, sample: int | None) -> dict[str, Any]:
     """What ``retry`` needs to know; nothing where that would record a password."""
-    uris = [_absolute(uri) for uri in inputs]
+    uris = [_absolute(uri) for uri in (*inputs, bundle)]
     if [*map(redact, uris)] != uris:
         return {}
-    return {"inputs": uris, "bundle": _absolute(bundle), "limit": limit, "sample": sample}
+    return {"inputs": uris[:-1], "bundle": uris[-1], "limit": limit, "sample": sample}
 
 
 def _absolute(path: str) -> str:

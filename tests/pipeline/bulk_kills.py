@@ -7,16 +7,37 @@ done.
 """
 
 import os
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-import ray
-from ray.cluster_utils import Cluster
+HERE = Path(__file__).parent
 
-from raypurify.errors import RaypurifyError
-from raypurify.pipeline.bulk import purify
+
+def run(source: str | Path, output: str | Path, plan: Path | None = None) -> tuple[int, str]:
+    """Exit code and errors of one run of the job; of what it started nothing is left."""
+    own = {"PYTHONPATH": os.pathsep.join((str(HERE / "kill_points"), str(HERE.parents[1])))}
+    own |= {"KILL_PLAN": str(plan)} if plan else {}
+    command = [sys.executable, __file__, source, output]
+    # To a file: a pipe would stay open as long as orphans of a killed driver hold it.
+    with tempfile.TemporaryFile("w+") as said:
+        job = subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=said, start_new_session=True)
+        try:
+            code = job.wait(200)
+        finally:
+            subprocess.run(["pkill", "-KILL", "-s", str(job.pid)], check=False)
+        said.seek(0)
+        return code, said.read()
 
 
 def main(source: str, output: str) -> int:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from raypurify.errors import RaypurifyError
+    from raypurify.pipeline.bulk import purify
+
     # Known to the processes of the cluster, which inherit it.
     os.environ["KILL_DRIVER"] = str(os.getpid())
     machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

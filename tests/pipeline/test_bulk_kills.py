@@ -1,11 +1,7 @@
 """A purify job whose driver, actors or nodes are killed ends, run again, in the bytes of an undisturbed one."""
 
 import json
-import os
 import random
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bad_images import encode, pixels
+from bulk_kills import run
 
-HERE = Path(__file__).parent
 POINTS, TARGETS = ("read", "solve", "write", "written", "renamed"), ("worker", "node", "driver")
 IMAGES, RUNS = 48, 4
-
-
-def run(place: Path, kind: str, output: Path, plan: Path | None = None) -> tuple[int, str]:
-    """Exit code and errors of one run of the job; of what it started nothing is left."""
-    own = {"PYTHONPATH": os.pathsep.join((str(HERE / "kill_points"), str(HERE.parents[1])))}
-    own |= {"KILL_PLAN": str(plan)} if plan else {}
-    command = [sys.executable, HERE / "bulk_kills.py", place / kind, output]
-    # To a file: a pipe would stay open as long as orphans of a killed driver hold it.
-    with tempfile.TemporaryFile("w+") as said:
-        job = subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=said, start_new_session=True)
-        try:
-            code = job.wait(200)
-        finally:
-            subprocess.run(["pkill", "-KILL", "-s", str(job.pid)], check=False)
-        said.seek(0)
-        return code, said.read()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +29,7 @@ def place(tmp_path_factory):
     table = pa.table({"id": [f"{k:03d}" for k in range(IMAGES)], "image": images, "label": np.arange(IMAGES)})
     pq.write_table(table, root / "parquet" / "images.parquet", row_group_size=16)
     for kind in ("folder", "parquet"):
-        code, said = run(root, kind, root / f"{kind}-whole")
+        code, said = run(root / kind, root / f"{kind}-whole")
         assert code == 0, said
     return root
 
@@ -63,7 +43,7 @@ def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: s
     facts = {"point": point, "count": count, "target": target, "done": str(done), "input": str(place / kind)}
     plan.write_text(json.dumps(facts))
     for _ in range(RUNS):
-        code, said = run(place, kind, output, plan)
+        code, said = run(place / kind, output, plan)
         if code == 0:
             break
     assert code == 0, said

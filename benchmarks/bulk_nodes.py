@@ -1,0 +1,120 @@
+"""What the driver, Ray and the actors of a purify job take of the CPUs, on a cluster of logical nodes."""
+
+import os
+import secrets
+import time
+from collections import Counter, defaultdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import processes
+from bulk_job import first_rows, results_in_turn, run_job, write_parquet
+
+NODES = (1, 2, 4)
+RESTS = 5.0
+RAYS = ("gcs", "raylets", "others")
+KINDS = ("actors", "driver", *RAYS)
+
+Series = list[tuple[float, float]]
+
+
+def nodes(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat: int) -> dict:
+    """CPU time by kind of process, with equal work for each of 1, 2 and 4 nodes."""
+    # As on a Ray that raypurify starts, nobody else may give work to the cluster; nor does it become this machine's
+    # default.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_TMPDIR=str(scratch))
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    per_node, files = sizes["small"], sorted((data / "cifar10").glob("train-*.parquet"))
+    sides = {}
+    for count in NODES:
+        source = write_parquet(first_rows(files, count * per_node), scratch / f"nodes-{count}")
+        sides[count] = partial(on_cluster, count, source, scratch, bundle)
+    found = results_in_turn("nodes", sides, repeat)
+    clusters = [{"nodes": count, "images": count * per_node} | middle(runs) for count, runs in found.items()]
+    return {"set": "CIFAR-10 train, 32²", "images_per_node": per_node, "sizes": clusters}
+
+
+def middle(runs: list[dict]) -> dict:
+    """Medians of the runs on one cluster, and the runs."""
+    return {
+        "shards": len(runs[0]["job"]["commits"]),
+        "actors": max(run["actors"] for run in runs),
+        "steady_seconds": median(run["steady_seconds"] for run in runs),
+        "driver_ms_per_shard": median(run["driver_ms_per_shard"] for run in runs),
+        "ms_per_image": {kind: median(run["ms_per_image"][kind] for run in runs) for kind in KINDS},
+        "idle_ms_per_second": {kind: median(run["idle_ms_per_second"][kind] for run in runs) for kind in RAYS},
+        "runs": runs,
+    }
+
+
+def on_cluster(count: int, source: Path, scratch: Path, bundle: str) -> dict:
+    """One job on a cluster of ``count`` nodes of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    kinds: dict[int, str] = {}
+    spent: dict[int, Series] = defaultdict(list)
+
+    def look(driver: int | None = None) -> None:
+        for pid in processes.tree(os.getpid())[1:]:
+            if seconds := processes.cpu_seconds(pid):
+                spent[pid].append((time.time(), seconds))
+            # An actor is an idle worker at first, and without a name once it has ended.
+            if kinds.get(pid, "others") == "others":
+                kinds[pid] = "driver" if pid == driver else processes.ray_kind(pid)
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1)
+        job = run_job(source, scratch, "--bundle", bundle, "--address", cluster.address, look=look)
+        time.sleep(RESTS)
+        rests = time.time()
+        look()
+        time.sleep(RESTS)
+        look()
+    finally:
+        cluster.shutdown()
+
+    def grown(begun: float, ended: float) -> Counter:
+        """Milliseconds by kind."""
+        found = Counter()
+        for pid, series in spent.items():
+            found[kinds[pid]] += 1e3 * growth(series, begun, ended)
+        return found
+
+    begun, ended, shards, images = job.steady(count)
+    steady, idle = grown(job.begun + begun, job.begun + ended), grown(rests, rests + RESTS)
+    return {
+        "actors": list(kinds.values()).count("actors"),
+        "steady_seconds": round(ended - begun, 3),
+        "driver_ms_per_shard": round(steady["driver"] / shards, 3),
+        "ms_per_image": {kind: round(steady[kind] / images, 4) for kind in KINDS},
+        "idle_ms_per_second": {kind: round(idle[kind] / RESTS, 2) for kind in RAYS},
+        "job": job.record(),
+    }
+
+
+def growth(series: Series, begun: float, ended: float) -> float:
+    """By how much a process's CPU time grew between two times; it was looked at now and then, and began at 0."""
+    times, seconds = zip(*series)
+    first, last = np.interp([begun, ended], times, seconds, left=0.0)
+    return float(last - first)
+
+
+def table(results: dict) -> str:
+    """The measured clusters as Markdown."""
+    lines = [
+        "| nodes | images | CPU ms an image: actors | driver | GCS | raylets | other processes of Ray "
+        "| driver's CPU ms a shard | Ray's idle CPU ms a second | wall s, steady |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in results["sizes"]:
+        spent = " | ".join(f"{size['ms_per_image'][kind]:.2f}" for kind in KINDS)
+        idle = sum(size["idle_ms_per_second"].values())
+        lines.append(
+            f"| {size['nodes']} | {size['images']:,} | {spent} | {size['driver_ms_per_shard']:.0f} | {idle:.0f} "
+            f"| {size['steady_seconds']:.1f} |"
+        )
+    return "\n".join(lines)
