@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import posixpath
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ def plan_shards(
     """Shards, classes and digest of the files ``paths`` below ``root``."""
     keys = unique_keys(paths)
     digest = hashlib.sha256()
-    planned: list[tuple[str, Place, Stamp, int, int]] = []
+    planned: list[tuple[str, str, Place, Stamp, int, int]] = []
     ids, pairs, schemas = [], set(), []
     for key, path in zip(keys, paths):
         place = root / path
@@ -52,17 +53,17 @@ def plan_shards(
             ids.append(_ids(file, place, key))
             pairs |= _label_pairs(file)
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        planned += [(f"{key}-{k:05d}", place, stamp, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
+        folder = posixpath.dirname(path)
+        planned += [(f"{key}-{k:05d}", folder, place, stamp, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
     _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
     if not planned:
         raise SourceError(f"{root}: the Parquet files hold no rows")
     classes = _classes(pairs, schemas[0], root)
     shards, first = [], 0
-    for index, (name, place, stamp, start, rows) in enumerate(planned):
+    for index, (name, folder, place, stamp, start, rows) in enumerate(planned):
         key = name.rpartition("-")[0]
-        shards.append(
-            Shard(index, name, "parquet", place, first, rows, (), start, key, image_column, classes, stamps=(stamp,)),
-        )
+        place_of = {"start": start, "key": key, "folder": folder, "image_column": image_column}
+        shards.append(Shard(index, name, "parquet", place, first, rows, **place_of, classes=classes, stamps=(stamp,)))
         first += rows
     return tuple(shards), classes, digest.hexdigest()
 

@@ -27,8 +27,9 @@ class Row:
 @dataclass(frozen=True)
 class Shard:
     """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file), of
-    which ``picked`` says which, counted from ``start`` and ascending, where it is not all. ``stamps`` are those of the
-    paths, or of the file, when the job was planned."""
+    which ``picked`` says which, counted from ``start`` and ascending, where it is not all. ``folder`` is where that
+    file lies below the input, and its output below the output. ``stamps`` are those of the paths, or of the file, when
+    the job was planned."""
 
     index: int
     name: str
@@ -39,6 +40,7 @@ class Shard:
     paths: tuple[str, ...] = ()
     start: int = 0
     key: str = ""
+    folder: str = ""
     image_column: str = "image"
     classes: tuple[str, ...] | None = None
     picked: tuple[int, ...] | None = None

@@ -69,8 +69,8 @@ def open_sink(
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     **Folder:** ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
     already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet, WebDataset:** one file per
-    shard, named after it. ``overwrite`` first removes what an earlier job of raypurify has committed there, and no
-    other file.
+    shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an earlier job of raypurify
+    has committed there, and no other file.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
@@ -235,8 +235,9 @@ def _identity(job: dict) -> dict:
 
 
 def _remove_output(out: Place, job: dict) -> None:
-    if job["source"]["kind"] in ("parquet", "tar"):
-        doomed = [name for name in out.names() if re.fullmatch(rf".*-\d{{5,}}\.{job['source']['kind']}", name)]
+    if (kind := job["source"]["kind"]) in ("parquet", "tar"):
+        below = (path for path, _ in out.walk() if not path.startswith(f"{STATE}/"))
+        doomed = [path for path in below if re.fullmatch(rf".*-\d{{5,}}\.{kind}", path, re.DOTALL)]
     else:
         doomed = ledger.outputs(out)
     for name in doomed:
@@ -286,15 +287,15 @@ def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
         columns = {name: table[name] for name in table.schema.names}
     columns[field.name] = _image_column(field, images, columns.get(field.name))
     table = pa.table([columns[name] for name in schema.names], schema=schema)
-    name = f"{shard.name}.parquet"
+    name = posixpath.join(shard.folder, f"{shard.name}.parquet")
     # Encoded images neither compress nor repeat.
     data = ledger.to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
     (sink.place / name).write(data, ledger.scratch(sink.place))
-    return {row.row: name for row, _, _ in results}
+    return {row.row: file_id(name) for row, _, _ in results}
 
 
 def _write_tar(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
-    name, buffer = f"{shard.name}.tar", io.BytesIO()
+    name, buffer = posixpath.join(shard.folder, f"{shard.name}.tar"), io.BytesIO()
     with tarfile.open(
         fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
     ) as tar:
@@ -310,7 +311,7 @@ def _write_tar(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
                 entry.size, entry.pax_headers = len(held), {}
                 tar.addfile(entry, io.BytesIO(held))
     (sink.place / name).write(buffer.getvalue(), ledger.scratch(sink.place))
-    return {row.row: name for row, _, _ in results}
+    return {row.row: file_id(name) for row, _, _ in results}
 
 
 _WRITERS = {"folder": _write_files, "parquet": _write_table, "tar": _write_tar}

@@ -57,8 +57,8 @@ def plan_shards(
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
     shards, first = [], 0
     for index, (name, place, stamp, prefix, start, rows) in enumerate(planned):
-        shard = Shard(index, name, "tar", place, first, rows, (), start, prefix, classes=classes, stamps=(stamp,))
-        shards.append(shard)
+        place_of = {"start": start, "key": prefix, "folder": posixpath.dirname(prefix)}
+        shards.append(Shard(index, name, "tar", place, first, rows, **place_of, classes=classes, stamps=(stamp,)))
         first += rows
     return tuple(shards), classes, digest.hexdigest()
 

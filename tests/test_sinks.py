@@ -140,6 +140,29 @@ def test_parquet_becomes_parquet_with_every_other_column_untouched(tmp_path, tab
         assert (decode_image(data).pixels == pixels(seed=number)).all()
 
 
+def test_partitions_stay_where_they_are_and_overwriting_finds_them(tmp_path):
+    count = 12
+    images = pa.array([encode(pixels(seed=k)) for k in range(count)])
+    ids, splits = [f"{k:02d}" for k in range(count)], ["train", "val", "odd ä"] * 4
+    table = pa.table({"id": ids, "image": images, "split": splits})
+    pq.write_to_dataset(table, tmp_path / "in", partition_cols=["split"], basename_template="part-{i}.parquet")
+    source = open_source(tmp_path / "in", shard_rows=2)
+    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
+    work(sink, source)
+    finish(sink)
+    before, after = (pq.read_table(tmp_path / side).sort_by("id") for side in ("in", "out"))
+    assert set(after["split"].to_pylist()) == {"train", "val", "odd ä"}
+    assert after.drop_columns(["image"]).equals(before.drop_columns(["image"]))
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").glob("split=*/*.parquet")}
+    assert len(files) == 6
+    recorded = pq.read_table(tmp_path / "out" / "_raypurify" / "provenance.parquet")["output"].to_pylist()
+    assert set(recorded) == files
+
+    (tmp_path / "out" / "split=train" / "mine.parquet").write_bytes(b"of another")
+    open_sink(tmp_path / "out", source, settings=SETTINGS, overwrite=True)
+    assert [file.name for file in (tmp_path / "out").rglob("*.parquet")] == ["mine.parquet"]
+
+
 def test_hugging_face_structs_keep_their_other_fields(tmp_path):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": encode(pixels(seed=i)), "path": f"{i}.jpg"} for i in range(3)] + [None], kind)

@@ -84,8 +84,11 @@ def test_a_tar_becomes_tars_with_every_sidecar_in_its_place(two, tmp_path):
         if k != 15:
             names = (".cls", b"%d\n" % (k % 3)), (".png", b"<%d>" % k), (".seg.png", b"mask %d" % k), (".json", b"{}")
             expected += [(f"d/{k:04d}{suffix}", data) for suffix, data in names]
-    made = sorted((tmp_path / "out").glob("*.tar"))
+    made = sorted((tmp_path / "out").rglob("*.tar"), key=lambda path: path.name)
     assert {path.name for path in made} == {f"{shard.name}.tar" for shard in source.shards}
+    assert {path.parent.relative_to(tmp_path / "out") for path in made} == {
+        path.parent.relative_to(two) for path in two.rglob("*.tar")
+    }
     by_name = {path.name: members_of(path) for path in made}
     assert [member for shard in source.shards for member in by_name[f"{shard.name}.tar"]] == expected
     # The output is an input again.

@@ -14,21 +14,13 @@ NO_BUDGET = math.inf
 
 
 @pytest.fixture
-def linear():
+def bordered(linear):
     """A linear classifier, images in the middle of the range, the labels it gives, and the distances to its borders."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(4, 27, generator=generator)
-    images = 0.4 + 0.2 * torch.rand(20, 3, 3, 3, generator=generator)
-
-    def network(x):
-        return x.flatten(1) @ weight.T
-
+    network, images, labels, weight = linear
     logits = network(images)
-    labels = logits.argmax(1)
     others = weight[None] - weight[labels][:, None]
     border = (logits.gather(1, labels[:, None]) - logits) / others.norm(dim=2)
-    shortest = border.masked_fill(border.isnan(), math.inf).amin(1)
-    return network, images, labels, shortest
+    return network, images, labels, border.masked_fill(border.isnan(), math.inf).amin(1)
 
 
 def test_the_margin_is_that_of_the_best_other_class():
@@ -58,8 +50,8 @@ def test_a_search_is_adam_on_the_objective_of_the_paper(eps, toy):
     torch.testing.assert_close(attack(network, images, labels), expected.detach(), rtol=0, atol=1e-4)
 
 
-def test_finds_the_distance_to_the_nearest_border_of_a_linear_classifier(linear):
-    network, images, labels, shortest = linear
+def test_finds_the_distance_to_the_nearest_border_of_a_linear_classifier(bordered):
+    network, images, labels, shortest = bordered
     found = CW(eps=NO_BUDGET, steps=1000, step_size=0.001)(network, images, labels)
     assert (margin(network(found), labels) > 0).all()
     lengths = size(found - images, images, "l2")
@@ -68,8 +60,8 @@ def test_finds_the_distance_to_the_nearest_border_of_a_linear_classifier(linear)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_finds_every_success_that_fits_the_budget(norm, linear):
-    network, images, labels, _ = linear
+def test_finds_every_success_that_fits_the_budget(norm, bordered):
+    network, images, labels, _ = bordered
     eps = 1.03 * size(CW(eps=NO_BUDGET)(network, images, labels) - images, images, norm).amax().item()
     assert (margin(network(CW(eps=eps, norm=norm)(network, images, labels)), labels) > 0).all()
 
@@ -91,8 +83,8 @@ def test_under_linf_the_shortest_in_the_ball_is_found_where_a_cut_would_lose_it(
 
 
 @pytest.mark.parametrize("norm", ["l2", "dissimilarity"])
-def test_what_is_longer_than_the_budget_is_cut_to_it(norm, linear):
-    network, images, labels, _ = linear
+def test_what_is_longer_than_the_budget_is_cut_to_it(norm, bordered):
+    network, images, labels, _ = bordered
     whole = CW(eps=NO_BUDGET, norm=norm)(network, images, labels)
     sizes = size(whole - images, images, norm)
     eps = sizes.median().item()
@@ -104,16 +96,16 @@ def test_what_is_longer_than_the_budget_is_cut_to_it(norm, linear):
     assert (margin(network(cut), labels) > 0).tolist() == inside.tolist()
 
 
-def test_confidence_is_by_how_much_the_other_class_must_win(linear):
-    network, images, labels, _ = linear
+def test_confidence_is_by_how_much_the_other_class_must_win(bordered):
+    network, images, labels, _ = bordered
     found = CW(eps=NO_BUDGET, confidence=0.5)(network, images, labels)
     margins = margin(network(found), labels)
     assert (margins > 0.5).all()
     assert margins.median() < 0.55
 
 
-def test_an_image_that_is_misclassified_comes_back_as_it_is(linear):
-    network, images, labels, _ = linear
+def test_an_image_that_is_misclassified_comes_back_as_it_is(bordered):
+    network, images, labels, _ = bordered
     wrong = labels.clone()
     wrong[::2] = (wrong[::2] + 1) % 4
     found = CW(eps=NO_BUDGET, steps=20)(network, images, wrong)
