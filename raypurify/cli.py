@@ -151,13 +151,14 @@ def evaluate(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="YAML: images, classifiers, attacks, purifiers.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for what a later run need not do again.")],
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. images.limit=100.")] = None,
     address: Address = None,
 ) -> None:
     """Attack classifiers, purify, classify; a report of every combination. Run it again: it goes on."""
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.run import evaluate as run
 
-    print(f"report: {run(load_grid(grid, data), out, address=address)}")
+    print(f"report: {run(load_grid(grid, data, set or ()), out, address=address)}")
 
 
 @app.command(epilog="Example: RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10")

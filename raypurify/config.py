@@ -191,7 +191,7 @@ def load_settings(
             raise ConfigError(f"cannot read settings file {path}: {e}") from e
         tree = _parse_yaml(text, str(path))
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     try:
         return Settings.model_validate(tree)
     except ValidationError as e:
@@ -215,7 +215,8 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one value of a settings tree, by ``a.b=value``. Raises ConfigError for anything else."""
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value, e.g. csc.lmbda=0.1")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from raypurify.config import apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.papers import TABLES
 
@@ -32,6 +33,8 @@ class Classifier(_Spec):
     kind: Literal["cifar-resnet", "wide-resnet", "bundle", "torchvision", "efficientnet-lite"]
     path: str
     weights: str | None = Field(None, description="torchvision: a file of weights of the user's own")
+    size: int | None = Field(None, ge=8, description="resize images to this side before")
+    outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
 
 
 class Attack(BaseModel):
@@ -103,8 +106,8 @@ class Grid(_Spec):
         return self
 
 
-def load_grid(source: str | Path | dict, data: str | None = None) -> Grid:
-    """A grid from a YAML file or its tree. ``{data}`` in its paths becomes ``data``.
+def load_grid(source: str | Path | dict, data: str | None = None, overrides: Sequence[str] = ()) -> Grid:
+    """A grid from a YAML file or its tree, then ``a.b=value`` overrides. ``{data}`` in its paths becomes ``data``.
 
     Raises ConfigError for what is unreadable, unknown or out of range, by its dotted path.
     """
@@ -113,8 +116,13 @@ def load_grid(source: str | Path | dict, data: str | None = None) -> Grid:
             source = yaml.safe_load(Path(source).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the grid {source}: {' '.join(str(error).split())}") from error
+    if not isinstance(source, dict):
+        raise ConfigError("a grid must be a mapping: images, classifiers, attacks, purifiers")
+    tree = _filled(source, data)
+    for override in overrides:
+        apply_override(tree, override)
     try:
-        return Grid.model_validate(_filled(source, data))
+        return Grid.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'grid'}: {p['msg']}" for p in error.errors())
         raise ConfigError(f"grid not usable: {problems}") from error

@@ -14,7 +14,10 @@ from raypurify.bundle import load_bundle
 from raypurify.errors import ConfigError
 from raypurify.evaluation import grid
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.nets.efficientnet_lite import load_efficientnet_lite
+from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_network
+from raypurify.nets.torchvision_nets import load_torchvision
 from raypurify.pipeline.stages import fingerprint
 from raypurify.purifiers import PURIFIERS
 
@@ -22,15 +25,20 @@ from raypurify.purifiers import PURIFIERS
 def make_classifier(spec: grid.Classifier, device: str = "cpu") -> nn.Module:
     """The classifier: images in [0, 1] to logits, frozen, in evaluation mode."""
     network = _CLASSIFIERS[spec.kind](spec)
+    if spec.size or spec.outputs:
+        network = Normalised(network, size=spec.size, outputs=spec.outputs)
     return network.to(device).eval().requires_grad_(False)
 
 
 def classifier_digest(spec: grid.Classifier) -> str:
-    """What tells a classifier from another: the content of its file, or of its bundle."""
-    if spec.kind == "bundle":
-        return load_bundle(spec.path).digest
+    """What tells a classifier from another: its settings, and the content of its file or its bundle."""
     file = Path(spec.weights or spec.path)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else fingerprint(spec.kind, spec.path)
+    if spec.kind == "bundle":
+        content = load_bundle(spec.path).digest
+    else:
+        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else spec.path
+    # Not the path: the same weights elsewhere are the same classifier.
+    return fingerprint(spec.kind, content, spec.path if spec.weights else None, spec.size, spec.outputs)
 
 
 def make_attack(name: str, spec: grid.Attack) -> Callable | None:
@@ -75,24 +83,12 @@ def _made(where: str, kind: Callable, settings: dict[str, Any]):
         raise ConfigError(f"{where}: {str(error).replace('.__init__()', '')}") from error
 
 
-def _torchvision(spec: grid.Classifier) -> nn.Module:
-    from raypurify.nets.torchvision_nets import load_torchvision
-
-    return load_torchvision(spec.path, spec.weights)
-
-
-def _efficientnet(spec: grid.Classifier) -> nn.Module:
-    from raypurify.nets.efficientnet_lite import load_efficientnet_lite
-
-    return load_efficientnet_lite(spec.path)
-
-
 _CLASSIFIERS: dict[str, Callable[[grid.Classifier], nn.Module]] = {
     "cifar-resnet": lambda spec: load_cifar_resnet(spec.path),
     "wide-resnet": lambda spec: load_network(Path(spec.path)),
     "bundle": lambda spec: load_bundle(spec.path).network,
-    "torchvision": _torchvision,
-    "efficientnet-lite": _efficientnet,
+    "torchvision": lambda spec: load_torchvision(spec.path, spec.weights),
+    "efficientnet-lite": lambda spec: load_efficientnet_lite(spec.path),
 }
 
 

@@ -31,6 +31,14 @@ def test_a_file_is_read_and_its_data_folder_filled_in(tmp_path):
     assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.tikhonov > 0
 
 
+def test_one_setting_can_be_changed_from_outside():
+    grid = load_grid(TREE, data="a", overrides=("images.limit=7", "attacks.PGD.steps=2", "purifiers.ours.lmbda=0.1"))
+    assert (grid.images.limit, make_attack("PGD", grid.attacks["PGD"]).steps) == (7, 2)
+    assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.lmbda == 0.1
+    with pytest.raises(ConfigError, match="not of the form"):
+        load_grid(TREE, data="a", overrides=("images",))
+
+
 def test_settings_decide_a_purifiers_digest():
     spec = load_grid(changed(images={"paths": "a"})).purifiers["ours"]
     other = load_grid(changed(images={"paths": "a"}, purifiers={"ours": {"purifier": "rsfp", "lmbda": 0.2}})).purifiers
@@ -61,6 +69,9 @@ def test_wrong_grids_are_refused_by_name(tree, message):
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no-such"):
         load_grid(tmp_path / "no-such.yaml")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match="a grid must be a mapping"):
+        load_grid(tmp_path / "list.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_grid(tmp_path / "bad.yaml")
