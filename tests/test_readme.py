@@ -10,31 +10,39 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
 
-EVALUATION = REPOSITORY / "benchmarks" / "results" / "cifar10"
-GRID = REPOSITORY / "benchmarks" / "grids" / "cifar10.yaml"
+RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
 
 
-def evaluation_table() -> str:
-    """Every purifier under every attack, as the README shows it."""
+def evaluation_tables(name: str) -> dict[str, str]:
+    """Of each classifier, every purifier under every attack, as pages show it."""
     from raypurify.evaluation.tables import as_markdown, layout, read_csv
 
-    cells = {(cell.attack, cell.purifier): cell for cell in read_csv((EVALUATION / "cells.csv").read_text("utf-8"))}
-    attacks, purifiers = (list(dict.fromkeys(names)) for names in zip(*cells))
-    return as_markdown(*layout(purifiers, attacks, lambda purifier, attack: cells.get((attack, purifier))))
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    tables = {}
+    for classifier in dict.fromkeys(cell.classifier for cell in found):
+        cells = {(cell.attack, cell.purifier): cell for cell in found if cell.classifier == classifier}
+        attacks, purifiers = (list(dict.fromkeys(names)) for names in zip(*cells))
+        rows, cell = list(purifiers), lambda purifier, attack, cells=cells: cells.get((attack, purifier))
+        tables[classifier] = as_markdown(*layout(rows, attacks, cell))
+    return tables
 
 
-def test_table_is_that_of_the_committed_results():
-    block = README.partition("<!-- evaluation -->")[2].partition("<!-- /evaluation -->")[0]
-    assert evaluation_table() in block
-    assert f"n = {json.loads((EVALUATION / 'facts.json').read_text())['images']}" in block
-    assert "raypurify evaluate benchmarks/grids/cifar10.yaml" in block
+@pytest.mark.parametrize(("page", "name"), [("README.md", "cifar10"), ("docs/evaluation.md", "cifar10-adaptive")])
+def test_tables_are_those_of_the_committed_results(page, name):
+    text = (REPOSITORY / page).read_text("utf-8")
+    block = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    for table in evaluation_tables(name).values():
+        assert table in block
+    assert f"n = {json.loads((RESULTS / name / 'facts.json').read_text())['images']}" in block
+    assert f"raypurify evaluate benchmarks/grids/{name}.yaml" in block
 
 
-def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid():
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-adaptive"])
+def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(name):
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.subjects import purifier_digest
 
-    facts, grid = json.loads((EVALUATION / "facts.json").read_text()), load_grid(GRID, "DIR")
+    facts, grid = json.loads((RESULTS / name / "facts.json").read_text()), load_grid(GRIDS / f"{name}.yaml", "DIR")
     assert facts["digests"]["purifiers"] == {name: purifier_digest(spec) for name, spec in grid.purifiers.items()}
     assert facts["images"] == grid.images.limit
 
