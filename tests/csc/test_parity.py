@@ -148,9 +148,9 @@ def posed_to_sporco(problem):
     return by_sporco(dictionary, signal[0], problem.lmbda)
 
 
-def by_us(dictionary, signals, lmbda, method):
+def by_us(dictionary, signals, lmbda, method, rel_tol=REL_TOL):
     """Our objectives from codes and atoms in float64, after a check that the result says the same of itself."""
-    res = solve_cbpdn(dictionary, signals, lmbda, rel_tol=REL_TOL, method=method, **SETTINGS[method])
+    res = solve_cbpdn(dictionary, signals, lmbda, rel_tol=rel_tol, method=method, **SETTINGS[method])
     objectives = [objective_of(dictionary, codes, signal, lmbda) for codes, signal in zip(res.codes, signals)]
     for codes, reconstruction in zip(res.codes, res.reconstruction.numpy()):
         expected = synthesis(dictionary, codes)
@@ -237,7 +237,13 @@ def test_every_method_and_sporco_meet_at_the_same_code(problem):
 def test_constant_signal_is_coded_no_worse_than_by_sporco(value, kind):
     dictionary, signal = dictionary_of(kind, 16, 8), torch.full((1, 3, 32, 32), value)
     ours = {method: by_us(dictionary, signal, 0.2, method) for method in SETTINGS}
-    assert max(ours.values()) <= ALLOWED * by_sporco(dictionary, signal[0], 0.2), ours
+    theirs = by_sporco(dictionary, signal[0], 0.2)
+    assert ours["admm"] <= ALLOWED * theirs, ours
+    # Coordinate descent stops at a violation of 0.05 λ anywhere. A constant signal, which no high part is, asks that of
+    # nearly every coefficient at once: up to 0.2 % of the objective is left, with the atoms of the shipped bundle.
+    assert max(ours.values()) <= 1.003 * theirs, ours
+    exact = by_us(dictionary, signal, 0.2, "cd", rel_tol=REL_TOL / 5)
+    assert exact <= ALLOWED * theirs, exact
 
 
 @every_method
