@@ -27,15 +27,17 @@ def test_the_obvious_script_does_what_the_purifier_does(benchmark, rows, tmp_pat
 
     bulk = benchmark("bulk")
     purifier, images = raypurify.load("cifar10"), bulk.pixels(rows[:2])
+    # Two solvers that stop in their own ways come to the same only where they go on for long enough.
+    csc = purifier.settings.csc.model_copy(update={"rel_tol": 2e-4})
+    purifier.settings = purifier.settings.model_copy(update={"csc": csc})
     bulk.write_settings(tmp_path / "settings.npz", purifier, images)
     source = bulk.write_folder(rows[:2], tmp_path / "in")
     said = bulk.run_script(source, tmp_path / "out", tmp_path / "settings.npz")
     assert (said["images"], said["unsolved"]) == (2, 0)
     for path, image in zip(sorted((tmp_path / "out").iterdir()), purifier.purify(images).images.numpy(), strict=True):
         difference = np.asarray(Image.open(path), int) - to_pixels(image)
-        # Two solvers that stop at the same tolerance, each in its own way.
-        assert np.abs(difference).max() <= 3
-        assert np.abs(difference).mean() < 0.45
+        assert np.abs(difference).max() <= 1
+        assert np.abs(difference).mean() < 0.1
 
 
 def test_the_steady_part_begins_when_every_actor_has_done_a_shard(benchmark):
