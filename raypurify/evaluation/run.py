@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from raypurify.evaluation.cells import Cells, keys_of
 from raypurify.evaluation.examples import example_pictures
@@ -43,7 +44,9 @@ def evaluate(grid: Grid, out: str | Path, *, address: str | None = None) -> Path
     for name, spec in grid.attacks.items():
         make_attack(name, spec)
     for name, spec in grid.purifiers.items():
-        make_purifier(name, spec)
+        # What it needs may not be installed: better said now than in an hour.
+        purifier = make_purifier(name, spec)
+        purifier.purify(torch.full((1, 3, *[max(16, purifier.min_size)] * 2), 0.5))
     digests = digests_of(grid)
     batches, classes = read_batches(grid.images, grid.batch)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,8 +122,6 @@ class _Worker:
     """Computes cells, or the checks of a classifier, one call at a time."""
 
     def __init__(self, specs, device: str):
-        import torch
-
         torch.set_num_threads(1)
         self.grid, digests, self.out = specs
         self.cells, self.device = Cells(self.grid, digests, self.out, device), device
@@ -130,8 +131,6 @@ class _Worker:
             self.cells.do(names, batch)
 
     def check(self, classifier: str, batch: Batch, file: Path) -> None:
-        import torch
-
         network = make_classifier(self.grid.classifiers[classifier], self.device)
         rest = [spec for name, spec in self.grid.classifiers.items() if name != classifier]
         other = make_classifier(rest[0], self.device) if rest else None

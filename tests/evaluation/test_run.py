@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,14 @@ def test_cells_keep_what_became_of_every_image(report):
     facts = json.loads((report / "facts.json").read_text())
     assert facts["images"] == COUNT
     assert set(facts["digests"]["purifiers"]) >= {"none", "RSFP", "JPEG"}
+
+
+def test_a_package_that_is_missing_is_named_before_any_work(tree, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    grid = load_grid({**tree, "purifiers": {"means": {"purifier": "nlm"}}, "reference": None})
+    with pytest.raises(ConfigError, match=r"needs skimage.*pip install 'raypurify\[evaluation\]'"):
+        evaluate(grid, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
