@@ -40,7 +40,9 @@ def write_report(
         cells[names] = cell(names, columns[names], seconds)
     correct = {names: values["correct"] for names, values in columns.items()}
     for names, held in worst_cases(grid, correct).items():
-        cells[names] = cell(names, columns[names[0], next(iter(grid.attacks)), names[2]] | {"correct": held}, 0.0)
+        # Of several attacks together there is no one size, share of flags or time.
+        unknown = dict.fromkeys(("dissimilarity", "linf", "flagged"), np.array([np.nan]))
+        cells[names] = cell(names, {"correct": held, **unknown}, float("nan"))
     compared = comparisons(grid, correct) if grid.reference else []
     (out / "cells.csv").write_text(as_csv([vars(one) for one in cells.values()]), "utf-8")
     if compared:
