@@ -121,6 +121,8 @@ class Csc(_Settings):
     rel_tol: float = Field(5e-3, gt=0)
     tikhonov: float = Field(5.0, gt=0)
     pad: int = Field(16, ge=0)
+    noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
+    refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
 
 
 class Dictionaries(_Settings):

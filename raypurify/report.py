@@ -4,11 +4,13 @@ from pathlib import Path
 
 from raypurify import ledger, sinks
 from raypurify.bundle import Bundle
+from raypurify.config import Csc
 from raypurify.errors import SinkError
 from raypurify.ledger import Summary
 from raypurify.pipeline.fit import STAGES
 from raypurify.pipeline.progress import duration
 from raypurify.pipeline.stages import MARKER, stage_lines
+from raypurify.purifiers.coding import LEAST, MOST
 from raypurify.storage import redact, resolve
 
 
@@ -26,7 +28,7 @@ def bundle_text(bundle: Bundle) -> str:
         "classes": f"{len(classes)}: {', '.join(classes[:12])}{' …' if len(classes) > 12 else ''}",
         "clusters": f"{count}, Mahalanobis distance by {settings.clusters.form}",
         "dictionaries": f"{count} of {atoms.shape[1]} atoms of {size}, from {settings.dictionaries.images} images each",
-        "purification": f"λ = {settings.csc.lmbda}, Tikhonov {settings.csc.tikhonov}",
+        "purification": _purification(settings.csc),
         "flag": f"distance > {flag.distance_threshold:.2f}, {flag.quantile:.0%} quantile of {flag.images} clean images",
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
@@ -43,6 +45,13 @@ def bundle_text(bundle: Bundle) -> str:
         lines += [f"    {key:28} {value:.4g}" for key, value in figures.items() if key != "images"]
     lines.append(f"  attack: PGD, {attack['norm']} {attack['eps']}, {attack['steps']} steps")
     return "\n".join(lines)
+
+
+def _purification(csc: Csc) -> str:
+    lmbda = f"λ = {csc.lmbda}"
+    if csc.noise_factor:
+        lmbda = f"λ = {csc.noise_factor:g} × noise level, {LEAST * csc.lmbda:g} to {MOST * csc.lmbda:g}"
+    return f"{lmbda}, Tikhonov {csc.tikhonov:g}" + (", refit" if csc.refit else "")
 
 
 def status_text(folder: str) -> str:

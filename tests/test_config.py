@@ -7,7 +7,7 @@ from raypurify.errors import ConfigError
 
 
 def test_every_preset_loads_under_its_own_name():
-    assert presets() == ["cifar10", "cifar10-wide", "imagenet10", "imagenet10-wide", "paper", "tiny"]
+    assert presets() == ["cifar10", "cifar10-small", "imagenet10", "imagenet10-small", "paper", "tiny"]
     assert [load_settings(name).name for name in presets()] == presets()
 
 
@@ -36,7 +36,7 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         (
             {"preset": "huge"},
-            "unknown preset 'huge': choose one of cifar10, cifar10-wide, imagenet10, imagenet10-wide, paper, tiny",
+            "unknown preset 'huge': choose one of cifar10, cifar10-small, imagenet10, imagenet10-small, paper, tiny",
         ),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),

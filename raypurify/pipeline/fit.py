@@ -82,7 +82,10 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     # The number of actors changes how fast the dictionaries come, not what they are.
     dictionaries = stage(
         "dictionaries",
-        {"csc": part["csc"], "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"}},
+        {
+            "csc": {k: part["csc"][k] for k in ("lmbda", "tikhonov", "pad")},
+            "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"},
+        },
         (prepared, clusters),
         lambda folder: learn_dictionaries(
             folder, prepared.folder, cluster_of_row, cluster_class, side, settings.csc, settings.dictionaries, seed
@@ -119,7 +122,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     }
     return stage(
         "calibrate",
-        {"calibration": part["calibration"], "name": settings.name, "note": settings.note},
+        {"csc": part["csc"], "calibration": part["calibration"], "name": settings.name, "note": settings.note},
         (prepared, baseline, clusters, dictionaries, robust),
         lambda folder: _calibrate(
             folder,

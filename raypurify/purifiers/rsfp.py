@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raypurify.bundle import Bundle
-from raypurify.csc import SparseCode, solve_cbpdn, tikhonov_split
+from raypurify.csc import SparseCode
 from raypurify.purifiers.base import Purified, checked, relative_change
+from raypurify.purifiers.coding import rewrite
 
 
 class RSFP:
@@ -19,7 +20,8 @@ class RSFP:
     1. x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖², x_high = x − x_low (the Tikhonov split);
     2. the cluster (c, j) whose clean distribution is nearest to R_rob(x) by Mahalanobis distance;
     3. r = argmin_r ½‖Σ_m d_m ∗ r_m − x_high‖² + λ Σ_m‖r_m‖₁ with that cluster's dictionary (eq. 6);
-    4. purified = clip(x_low + Σ_m d_m ∗ r_m, 0, 1) (eq. 8).
+    4. purified = clip(x_low + Σ_m d_m ∗ r_m, 0, 1) (eq. 8); how the settings ``csc.noise_factor`` and ``csc.refit``
+       change 3 and 4 says ``purifiers.coding.rewrite``.
 
     The network sees the image resized to its own input size; everything else works at the image's size.
 
@@ -54,26 +56,25 @@ class RSFP:
         anything else than such images.
         """
         images = checked(images, self.min_size, "an atom").to(self.device)
-        low, code, cluster, distance = self._coded(images, self.settings.csc.rel_tol, sparse=True)
-        purified = (low + code.reconstruction).clamp(0, 1)
+        purified, code, cluster, distance = self._rewritten(images, self.settings.csc.rel_tol, sparse=True)
         flagged = distance > self.bundle.manifest.calibration.distance_threshold
         return Purified(purified, cluster, distance, flagged, relative_change(purified, images), code.iterations)
 
     def purify_differentiably(self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit") -> Tensor:
         """The purified images (N, 3, H, W) alone, differentiable in ``images``; for attackers who know the purifier.
 
-        The gradient is that of low-pass and sparse coding; the choice of the cluster is piecewise constant. Codes are
-        solved to ``rel_tol``: above 1e-3 their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is for).
+        The gradient is that of low-pass, sparse coding and all that depends on the image, except that the choice of the
+        cluster is piecewise constant. Codes are solved to ``rel_tol``: above 1e-3 their gradient is poor
+        (``csc.solve_cbpdn``, which ``differentiable`` is for).
         """
         images = checked(images, self.min_size, "an atom").to(self.device)
-        low, code, *_ = self._coded(images, rel_tol, differentiable=differentiable)
-        return (low + code.reconstruction).clamp(0, 1)
+        return self._rewritten(images, rel_tol, differentiable=differentiable)[0]
 
-    def _coded(self, images: Tensor, rel_tol: float, **options: Any) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
-        """Low part, code of the high part, nearest cluster and the distance to it."""
-        csc = self.settings.csc
-        low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
+    def _rewritten(self, images: Tensor, rel_tol: float, **options: Any) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
+        """Purified images, code of the high part, nearest cluster and the distance to it."""
         with torch.no_grad():
             cluster, distance = self.distributions.nearest(self.latents(images))
-        code = solve_cbpdn(self.dictionaries, high, lmbda=csc.lmbda, rel_tol=rel_tol, index=cluster, **options)
-        return low, code, cluster, distance
+        purified, code = rewrite(
+            images, self.dictionaries, self.settings.csc, index=cluster, rel_tol=rel_tol, **options
+        )
+        return purified, code, cluster, distance

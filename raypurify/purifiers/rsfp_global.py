@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from raypurify.config import Csc, Dictionaries
-from raypurify.csc import learn_dictionary, solve_cbpdn, tikhonov_split
+from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.purifiers.base import Purified, checked, without_clusters
+from raypurify.purifiers.coding import rewrite
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,8 @@ class GlobalRSFP:
     def purify(self, images: Tensor) -> Purified:
         """Purify images (N, 3, H, W), floating point in [0, 1], H and W no smaller than an atom; else DataError."""
         images = checked(images, self.min_size, "an atom")
-        low, high = tikhonov_split(images, lmbda=self.csc.tikhonov, pad=self.csc.pad)
-        dictionary = self.dictionary.to(images.device)
-        code = solve_cbpdn(dictionary, high, lmbda=self.csc.lmbda, rel_tol=self.csc.rel_tol, sparse=True)
-        return without_clusters((low + code.reconstruction).clamp(0, 1), images, code.iterations)
+        purified, code = rewrite(images, self.dictionary.to(images.device), self.csc, sparse=True)
+        return without_clusters(purified, images, code.iterations)
 
 
 def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:

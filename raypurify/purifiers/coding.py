@@ -1,0 +1,62 @@
+"""The purification of an image once its dictionary is known: what RSFP with clusters and without share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raypurify.config import Csc
+from raypurify.csc import SparseCode, noise_level, solve_cbpdn, tikhonov_split
+
+# λ of an image follows its noise between these multiples of csc.lmbda.
+LEAST, MOST = 0.5, 3.0
+# A code that is nearly zero says little of how large it should have been.
+MAX_GAIN = 4.0
+
+
+def rewrite(
+    images: Tensor,
+    dictionary: Tensor,
+    csc: Csc,
+    *,
+    index: Tensor | None = None,
+    rel_tol: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, SparseCode]:
+    """x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t.
+
+    The high part of an image x is coded under λ = t · ``csc.lmbda``, which scaling by t turns into the problem of
+    eq. 6 of RSFP with ``csc.lmbda`` itself. With ``csc.noise_factor`` c > 0, λ = c · σ̂(x) (``csc.noise_level``) within
+    ½ to 3 times ``csc.lmbda``; with 0, as in the paper, t = 1. With ``csc.refit`` the reconstruction is scaled by
+    g = ⟨x_high, Dr⟩ / ‖Dr‖², the factor that fits x_high best, at most 4: an ℓ1 code is too small by what λ took from
+    every coefficient (at the optimum g = 1 + λ‖r‖₁ / ‖Dr‖²); otherwise g = 1.
+
+    ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so.
+
+    >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> atoms /= atoms.flatten(1).norm(dim=1)[:, None, None, None]
+    >>> rewrite(torch.rand(2, 3, 8, 9), atoms, Csc(noise_factor=10, refit=True))[0].shape
+    torch.Size([2, 3, 8, 9])
+    """
+    low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
+    scale = images.new_ones(len(images))
+    if csc.noise_factor and csc.lmbda:
+        scale = (csc.noise_factor * noise_level(images) / csc.lmbda).clamp(LEAST, MOST)
+    scale = scale[:, None, None, None]
+    tolerance = csc.rel_tol if rel_tol is None else rel_tol
+    code = solve_cbpdn(dictionary, high / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
+    coded = scale * code.reconstruction
+    if csc.refit:
+        coded = gain(coded, high)[:, None, None, None] * coded
+    return (low + coded).clamp(0, 1), code
+
+
+def gain(coded: Tensor, high: Tensor) -> Tensor:
+    """argmin_g ‖g · coded − high‖₂ of each image (N,), within 1 to 4; 1 where ``coded`` is zero.
+
+    >>> gain(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
+    tensor([1.5000, 1.0000])
+    """
+    energy = coded.square().flatten(1).sum(1)
+    product = (coded * high).flatten(1).sum(1)
+    return torch.where(energy > 0, product / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1).clamp(1, MAX_GAIN)
