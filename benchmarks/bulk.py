@@ -41,6 +41,7 @@ from timing import ratio
 
 import raypurify
 from raypurify.images import decode_image, to_float
+from raypurify.purifiers.coding import MAX_GAIN, scale_of_lmbda
 
 RESULTS = Path(__file__).parent / "results" / "bulk.json"
 CORES = os.cpu_count() or 1
@@ -182,7 +183,8 @@ def on_tensors(purifier, images: torch.Tensor, batch: int) -> float:
 def write_settings(file: Path, purifier, images: torch.Tensor) -> None:
     """What the obvious script has to know to do these images as the purifier does them."""
     csc, cluster = purifier.settings.csc, purifier.distributions.nearest(purifier.latents(images))[0]
-    numbers = {name: getattr(csc, name) for name in ("lmbda", "rel_tol", "tikhonov", "pad")}
+    numbers = {name: getattr(csc, name) for name in ("rel_tol", "tikhonov", "pad")}
+    numbers |= {"lmbda": csc.lmbda * scale_of_lmbda(images, csc).numpy(), "gain": MAX_GAIN if csc.refit else 1}
     np.savez(file, dictionaries=purifier.dictionaries.numpy(), cluster=cluster.numpy(), **numbers)
 
 

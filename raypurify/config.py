@@ -73,6 +73,10 @@ class Attack(_Settings):
     random_start: bool = True
 
 
+# Names of networks that a robust training starts from: of the stage baseline, none, of the stage robust_first.
+INITS = ("baseline", "random", "first")
+
+
 class RobustTraining(Training):
     """Robust semantic training (RSFP, eq. 7), over PGD adversarial training or TRADES (Zhang et al. 2019, eq. 5).
 
@@ -83,14 +87,15 @@ class RobustTraining(Training):
     loss: Literal["ce", "trades"] = Field("ce", description="ce: cross-entropy on adversarial images alone")
     beta: float = Field(6.0, gt=0, description="weight of the divergence in trades")
     alpha: float = Field(0.05, ge=0, description="weight of the Mahalanobis term")
-    init: str = Field("baseline", description="baseline, random, or the path of another network.safetensors")
+    init: str = Field("baseline", description="baseline, random, first, or the path of another network.safetensors")
     guard: bool = Field(True, description="stop when accuracy under a multi-step attack collapses")
     attack: Attack = Attack()
 
     @model_validator(mode="after")
     def _consistent(self) -> "RobustTraining":
-        if self.init not in ("baseline", "random") and not self.init.endswith(".safetensors"):
-            raise ValueError(f"init is {self.init!r}: give baseline, random or the path of a network.safetensors")
+        if self.init not in INITS and not self.init.endswith(".safetensors"):
+            names = ", ".join(INITS)
+            raise ValueError(f"init is {self.init!r}: give {names} or the path of a network.safetensors")
         if self.loss == "trades" and not self.attack.random_start:
             raise ValueError("loss trades needs attack.random_start: its divergence has no slope at the clean image")
         return self
@@ -160,8 +165,19 @@ class Settings(_Settings):
     clusters: Clusters = Clusters()
     csc: Csc = Csc()
     dictionaries: Dictionaries = Dictionaries()
+    robust_first: RobustTraining | None = Field(None, description="another robust training, before; see robust.init")
     robust: RobustTraining = RobustTraining()
     calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _first_there(self) -> "Settings":
+        if self.robust_first is None and self.robust.init == "first":
+            raise ValueError("robust.init is first, but there is no robust_first: give its settings")
+        if self.robust_first is not None and self.robust_first.init == "first":
+            raise ValueError("robust_first.init is first: it cannot start from itself")
+        if self.robust_first is not None and self.robust.init != "first":
+            raise ValueError("robust_first is trained for nothing: set robust.init to first, or robust_first to null")
+        return self
 
 
 def presets() -> list[str]:

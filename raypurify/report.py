@@ -7,7 +7,7 @@ from raypurify.bundle import Bundle
 from raypurify.config import Csc
 from raypurify.errors import SinkError
 from raypurify.ledger import Summary
-from raypurify.pipeline.fit import STAGES
+from raypurify.pipeline.fit import OPTIONAL, STAGES
 from raypurify.pipeline.progress import duration
 from raypurify.pipeline.stages import MARKER, stage_lines
 from raypurify.purifiers.coding import LEAST, MOST
@@ -58,7 +58,8 @@ def status_text(folder: str) -> str:
     """How far the fit or the purify job of a folder is. Raises SinkError where it is neither."""
     run_dir = Path(folder)
     if any((run_dir / name / MARKER).exists() for name in STAGES):
-        return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in stage_lines(run_dir, STAGES))
+        names = tuple(name for name in STAGES if name not in OPTIONAL or (run_dir / name / MARKER).exists())
+        return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in stage_lines(run_dir, names))
     try:
         job = sinks.status(folder)
     except SinkError as error:

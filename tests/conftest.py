@@ -110,6 +110,7 @@ def small_settings():
     """Settings of a fit that takes seconds: every stage is real, nothing in it is any good."""
     from raypurify.config import Settings
 
+    robust = {"batch_size": 32, "lr": 0.02, "precision": "float32", "attack": {"steps": 1}}
     return Settings.model_validate(
         {
             "name": "small",
@@ -118,7 +119,8 @@ def small_settings():
             "baseline": {"epochs": 3, "batch_size": 32, "lr": 0.05, "precision": "float32"},
             "clusters": {"k_max": 3},
             "dictionaries": {"atoms": 6, "size": 5, "images": 4},
-            "robust": {"epochs": 1, "batch_size": 32, "lr": 0.02, "precision": "float32", "attack": {"steps": 1}},
+            "robust_first": {"epochs": 1, **robust},
+            "robust": {"epochs": 1, "init": "first", "loss": "trades", **robust},
             "calibration": {"images": 12, "attack": {"steps": 2}},
         }
     )

@@ -7,7 +7,7 @@ from raypurify.errors import ConfigError
 
 
 def test_every_preset_loads_under_its_own_name():
-    assert presets() == ["cifar10", "cifar10-small", "imagenet10", "imagenet10-small", "paper", "tiny"]
+    assert presets() == ["cifar10", "cifar10-small", "imagenet10", "imagenet10-wide", "paper", "tiny"]
     assert [load_settings(name).name for name in presets()] == presets()
 
 
@@ -36,7 +36,7 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         (
             {"preset": "huge"},
-            "unknown preset 'huge': choose one of cifar10, cifar10-small, imagenet10, imagenet10-small, paper, tiny",
+            "unknown preset 'huge': choose one of cifar10, cifar10-small, imagenet10, imagenet10-wide, paper, tiny",
         ),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),
@@ -67,3 +67,14 @@ def test_the_augmentation_of_older_bundles_is_understood():
     assert load_settings(overrides=("baseline.augment=false",)).baseline.augment == "none"
     with pytest.raises(ConfigError, match=r"baseline\.augment"):
         load_settings(overrides=("baseline.augment=mirror",))
+
+
+def test_a_first_robust_training_and_the_second_belong_together():
+    assert load_settings("cifar10").robust.init == "first"
+    for overrides, message in (
+        (("robust.init=first",), "there is no robust_first"),
+        (("robust_first.epochs=1",), "trained for nothing"),
+        (("robust.init=first", "robust_first.init=first"), "cannot start from itself"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_settings("tiny", overrides=overrides)

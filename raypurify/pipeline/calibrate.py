@@ -1,5 +1,6 @@
 """Stage 7: the bundle, measured on validation images no stage was trained on."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def write_bundle(
     """
     network, draft = load_network(robust), folder / "draft"
     nothing = Calibration(distance_threshold=0.0, quantile=settings.calibration.quantile, images=0)
+    # Ray gives a task of one CPU one thread, but nothing else of a fit runs beside this one.
+    torch.set_num_threads(os.cpu_count() or 1)
     save_bundle(draft, network, distributions, dictionaries, **about, calibration=nothing, measured={})
     table = read_part(prepared, VALIDATION)
     purifier = RSFP(load_bundle(draft), device)

@@ -1,6 +1,6 @@
 """The images of a training epoch, streamed by Ray Data to each worker in an order that depends on nothing but seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +68,33 @@ def epoch_tables(
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     # No CPU is asked for: training workers, as many as an elastic cluster has room for, may hold all there are.
     stream = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
+    # Whole windows, cut here: a thread of Ray's that cuts batches takes the interpreter from the loop that feeds a GPU.
     tables = stream.map_batches(_mixed, batch_size=1, num_cpus=0, concurrency=READERS).iter_batches(
-        batch_size=batch, batch_format="pyarrow", drop_last=True
+        batch_size=None, batch_format="pyarrow"
     )
     # Every worker takes the same number of steps, or the others would wait for ever in the gradient sum.
-    for _, table in zip(range(first, steps), tables):
+    for _, table in zip(range(first, steps), cut_evenly(tables, batch)):
         yield table
+
+
+def cut_evenly(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` each; what is left at the end is dropped. Copies only where two tables meet.
+
+    >>> [t["a"].to_pylist() for t in cut_evenly([pa.table({"a": [1, 2, 3]}), pa.table({"a": [4, 5]})], 2)]
+    [[1, 2], [3, 4]]
+    """
+    rest = None
+    for table in tables:
+        at = 0
+        if rest is not None:
+            at = min(rows - len(rest), len(table))
+            rest = pa.concat_tables([rest, table[:at]])
+            if len(rest) < rows:
+                continue
+            yield rest.combine_chunks()
+        stop = at + (len(table) - at) // rows * rows
+        yield from (table[start : start + rows] for start in range(at, stop, rows))
+        rest = table[stop:] if stop < len(table) else None
 
 
 def _mixed(batch: dict[str, np.ndarray]) -> pa.Table:

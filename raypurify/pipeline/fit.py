@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from raypurify.config import Settings
+from raypurify.config import INITS, Settings
 from raypurify.errors import BundleError, SinkError
 from raypurify.pipeline.stages import Done, only_one, run_stage
 
-STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust", "calibrate")
+STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust_first", "robust", "calibrate")
+# Stages that only some settings ask for.
+OPTIONAL = ("robust_first",)
 
 
 def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str | None = None) -> Path:
@@ -53,7 +55,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     part = {
         name: getattr(settings, name).model_dump(exclude={"checkpoint_steps"})
         for name in type(settings).model_fields
-        if name not in ("name", "note", "seed")
+        if name not in ("name", "note", "seed") and getattr(settings, name) is not None
     }
     prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
     classes, rows = prepared.report["classes"], prepared.report["train"]
@@ -91,19 +93,20 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
             folder, prepared.folder, cluster_of_row, cluster_class, side, settings.csc, settings.dictionaries, seed
         ),
     )
-    robust = stage(
-        "robust",
-        {"network": part["network"], "robust": part["robust"], **_start(settings.robust.init)},
-        (prepared, baseline, clusters),
-        lambda folder: train(
-            folder,
-            *shape,
-            settings.robust,
-            seed,
-            baseline=baseline.folder / NETWORK,
-            clusters=clusters.folder,
-        ),
-    )
+
+    def robust_stage(name: str, before: Done) -> Done:
+        chosen = getattr(settings, name)
+        return stage(
+            name,
+            {"network": part["network"], "robust": part[name], **_start(chosen.init)},
+            (prepared, before, clusters),
+            lambda folder: train(
+                folder, *shape, chosen, seed, baseline=before.folder / NETWORK, clusters=clusters.folder
+            ),
+        )
+
+    first = robust_stage("robust_first", baseline) if settings.robust_first else None
+    robust = robust_stage("robust", first if settings.robust.init == "first" else baseline)
     about = {
         "name": settings.name,
         "settings": settings,
@@ -116,6 +119,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         },
         "training": {
             "baseline": baseline.report,
+            **({"robust_first": first.report} if first else {}),
             "robust": robust.report,
             "cluster_sizes": {"clusters": clusters.report["clusters"], "smallest": clusters.report["smallest"]},
         },
@@ -140,7 +144,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
 def _start(init: str) -> dict[str, str]:
     """The digest of the network that robust training starts from, where it is a file of its own."""
     path = Path(init).expanduser()
-    named = init in ("baseline", "random") or not path.is_file()
+    named = init in INITS or not path.is_file()
     return {} if named else {"start": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

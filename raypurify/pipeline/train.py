@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raypurify.config import Network, Training
+from raypurify.config import INITS, Network, Training
 from raypurify.errors import RaypurifyError, TrainingError
 from raypurify.nets import WideResNet
 from raypurify.nets.store import save_network
@@ -56,7 +56,7 @@ def train(
     steps, batch = steps_of(rows, settings.batch_size, workers)
     if not batch or not steps:
         raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers")
-    if getattr(settings, "init", "random") not in ("baseline", "random"):
+    if getattr(settings, "init", "random") not in INITS:
         # Workers have a working directory of their own.
         settings = settings.model_copy(update={"init": str(Path(settings.init).expanduser().resolve())})
     done = len(read_lines(folder))

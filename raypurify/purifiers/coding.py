@@ -39,16 +39,24 @@ def rewrite(
     torch.Size([2, 3, 8, 9])
     """
     low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
-    scale = images.new_ones(len(images))
-    if csc.noise_factor and csc.lmbda:
-        scale = (csc.noise_factor * noise_level(images) / csc.lmbda).clamp(LEAST, MOST)
-    scale = scale[:, None, None, None]
+    scale = scale_of_lmbda(images, csc)[:, None, None, None]
     tolerance = csc.rel_tol if rel_tol is None else rel_tol
     code = solve_cbpdn(dictionary, high / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
     coded = scale * code.reconstruction
     if csc.refit:
         coded = gain(coded, high)[:, None, None, None] * coded
     return (low + coded).clamp(0, 1), code
+
+
+def scale_of_lmbda(images: Tensor, csc: Csc) -> Tensor:
+    """t of each image (N,): its λ in units of ``csc.lmbda``.
+
+    >>> scale_of_lmbda(torch.zeros(1, 3, 8, 8), Csc(noise_factor=10)), scale_of_lmbda(torch.rand(1, 3, 8, 8), Csc())
+    (tensor([0.5000]), tensor([1.]))
+    """
+    if not (csc.noise_factor and csc.lmbda):
+        return images.new_ones(len(images))
+    return (csc.noise_factor * noise_level(images) / csc.lmbda).clamp(LEAST, MOST)
 
 
 def gain(coded: Tensor, high: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="where the network, metrics and checkpoints go")
     parser.add_argument("--clusters", type=Path, help="the clusters folder of a fit: train the robust network")
     parser.add_argument("--robust", action="store_true", help="train a robust network without clusters (alpha: 0)")
-    parser.add_argument("--baseline", type=Path, help="the network that robust.init: baseline starts from")
+    parser.add_argument("--baseline", type=Path, help="the network that robust.init: baseline, or first, starts from")
     parser.add_argument("--every", type=_positive, default=1, metavar="EPOCHS", help="epochs between checkpoints")
     return parser
 

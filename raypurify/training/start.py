@@ -14,9 +14,9 @@ def starting_network(
 ) -> WideResNet:
     """A WideResNet of ``architecture`` (depth, width, classes, dropout), with the weights that ``robust.init`` names.
 
-    ``"random"``: drawn from ``seed``; ``"baseline"``: those of the file ``baseline``; otherwise those of the file that
-    ``init`` is the path of. The rows of RSFP's Table I are ``random``, and the paths of networks that PGD adversarial
-    training or TRADES made (``robust.alpha: 0``).
+    ``"random"``: drawn from ``seed``; ``"baseline"`` and ``"first"``: those of the file ``baseline``; otherwise those
+    of the file that ``init`` is the path of. The rows of RSFP's Table I are ``random``, and the paths of networks that
+    PGD adversarial training or TRADES made (``robust.alpha: 0``).
 
     Raises ConfigError for a file that is not there, is not asked for rightly, or holds another architecture.
 
@@ -28,9 +28,10 @@ def starting_network(
         network = WideResNet(**architecture)
     if init == "random":
         return network
-    if init == "baseline" and baseline is None:
-        raise ConfigError("robust.init is baseline, but no baseline network is given: give it, or set random or a path")
-    path = baseline if init == "baseline" else Path(init).expanduser()
+    given = init in ("baseline", "first")
+    if given and baseline is None:
+        raise ConfigError(f"robust.init is {init}, but no such network is given: give it, or set random or a path")
+    path = baseline if given else Path(init).expanduser()
     if not path.is_file():
         raise ConfigError(f"robust.init: there is no network at {path}")
     found = load_network(path)

@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from raypurify.bundle import load_bundle
 from raypurify.config import Data
 from raypurify.errors import DataError, SinkError
+from raypurify.nets.store import load_network
 from raypurify.pipeline.clustering import cluster
 from raypurify.pipeline.fit import STAGES, _start, fit
 from raypurify.pipeline.prepare import choose_split
 from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.pipeline.stages import MARKER, only_one, run_stage
+from raypurify.pipeline.train import NETWORK
+from raypurify.report import status_text
 from raypurify.sources import open_source
 
 
@@ -47,6 +51,24 @@ def test_baseline_learned_the_classes(small_run):
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[-1]["validation_accuracy"] > 0.5
+
+
+def test_the_robust_network_starts_from_the_first_one(small_run):
+    """One epoch at a small rate leaves it nearer to where it began than to the baseline."""
+    first, last, baseline = (
+        torch.cat([p.flatten() for p in load_network(small_run / name / NETWORK).parameters()])
+        for name in ("robust_first", "robust", "baseline")
+    )
+    assert 0 < (last - first).norm() < (last - baseline).norm()
+    assert set(marker(small_run, "robust")["report"]) == set(marker(small_run, "robust_first")["report"])
+    assert "robust_first" in load_bundle(small_run / "bundle").manifest.training
+
+
+def test_status_shows_a_first_robust_training_where_there_is_one(small_run, tmp_path):
+    assert [line.split()[0] for line in status_text(str(small_run)).splitlines()] == list(STAGES)
+    shutil.copytree(small_run / "clusters", tmp_path / "clusters")
+    others = [name for name in STAGES if name != "robust_first"]
+    assert [line.split()[0] for line in status_text(str(tmp_path)).splitlines()] == others
 
 
 def test_every_training_image_has_a_cluster_of_its_own_class(small_run):

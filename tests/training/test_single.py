@@ -165,7 +165,7 @@ def test_what_cannot_be_done_is_one_line(place, tmp_path, capsys, more, message)
 def test_settings_that_need_more_are_refused(place, tmp_path, capsys):
     arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / "out"]
     arguments = list(map(str, arguments))
-    assert "robust.init is baseline, but no baseline" in complaint(capsys, [*arguments, "--robust"])
+    assert "robust.init is baseline, but no such network" in complaint(capsys, [*arguments, "--robust"])
     assert "alpha" in complaint(capsys, [*arguments, "--robust", "--set", "robust.init=random"])
     assert "--baseline is what" in complaint(capsys, [*arguments, "--baseline", "x"])
     none = ["--images", str(place / "prepare" / TRAIN), "--set", "data.validation=500"]

@@ -1,0 +1,38 @@
+"""The held-out images of a CIFAR-10 fit as a Parquet file: what settings are chosen on.
+
+    python benchmarks/validation_images.py --data DIR --out validation.parquet [--count 400]
+    raypurify evaluate benchmarks/grids/sweep.yaml --data DIR --set images.paths=validation.parquet --out OUT
+
+DIR holds ``cifar10/train-*.parquet``. Of the rows that the preset ``cifar10`` holds out, ``--count`` by seed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypurify.config import load_settings
+from raypurify.pipeline.prepare import choose_split
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=400)
+    arguments = parser.parse_args()
+    table = pa.concat_tables(map(pq.read_table, sorted(arguments.data.glob("cifar10/train-*.parquet"))))
+    pq.write_table(table.take(held_out(len(table), arguments.count)), arguments.out)
+
+
+def held_out(rows: int, count: int) -> np.ndarray:
+    """``count`` of the held-out rows, ascending."""
+    settings = load_settings(preset="cifar10")
+    split = choose_split(rows, settings.data, settings.seed)
+    return np.sort(np.random.default_rng(settings.seed).permutation(np.flatnonzero(split == 2))[:count])
+
+
+if __name__ == "__main__":
+    main()
