@@ -14,7 +14,7 @@ def noise_level(images: Tensor) -> Tensor:
     The estimate of D. L. Donoho and I. M. Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994,
     section 6.1.1: HH = (a − b − c + d) / 2 of every 2×2 square; most of them lie in smooth places, where only noise is
     left, and the median does not see the rest. ``images`` (N, C, H, W), H and W at least 2; an odd last row or column
-    is left out. Differentiable almost everywhere. Raises DataError for smaller images.
+    is left out. Raises DataError for smaller images.
 
     >>> import torch
     >>> noisy = 0.5 + 0.1 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

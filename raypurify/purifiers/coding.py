@@ -31,7 +31,8 @@ def rewrite(
     g = ⟨x_high, Dr⟩ / ‖Dr‖², the factor that fits x_high best, at most 4: an ℓ1 code is too small by what λ took from
     every coefficient (at the optimum g = 1 + λ‖r‖₁ / ‖Dr‖²); otherwise g = 1.
 
-    ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so.
+    ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so, with t
+    held constant.
 
     >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     >>> atoms /= atoms.flatten(1).norm(dim=1)[:, None, None, None]
@@ -49,14 +50,17 @@ def rewrite(
 
 
 def scale_of_lmbda(images: Tensor, csc: Csc) -> Tensor:
-    """t of each image (N,): its λ in units of ``csc.lmbda``.
+    """t of each image (N,): its λ in units of ``csc.lmbda``. A constant to autograd.
+
+    The exact gradient of a median is that of the one square in the middle, large, and another square's a little
+    further on: it would lead attackers astray, and so a figure of robustness.
 
     >>> scale_of_lmbda(torch.zeros(1, 3, 8, 8), Csc(noise_factor=10)), scale_of_lmbda(torch.rand(1, 3, 8, 8), Csc())
     (tensor([0.5000]), tensor([1.]))
     """
     if not (csc.noise_factor and csc.lmbda):
         return images.new_ones(len(images))
-    return (csc.noise_factor * noise_level(images) / csc.lmbda).clamp(LEAST, MOST)
+    return (csc.noise_factor * noise_level(images.detach()) / csc.lmbda).clamp(LEAST, MOST)
 
 
 def gain(coded: Tensor, high: Tensor) -> Tensor:

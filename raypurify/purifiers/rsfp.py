@@ -63,9 +63,9 @@ class RSFP:
     def purify_differentiably(self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit") -> Tensor:
         """The purified images (N, 3, H, W) alone, differentiable in ``images``; for attackers who know the purifier.
 
-        The gradient is that of low-pass, sparse coding and all that depends on the image, except that the choice of the
-        cluster is piecewise constant. Codes are solved to ``rel_tol``: above 1e-3 their gradient is poor
-        (``csc.solve_cbpdn``, which ``differentiable`` is for).
+        The gradient is that of low-pass, sparse coding and refit; the choice of the cluster is piecewise constant, and
+        the scale of λ is held so (``coding.scale_of_lmbda`` says why). Codes are solved to ``rel_tol``: above 1e-3
+        their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is for).
         """
         images = checked(images, self.min_size, "an atom").to(self.device)
         return self._rewritten(images, rel_tol, differentiable=differentiable)[0]

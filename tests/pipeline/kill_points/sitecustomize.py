@@ -80,7 +80,7 @@ def install(plan: dict) -> None:
         return Half(handle) if mode == "wb" and ours(file) else handle
 
     def watch_solver() -> None:
-        module = sys.modules.get("raypurify.purifiers.rsfp")
+        module = sys.modules.get("raypurify.purifiers.coding")
         if module is None or hasattr(module.solve_cbpdn, "watched"):
             return
         solve = module.solve_cbpdn
