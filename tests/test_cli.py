@@ -98,4 +98,4 @@ def test_status_of_a_fit_needs_no_ray(small_run):
     run = raypurify("status", small_run)
     assert run.returncode == 0
     assert run.stdout.split()[:2] == ["prepare", "complete"]
-    assert len(run.stdout.splitlines()) == 7
+    assert len(run.stdout.splitlines()) == 8

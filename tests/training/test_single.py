@@ -147,7 +147,7 @@ def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
     ("more", "message"),
     [
         (["--set", "robust.loss=hinge"], "robust.loss"),
-        (["--set", "robust.init=nowhere"], "give baseline, random or the path"),
+        (["--set", "robust.init=nowhere"], "give baseline, random, first or the path"),
         (["--set", "robust.init=/no/network.safetensors"], "there is no network at /no/network.safetensors"),
         (["--set", "network.width=2", "--set", "robust.init=random"], "the clusters have 64 features, the network 128"),
         (["--set", "network.depth=16"], "depth 10, not 16"),
