@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from raypurify.training.data import VALIDATION, count_classes, read_set
 from raypurify.training.loop import precision
 from raypurify.training.record import device_name, read_lines
 from raypurify.training.single import train_here
+from raypurify.training.start import starting_network
 from raypurify.training.step import objective, semantic_of
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -71,11 +73,13 @@ def overhead(arguments) -> dict:
     network = Network(depth=arguments.depth, width=arguments.width)
     settings = Training(epochs=arguments.epochs, batch_size=arguments.batch, workers=1)
     images, held_out = read_set([prepared], side), read_set([prepared], side, VALIDATION)
-    classes, steps = count_classes(images.labels, held_out.labels), len(images) // arguments.batch
+    steps = len(images) // arguments.batch
+    architecture = network.model_dump() | {"classes": count_classes(images.labels, held_out.labels)}
+    start = partial(starting_network, "random", architecture, 0)
     seconds: dict[str, list[float]] = {"ray": [], "plain": []}
 
     def by_ray(folder: Path) -> None:
-        train(folder, prepared, classes, len(images), side, network, settings, 0)
+        train(folder, prepared, len(images), side, start, settings, 0)
 
     def plain(folder: Path) -> None:
         train_here(folder, images, held_out, Settings(network=network, baseline=settings))

@@ -1,4 +1,4 @@
-"""The command line: ``raypurify fit | purify | retry-failed | evaluate | serve | inspect | status``.
+"""The command line: ``raypurify fit | purify | retry-failed | evaluate | retrain | serve | inspect | status``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why), 130 when interrupted.
@@ -159,6 +159,27 @@ def evaluate(
     from raypurify.evaluation.run import evaluate as run
 
     print(f"report: {run(load_grid(grid, data, set or ()), out, address=address)}")
+
+
+@app.command(
+    epilog="Example: raypurify retrain benchmarks/grids/cifar10-retrained.yaml --classifier ResNet-56 --purifier RSFP "
+    "--data DIR --run-dir runs/retrained"
+)
+def retrain(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="The YAML of evaluate, with a part retraining.")],
+    classifier: Annotated[str, typer.Option(help="The classifier of the grid to train on, from the weights it has.")],
+    purifier: Annotated[str, typer.Option(help="The purifier of the grid whose images it is trained on.")],
+    run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files; shared by all nodes.")],
+    data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. retraining.limit=1000.")] = None,
+    address: Address = None,
+) -> None:
+    """Train a classifier on purified images. Run it again after an interruption: it goes on."""
+    from raypurify.evaluation.grid import load_grid
+    from raypurify.evaluation.retrain import retrain as run
+
+    weights = run(load_grid(grid, data, set or ()), classifier, purifier, run_dir, address=address)
+    print(f"for a classifier of a grid: retrained: {weights}")
 
 
 @app.command(epilog="Example: RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10")

@@ -6,6 +6,7 @@ from raypurify import ledger, sinks
 from raypurify.bundle import Bundle
 from raypurify.config import Csc
 from raypurify.errors import SinkError
+from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.ledger import Summary
 from raypurify.pipeline.fit import OPTIONAL, STAGES
 from raypurify.pipeline.progress import duration
@@ -57,14 +58,19 @@ def _purification(csc: Csc) -> str:
 def status_text(folder: str) -> str:
     """How far the fit or the purify job of a folder is. Raises SinkError where it is neither."""
     run_dir = Path(folder)
-    if any((run_dir / name / MARKER).exists() for name in STAGES):
-        names = tuple(name for name in STAGES if name not in OPTIONAL or (run_dir / name / MARKER).exists())
-        return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in stage_lines(run_dir, names))
+    for stages in (STAGES, RETRAINING):
+        begun = {name for name in stages if (run_dir / name / MARKER).exists()}
+        if begun:
+            names = tuple(name for name in stages if name not in OPTIONAL or name in begun)
+            lines = stage_lines(run_dir, names)
+            return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in lines)
     try:
         job = sinks.status(folder)
     except SinkError as error:
         where = redact(folder)
-        raise SinkError(f"{where} is neither the run directory of a fit nor the output of purify ({error})") from error
+        raise SinkError(
+            f"{where} is neither the run directory of fit or retrain nor the output of purify ({error})"
+        ) from error
     state = "complete" if job.complete else "not complete"
     return (
         f"purify        {state}: {job.committed}/{job.shards} shards, "

@@ -15,7 +15,7 @@ from raypurify import tar_files
 from raypurify.errors import ImageError, SourceError
 from raypurify.parquet_files import plan_shards, read_rows
 from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
-from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, within
+from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, same_store, within
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def open_source(
         raise SourceError("no input given; name a folder of images or Parquet files")
     shown = tuple(redact(uri) for uri in given)
     places = tuple(dict.fromkeys(_find(uri) for uri in given))
-    if len({place.remote is None for place in places}) > 1:
-        raise SourceError(f"{', '.join(shown)}: local and remote inputs cannot be mixed; run one job for each")
+    if not all(same_store(places[0], place) for place in places):
+        raise SourceError(f"{', '.join(shown)}: inputs of two stores cannot be mixed; run one job for each")
     kinds = [place.kind for place in places]
     root = common_folder([place if kind == "folder" else place.parent for place, kind in zip(places, kinds)])
     files, ignored = _list_files(places, kinds, root)

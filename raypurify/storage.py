@@ -199,18 +199,23 @@ def common_folder(places: list[Place]) -> Place:
     return replace(places[0], path=posixpath.commonpath([place.path for place in places]))
 
 
+def same_store(one: Place, other: Place) -> bool:
+    """Whether both are on the local disk, or on one remote store."""
+    if one.remote is None or other.remote is None:
+        return one.remote is other.remote
+    return _store(one.remote) == _store(other.remote)
+
+
 def within(inner: Place, outer: Place) -> bool:
     """Whether ``inner`` is ``outer`` or lies below it, links resolved.
 
     >>> within(Place("/a/b"), Place("/a")), within(Place("/ab"), Place("/a"))
     (True, False)
     """
-    if (inner.remote is None) != (outer.remote is None):
+    if not same_store(inner, outer):
         return False
     if inner.remote is None:
         paths = os.path.realpath(inner.path), os.path.realpath(outer.path)
-    elif _store(inner.remote) != _store(outer.remote):
-        return False
     else:
         paths = inner.path.rstrip("/"), outer.path.rstrip("/")
     return posixpath.commonpath(paths) == paths[1]

@@ -267,6 +267,18 @@ def test_a_remote_folder_and_remote_parquet_read_like_local_ones(tmp_path):
         open_source("memory://sources/absent")
 
 
+def test_inputs_of_two_stores_are_refused(tmp_path):
+    import fsspec
+
+    put(tmp_path, "a/1.png", "b/2.png")
+    fsspec.filesystem("memory").pipe_file("/stores/in/3.png", PNG)
+    assert open_source([tmp_path / "a", tmp_path / "b"]).rows == 2
+    assert open_source([tmp_path / "a", (tmp_path / "b").as_uri()]).rows == 2
+    for pair in ([tmp_path / "a", "memory://stores/in"], ["memory://stores/in", f"local://{tmp_path}/a"]):
+        with pytest.raises(SourceError, match="inputs of two stores cannot be mixed; run one job for each"):
+            open_source(pair)
+
+
 def test_the_real_sets_open_with_their_classes(data_dir):
     source = open_source([data_dir / "cifar10" / f"train-{i}.parquet" for i in range(5)])
     assert (source.rows, len(source.classes), source.classes[0]) == (50_000, 10, "airplane")

@@ -1,7 +1,8 @@
 """One cell of a grid on one batch: attack, purify, classify, and keep what came of every image.
 
     OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
-    OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest
+    OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
+                                           the classifier's where the attacker takes it for another one
 
 A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
 file is never wrong.
@@ -57,12 +58,14 @@ def keys_of(specs: grid.Grid, digests: dict[str, dict[str, str]], names: tuple[s
     """The keys of (classifier, attack, purifier) on the images of that digest."""
     classifier, attack, purifier = names
     spec = specs.attacks[attack]
+    victim = specs.classifiers[classifier].attacked_as or classifier
     known = digests["purifiers"][purifier] if spec.knows != "classifier" else None
     decisive = spec.model_dump(exclude={"worst"})
     adversarial = fingerprint(
-        digests["classifiers"][classifier], decisive, known, images, specs.seed, specs.batch, specs.eight_bit
+        digests["classifiers"][victim], decisive, known, images, specs.seed, specs.batch, specs.eight_bit
     )
-    return Keys(adversarial, fingerprint(adversarial, digests["purifiers"][purifier]))
+    seen = [digests["purifiers"][purifier]] + ([digests["classifiers"][classifier]] if victim != classifier else [])
+    return Keys(adversarial, fingerprint(adversarial, *seen))
 
 
 class Cells:
@@ -76,11 +79,12 @@ class Cells:
         """Compute one cell on one batch, and write it."""
         classifier, attack, purifier = names
         keys = keys_of(self.specs, self.digests, names, batch.digest)
-        network = self._once("classifiers", classifier, make_classifier)
+        taken_for = self.specs.classifiers[classifier].attacked_as or classifier
+        network, victim = (self._once("classifiers", name, make_classifier) for name in (classifier, taken_for))
         defence = self._once("purifiers", purifier, make_purifier)
         labels = torch.from_numpy(batch.labels).to(self.device)
         clean = torch.from_numpy(batch.pixels).to(self.device).float() / 255
-        attacked = self._attacked(attack, keys.adversarial, network, defence, clean, labels)
+        attacked = self._attacked(attack, keys.adversarial, victim, defence, clean, labels)
         begun = time.perf_counter()
         done = defence.purify(attacked)
         seconds = time.perf_counter() - begun

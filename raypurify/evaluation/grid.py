@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from raypurify.config import apply_override
+from raypurify.config import Training, apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.papers import TABLES
 
@@ -18,10 +18,13 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
 class Images(_Spec):
     """The images, of one size; ``size`` squashes them to a square first."""
 
-    paths: Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+    paths: Paths
     limit: int | None = Field(None, ge=1, description="the first so many")
     sample: int | None = Field(None, ge=1, description="a seeded choice of so many")
     size: int | None = Field(None, ge=8)
@@ -35,6 +38,23 @@ class Classifier(_Spec):
     weights: str | None = Field(None, description="torchvision: a file of weights of the user's own")
     size: int | None = Field(None, ge=8, description="resize images to this side before")
     outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
+    retrained: str | None = Field(None, description="the weights that `raypurify retrain` made of it")
+    attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
+
+
+class Retraining(_Spec):
+    """What ``raypurify retrain`` trains a classifier of the grid on: other images, as a purifier of it leaves them."""
+
+    paths: Paths
+    size: int = Field(32, ge=8, description="the side that images are resized to before")
+    validation: int = Field(5000, ge=1, description="images held out, for the accuracy after every epoch")
+    limit: int | None = Field(None, ge=1, description="train on at most so many images")
+    noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="dissimilarities of Gaussian noise; each image gets one, then it is purified",
+    )
+    training: Training = Training(epochs=3, lr=0.01)
 
 
 class Attack(BaseModel):
@@ -95,6 +115,7 @@ class Grid(_Spec):
     reference: str | None = Field(None, description="the purifier that others are compared with, image by image")
     papers: tuple[Literal[tuple(TABLES)], ...] = Field((), description="tables of papers to lay ours beside")
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
+    retraining: Retraining | None = Field(None, description="for `raypurify retrain` alone")
 
     @model_validator(mode="after")
     def _fits(self) -> "Grid":
@@ -103,6 +124,9 @@ class Grid(_Spec):
         for name, spec in self.attacks.items():
             if spec.attack == "clean" and spec.knows != "classifier":
                 raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
+        for name, spec in self.classifiers.items():
+            if spec.attacked_as not in {None, *self.classifiers} - {name}:
+                raise ValueError(f"classifier {name!r} is attacked as {spec.attacked_as!r}, which is no other one here")
         return self
 
 

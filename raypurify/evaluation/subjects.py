@@ -16,7 +16,7 @@ from raypurify.evaluation import grid
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 from raypurify.nets.normalised import Normalised
-from raypurify.nets.store import load_network
+from raypurify.nets.store import load_network, load_weights
 from raypurify.nets.torchvision_nets import load_torchvision
 from raypurify.pipeline.stages import fingerprint
 from raypurify.purifiers import PURIFIERS
@@ -27,6 +27,8 @@ def make_classifier(spec: grid.Classifier, device: str = "cpu") -> nn.Module:
     network = _CLASSIFIERS[spec.kind](spec)
     if spec.size or spec.outputs:
         network = Normalised(network, size=spec.size, outputs=spec.outputs)
+    if spec.retrained:
+        load_weights(Path(spec.retrained), network)
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -38,7 +40,12 @@ def classifier_digest(spec: grid.Classifier) -> str:
     else:
         content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else spec.path
     # Not the path: the same weights elsewhere are the same classifier.
-    return fingerprint(spec.kind, content, spec.path if spec.weights else None, spec.size, spec.outputs)
+    parts = [spec.kind, content, spec.path if spec.weights else None, spec.size, spec.outputs]
+    if spec.retrained:
+        if not (retrained := Path(spec.retrained)).is_file():
+            raise ConfigError(f"there are no retrained weights at {retrained}: raypurify retrain makes them")
+        parts.append(hashlib.sha256(retrained.read_bytes()).hexdigest())
+    return fingerprint(*parts)
 
 
 def make_attack(name: str, spec: grid.Attack) -> Callable | None:

@@ -1,19 +1,21 @@
-"""A WideResNet on disk: one safetensors file that carries its own architecture."""
+"""Networks on disk: one safetensors file, which for a WideResNet carries its architecture too."""
 
 import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from raypurify.errors import TrainingError
 from raypurify.nets.wide_resnet import WideResNet
 
 
-def save_network(path: Path, network: WideResNet) -> None:
-    """Write weights and architecture; float32."""
+def save_network(path: Path, network: nn.Module) -> None:
+    """Write the weights, float32, and of a WideResNet the architecture."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(state, path, metadata={"wide_resnet": json.dumps(network.settings)})
+    known = {"wide_resnet": json.dumps(network.settings)} if isinstance(network, WideResNet) else None
+    save_file(state, path, metadata=known)
 
 
 def load_network(path: Path) -> WideResNet:
@@ -25,3 +27,14 @@ def load_network(path: Path) -> WideResNet:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"cannot read a network from {path}: {e}") from e
     return network.eval()
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Give ``network`` the weights that ``save_network`` wrote of another of its architecture, whatever that is.
+
+    Raises TrainingError naming the file when it cannot.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as e:
+        raise TrainingError(f"cannot read weights from {path}: {' '.join(str(e).split())[:300]}") from e

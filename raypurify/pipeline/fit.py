@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     from raypurify.pipeline.prepare import prepare
     from raypurify.pipeline.train import NETWORK, train
     from raypurify.training.clusters import load_clusters
+    from raypurify.training.start import starting_network
 
     seed, side = settings.seed, settings.data.image_size
 
@@ -59,12 +61,15 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
     }
     prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
     classes, rows = prepared.report["classes"], prepared.report["train"]
-    shape = (prepared.folder, len(classes), rows, side, settings.network)
+    shape = (prepared.folder, rows, side)
+    architecture = settings.network.model_dump() | {"classes": len(classes)}
     baseline = stage(
         "baseline",
         {"network": part["network"], "baseline": part["baseline"]},
         (prepared,),
-        lambda folder: train(folder, *shape, settings.baseline, seed),
+        lambda folder: train(
+            folder, *shape, partial(starting_network, "random", architecture, seed), settings.baseline, seed
+        ),
     )
     latents = stage(
         "latents",
@@ -96,13 +101,14 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
 
     def robust_stage(name: str, before: Done) -> Done:
         chosen = getattr(settings, name)
+        # Workers have a working directory of their own.
+        init = chosen.init if chosen.init in INITS else str(Path(chosen.init).expanduser().resolve())
+        start = partial(starting_network, init, architecture, seed, before.folder / NETWORK)
         return stage(
             name,
             {"network": part["network"], "robust": part[name], **_start(chosen.init)},
             (prepared, before, clusters),
-            lambda folder: train(
-                folder, *shape, chosen, seed, baseline=before.folder / NETWORK, clusters=clusters.folder
-            ),
+            lambda folder: train(folder, *shape, start, chosen, seed, clusters=clusters.folder),
         )
 
     first = robust_stage("robust_first", baseline) if settings.robust_first else None

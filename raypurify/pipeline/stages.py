@@ -92,7 +92,7 @@ def stage_lines(run_dir: Path, names: tuple[str, ...]) -> list[tuple[str, str, s
 
 @contextmanager
 def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory: a second fit on it is refused; the hold ends with the process, however it ends."""
+    """Hold the run directory: a second run on it is refused; the hold ends with the process, however it ends."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -102,7 +102,7 @@ def only_one(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            raise SinkError(f"another fit is working in {run_dir}: wait for it, or choose another --run-dir") from e
+            raise SinkError(f"another run is working in {run_dir}: wait for it, or choose another --run-dir") from e
         yield
     finally:
         os.close(handle)

@@ -2,14 +2,15 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raypurify.config import INITS, Network, Training
+from torch import nn
+
+from raypurify.config import Training
 from raypurify.errors import RaypurifyError, TrainingError
-from raypurify.nets import WideResNet
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.pipeline.feed import steps_of
@@ -29,21 +30,20 @@ WORKERS = 2
 def train(
     folder: Path,
     prepared: Path,
-    classes: int,
     rows: int,
     side: int,
-    architecture: Network,
+    start: Callable[[], nn.Module],
     settings: Training,
     seed: int,
     *,
-    baseline: Path | None = None,
     clusters: Path | None = None,
 ) -> dict[str, Any]:
     """Train into ``folder/network.safetensors``; ``metrics.jsonl`` has a line per epoch, ``curve.png`` the picture.
 
-    With RobustTraining settings, ``clusters`` is the folder of the clusters stage and ``baseline`` the network of the
-    baseline stage. An interrupted training goes on from the checkpoint of its last whole epoch, and so does one that
-    lost a worker or a node, with the workers there is room for, ``settings.min_workers`` at least.
+    ``start`` makes the network with the weights that training starts from, on every worker, whose working directory is
+    not this one. With RobustTraining settings, ``clusters`` is the folder of the clusters stage. A training that was
+    interrupted goes on from the checkpoint of its last whole epoch, and so does one that lost a worker or a node, with
+    the workers there is room for, ``settings.min_workers`` at least.
 
     Raises TrainingError or ConfigError.
     """
@@ -56,19 +56,15 @@ def train(
     steps, batch = steps_of(rows, settings.batch_size, workers)
     if not batch or not steps:
         raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers")
-    if getattr(settings, "init", "random") not in INITS:
-        # Workers have a working directory of their own.
-        settings = settings.model_copy(update={"init": str(Path(settings.init).expanduser().resolve())})
     done = len(read_lines(folder))
     counted = steps * batch * workers
     config = {
         "folder": str(folder.resolve()),
         "prepared": str(prepared.resolve()),
         "side": side,
-        "network": {**architecture.model_dump(), "classes": classes},
+        "start": start,
         "settings": settings.model_dump(),
         "seed": seed,
-        "baseline": str(baseline) if baseline else None,
         "clusters": str(clusters) if clusters else None,
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
@@ -96,7 +92,7 @@ def train(
             result = trainer.fit()
     except Exception as e:
         raise _cause(e) from e
-    network = WideResNet(**config["network"])
+    network = start()
     with result.checkpoint.as_directory() as directory:
         network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
     save_network(folder / NETWORK, network)

@@ -21,7 +21,6 @@ from raypurify.training.data import VALIDATION, read_part, read_pixels
 from raypurify.training.guard import guard_of
 from raypurify.training.order import some_of
 from raypurify.training.record import add_line, device_name, keep_lines
-from raypurify.training.start import starting_network
 from raypurify.training.step import check_attack, semantic_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,9 +41,7 @@ def work(config: dict[str, Any]) -> None:
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)
 
-    baseline = Path(config["baseline"]) if config["baseline"] else None
-    network = starting_network(settings.init if robust else "random", config["network"], seed, baseline)
-    model = prepare_model(network.to(memory_format=torch.channels_last))
+    model = prepare_model(config["start"]().to(memory_format=torch.channels_last))
     distributions, cluster_of_row = None, None
     if config["clusters"]:
         distributions, cluster_of_row = load_clusters(Path(config["clusters"]))

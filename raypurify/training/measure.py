@@ -32,7 +32,10 @@ def measure(
         if attack is not None:
             images = attack(network, images, labels, generator=generator)
         with torch.no_grad():
-            logits, latents = network(images, with_latents=True)
+            if distributions is None:
+                logits = network(images)
+            else:
+                logits, latents = network(images, with_latents=True)
             hits += int((logits.argmax(1) == labels).sum())
             if distributions is not None:
                 distance += float(distributions.nearest(latents)[1].sum())

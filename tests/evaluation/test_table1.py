@@ -13,7 +13,7 @@ PAPER = TABLES["rsfp-1"]
 
 
 def test_the_trained_rows_are_the_papers_and_differ_in_what_their_names_say(benchmark):
-    networks = benchmark("table1_networks")
+    networks = benchmark("table1")
     assert set(networks.ROWS) - {"TRADES"} == set(PAPER.rows) - {"No defense"}
     settings = load_settings(path=networks.CONFIG)
     for name, (_, start, loss, pull) in networks.ROWS.items():
@@ -27,7 +27,7 @@ def test_the_trained_rows_are_the_papers_and_differ_in_what_their_names_say(benc
 
 
 def test_the_grid_has_the_papers_columns_within_one_budget(benchmark):
-    networks = benchmark("table1_networks")
+    networks = benchmark("table1")
     settings = load_settings(path=networks.CONFIG)
     paths = {name: Path(f"{k}.safetensors") for k, name in enumerate(["No defense", *networks.ROWS])}
     grid = load_grid(networks.table_grid(paths, Path("test.parquet"), 50, settings))

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from raypurify.config import Network, Training
+from raypurify.config import Training
 from raypurify.errors import TrainingError
 from raypurify.pipeline.feed import epoch_tables, steps_of, training_units
 from raypurify.pipeline.prepared import TRAIN, read_part
 from raypurify.pipeline.train import NETWORK, train
 from raypurify.training.record import read_lines
+from raypurify.training.start import starting_network
 
+START = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
 SETTINGS = Training(epochs=5, batch_size=32, lr=0.05, precision="float32", workers=2)
 
 
@@ -59,7 +62,7 @@ def trained(local_ray, small_run, tmp_path):
     def run(name: str, settings: Training = SETTINGS):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(folder, small_run / "prepare", 3, rows, 16, Network(depth=10, width=1), settings, 0)
+        train(folder, small_run / "prepare", rows, 16, START, settings, 0)
         return read_lines(folder), load_file(folder / NETWORK)
 
     return run

@@ -10,14 +10,16 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 
-from raypurify.config import Network, Training
+from raypurify.config import Training
 from raypurify.pipeline.train import train
 from raypurify.training.record import read_lines
+from raypurify.training.start import starting_network
 
 LOSE_AFTER = 2
 
@@ -37,7 +39,8 @@ def main(place: Path) -> None:
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
     settings = Training(**task["settings"])
-    train(folder, Path(task["prepared"]), 3, task["rows"], 16, Network(depth=10, width=1), settings, 0)
+    start = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
+    train(folder, Path(task["prepared"]), task["rows"], 16, start, settings, 0)
     loser.join(10)
     (place / "facts.json").write_text(json.dumps({"left": len(machine.worker_nodes)}))
     ray.shutdown()

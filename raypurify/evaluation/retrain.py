@@ -1,0 +1,96 @@
+"""Retrains a classifier of a grid on what a purifier of it makes of clean images: STL's mode (Sun et al., section 3.5).
+
+The stages of a run, each skipped, resumed or run by its fingerprint:
+
+    RUN/images        the images of ``retraining``, decoded, split
+    RUN/purified      the same as the purifier leaves them
+    RUN/classifier    the classifier trained on those, from the weights it had, by Ray Train
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from raypurify.config import Data
+from raypurify.errors import ConfigError, DataError, SinkError
+from raypurify.evaluation.grid import Classifier, Grid
+from raypurify.evaluation.subjects import classifier_digest, make_classifier, make_purifier, purifier_digest
+from raypurify.pipeline.prepare import prepare
+from raypurify.pipeline.purified import purify_prepared
+from raypurify.pipeline.session import ray_session
+from raypurify.pipeline.stages import only_one, run_stage
+from raypurify.pipeline.train import NETWORK, train
+from raypurify.sources import open_source
+
+STAGES = ("images", "purified", "classifier")
+
+
+def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, address: str | None = None) -> Path:
+    """Train the classifier of that name on purified images, and return its weights' file for ``retrained`` in a grid.
+
+    Call it again with the same arguments after any interruption: it goes on.
+
+    Raises ConfigError for a name the grid does not have, or a grid without ``retraining``; SourceError, DataError,
+    TrainingError or SinkError with what to do about it.
+    """
+    for group, name in (("classifiers", classifier), ("purifiers", purifier)):
+        if name not in (known := getattr(grid, group)):
+            raise ConfigError(f"{name!r} is none of the {group} of the grid: {', '.join(known)}")
+    if grid.retraining is None:
+        raise ConfigError("the grid has no part retraining: say there which images to train on")
+    if "://" in str(run_dir):
+        raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
+    run_dir, how, seed = Path(run_dir).expanduser().resolve(), grid.retraining, grid.seed
+    spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
+    data = Data(image_size=how.size, validation=how.validation, limit=how.limit)
+    outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
+    source = open_source(how.paths)
+    marks = purifier_digest(defence), classifier_digest(spec)
+    with only_one(run_dir), ray_session(address):
+        images = run_stage(
+            run_dir,
+            "images",
+            {"seed": seed, "data": data.model_dump()},
+            (source.digest,),
+            lambda folder: prepare(folder, source, data, seed),
+        )
+        if len(classes := images.report["classes"]) > outputs:
+            raise DataError(f"{classifier} tells {outputs} classes apart, the images have {len(classes)}")
+        purified = run_stage(
+            run_dir,
+            "purified",
+            {"seed": seed, "noise": how.noise, "purifier": purifier},
+            (images.fingerprint, marks[0]),
+            lambda folder: purify_prepared(
+                folder, images.folder, how.size, partial(make_purifier, purifier, defence), how.noise, seed
+            ),
+        )
+        trained = run_stage(
+            run_dir,
+            "classifier",
+            {"seed": seed, "training": how.training.model_dump(exclude={"checkpoint_steps"})},
+            (purified.fingerprint, marks[1]),
+            lambda folder: train(
+                folder,
+                purified.folder,
+                purified.report["train"],
+                how.size,
+                partial(_trainable, spec),
+                how.training,
+                seed,
+            ),
+        )
+    return trained.folder / NETWORK
+
+
+def _resolved(spec: Classifier) -> Classifier:
+    """Workers have a working directory of their own."""
+    paths = {name: getattr(spec, name) for name in ("path", "weights", "retrained")}
+    found = {name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).exists()}
+    return spec.model_copy(update=found)
+
+
+def _trainable(spec: Classifier) -> nn.Module:
+    return make_classifier(spec).requires_grad_(True)

@@ -1,0 +1,97 @@
+"""Prepared images as a purifier leaves them, in the same form: what a classifier is retrained on."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raypurify.errors import SinkError
+from raypurify.images import to_pixels
+from raypurify.pipeline.pool import work_off
+from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_pixels
+from raypurify.pipeline.progress import shared_progress
+from raypurify.pipeline.units import Unit, cut_units, read_tables
+
+UNIT_ROWS, BATCH = 512, 128
+
+
+def purify_prepared(
+    folder: Path, prepared: Path, side: int, make: Callable[[str], Any], noise: Sequence[float], seed: int
+) -> dict[str, Any]:
+    """Purify all prepared images into ``folder/split=…/UNIT.parquet``: columns row, id, label, image (uint8, CHW).
+
+    ``make(device)`` makes the purifier, in every actor. Before, each image gets Gaussian noise of one dissimilarity
+    ‖noise‖₂/‖image‖₂ out of ``noise``; (seed, row) decide which one, and the noise. Units that an earlier run finished
+    stay as they are. Raises SinkError where a file cannot be written, and what the purifier raises.
+    """
+    units = {}
+    for part in (TRAIN, VALIDATION):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        files = [(path, pq.read_metadata(path).num_rows) for path in sorted((prepared / part).glob("*.parquet"))]
+        units |= {folder / part / f"{unit.name}.parquet": unit for unit in cut_units(files, UNIT_ROWS)}
+    todo = {path: unit for path, unit in units.items() if not path.exists()}
+    images = sum(unit.rows for unit in units.values())
+    if todo:
+        _run(todo, images, folder, side, make, tuple(noise), seed)
+    return {"images": images, "train": sum(unit.rows for path, unit in units.items() if path.parent.name == TRAIN)}
+
+
+def _run(
+    todo: dict[Path, Unit], images: int, folder: Path, side: int, make: Callable, noise: tuple[float, ...], seed: int
+) -> None:
+    import ray
+
+    progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo.values()))
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
+    for path in work_off(
+        todo,
+        "unit",
+        lambda: worker.remote(make, "cuda" if gpus else "cpu", side, noise, seed),
+        min(len(todo), gpus or max(1, cpus)),
+        lambda actor, path: actor.do.remote(todo[path], path),
+    ):
+        progress.add.remote(todo[path].rows)
+
+
+class _Worker:
+    """Purifies and commits one unit a call."""
+
+    def __init__(self, make: Callable, device: str, side: int, noise: tuple[float, ...], seed: int):
+        torch.set_num_threads(1)
+        self.purifier, self.device, self.side, self.noise, self.seed = make(device), device, side, noise, seed
+
+    def do(self, unit: Unit, path: Path) -> None:
+        tables = []
+        for table in read_tables(unit, BATCH):
+            rows, clean = table["row"].to_numpy(), read_pixels(table, self.side)
+            noisy = np.stack([with_noise(x, self.noise, self.seed, int(row)) for x, row in zip(clean, rows)])
+            done = self.purifier.purify(torch.from_numpy(noisy).to(self.device)).images.cpu().numpy()
+            pixels = [to_pixels(image).transpose(2, 0, 1).tobytes() for image in done]
+            kind = pa.binary(3 * self.side**2)
+            tables.append(table.select(["row", "id", "label"]).append_column("image", pa.array(pixels, kind)))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            pq.write_table(pa.concat_tables(tables), temporary, row_group_size=UNIT_ROWS)
+            os.replace(temporary, path)
+        except OSError as e:
+            raise SinkError(f"{e}: free space or mend that file, then run the same command again") from e
+
+
+def with_noise(image: np.ndarray, sizes: Sequence[float], seed: int, row: int) -> np.ndarray:
+    """An image (3, S, S) uint8 as float32 in [0, 1] with noise of one of ``sizes``, rounded to 8 bits as files are.
+
+    >>> noisy = with_noise(np.full((3, 8, 8), 128, np.uint8), [0.04], seed=0, row=0)
+    >>> round(float(np.linalg.norm(noisy - 128 / 255) / np.linalg.norm(np.full((3, 8, 8), 128 / 255))), 2)
+    0.04
+    """
+    draw = np.random.default_rng((seed % 2**32, row))
+    size, noise = sizes[draw.integers(len(sizes))], draw.standard_normal(image.shape, np.float32)
+    x = image.astype(np.float32) / 255
+    noisy = np.clip(x + noise * (size * np.linalg.norm(x) / np.linalg.norm(noise)), 0, 1)
+    return np.round(noisy * 255) / np.float32(255)
