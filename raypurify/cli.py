@@ -1,4 +1,4 @@
-"""The command line: ``raypurify fit | purify | retry-failed | evaluate | retrain | serve | inspect | status``.
+"""The command line: ``raypurify fit | purify | retry-failed | evaluate | retrain | serve | inspect | status | doctor``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why), 130 when interrupted.
@@ -220,6 +220,19 @@ def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or 
     from raypurify.report import status_text
 
     print(status_text(folder))
+
+
+@app.command(epilog="Example: raypurify doctor --address auto")
+def doctor(address: Address = None) -> None:
+    """Check packages, devices, bundles, sparse coding, disk and every node of a cluster; exits with 1 if one fails."""
+    from raypurify.doctor import examine
+
+    failed = False
+    for finding in examine(address):
+        failed |= not finding.ok
+        print(f"{finding.name:13} {'ok  ' if finding.ok else 'FAIL'} {finding.text}", flush=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def raypurify(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=base | env, timeout=200)
 
 
-@pytest.mark.parametrize("command", ["fit", "purify", "serve", "inspect", "status"])
+@pytest.mark.parametrize("command", ["fit", "purify", "evaluate", "retrain", "serve", "inspect", "status", "doctor"])
 def test_help_has_an_example(command):
     run = raypurify(command, "--help")
     assert run.returncode == 0
@@ -41,7 +41,8 @@ def test_help_has_an_example(command):
         (["purify", "in", "out", "--bundle", "cifar11"], "the shipped bundles are: cifar10"),
         (["purify", "in", "out", "--format", "gif"], "gif"),
         (["inspect", "/no/bundle"], "no bundle at"),
-        (["status", "in"], "neither the run directory of a fit nor the output of purify"),
+        (["status", "in"], "neither the run directory of fit or retrain nor the output of purify"),
+        (["retrain", "/no/grid", "--classifier", "a", "--purifier", "b", "--run-dir", "r"], "cannot read the grid"),
         (["serve"], "RAYPURIFY_TOKEN"),
         (["nonsense"], "nonsense"),
     ],

@@ -27,7 +27,13 @@ def evaluation_tables(name: str) -> dict[str, str]:
     return tables
 
 
-PLACES = [("README.md", "cifar10"), ("docs/evaluation.md", "cifar10-adaptive"), ("docs/algorithm.md", "sweep")]
+PLACES = [
+    ("README.md", "cifar10"),
+    ("docs/evaluation.md", "cifar10-adaptive"),
+    ("docs/evaluation.md", "cifar10-retrained"),
+    ("docs/algorithm.md", "sweep"),
+    ("docs/algorithm.md", "dictionaries"),
+]
 
 
 @pytest.mark.parametrize(("page", "name"), PLACES)
@@ -40,7 +46,29 @@ def test_tables_are_those_of_the_committed_results(page, name):
     assert f"raypurify evaluate benchmarks/grids/{name}.yaml" in block
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-adaptive", "sweep"])
+def table_1() -> str:
+    """Networks under attack, as trained here and as the paper has them."""
+    from raypurify.evaluation.papers import TABLES
+    from raypurify.evaluation.tables import as_markdown, layout, read_csv
+
+    found = read_csv((RESULTS / "table1" / "cells.csv").read_text("utf-8"))
+    cells = {(cell.classifier, cell.attack): cell for cell in found}
+    paper = TABLES["rsfp-1"]
+    networks = list(dict.fromkeys(cell.classifier for cell in found))
+    head, body = layout(networks, paper.columns, lambda network, attack: cells[network, attack])
+    theirs = {name: [f"{value:.1f}" for value in row] for name, row in paper.rows.items()}
+    body = [[*row, *theirs.get(row[0], ["–"] * len(paper.columns))] for row in body]
+    return as_markdown([*head, *(f"{name}, paper" for name in paper.columns)], body)
+
+
+def test_table_1_is_that_of_the_committed_results():
+    block = (REPOSITORY / "docs" / "training.md").read_text("utf-8").partition("<!-- table1 -->")[2]
+    block = block.partition("<!-- /table1 -->")[0]
+    assert table_1() in block
+    assert f"n = {json.loads((RESULTS / 'table1' / 'facts.json').read_text())['images']}" in block
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-adaptive", "cifar10-retrained", "sweep"])
 def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(name):
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.subjects import purifier_digest

@@ -53,10 +53,24 @@ def paired_mean(first: np.ndarray, second: np.ndarray) -> Difference:
     """The same of mean accuracies over several attacks: (attacks, n) bool each. An image is drawn with all its attacks,
     so the interval is that of the mean of n differences (normal; n of a hundred and more).
     """
-    each = first.mean(0) - second.mean(0)
-    value, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
+    value, error = _mean(first.mean(0) - second.mean(0))
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error else 1.0
     return Difference(value, value - Z * error, value + Z * error, p)
+
+
+def of_mean(correct: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean accuracy over several attacks on the same images, (attacks, n) bool (normal, as above).
+
+    >>> [round(bound, 2) for bound in of_mean(np.array([[True, True] * 50, [True, False] * 50]))]
+    [0.7, 0.8]
+    """
+    value, error = _mean(correct.mean(0))
+    return max(0.0, value - Z * error), min(1.0, value + Z * error)
+
+
+def _mean(each: np.ndarray) -> tuple[float, float]:
+    """A mean and its standard error."""
+    return float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
 
 
 def _binomial(fewer: int, count: int) -> float:

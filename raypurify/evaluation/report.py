@@ -11,7 +11,7 @@ from raypurify.evaluation.cells import read_cell, summed
 from raypurify.evaluation.grid import Grid
 from raypurify.evaluation.render import Part, write_parts
 from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.tables import Cell, Names, as_csv, cell, comparisons, layout, worst_cases
+from raypurify.evaluation.tables import Cell, Names, as_csv, cell, comparisons, layout, means, worst_cases
 from raypurify.version import __version__
 
 STATEMENT = (
@@ -39,6 +39,7 @@ def write_report(
         columns[names], seconds = summed([read_cell(out, key) for key in files])
         cells[names] = cell(names, columns[names], seconds)
     correct = {names: values["correct"] for names, values in columns.items()}
+    cells |= means(grid, cells, correct)
     for names, held in worst_cases(grid, correct).items():
         # Of several attacks together there is no one size, share of flags or time.
         unknown = dict.fromkeys(("dissimilarity", "linf", "flagged"), np.array([np.nan]))

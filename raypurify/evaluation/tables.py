@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.intervals import paired, paired_mean, wilson
+from raypurify.evaluation.intervals import of_mean, paired, paired_mean, wilson
 
 Names = tuple[str, str, str]
+MEAN = "mean of attacks"
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,30 @@ def worst_cases(grid: Grid, correct: dict[Names, np.ndarray]) -> dict[Names, np.
     }
 
 
+def gray_box(grid: Grid) -> list[str]:
+    """The attacks by which means over attacks are taken: those of an attacker who knows the classifier alone."""
+    return [name for name, spec in grid.attacks.items() if spec.attack != "clean" and spec.knows == "classifier"]
+
+
+def means(grid: Grid, cells: dict[Names, Cell], correct: dict[Names, np.ndarray]) -> dict[Names, Cell]:
+    """Of each classifier behind each purifier the mean accuracy over the gray-box attacks, where they are several."""
+    attacks, found = gray_box(grid), {}
+    for c in grid.classifiers if len(attacks) > 1 else ():
+        for p in grid.purifiers:
+            of = [cells[c, a, p] for a in attacks]
+            facts = {
+                name: float(np.mean([getattr(one, name) for one in of]))
+                for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds")
+            }
+            low, high = of_mean(np.stack([correct[c, a, p] for a in attacks]))
+            found[c, MEAN, p] = Cell(c, MEAN, p, low=low, high=high, n=of[0].n, **facts)
+    return found
+
+
 def comparisons(grid: Grid, correct: dict[Names, np.ndarray]) -> list[dict]:
-    """The reference purifier minus each other one on the same images: attack by attack, and their mean, clean apart."""
+    """The reference purifier minus each other one on the same images: attack by attack, and the gray-box ones' mean."""
     rows = []
-    attacks = list(grid.attacks)
-    attacked = [name for name in attacks if grid.attacks[name].attack != "clean"]
+    attacks, attacked = list(grid.attacks), gray_box(grid)
     for c in grid.classifiers:
         for other in grid.purifiers:
             if grid.reference in (None, other):
@@ -63,7 +83,7 @@ def comparisons(grid: Grid, correct: dict[Names, np.ndarray]) -> list[dict]:
             differences = {a: paired(correct[c, a, grid.reference], correct[c, a, other]) for a in attacks}
             if len(attacked) > 1:
                 one, two = (np.stack([correct[c, a, p] for a in attacked]) for p in (grid.reference, other))
-                differences["mean of attacks"] = paired_mean(one, two)
+                differences[MEAN] = paired_mean(one, two)
             for attack, found in differences.items():
                 names = {"classifier": c, "attack": attack, "reference": grid.reference, "other": other}
                 rows.append(names | vars(found))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raypurify.evaluation.intervals import paired, paired_mean, wilson
+from raypurify.evaluation.intervals import of_mean, paired, paired_mean, wilson
 
 
 def test_wilson_is_scipys():
@@ -31,7 +31,7 @@ def test_p_is_the_exact_binomial_test_of_the_images_that_differ():
 
 def test_paired_intervals_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(1)
-    runs, inside, inside_mean = 1500, 0, 0
+    runs, inside, inside_mean, inside_one = 1500, 0, 0, 0
     for _ in range(runs):
         hard = rng.random(150)  # what makes an image hard for both
         first, second = ((rng.random((4, 150)) + hard) / 2 < edge for edge in (0.6, 0.5))
@@ -39,8 +39,11 @@ def test_paired_intervals_cover_the_truth_as_often_as_they_say():
         one, mean = paired(first[0], second[0]), paired_mean(first, second)
         inside += one.low <= truth <= one.high
         inside_mean += mean.low <= truth <= mean.high
+        low, high = of_mean(first)
+        inside_one += low <= _truth(0.6) <= high
     assert 0.935 < inside / runs < 0.975
     assert 0.93 < inside_mean / runs < 0.97
+    assert 0.93 < inside_one / runs < 0.97
 
 
 def _truth(edge: float) -> float:

@@ -58,11 +58,13 @@ def cells(out: Path) -> dict[tuple[str, str], dict]:
 
 def test_every_cell_has_its_figure_with_n_and_interval(report, tree):
     found = cells(report)
-    assert set(found) == {(a, p) for a in [*tree["attacks"], "adaptive"] for p in tree["purifiers"]}
+    assert set(found) == {(a, p) for a in [*tree["attacks"], "mean of attacks", "adaptive"] for p in tree["purifiers"]}
     for row in found.values():
         assert int(row["n"]) == COUNT
         assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
     for purifier in tree["purifiers"]:
+        gray = [float(found[attack, purifier]["accuracy"]) for attack in ("FGSM-0.08", "FGSM-0.04")]
+        assert float(found["mean of attacks", purifier]["accuracy"]) == pytest.approx(sum(gray) / 2)
         worst = float(found["adaptive", purifier]["accuracy"])
         assert worst <= min(float(found[attack, purifier]["accuracy"]) for attack in ("BPDA", "choice"))
 
