@@ -3,9 +3,10 @@
     python benchmarks/bulk.py --data DIR [--only PART ...] [--repeat 3] [--small N] [--large N] [--out FILE]
 
 DIR holds ``cifar10/test.parquet``, ``cifar10/train-*.parquet`` and ``imagenette224/val.parquet``. Every job is the
-command ``raypurify purify IN OUT --sheet 0`` in a process of its own, which starts Ray and ends it, on CPUs. Sides are
-run in turn, ``--repeat`` times, and compared by medians. N is the number of images of 32² (small) and 224² (large) in
-every part that is run; each has its own defaults.
+command ``raypurify purify IN OUT --sheet 0`` in a process of its own, which starts Ray and ends it, on CPUs, with the
+bundle ``cifar10`` for images of 32² and ``imagenet10`` for those of 224². Sides are run in turn, ``--repeat`` times,
+and compared by medians. N is the number of images of 32² (small) and 224² (large) in every part that is run; each has
+its own defaults.
 
 * ``tensors``: images per second of a job over those of ``purifier.purify`` on float tensors in memory, by one process
   with as many threads as cores, in the batches that suit it best. *Whole* is the command from start to end, *steady*
@@ -45,9 +46,10 @@ from raypurify.purifiers.coding import MAX_GAIN, scale_of_lmbda
 
 RESULTS = Path(__file__).parent / "results" / "bulk.json"
 CORES = os.cpu_count() or 1
+# Name, file and bundle of each set.
 SETS = {
-    "small": ("CIFAR-10 test, 32²", "cifar10/test.parquet"),
-    "large": ("Imagenette, 224²", "imagenette224/val.parquet"),
+    "small": ("CIFAR-10 test, 32²", "cifar10/test.parquet", "cifar10"),
+    "large": ("Imagenette, 224²", "imagenette224/val.parquet", "imagenet10"),
 }
 BATCHES = {"small": (64, 256, 1024), "large": (5, 16, 64)}
 AHEAD = {"small": 32, "large": 8}
@@ -60,7 +62,6 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--small", type=int, help="images of 32²")
     parser.add_argument("--large", type=int, help="images of 224²")
-    parser.add_argument("--bundle", default="cifar10")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the tables of a results file and stop")
     arguments = parser.parse_args()
@@ -80,11 +81,11 @@ def main() -> None:
         sizes = {size: getattr(arguments, size) or count for size, count in defaults.items()}
         given = f"--repeat {arguments.repeat} " + " ".join(f"--{size} {count}" for size, count in sizes.items())
         with tempfile.TemporaryDirectory() as scratch:
-            found = measure(arguments.data, Path(scratch), arguments.bundle, sizes, arguments.repeat)
+            found = measure(arguments.data, Path(scratch), sizes, arguments.repeat)
         results[part] = {
-            "command": f"python benchmarks/bulk.py --data DIR --only {part} {given} --bundle {arguments.bundle}",
+            "command": f"python benchmarks/bulk.py --data DIR --only {part} {given}",
             "machine": processes.machine(),
-            "bundle": raypurify.load(arguments.bundle).digest,
+            "bundles": {SETS[size][2]: raypurify.load(SETS[size][2]).digest for size in sizes},
             "repeat": arguments.repeat,
             **found,
         }
@@ -92,11 +93,12 @@ def main() -> None:
     print(tables(results))
 
 
-def tensors(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat: int) -> dict:
+def tensors(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dict:
     """Jobs against the purifier on tensors in memory."""
-    purifier, sets = raypurify.load(bundle), []
+    sets = []
     for size, count in sizes.items():
-        name, file = SETS[size]
+        name, file, bundle = SETS[size]
+        purifier = raypurify.load(bundle)
         rows = first_rows([data / file], count)
         inputs = {"Parquet": write_parquet(rows, scratch / size)}
         if size == "small":
@@ -120,11 +122,12 @@ def tensors(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repea
     return {"sets": sets}
 
 
-def script(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat: int) -> dict:
+def script(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dict:
     """Jobs against the obvious script."""
-    purifier, sets = raypurify.load(bundle), []
+    sets = []
     for size, count in sizes.items():
-        name, file = SETS[size]
+        name, file, bundle = SETS[size]
+        purifier = raypurify.load(bundle)
         rows = first_rows([data / file], AHEAD[size] * count)
         source, few = write_folder(rows, scratch / size), write_folder(rows[:count], scratch / f"{size}-few")
         settings, plain = scratch / f"{size}.npz", scratch / f"{size}-plain"
@@ -149,7 +152,7 @@ def script(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat
     return {"sets": sets}
 
 
-def memory(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat: int) -> dict:
+def memory(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dict:
     """Peak memory of a job with so many images, and with ten times as many."""
     files, counts = sorted((data / "cifar10").glob("train-*.parquet")), (sizes["small"], 10 * sizes["small"])
 
@@ -159,7 +162,7 @@ def memory(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat
         def look(pid: int) -> None:
             seen.append(processes.memory(processes.tree(pid)))
 
-        run_job(source, scratch, "--bundle", bundle, look=look)
+        run_job(source, scratch, "--bundle", SETS["small"][2], look=look)
         return max(seen) / 2**20
 
     sides = {n: partial(peak, write_parquet(first_rows(files, n), scratch / str(n))) for n in counts}

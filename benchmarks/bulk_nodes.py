@@ -12,7 +12,11 @@ import numpy as np
 import processes
 from bulk_job import first_rows, results_in_turn, run_job, write_parquet
 
+import raypurify
+
 NODES = (1, 2, 4)
+# Two, so that shards come at different rates: what the driver takes a second is told from what a shard takes.
+BUNDLES = ("cifar10", "imagenet10")
 RESTS = 5.0
 RAYS = ("gcs", "raylets", "others")
 KINDS = ("actors", "driver", *RAYS)
@@ -20,8 +24,8 @@ KINDS = ("actors", "driver", *RAYS)
 Series = list[tuple[float, float]]
 
 
-def nodes(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat: int) -> dict:
-    """CPU time by kind of process, with equal work for each of 1, 2 and 4 nodes."""
+def nodes(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dict:
+    """CPU time by kind of process, with equal work for each of 1, 2 and 4 nodes, and either bundle."""
     # As on a Ray that raypurify starts, nobody else may give work to the cluster; nor does it become this machine's
     # default.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_TMPDIR=str(scratch))
@@ -30,10 +34,26 @@ def nodes(data: Path, scratch: Path, bundle: str, sizes: dict[str, int], repeat:
     sides = {}
     for count in NODES:
         source = write_parquet(first_rows(files, count * per_node), scratch / f"nodes-{count}")
-        sides[count] = partial(on_cluster, count, source, scratch, bundle)
+        sides |= {(bundle, count): partial(on_cluster, count, source, scratch, bundle) for bundle in BUNDLES}
     found = results_in_turn("nodes", sides, repeat)
-    clusters = [{"nodes": count, "images": count * per_node} | middle(runs) for count, runs in found.items()]
-    return {"set": "CIFAR-10 train, 32²", "images_per_node": per_node, "sizes": clusters}
+    clusters = [
+        {"bundle": bundle, "nodes": count, "images": count * per_node} | middle(runs)
+        for (bundle, count), runs in sorted(found.items())
+    ]
+    return {
+        "set": "CIFAR-10 train, 32²",
+        "bundles": {name: raypurify.load(name).digest for name in BUNDLES},
+        "images_per_node": per_node,
+        "sizes": clusters,
+        "driver": driver(clusters),
+    }
+
+
+def driver(clusters: list[dict]) -> dict:
+    """The driver's CPU time as a + b · rate, by least squares: a ms a second, b ms a shard."""
+    rates, spent = zip(*((size["shards_per_second"], size["driver_ms_per_second"]) for size in clusters))
+    slope, base = np.polyfit(rates, spent, 1)
+    return {"ms_per_second": round(float(base), 2), "ms_per_shard": round(float(slope), 2)}
 
 
 def middle(runs: list[dict]) -> dict:
@@ -42,7 +62,8 @@ def middle(runs: list[dict]) -> dict:
         "shards": len(runs[0]["job"]["commits"]),
         "actors": max(run["actors"] for run in runs),
         "steady_seconds": median(run["steady_seconds"] for run in runs),
-        "driver_ms_per_shard": median(run["driver_ms_per_shard"] for run in runs),
+        "shards_per_second": median(run["shards_per_second"] for run in runs),
+        "driver_ms_per_second": median(run["driver_ms_per_second"] for run in runs),
         "ms_per_image": {kind: median(run["ms_per_image"][kind] for run in runs) for kind in KINDS},
         "idle_ms_per_second": {kind: median(run["idle_ms_per_second"][kind] for run in runs) for kind in RAYS},
         "runs": runs,
@@ -89,7 +110,8 @@ def on_cluster(count: int, source: Path, scratch: Path, bundle: str) -> dict:
     return {
         "actors": list(kinds.values()).count("actors"),
         "steady_seconds": round(ended - begun, 3),
-        "driver_ms_per_shard": round(steady["driver"] / shards, 3),
+        "shards_per_second": round(shards / (ended - begun), 4),
+        "driver_ms_per_second": round(steady["driver"] / (ended - begun), 3),
         "ms_per_image": {kind: round(steady[kind] / images, 4) for kind in KINDS},
         "idle_ms_per_second": {kind: round(idle[kind] / RESTS, 2) for kind in RAYS},
         "job": job.record(),
@@ -106,15 +128,17 @@ def growth(series: Series, begun: float, ended: float) -> float:
 def table(results: dict) -> str:
     """The measured clusters as Markdown."""
     lines = [
-        "| nodes | images | CPU ms an image: actors | driver | GCS | raylets | other processes of Ray "
-        "| driver's CPU ms a shard | Ray's idle CPU ms a second | wall s, steady |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| bundle | nodes | images | CPU ms an image: actors | driver | GCS | raylets | other processes of Ray "
+        "| shards a second | driver's CPU ms a second | Ray's idle CPU ms a second | wall s, steady |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size in results["sizes"]:
         spent = " | ".join(f"{size['ms_per_image'][kind]:.2f}" for kind in KINDS)
         idle = sum(size["idle_ms_per_second"].values())
         lines.append(
-            f"| {size['nodes']} | {size['images']:,} | {spent} | {size['driver_ms_per_shard']:.0f} | {idle:.0f} "
-            f"| {size['steady_seconds']:.1f} |"
+            f"| {size['bundle']} | {size['nodes']} | {size['images']:,} | {spent} | {size['shards_per_second']:.2f} "
+            f"| {size['driver_ms_per_second']:.0f} | {idle:.0f} | {size['steady_seconds']:.1f} |"
         )
-    return "\n".join(lines)
+    fit = results["driver"]
+    text = f"The driver: {fit['ms_per_second']:.0f} ms of CPU a second and {fit['ms_per_shard']:.0f} ms a shard"
+    return "\n".join([*lines, "", f"{text}, by least squares over these rows."])

@@ -108,10 +108,12 @@ def _papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
         table = papers.TABLES[name]
         bare = table.rows.get(table.undefended, ())
         body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
-        for c in grid.classifiers:
-            ours = {p: [_shown(cells.get((c, a, p))) for a in table.columns] for p in grid.purifiers}
-            bare = ours.get("none", ()) if table.undefended else ()
-            body += [[f"{p}, {c}", *_with_share(values, bare)] for p, values in ours.items()]
+        for c, spec in grid.classifiers.items():
+            # What a retrained classifier defends is the one before.
+            before = [_shown(cells.get((spec.attacked_as or c, a, "none"))) for a in table.columns]
+            for p in grid.purifiers:
+                ours = [_shown(cells.get((c, a, p))) for a in table.columns]
+                body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
         share = (
             "In brackets the share of the accuracy lost to the attack that the defence gives back, "
             "(defended − undefended) / (clean − undefended), as the undefended classifiers differ."

@@ -11,6 +11,9 @@ from raypurify.csc import SparseCode
 from raypurify.purifiers.base import Purified, checked, relative_change
 from raypurify.purifiers.coding import rewrite
 
+# What the network sees at a time on a CPU: the activations of more leave its cache.
+CPU_PIXELS = 1 << 15
+
 
 class RSFP:
     """The purifier of a bundle.
@@ -46,7 +49,8 @@ class RSFP:
         side = self.settings.data.image_size
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
-        return self.network.latents(images)
+        some = len(images) if images.is_cuda else max(1, CPU_PIXELS // side**2)
+        return torch.cat([self.network.latents(part) for part in images.split(max(1, some))])
 
     @torch.no_grad()
     def purify(self, images: Tensor) -> Purified:
