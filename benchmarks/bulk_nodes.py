@@ -50,10 +50,16 @@ def nodes(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dict
 
 
 def driver(clusters: list[dict]) -> dict:
-    """The driver's CPU time as a + b · rate, by least squares: a ms a second, b ms a shard."""
+    """The driver's CPU time as a + b · rate, by least squares: a ms a second, b ms a shard, and what b is at most: two
+    standard errors more."""
     rates, spent = zip(*((size["shards_per_second"], size["driver_ms_per_second"]) for size in clusters))
-    slope, base = np.polyfit(rates, spent, 1)
-    return {"ms_per_second": round(float(base), 2), "ms_per_shard": round(float(slope), 2)}
+    (slope, base), errors = np.polyfit(rates, spent, 1, cov=True)
+    most = slope + 2 * np.sqrt(errors[0, 0])
+    return {
+        "ms_per_second": round(float(base), 2),
+        "ms_per_shard": round(float(slope), 2),
+        "ms_per_shard_at_most": round(float(most), 2),
+    }
 
 
 def middle(runs: list[dict]) -> dict:
@@ -140,5 +146,5 @@ def table(results: dict) -> str:
             f"| {size['driver_ms_per_second']:.0f} | {idle:.0f} | {size['steady_seconds']:.1f} |"
         )
     fit = results["driver"]
-    text = f"The driver: {fit['ms_per_second']:.0f} ms of CPU a second and {fit['ms_per_shard']:.0f} ms a shard"
-    return "\n".join([*lines, "", f"{text}, by least squares over these rows."])
+    most = f"{fit['ms_per_second']:.0f} ms of CPU a second, and at most {fit['ms_per_shard_at_most']:.0f} ms a shard"
+    return "\n".join([*lines, "", f"The driver: {most} (least squares over these rows, two standard errors)."])
