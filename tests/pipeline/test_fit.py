@@ -154,7 +154,7 @@ def test_split_is_seeded_and_sized():
 
 
 def test_a_second_fit_on_the_run_directory_is_refused(tmp_path):
-    with only_one(tmp_path), pytest.raises(SinkError, match="another fit"), only_one(tmp_path):
+    with only_one(tmp_path), pytest.raises(SinkError, match="another run"), only_one(tmp_path):
         pass
 
 
