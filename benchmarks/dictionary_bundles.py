@@ -36,6 +36,9 @@ VARIANTS = {
     "images-64": {"images": 64},
 }
 
+# Images of a cluster below which its dictionary would say little.
+FEWEST = 32
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,16 +51,16 @@ def main() -> None:
     images = training_images(arguments.data, purifier, arguments.images)
     cluster = torch.cat([purifier.distributions.nearest(purifier.latents(some))[0] for some in images.split(500)])
     members = [torch.nonzero(cluster == k).flatten() for k in range(len(purifier.dictionaries))]
-    print("images of the smallest cluster:", min(map(len, members)), flush=True)
+    few = sum(len(own) < FEWEST for own in members)
+    print(f"{few} of {len(members)} clusters have fewer than {FEWEST} images, and the dictionary of all", flush=True)
     for name, changes in VARIANTS.items():
         how = purifier.settings.dictionaries.model_copy(update=changes)
-        atoms = [learn(purifier, images[own[: how.images]], how) for own in members]
+        of_all = learn(purifier, images[torch.cat([own[: how.images] for own in members])], how)
+        atoms = [learn(purifier, images[own[: how.images]], how) if len(own) >= FEWEST else of_all for own in members]
         save_variant(arguments.out / name, purifier, torch.stack(atoms), how)
+        if not changes:
+            save_file({"atoms": of_all.contiguous()}, arguments.out / "one.safetensors")
         print(name, flush=True)
-    how = purifier.settings.dictionaries
-    of_all = torch.cat([own[: how.images] for own in members])
-    one = learn(purifier, images[of_all], how)
-    save_file({"atoms": one.contiguous()}, arguments.out / "one.safetensors")
 
 
 def training_images(data: Path, purifier: RSFP, count: int) -> Tensor:
