@@ -82,6 +82,8 @@ def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
     for key in (key for key in names if key in lines[0]):
         right.plot(epochs, [line[key] for line in lines], label=names[key])
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     right.legend()
     return png(figure)
 
