@@ -32,7 +32,6 @@ PLACES = [
     ("docs/evaluation.md", "cifar10-adaptive"),
     ("docs/evaluation.md", "cifar10-retrained"),
     ("docs/algorithm.md", "sweep"),
-    ("docs/algorithm.md", "dictionaries"),
 ]
 
 
