@@ -49,8 +49,9 @@ class RSFP:
         side = self.settings.data.image_size
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
-        some = len(images) if images.is_cuda else max(1, CPU_PIXELS // side**2)
-        return torch.cat([self.network.latents(part) for part in images.split(max(1, some))])
+        if images.is_cuda:
+            return self.network.latents(images)
+        return torch.cat([self.network.latents(part) for part in images.split(max(1, CPU_PIXELS // side**2))])
 
     @torch.no_grad()
     def purify(self, images: Tensor) -> Purified:
