@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from raypurify.config import Training, apply_override
+from raypurify.config import RobustTraining, Training, apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.papers import TABLES
 
@@ -54,7 +54,20 @@ class Retraining(_Spec):
         min_length=1,
         description="dissimilarities of Gaussian noise; each image gets one, then it is purified",
     )
-    training: Training = Training(epochs=3, lr=0.01)
+    training: Training | RobustTraining = Field(
+        Training(epochs=3, lr=0.01), description="with an ``attack``: adversarial training"
+    )
+
+    @model_validator(mode="after")
+    def _from_the_classifier_alone(self) -> "Retraining":
+        if isinstance(self.training, RobustTraining):
+            if self.training.alpha:
+                raise ValueError(
+                    "training.alpha weighs distances to the clusters of a fit, which are not here: set it to 0"
+                )
+            if "init" in self.training.model_fields_set:
+                raise ValueError("training.init: retraining starts from the classifier itself; leave it out")
+        return self
 
 
 class Attack(BaseModel):

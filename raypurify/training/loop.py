@@ -39,7 +39,7 @@ def train_epochs(
     on_checkpoint: Callable[[Callable[[], dict[str, Any]]], None] | None = None,
     on_epoch: Callable[[int, dict[str, Any], Callable[[], dict[str, Any]]], None],
 ) -> None:
-    """Train ``model`` (a WideResNet, bare or wrapped in DistributedDataParallel) in place.
+    """Train ``model`` (bare or wrapped in DistributedDataParallel) in place.
 
     Minimises eq. 1 of RSFP (cross-entropy and weight decay), or what ``semantic`` says, eq. 7 of RSFP or TRADES: each
     batch is attacked against the current weights with batch-norm statistics frozen. What stays in ``model`` is the

@@ -71,7 +71,8 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of one batch, the logits (N, classes) of what was trained on, and its distances (N,) (0 without any).
 
-    ``model`` is a WideResNet in training mode, bare or wrapped for data parallelism; images (N, 3, H, W) in [0, 1].
+    ``model`` is in training mode, bare or wrapped for data parallelism; images (N, 3, H, W) in [0, 1]. With
+    distributions it is a WideResNet, which tells its latents.
     Without ``semantic`` the loss is cross-entropy; with it, PGD adversarial training or TRADES, plus α times the
     distances of the adversarial latents. The attack sees batch-norm statistics frozen and leaves them alone.
     """
@@ -92,7 +93,10 @@ def objective(
     with autocast():
         adversarial = semantic.attack(network, images, labels, generator=generator, loss=rise)
         network.train()
-        logits, latents = model(adversarial, with_latents=True)
+        if semantic.distributions is None:
+            logits = model(adversarial)
+        else:
+            logits, latents = model(adversarial, with_latents=True)
         # Past the wrapper, which writes to batch-norm's statistics before each of its passes, while the first pass
         # still holds them (pytorch#175024). The gradients of both meet in the parameters, where it averages them once.
         clean = network(images).float() if trades else None

@@ -115,6 +115,22 @@ def test_an_attacker_who_takes_it_for_the_one_before_shares_its_attacks(run, tre
     assert float(found["known", "FGSM", "none"]["accuracy"]) <= float(found["unknown", "FGSM", "none"]["accuracy"])
 
 
+def test_a_robust_network_stays_one_by_adversarial_training(data_file, tree, local_ray, tmp_path):
+    attack = {"norm": "linf", "eps": 0.03, "steps": 2}
+    training = {"epochs": 1, "batch_size": 32, "lr": 0.001, "loss": "trades", "alpha": 0, "attack": attack}
+    robust = {"kind": "bundle", "path": "imagenet10"}
+    how = {**tree["retraining"], "limit": 64, "validation": 32, "training": training}
+    grid = load_grid({**tree, "classifiers": {"robust": robust}, "retraining": how})
+    weights = retrain(grid, "robust", "JPEG", tmp_path / "run")
+    (line,) = read_lines(weights.parent)
+    assert 0 <= line["validation_pgd_accuracy"] <= line["validation_accuracy"]
+    made = {**tree, "classifiers": {"net": {**robust, "retrained": str(weights)}}}
+    assert make_classifier(load_grid(made).classifiers["net"])(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    for wrong, said in (({"alpha": 0.1}, "training.alpha weighs distances"), ({"init": "first"}, "leave it out")):
+        with pytest.raises(ConfigError, match=said):
+            load_grid({**tree, "retraining": {**how, "training": {**training, **wrong}}})
+
+
 def test_what_cannot_be_trained_is_refused_by_name(tree, data_file, tmp_path, run):
     grid = load_grid(tree)
     with pytest.raises(ConfigError, match="'other' is none of the classifiers of the grid: net"):
