@@ -30,7 +30,12 @@ def evaluation_tables(name: str) -> dict[str, str]:
 PLACES = [
     ("README.md", "cifar10"),
     ("docs/evaluation.md", "cifar10-adaptive"),
+    ("docs/evaluation.md", "cifar10-linf"),
     ("docs/evaluation.md", "cifar10-retrained"),
+    ("docs/evaluation.md", "cifar10-robust-retrained"),
+    ("docs/evaluation.md", "rivals"),
+    ("docs/evaluation.md", "sweep-adaptive"),
+    ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),
 ]
 
@@ -67,7 +72,7 @@ def test_table_1_is_that_of_the_committed_results():
     assert f"n = {json.loads((RESULTS / 'table1' / 'facts.json').read_text())['images']}" in block
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-adaptive", "cifar10-retrained", "sweep"])
+@pytest.mark.parametrize("name", sorted({name for _, name in PLACES} - {"dictionaries"}))
 def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(name):
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.subjects import purifier_digest
@@ -103,6 +108,15 @@ def test_figures_of_the_retrained_classifier_are_those_of_the_committed_results(
     clean, mean = cells["clean"], cells["mean of attacks"]
     said = f"{100 * clean.accuracy:.1f} % of clean images and on {100 * mean.accuracy:.1f} % of attacked ones"
     assert f"{said}, the mean of these five attacks (n = {clean.n})" in " ".join(README.split())
+
+
+def test_what_autoattack_leaves_is_that_of_the_committed_results():
+    from raypurify.evaluation.tables import read_csv
+
+    found = read_csv((RESULTS / "cifar10-linf" / "cells.csv").read_text("utf-8"))
+    names = ("robust network", "AutoAttack", "none")
+    (left,) = [one for one in found if (one.classifier, one.attack, one.purifier) == names]
+    assert f"leaves it {100 * left.accuracy:.1f} % (n = {left.n})" in " ".join(README.split())
 
 
 def test_speed_is_that_of_the_committed_results():

@@ -72,7 +72,8 @@ class AutoAttack:
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():
-            clean = images.detach().clone()
+            # The package views images as flat, whatever their strides.
+            clean = images.detach().clone(memory_format=torch.contiguous_format)
             single = clean.float()
             classes = logits_at(model, single[:1], images.dtype).shape[1]
             device = clean.device if generator is None else generator.device
@@ -121,4 +122,5 @@ class _Apart(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         inputs, logits = ctx.graph
-        return torch.autograd.grad(logits, inputs, gradient.to(logits), retain_graph=True)[0], None, None
+        found = torch.autograd.grad(logits, inputs, gradient.to(logits), retain_graph=True)[0]
+        return found.contiguous(), None, None

@@ -16,8 +16,9 @@ from raypurify.pipeline.pool import work_off
 from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_pixels
 from raypurify.pipeline.progress import shared_progress
 from raypurify.pipeline.units import Unit, cut_units, read_tables
+from raypurify.purifiers.batch import BATCH_PIXELS
 
-UNIT_ROWS, BATCH = 512, 128
+UNIT_ROWS = 512
 
 
 def purify_prepared(
@@ -68,7 +69,7 @@ class _Worker:
 
     def do(self, unit: Unit, path: Path) -> None:
         tables = []
-        for table in read_tables(unit, BATCH):
+        for table in read_tables(unit, max(1, BATCH_PIXELS // self.side**2)):
             rows, clean = table["row"].to_numpy(), read_pixels(table, self.side)
             noisy = np.stack([with_noise(x, self.noise, self.seed, int(row)) for x, row in zip(clean, rows)])
             done = self.purifier.purify(torch.from_numpy(noisy).to(self.device)).images.cpu().numpy()

@@ -71,6 +71,17 @@ def test_deterministic_for_a_generator(name, norm, toy):
     assert torch.equal(first, attack(network, images, labels, generator=generator(3)))
 
 
+@every_attack
+def test_images_may_have_any_strides(name, toy):
+    # Those of a grid are transposed from decoded ones.
+    network, images, labels = toy
+    attack = make(name, eps=0.03)
+    expected = attack(network, images, labels, generator=generator())
+    strided = images.to(memory_format=torch.channels_last)
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(attack(network, strided, labels, generator=generator()), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"uap", "autoattack"}))
 def test_an_image_does_not_depend_on_its_neighbours(name, toy):
     network, images, labels = toy

@@ -48,6 +48,17 @@ def test_no_more_targets_than_other_classes(toy):
     assert (size(found - images[:2], images[:2], "l2") <= 0.05 * (1 + 1e-5)).all()
 
 
+def test_targeted_apgd_takes_images_of_any_strides(toy):
+    network, images, _ = toy
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    strided = images.to(memory_format=torch.channels_last)
+    expected, found = (
+        AutoAttack(eps=0.05, attacks=("apgd-t",))(network, x, labels, generator=generator()) for x in (images, strided)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_each_image_has_its_own_radius_under_dissimilarity(toy):
     network, images, labels = toy
     with torch.no_grad():
