@@ -50,6 +50,24 @@ def test_tables_are_those_of_the_committed_results(page, name):
     assert f"raypurify evaluate benchmarks/grids/{name}.yaml" in block
 
 
+def papers_tables(name: str) -> list[str]:
+    """The papers' tables with the committed results beside them, as the report of a grid has them."""
+    from raypurify.evaluation.beside import beside_papers
+    from raypurify.evaluation.grid import load_grid
+    from raypurify.evaluation.tables import as_markdown, read_csv
+
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
+    return [as_markdown(*part.table) for part in beside_papers(load_grid(GRIDS / f"{name}.yaml", "DIR"), cells)]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained"])
+def test_papers_stand_beside_the_committed_results(name):
+    text = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
+    (table,) = papers_tables(name)
+    assert table in text.partition(f"<!-- {name}-papers -->")[2].partition(f"<!-- /{name}-papers -->")[0]
+
+
 def table_1() -> str:
     """Networks under attack, as trained here and as the paper has them."""
     from raypurify.evaluation.papers import TABLES

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raypurify.evaluation import figures, papers
+from raypurify.evaluation import figures
+from raypurify.evaluation.beside import beside_papers
 from raypurify.evaluation.cells import read_cell, summed
 from raypurify.evaluation.grid import Grid
 from raypurify.evaluation.render import Part, write_parts
@@ -55,7 +56,7 @@ def write_report(
         "digests": digests,
     }
     (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    parts = [*_accuracy(grid, cells), *_comparison(compared), *_papers(grid, cells), *_curves(grid, cells)]
+    parts = [*_accuracy(grid, cells), *_comparison(compared), *beside_papers(grid, cells), *_curves(grid, cells)]
     parts += [*_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
     if examples:
         pictures = tuple((f"images-{_slug(name)}.png", data) for name, data in examples.items())
@@ -100,42 +101,6 @@ def _comparison(compared: list[dict]) -> list[Part]:
         "McNemar's exact test, for means by the normal one.",
     )
     return [Part("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
-
-
-def _papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
-    parts = []
-    for name in grid.papers:
-        table = papers.TABLES[name]
-        bare = table.rows.get(table.undefended, ())
-        body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
-        for c, spec in grid.classifiers.items():
-            # What a retrained classifier defends is the one before.
-            before = [_shown(cells.get((spec.attacked_as or c, a, "none"))) for a in table.columns]
-            for p in grid.purifiers:
-                ours = [_shown(cells.get((c, a, p))) for a in table.columns]
-                body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
-        share = (
-            "In brackets the share of the accuracy lost to the attack that the defence gives back, "
-            "(defended − undefended) / (clean − undefended), as the undefended classifiers differ."
-        )
-        text = (table.source, share) if table.undefended else (table.source,)
-        parts.append(Part(f"Beside the paper: {name}", text, (["", *table.columns], body)))
-    return parts
-
-
-def _shown(one: Cell | None) -> float | None:
-    return None if one is None else 100 * one.accuracy
-
-
-def _with_share(values, undefended) -> list[str]:
-    shown = []
-    for k, value in enumerate(values):
-        text = "" if value is None else f"{value:.1f}"
-        if k and undefended and None not in (value, undefended[k], undefended[0]) and value != undefended[k]:
-            share = papers.recovered(undefended[0], undefended[k], value)
-            text += "" if share is None else f" [{share:.2f}]"
-        shown.append(text)
-    return shown
 
 
 def _curves(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:

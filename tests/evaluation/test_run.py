@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 import raypurify
+from raypurify.attacks import ATTACKS
 from raypurify.errors import ConfigError, DataError
-from raypurify.evaluation.cells import read_attacked
+from raypurify.evaluation.cells import Cells, read_attacked
 from raypurify.evaluation.grid import load_grid
-from raypurify.evaluation.run import evaluate
+from raypurify.evaluation.images import read_batches
+from raypurify.evaluation.run import digests_of, evaluate
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 
 COUNT = 20
@@ -151,6 +153,18 @@ def test_cells_keep_what_became_of_every_image(report):
     facts = json.loads((report / "facts.json").read_text())
     assert facts["images"] == COUNT
     assert set(facts["digests"]["purifiers"]) >= {"none", "RSFP", "JPEG"}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_of_the_registry_takes_the_images_of_a_grid(name, tree, tmp_path):
+    short = {"cw": {"searches": 1}, "fgsm": {}, "square": {"queries": 5}, "autoattack": {"attacks": ["apgd-t"]}}
+    attack = {"attack": name, "eps": 0.03, **short.get(name, {"steps": 5})}
+    images = {**tree["images"], "limit": 2}
+    grid = load_grid({**tree, "images": images, "attacks": {"clean": {"attack": "clean"}, "one": attack}})
+    (batch,), _ = read_batches(grid.images, 2)
+    Cells(grid, digests_of(grid), tmp_path).do(("ResNet-20", "one", "none"), batch)
+    (file,) = (tmp_path / "cells").iterdir()
+    assert max(pq.read_table(file)["linf"].to_pylist()) > 0
 
 
 def test_a_package_that_is_missing_is_named_before_any_work(tree, tmp_path, monkeypatch):

@@ -1,0 +1,46 @@
+"""What papers report, laid beside a grid's figures."""
+
+from collections.abc import Sequence
+
+from raypurify.evaluation.grid import Grid
+from raypurify.evaluation.papers import TABLES, recovered
+from raypurify.evaluation.render import Part
+from raypurify.evaluation.tables import Cell, Names
+
+SHARE = (
+    "In brackets the share of the accuracy lost to the attack that the defence gives back, "
+    "(defended − undefended) / (clean − undefended), as the undefended classifiers differ."
+)
+
+
+def beside_papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+    """For each of the grid's ``papers`` its rows, then a row for each purifier before each classifier, in percent."""
+    parts = []
+    for name in grid.papers:
+        table = TABLES[name]
+        bare = table.rows.get(table.undefended, ())
+        body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
+        for c, spec in grid.classifiers.items():
+            # What a retrained classifier defends is the one before.
+            before = [_percent(cells.get((spec.attacked_as or c, a, "none"))) for a in table.columns]
+            for p in grid.purifiers:
+                ours = [_percent(cells.get((c, a, p))) for a in table.columns]
+                body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
+        text = (table.source, SHARE) if table.undefended else (table.source,)
+        parts.append(Part(f"Beside the paper: {name}", text, (["", *table.columns], body)))
+    return parts
+
+
+def _percent(one: Cell | None) -> float | None:
+    return None if one is None else 100 * one.accuracy
+
+
+def _with_share(values: Sequence[float | None], undefended: Sequence[float | None]) -> list[str]:
+    shown = []
+    for k, value in enumerate(values):
+        text = "" if value is None else f"{value:.1f}"
+        if k and undefended and None not in (value, undefended[k], undefended[0]) and value != undefended[k]:
+            share = recovered(undefended[0], undefended[k], value)
+            text += "" if share is None else f" [{share:.2f}]"
+        shown.append(text)
+    return shown
