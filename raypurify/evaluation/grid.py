@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from raypurify.config import RobustTraining, Training, apply_override
 from raypurify.errors import ConfigError
@@ -42,6 +52,11 @@ class Classifier(_Spec):
     attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
 
 
+def _kind(training: object) -> str:
+    names = training if isinstance(training, dict) else getattr(type(training), "model_fields", ())
+    return "robust" if "attack" in names else "plain"
+
+
 class Retraining(_Spec):
     """What ``raypurify retrain`` trains a classifier of the grid on: other images, as a purifier of it leaves them."""
 
@@ -54,9 +69,9 @@ class Retraining(_Spec):
         min_length=1,
         description="dissimilarities of Gaussian noise; each image gets one, then it is purified",
     )
-    training: Training | RobustTraining = Field(
-        Training(epochs=3, lr=0.01), description="with an ``attack``: adversarial training"
-    )
+    training: Annotated[
+        Annotated[Training, Tag("plain")] | Annotated[RobustTraining, Tag("robust")], Discriminator(_kind)
+    ] = Field(Training(epochs=3, lr=0.01), description="with an ``attack``: adversarial training")
 
     @model_validator(mode="after")
     def _from_the_classifier_alone(self) -> "Retraining":

@@ -21,6 +21,10 @@ def changed(**parts) -> dict:
     return {**TREE, **parts}
 
 
+def retraining(**training) -> dict:
+    return {"paths": "b", "training": training}
+
+
 def test_a_file_is_read_and_its_data_folder_filled_in(tmp_path):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(TREE))
     grid = load_grid(tmp_path / "grid.yaml", data="/somewhere")
@@ -55,6 +59,9 @@ def test_settings_decide_a_purifiers_digest():
         (changed(images={"paths": "a"}, batch=0), "batch"),
         (changed(images={"paths": "a"}, colour=1), "colour: Extra inputs are not permitted"),
         (changed(images={"paths": "a"}, papers=["x"]), "papers.0"),
+        (changed(images={"paths": "a"}, retraining=retraining(epochs=0)), "usable: retraining.training.plain.epochs: "),
+        (changed(images={"paths": "a"}, retraining=retraining(attack={"eps": 0})), "training.robust.attack.eps: "),
+        (changed(images={"paths": "a"}, retraining={"paths": "b", "training": 3}), "training.plain: "),
         (changed(images={"paths": "a"}, attacks={"a/b": {"attack": "clean"}}), "'a/b' is no name"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "knows": "bpda"}}), "so it knows nothing"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "pgd", "knows": "all"}}), "attacks.c.knows"),
