@@ -33,11 +33,18 @@ PLACES = [
     ("docs/evaluation.md", "cifar10-linf"),
     ("docs/evaluation.md", "cifar10-retrained"),
     ("docs/evaluation.md", "cifar10-robust-retrained"),
+    ("docs/evaluation.md", "imagenette"),
+    ("docs/evaluation.md", "imagenette-128"),
     ("docs/evaluation.md", "rivals"),
     ("docs/evaluation.md", "sweep-adaptive"),
     ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),
 ]
+
+
+def grid_name(name: str) -> str:
+    """Of two sizes there is one grid."""
+    return name.removesuffix("-128")
 
 
 @pytest.mark.parametrize(("page", "name"), PLACES)
@@ -47,7 +54,7 @@ def test_tables_are_those_of_the_committed_results(page, name):
     for table in evaluation_tables(name).values():
         assert table in block
     assert f"n = {json.loads((RESULTS / name / 'facts.json').read_text())['images']}" in block
-    assert f"raypurify evaluate benchmarks/grids/{name}.yaml" in block
+    assert f"raypurify evaluate benchmarks/grids/{grid_name(name)}.yaml" in block
 
 
 def papers_tables(name: str) -> list[str]:
@@ -58,10 +65,12 @@ def papers_tables(name: str) -> list[str]:
 
     found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
     cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
-    return [as_markdown(*part.table) for part in beside_papers(load_grid(GRIDS / f"{name}.yaml", "DIR"), cells)]
+    changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
+    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
+    return [as_markdown(*part.table) for part in beside_papers(grid, cells)]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette", "imagenette-128"])
 def test_papers_stand_beside_the_committed_results(name):
     text = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
     (table,) = papers_tables(name)
@@ -95,7 +104,8 @@ def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(name):
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.subjects import purifier_digest
 
-    facts, grid = json.loads((RESULTS / name / "facts.json").read_text()), load_grid(GRIDS / f"{name}.yaml", "DIR")
+    facts = json.loads((RESULTS / name / "facts.json").read_text())
+    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR")
     assert facts["digests"]["purifiers"] == {name: purifier_digest(spec) for name, spec in grid.purifiers.items()}
     assert grid.images.limit in (None, facts["images"])
 
