@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from raypurify.pipeline.progress import duration
+from raypurify.runtime.progress import duration
 
 LOOK = 0.2
 GROUP = 2048

@@ -26,7 +26,7 @@ from raypurify.attacks import PGD
 from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
 from raypurify.evaluation.intervals import wilson
 from raypurify.nets.store import load_network
-from raypurify.pipeline.prepared import VALIDATION, batches, read_part
+from raypurify.training.data import VALIDATION, batches, read_part
 
 RESULTS = Path(__file__).parent / "results" / "cluster_forms.json"
 RANKS = (8, 16, 32, 64)

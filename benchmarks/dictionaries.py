@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from timing import in_turn, ratio
 
-from raypurify.config import Csc, Dictionaries
-from raypurify.pipeline.dictionaries import learn_dictionaries
-from raypurify.pipeline.session import ray_session
+from raypurify.config import CscSettings, DictionarySettings
+from raypurify.fit.dictionaries import learn_dictionaries
+from raypurify.runtime.session import ray_session
 
 RESULTS = Path(__file__).parent / "results" / "dictionaries.json"
 ACTORS = (1, 2)
@@ -44,14 +44,14 @@ def main() -> None:
 def measure(run: Path, clusters: int, images: int, repeat: int) -> dict:
     stage = json.loads((run / "dictionaries" / "stage.json").read_text())["settings"]
     side = json.loads((run / "prepare" / "stage.json").read_text())["settings"]["data"]["image_size"]
-    settings = Dictionaries(**stage["dictionaries"] | {"images": images})
+    settings = DictionarySettings(**stage["dictionaries"] | {"images": images})
     cluster_of_row, classes = largest(run, clusters)
     rates: dict[str, list[float]] = {str(actors): [] for actors in ACTORS}
 
     def learn(actors: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             chosen = settings.model_copy(update={"actors": actors})
-            arguments = (cluster_of_row, classes, side, Csc(**stage["csc"]), chosen, stage["seed"])
+            arguments = (cluster_of_row, classes, side, CscSettings(**stage["csc"]), chosen, stage["seed"])
             learn_dictionaries(Path(folder), run / "prepare", *arguments)
             done = sorted(path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors"))
             rates[str(actors)].append((len(classes) - actors) * 1e9 / (done[-1] - done[actors - 1]))

@@ -21,9 +21,9 @@ from torch import Tensor
 
 import raypurify
 from raypurify.bundle import Manifest, save_bundle
-from raypurify.config import Dictionaries
+from raypurify.config import DictionarySettings
+from raypurify.fit.prepare import choose_split
 from raypurify.images import decode_image, to_float
-from raypurify.pipeline.prepare import choose_split
 from raypurify.purifiers import RSFP, learn_global_dictionary
 
 VARIANTS = {
@@ -72,11 +72,11 @@ def training_images(data: Path, purifier: RSFP, count: int) -> Tensor:
     return torch.from_numpy(np.stack(pixels))
 
 
-def learn(purifier: RSFP, images: Tensor, how: Dictionaries) -> Tensor:
+def learn(purifier: RSFP, images: Tensor, how: DictionarySettings) -> Tensor:
     return learn_global_dictionary(images, how, purifier.settings.csc, purifier.settings.seed)
 
 
-def save_variant(folder: Path, purifier: RSFP, dictionaries: Tensor, how: Dictionaries) -> None:
+def save_variant(folder: Path, purifier: RSFP, dictionaries: Tensor, how: DictionarySettings) -> None:
     manifest = purifier.bundle.manifest
     about = {name: getattr(manifest, name) for name in Manifest.model_fields}
     for name in ("format_version", "raypurify", "files"):

@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from raypurify.pipeline.fit import STAGES
-from raypurify.pipeline.stages import MARKER
+from raypurify.fit.run import STAGES
+from raypurify.runtime.stages import MARKER
 from raypurify.training.record import read_lines
 
 RESULTS = Path(__file__).parent / "results" / "cifar10-fit.json"

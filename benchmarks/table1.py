@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from raypurify.config import Settings, load_settings
-from raypurify.pipeline.fit import fit
+from raypurify.fit.run import fit
 from raypurify.training.data import VALIDATION, read_set
 from raypurify.training.single import train_here
 

@@ -23,10 +23,10 @@ import torch
 from timing import in_turn, ratio
 
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import Attack, Network, RobustTraining, Settings, Training
+from raypurify.config import AttackSettings, NetworkSettings, RobustTrainingSettings, Settings, TrainingSettings
+from raypurify.fit.train import train
 from raypurify.nets import WideResNet
-from raypurify.pipeline.session import ray_session
-from raypurify.pipeline.train import train
+from raypurify.runtime.session import ray_session
 from raypurify.training.data import VALIDATION, count_classes, read_set
 from raypurify.training.loop import precision
 from raypurify.training.record import device_name, read_lines
@@ -70,8 +70,8 @@ def main() -> None:
 def overhead(arguments) -> dict:
     """Seconds per step by Ray Train and by the plain loop."""
     prepared, side = arguments.run_dir / "prepare", arguments.side
-    network = Network(depth=arguments.depth, width=arguments.width)
-    settings = Training(epochs=arguments.epochs, batch_size=arguments.batch, workers=1)
+    network = NetworkSettings(depth=arguments.depth, width=arguments.width)
+    settings = TrainingSettings(epochs=arguments.epochs, batch_size=arguments.batch, workers=1)
     images, held_out = read_set([prepared], side), read_set([prepared], side, VALIDATION)
     steps = len(images) // arguments.batch
     architecture = network.model_dump() | {"classes": count_classes(images.labels, held_out.labels)}
@@ -107,8 +107,8 @@ def semantic(arguments, device: torch.device) -> dict:
     labels, clusters = (torch.randint(0, n, (arguments.batch,), device=device) for n in (10, arguments.clusters))
     latents = torch.rand(100 * arguments.clusters, network.dim)
     distributions = ClusterDistributions.fit(latents.numpy(), torch.arange(len(latents)).numpy() % arguments.clusters)
-    common = {"attack": Attack(norm="linf", eps=8 / 255, steps=arguments.steps)}
-    settings = {name: RobustTraining(alpha=alpha, **common) for name, alpha in (("rst", 0.05), ("pgd", 0.0))}
+    common = {"attack": AttackSettings(norm="linf", eps=8 / 255, steps=arguments.steps)}
+    settings = {name: RobustTrainingSettings(alpha=alpha, **common) for name, alpha in (("rst", 0.05), ("pgd", 0.0))}
     kinds = {
         "rst": semantic_of(settings["rst"], distributions.to(device)),
         "pgd": semantic_of(settings["pgd"]),

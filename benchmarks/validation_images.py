@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypurify.config import load_settings
-from raypurify.pipeline.prepare import choose_split
+from raypurify.fit.prepare import choose_split
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ The arguments are those of ``raypurify evaluate``. Paths are looked up on the cl
 
 import sys
 
-from raypurify.cli import main
+from raypurify.cli.app import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "evaluate")

@@ -7,7 +7,7 @@ The arguments are those of ``raypurify purify``. Paths are looked up on the clus
 
 import sys
 
-from raypurify.cli import main
+from raypurify.cli.app import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "purify")

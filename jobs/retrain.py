@@ -7,7 +7,7 @@ The arguments are those of ``raypurify retrain``. Paths are looked up on the clu
 
 import sys
 
-from raypurify.cli import main
+from raypurify.cli.app import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "retrain")

@@ -18,7 +18,7 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(_Settings):
+class DataSettings(_Settings):
     """Which images a fit uses, and at which size the network sees them."""
 
     image_size: int = Field(32, ge=8, le=1024, description="side of the network's input; other sizes are resized")
@@ -26,7 +26,7 @@ class Data(_Settings):
     limit: int | None = Field(None, ge=1, description="train on at most this many images (a seeded choice)")
 
 
-class Network(_Settings):
+class NetworkSettings(_Settings):
     """A WideResNet-depth-width."""
 
     depth: int = Field(16, ge=8)
@@ -34,7 +34,7 @@ class Network(_Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class Training(_Settings):
+class TrainingSettings(_Settings):
     """SGD with Nesterov momentum under a one-cycle schedule, data parallel over Ray Train workers."""
 
     epochs: int = Field(10, ge=1)
@@ -59,7 +59,7 @@ class Training(_Settings):
         return {True: "crop", False: "none"}[value] if isinstance(value, bool) else value
 
 
-class Attack(_Settings):
+class AttackSettings(_Settings):
     """The inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 
     ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018). Training with one step, which is fast adversarial
@@ -77,10 +77,10 @@ class Attack(_Settings):
 INITS = ("baseline", "random", "first")
 
 
-class RobustTraining(Training):
+class RobustTrainingSettings(TrainingSettings):
     """Robust semantic training (RSFP, eq. 7), over PGD adversarial training or TRADES (Zhang et al. 2019, eq. 5).
 
-    >>> RobustTraining(loss="trades", alpha=0).beta
+    >>> RobustTrainingSettings(loss="trades", alpha=0).beta
     6.0
     """
 
@@ -89,10 +89,10 @@ class RobustTraining(Training):
     alpha: float = Field(0.05, ge=0, description="weight of the Mahalanobis term")
     init: str = Field("baseline", description="baseline, random, first, or the path of another network.safetensors")
     guard: bool = Field(True, description="stop when accuracy under a multi-step attack collapses")
-    attack: Attack = Attack()
+    attack: AttackSettings = AttackSettings()
 
     @model_validator(mode="after")
-    def _consistent(self) -> "RobustTraining":
+    def _consistent(self) -> "RobustTrainingSettings":
         if self.init not in INITS and not self.init.endswith(".safetensors"):
             names = ", ".join(INITS)
             raise ValueError(f"init is {self.init!r}: give {names} or the path of a network.safetensors")
@@ -101,7 +101,7 @@ class RobustTraining(Training):
         return self
 
 
-class Clusters(_Settings):
+class ClusterSettings(_Settings):
     """Per-class k-means and the distributions of its clusters."""
 
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
@@ -113,13 +113,13 @@ class Clusters(_Settings):
     block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; a larger class is spread")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Clusters":
+    def _ordered(self) -> "ClusterSettings":
         if self.k_min > self.k_max:
             raise ValueError(f"k_min is {self.k_min}, above k_max, {self.k_max}")
         return self
 
 
-class Csc(_Settings):
+class CscSettings(_Settings):
     """Low/high split and convolutional sparse coding."""
 
     lmbda: float = Field(0.2, ge=0)
@@ -130,7 +130,7 @@ class Csc(_Settings):
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
 
 
-class Dictionaries(_Settings):
+class DictionarySettings(_Settings):
     """Convolutional dictionary learning, one dictionary per cluster."""
 
     atoms: int = Field(64, ge=2)
@@ -141,11 +141,11 @@ class Dictionaries(_Settings):
     actors: int | None = Field(None, ge=1, description="at most so many learn at once; null: as many as there is room")
 
 
-class Calibration(_Settings):
+class CalibrationSettings(_Settings):
     """What is measured on the validation images and stored with the bundle."""
 
     quantile: float = Field(0.99, gt=0, lt=1, description="clean distances above this quantile raise the flag")
-    attack: Attack = Attack(steps=20)
+    attack: AttackSettings = AttackSettings(steps=20)
     images: int = Field(1000, ge=1, description="validation images that are attacked and purified")
 
 
@@ -159,15 +159,17 @@ class Settings(_Settings):
     name: str = "custom"
     note: str = Field("", description="a word of caution, shown with the bundle")
     seed: int = 0
-    data: Data = Data()
-    network: Network = Network()
-    baseline: Training = Training()
-    clusters: Clusters = Clusters()
-    csc: Csc = Csc()
-    dictionaries: Dictionaries = Dictionaries()
-    robust_first: RobustTraining | None = Field(None, description="another robust training, before; see robust.init")
-    robust: RobustTraining = RobustTraining()
-    calibration: Calibration = Calibration()
+    data: DataSettings = DataSettings()
+    network: NetworkSettings = NetworkSettings()
+    baseline: TrainingSettings = TrainingSettings()
+    clusters: ClusterSettings = ClusterSettings()
+    csc: CscSettings = CscSettings()
+    dictionaries: DictionarySettings = DictionarySettings()
+    robust_first: RobustTrainingSettings | None = Field(
+        None, description="another robust training, before; see robust.init"
+    )
+    robust: RobustTrainingSettings = RobustTrainingSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
 
     @model_validator(mode="after")
     def _first_there(self) -> "Settings":

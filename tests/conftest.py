@@ -79,7 +79,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def local_ray():
     """One local Ray for every test that needs it."""
-    from raypurify.pipeline.session import ray_session
+    from raypurify.runtime.session import ray_session
 
     with ray_session(num_cpus=4):
         yield
@@ -129,7 +129,7 @@ def small_settings():
 @pytest.fixture(scope="session")
 def small_run(local_ray, small_set, small_settings, tmp_path_factory) -> Path:
     """The run directory of a complete fit."""
-    from raypurify.pipeline.fit import fit
+    from raypurify.fit.run import fit
 
     run_dir = tmp_path_factory.mktemp("small-run")
     fit([str(small_set)], small_settings, run_dir)

@@ -17,10 +17,10 @@ import object_store
 import pytest
 from bad_images import encode, pixels
 
+from raypurify.containers.lease import held
+from raypurify.containers.sink import open_sink, recorded_job, reopen_failed, status
+from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import SinkError, SourceError
-from raypurify.lease import held
-from raypurify.sinks import open_sink, recorded_job, reopen_failed, status
-from raypurify.sources import open_source, read_shard
 from raypurify.storage import Place, overlapped, redact, resolve, within
 
 ODD_NAMES = ["a b", "50%", "%41", "a+b", "ü/日本.png", "a&b=c", "a?b#c", "'a'", "[1]*", "~a", "a@b:c", "two\nlines"]

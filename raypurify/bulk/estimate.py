@@ -8,11 +8,11 @@ from functools import partial
 import torch
 
 import raypurify
+from raypurify.containers.selection import select
+from raypurify.containers.source import Source, read_shard
 from raypurify.errors import ImageError
-from raypurify.pipeline.progress import duration
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files, purify_pixels
-from raypurify.selection import select
-from raypurify.sources import Source, read_shard
+from raypurify.runtime.progress import duration
 
 MEASURED = 16
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from raypurify import ledger, sinks
+from raypurify.bulk.shards import ENGINES, ActorShape, Work, work_off_shards
 from raypurify.bundle import load_bundle
+from raypurify.containers import ledger
+from raypurify.containers import sink as sinks
+from raypurify.containers.lease import held
+from raypurify.containers.ledger import Summary
+from raypurify.containers.selection import select, shards_of
+from raypurify.containers.source import Source, open_source
 from raypurify.errors import ConfigError, SinkError
-from raypurify.lease import held
-from raypurify.ledger import Summary
 from raypurify.pictures import contact_sheet
-from raypurify.pipeline.shards import ENGINES, ActorShape, Work, work_off_shards
 from raypurify.purifiers.batch import MAX_PIXELS
-from raypurify.selection import select, shards_of
-from raypurify.sources import Source, open_source
 from raypurify.storage import redact
 
 SMALL = 2048
@@ -43,7 +44,7 @@ def purify(
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
     undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.selection`); ``part`` (i, n) does every n-th shard, beside jobs that do the others.
+    (:mod:`raypurify.containers.selection`); ``part`` (i, n) does every n-th shard, beside jobs that do the others.
     ``retry_failed`` does shards with bad images again. One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
     None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.

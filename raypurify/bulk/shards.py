@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 import raypurify
-from raypurify import sinks
+from raypurify.bulk.metrics import ShardMetrics
 from raypurify.bundle import load_bundle
+from raypurify.containers import sink as sinks
+from raypurify.containers.rows import Shard
+from raypurify.containers.sink import Sink
+from raypurify.containers.source import read_shard
 from raypurify.errors import ConfigError, ImageError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
-from raypurify.pipeline.display import shown
-from raypurify.pipeline.metrics import ShardMetrics
-from raypurify.pipeline.progress import Progress
 from raypurify.purifiers.batch import purify_files, purify_pixels
-from raypurify.rows import Shard
-from raypurify.sinks import Sink
-from raypurify.sources import read_shard
+from raypurify.runtime.display import shown
+from raypurify.runtime.progress import Progress
+from raypurify.runtime.resources import cluster_resources
 
 ENGINES = ("actors", "serve")
 # Decoding and encoding keep this many cores busy for one GPU.
@@ -60,7 +61,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Done:
+class ShardOutcome:
     """What became of a shard: its images by outcome ("purified", or the reason of an error row) and its pictures, or
     the error that left it undone."""
 
@@ -78,7 +79,7 @@ def work_off_shards(
 
     Raises SinkError at the first shard that cannot be written, SourceError after all others where some cannot be read.
     """
-    from raypurify.pipeline.session import ray_session
+    from raypurify.runtime.session import ray_session
 
     with ray_session(address):
         import ray
@@ -105,7 +106,7 @@ def work_off_shards(
         with shown("purify", lambda: progress.state):
             for row in results.iter_rows():
                 check()
-                done: Done = row["done"]
+                done: ShardOutcome = row["done"]
                 if isinstance(done.error, SinkError):
                     raise done.error
                 if done.error:
@@ -143,13 +144,11 @@ def fit_pool(shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bo
 
 def _resources(address: str | None) -> dict:
     """What :func:`fit_pool` asks about the cluster."""
-    import ray
-
-    has, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-    grows = address is not None or nodes > 1
+    has = cluster_resources()
+    grows = address is not None or has.nodes > 1
     # A local Ray may count more CPUs than the machine has.
-    cpus = has.get("CPU", 1) if grows else min(has.get("CPU", 1), os.cpu_count() or 1)
-    return {"cpus": cpus, "gpus": has.get("GPU", 0), "grows": grows}
+    cpus = has.cpus if grows else min(has.cpus, os.cpu_count() or 1)
+    return {"cpus": cpus, "gpus": has.gpus, "grows": grows}
 
 
 class _ShardPurifier:
@@ -169,15 +168,15 @@ class _ShardPurifier:
             purifier = raypurify.load(self.work.bundle, self.work.device)
             self.purify, self.atoms = partial(purify_pixels, purifier), purifier.dictionaries
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Done]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[ShardOutcome]]:
         (shard,) = batch["shard"]
         try:
             return {"done": [self._do(shard)]}
         except RaypurifyError as error:
             # Ray Data would end the whole job, and make text of the error.
-            return {"done": [Done(shard.name, error=error)]}
+            return {"done": [ShardOutcome(shard.name, error=error)]}
 
-    def _do(self, shard: Shard) -> Done:
+    def _do(self, shard: Shard) -> ShardOutcome:
         work, begun, results, readable, pairs = self.work, time.perf_counter(), [], {}, []
         for row in read_shard(shard):
             if row.error is not None:
@@ -194,4 +193,4 @@ class _ShardPurifier:
         stats = sinks.write_shard(work.sink, shard, results)
         outcomes = Counter(image.reason if isinstance(image, ImageError) else "purified" for _, image, _ in results)
         self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
-        return Done(shard.name, outcomes, tuple(pairs))
+        return ShardOutcome(shard.name, outcomes, tuple(pairs))

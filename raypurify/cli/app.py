@@ -53,7 +53,7 @@ def fit(
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
     from raypurify.config import load_settings, presets
-    from raypurify.pipeline.fit import fit as run
+    from raypurify.fit.run import fit as run
 
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
@@ -93,15 +93,15 @@ def purify(
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
     begun = time.monotonic()
-    from raypurify.pipeline.bulk import planned
-    from raypurify.pipeline.bulk import purify as run
-    from raypurify.pipeline.shards import ActorShape
+    from raypurify.bulk.job import planned
+    from raypurify.bulk.job import purify as run
+    from raypurify.bulk.shards import ActorShape
+    from raypurify.containers.selection import part_of
     from raypurify.purifiers.batch import MAX_PIXELS
-    from raypurify.selection import part_of
 
     if dry_run:
-        from raypurify.estimate import estimate
-        from raypurify.sinks import output_of
+        from raypurify.bulk.estimate import estimate
+        from raypurify.containers.sink import output_of
 
         source = planned([input], limit, sample)
         output_of(output, source)
@@ -131,7 +131,7 @@ def retry_failed(
     output: Annotated[str, typer.Argument(metavar="OUT", help="The output of a purify job.")], address: Address = None
 ) -> None:
     """Do the shards of OUT again in which images failed, with the inputs, bundle and settings recorded there."""
-    from raypurify.pipeline.bulk import retry
+    from raypurify.bulk.job import retry
 
     begun = time.monotonic()
     _report(retry(output, address=address), output, time.monotonic() - begun)
@@ -139,7 +139,7 @@ def retry_failed(
 
 def _report(summary, output: str, seconds: float) -> None:
     """What became of a purify job; exits with 1 where images failed."""
-    from raypurify.report import summary_text
+    from raypurify.cli.texts import summary_text
 
     print(summary_text(summary, output, seconds))
     if summary is not None and summary.failed:
@@ -208,7 +208,7 @@ def inspect(
 ) -> None:
     """Show what a bundle is, how it was made and what it measured; checks every file's digest."""
     from raypurify.bundle import load_bundle
-    from raypurify.report import bundle_text
+    from raypurify.cli.texts import bundle_text
 
     loaded = load_bundle(bundle)
     print(loaded.manifest.model_dump_json(indent=1) if json else bundle_text(loaded))
@@ -217,7 +217,7 @@ def inspect(
 @app.command(epilog="Example: raypurify status runs/tiny")
 def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or a purify job's output.")]) -> None:
     """Show how far a fit or a purify job is, from its files alone, while it runs or after."""
-    from raypurify.report import status_text
+    from raypurify.cli.texts import status_text
 
     print(status_text(folder))
 
@@ -225,7 +225,7 @@ def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or 
 @app.command(epilog="Example: raypurify doctor --address auto")
 def doctor(address: Address = None) -> None:
     """Check packages, devices, bundles, sparse coding, disk and every node of a cluster; exits with 1 if one fails."""
-    from raypurify.doctor import examine
+    from raypurify.cli.doctor import examine
 
     failed = False
     for finding in examine(address):
@@ -233,7 +233,3 @@ def doctor(address: Address = None) -> None:
         print(f"{finding.name:13} {'ok  ' if finding.ok else 'FAIL'} {finding.text}", flush=True)
     if failed:
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    main()

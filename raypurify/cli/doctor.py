@@ -104,7 +104,8 @@ def _disk() -> str:
 
 
 def _nodes(address: str | None) -> str:
-    from raypurify.pipeline.session import ray_session
+    from raypurify.runtime.resources import cluster_resources
+    from raypurify.runtime.session import ray_session
 
     with ray_session(address):
         import ray
@@ -127,9 +128,10 @@ def _nodes(address: str | None) -> str:
                 wrong.append(f"{asked[future]}: {str(error).strip().splitlines()[-1]}")
         if wrong:
             raise RuntimeError("; ".join(wrong))
-        resources = ray.cluster_resources()
-        counts = ", ".join(f"{resources.get(kind, 0):.0f} {kind}s" for kind in ("CPU", "GPU"))
-        return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {counts}, the same raypurify on each"
+        has = cluster_resources()
+        return (
+            f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {has.cpus} CPUs, {has.gpus} GPUs, the same raypurify on each"
+        )
 
 
 def _there() -> str:

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from raypurify import ledger, sinks
 from raypurify.bundle import Bundle
-from raypurify.config import Csc
+from raypurify.config import CscSettings
+from raypurify.containers import ledger
+from raypurify.containers import sink as sinks
+from raypurify.containers.ledger import Summary
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
-from raypurify.ledger import Summary
-from raypurify.pipeline.fit import OPTIONAL, STAGES
-from raypurify.pipeline.progress import duration
-from raypurify.pipeline.stages import MARKER, stage_lines
+from raypurify.fit.run import OPTIONAL, STAGES
 from raypurify.purifiers.coding import LEAST, MOST
+from raypurify.runtime.progress import duration
+from raypurify.runtime.stages import MARKER, stage_lines
 from raypurify.storage import redact, resolve
 
 
@@ -48,7 +49,7 @@ def bundle_text(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def _purification(csc: Csc) -> str:
+def _purification(csc: CscSettings) -> str:
     lmbda = f"λ = {csc.lmbda}"
     if csc.noise_factor:
         lmbda = f"λ = {csc.noise_factor:g} × noise level, {LEAST * csc.lmbda:g} to {MOST * csc.lmbda:g}"

@@ -18,8 +18,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from raypurify.containers.ledger import LEASE, STATE
 from raypurify.errors import SinkError
-from raypurify.ledger import LEASE, STATE
 from raypurify.storage import Place
 
 RENEWED, EXPIRES, SETTLES = 10.0, 60.0, 0.3

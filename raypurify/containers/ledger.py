@@ -1,7 +1,7 @@
 """What a job keeps beside its output, in ``OUT/_raypurify``: whose output it is, what is done, what became of each row.
 
     job.json                       the job: source, settings, format; another job may not write here
-    lease*.json                    who is writing here now (:mod:`raypurify.lease`)
+    lease*.json                    who is writing here now (:mod:`raypurify.containers.lease`)
     errors/<shard>.parquet         the rows of a shard that could not be purified
     provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
     provenance.parquet, errors.parquet, summary.json      the same for the whole job, once every shard is committed

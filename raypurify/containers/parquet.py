@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard
 from raypurify.errors import ImageError, SourceError
-from raypurify.rows import MAX_FILE_BYTES, Row, Shard
 from raypurify.storage import Place, Stamp
 
 _READ_ROWS = 64
@@ -69,7 +69,7 @@ def plan_shards(
 
 
 def read_rows(shard: Shard) -> Iterator[Row]:
-    """The rows of a Parquet shard; see :func:`raypurify.sources.read_shard`."""
+    """The rows of a Parquet shard; see :func:`raypurify.containers.source.read_shard`."""
     index = {name: number for number, name in enumerate(shard.classes or ())}
     row = shard.first_row
     for batch in read_batches(shard, ("id", "label", "label_name", shard.image_column)):

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from raypurify.containers.rows import Shard
+from raypurify.containers.source import Source
 from raypurify.errors import SourceError
-from raypurify.rows import Shard
-from raypurify.sources import Source
 
 
 def select(source: Source, limit: int | None = None, sample: int | None = None, seed: int = 0) -> Source:

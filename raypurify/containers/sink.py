@@ -1,7 +1,7 @@
 """Rows → the same container as the source, committed shard by shard, each exactly once.
 
-A shard's images are written first, its record last (:mod:`raypurify.ledger`). A job killed at any point leaves shards
-that are recorded and whole, or not recorded and done again; both ways end in the same bytes.
+A shard's images are written first, its record last (:mod:`raypurify.containers.ledger`). A job killed at any point
+leaves shards that are recorded and whole, or not recorded and done again; both ways end in the same bytes.
 """
 
 import copy
@@ -19,15 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raypurify import ledger
+from raypurify.containers import ledger
+from raypurify.containers.ledger import STATE, Status, Summary
+from raypurify.containers.parquet import open_file, read_batches
+from raypurify.containers.rows import Row, Shard, file_id
+from raypurify.containers.source import Source
+from raypurify.containers.webdataset import read_samples
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
-from raypurify.ledger import STATE, Status, Summary
-from raypurify.parquet_files import open_file, read_batches
-from raypurify.rows import Row, Shard, file_id
-from raypurify.sources import Source
 from raypurify.storage import Place, overlapped, redact, resolve, within
-from raypurify.tar_files import read_samples
 
 
 @dataclass(frozen=True)

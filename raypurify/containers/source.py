@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from raypurify import tar_files
+from raypurify.containers import webdataset
+from raypurify.containers.parquet import plan_shards, read_rows
+from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
-from raypurify.parquet_files import plan_shards, read_rows
-from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, same_store, within
 
 
@@ -44,7 +44,8 @@ def open_source(
     subfolders are the classes, sorted. Names starting with a dot and links to folders are passed over.
     **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``, ``label``, ``label_name`` are
     optional; files and folders whose name starts with ``_`` or a dot are passed over. **WebDataset:** tars, as
-    :mod:`raypurify.tar_files` reads them; the id is the tar's path and the sample's key, ``.cls`` its label.
+    :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the sample's key, ``.cls`` its
+    label.
 
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
@@ -84,7 +85,7 @@ def open_source(
     if kind == "parquet":
         shards, classes, digest = plan_shards(root, tables, shard_rows, image_column)
     elif kind == "tar":
-        shards, classes, digest = tar_files.plan_shards(root, tars, shard_rows)
+        shards, classes, digest = webdataset.plan_shards(root, tars, shard_rows)
     else:
         shards, classes, digest = _plan_folder(root, images, files, shard_rows)
     return Source(kind, shown, places, shards, sum(s.rows for s in shards), classes, digest, ignored)
@@ -95,7 +96,7 @@ def read_shard(shard: Shard) -> Iterator[Row]:
 
     Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
     """
-    return {"parquet": read_rows, "tar": tar_files.read_rows, "folder": _read_folder}[shard.kind](shard)
+    return {"parquet": read_rows, "tar": webdataset.read_rows, "folder": _read_folder}[shard.kind](shard)
 
 
 def _find(uri: str | os.PathLike) -> Place:

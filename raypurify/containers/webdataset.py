@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
+from raypurify.containers.parquet import check_stamp, cut, unique_keys
+from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
-from raypurify.parquet_files import check_stamp, cut, unique_keys
-from raypurify.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.storage import Place
 
 # Sidecars are held in memory with the images of their shard.
@@ -64,7 +64,7 @@ def plan_shards(
 
 
 def read_rows(shard: Shard) -> Iterator[Row]:
-    """The rows of a tar's shard; see :func:`raypurify.sources.read_shard`."""
+    """The rows of a tar's shard; see :func:`raypurify.containers.source.read_shard`."""
     for row, sample in enumerate(read_samples(shard), shard.first_row):
         identity, data, error = file_id(f"{shard.key}/{sample.key}"), None, None
         if sample.image is None:

@@ -8,9 +8,7 @@ A key holds all that decides the content, so a grid that was interrupted or chan
 file is never wrong.
 """
 
-import os
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,10 @@ from torch import Tensor
 
 from raypurify.attacks.budget import size
 from raypurify.evaluation import grid
-from raypurify.evaluation.images import Batch
+from raypurify.evaluation.images import GridBatch
 from raypurify.evaluation.knowledge import perturb
 from raypurify.evaluation.subjects import make_attack, make_classifier, make_purifier, predict
-from raypurify.pipeline.stages import fingerprint
+from raypurify.files import fingerprint, replacing
 
 COLUMNS = pa.schema(
     [
@@ -75,7 +73,7 @@ class Cells:
         self.specs, self.digests, self.out, self.device = specs, digests, Path(out), device
         self._made: dict[tuple[str, str], Callable] = {}
 
-    def do(self, names: tuple[str, str, str], batch: Batch) -> None:
+    def do(self, names: tuple[str, str, str], batch: GridBatch) -> None:
         """Compute one cell on one batch, and write it."""
         classifier, attack, purifier = names
         keys = keys_of(self.specs, self.digests, names, batch.digest)
@@ -103,7 +101,8 @@ class Cells:
             **{name: getattr(done, name).cpu().numpy() for name in ("distance", "flagged", "relative_change")},
         }
         table = pa.table(columns, schema=COLUMNS).replace_schema_metadata({"seconds": repr(seconds)})
-        _replace(self.out / "cells" / f"{keys.cell}.parquet", lambda path: pq.write_table(table, path))
+        with replacing(self.out / "cells" / f"{keys.cell}.parquet") as temporary:
+            pq.write_table(table, temporary)
 
     def _attacked(self, name: str, key: str, network, defence, clean: Tensor, labels: Tensor) -> Tensor:
         """The attacked images, from the cache where they are there."""
@@ -119,7 +118,8 @@ class Cells:
             attacked = _eight_bit(attacked)
         stored = (attacked * 255).round().to(torch.uint8) if self.specs.eight_bit else attacked
         file = self.out / "adversarial" / f"{key}.safetensors"
-        _replace(file, lambda path: save_file({"images": stored.cpu().contiguous()}, path))
+        with replacing(file) as temporary:
+            save_file({"images": stored.cpu().contiguous()}, temporary)
         return attacked
 
     def _once(self, group: str, name: str, make: Callable):
@@ -147,14 +147,6 @@ def read_cell(out: Path, key: str) -> pa.Table | None:
 
 def _eight_bit(images: Tensor) -> Tensor:
     return (images * 255).round() / 255
-
-
-def _replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Another actor may write the same file; both write the same, whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{uuid.uuid4().hex}")
-    write(temporary)
-    os.replace(temporary, file)
 
 
 def summed(tables: list[pa.Table]) -> tuple[dict[str, np.ndarray], float]:

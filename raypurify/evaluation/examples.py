@@ -8,12 +8,14 @@ import torch
 from raypurify.evaluation.cells import keys_of, read_attacked
 from raypurify.evaluation.figures import image_grid
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.images import Batch
+from raypurify.evaluation.images import GridBatch
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.images import to_pixels
 
 
-def example_pictures(grid: Grid, digests: dict, out: Path, batch: Batch, classes: tuple[str, ...]) -> dict[str, bytes]:
+def example_pictures(
+    grid: Grid, digests: dict, out: Path, batch: GridBatch, classes: tuple[str, ...]
+) -> dict[str, bytes]:
     """For each attack a PNG of the first images: clean, attacked, purified by the reference, difference, atoms."""
     count = min(grid.examples, len(batch.ids))
     purifier = grid.reference or next(iter(grid.purifiers))

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from raypurify.config import RobustTraining, Training, apply_override
+from raypurify.config import RobustTrainingSettings, TrainingSettings, apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.papers import TABLES
 
@@ -31,7 +31,7 @@ class _Spec(BaseModel):
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
-class Images(_Spec):
+class ImagesSpec(_Spec):
     """The images, of one size; ``size`` squashes them to a square first."""
 
     paths: Paths
@@ -40,7 +40,7 @@ class Images(_Spec):
     size: int | None = Field(None, ge=8)
 
 
-class Classifier(_Spec):
+class ClassifierSpec(_Spec):
     """Who is attacked. ``kind`` is a loader of ``evaluation.subjects``, ``path`` its weights, a bundle, or a name."""
 
     kind: Literal["cifar-resnet", "wide-resnet", "bundle", "torchvision", "efficientnet-lite"]
@@ -57,7 +57,7 @@ def _kind(training: object) -> str:
     return "robust" if "attack" in names else "plain"
 
 
-class Retraining(_Spec):
+class RetrainingSpec(_Spec):
     """What ``raypurify retrain`` trains a classifier of the grid on: other images, as a purifier of it leaves them."""
 
     paths: Paths
@@ -70,12 +70,13 @@ class Retraining(_Spec):
         description="dissimilarities of Gaussian noise; each image gets one, then it is purified",
     )
     training: Annotated[
-        Annotated[Training, Tag("plain")] | Annotated[RobustTraining, Tag("robust")], Discriminator(_kind)
-    ] = Field(Training(epochs=3, lr=0.01), description="with an ``attack``: adversarial training")
+        Annotated[TrainingSettings, Tag("plain")] | Annotated[RobustTrainingSettings, Tag("robust")],
+        Discriminator(_kind),
+    ] = Field(TrainingSettings(epochs=3, lr=0.01), description="with an ``attack``: adversarial training")
 
     @model_validator(mode="after")
-    def _from_the_classifier_alone(self) -> "Retraining":
-        if isinstance(self.training, RobustTraining):
+    def _from_the_classifier_alone(self) -> "RetrainingSpec":
+        if isinstance(self.training, RobustTrainingSettings):
             if self.training.alpha:
                 raise ValueError(
                     "training.alpha weighs distances to the clusters of a fit, which are not here: set it to 0"
@@ -85,7 +86,7 @@ class Retraining(_Spec):
         return self
 
 
-class Attack(BaseModel):
+class AttackSpec(BaseModel):
     """One attack: a name of ``attacks.ATTACKS`` with ``eps``, ``norm`` and its other settings, or "clean".
 
     ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
@@ -105,7 +106,7 @@ class Attack(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Purifier(BaseModel):
+class PurifierSpec(BaseModel):
     """One defence: a name of ``purifiers.PURIFIERS`` with its settings, or "rsfp" with a bundle and other settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -132,10 +133,10 @@ class Grid(_Spec):
     """
 
     name: str = "evaluation"
-    images: Images
-    classifiers: Annotated[dict[str, Classifier], AfterValidator(_named), Field(min_length=1)]
-    attacks: Annotated[dict[str, Attack], AfterValidator(_named)] = {}
-    purifiers: Annotated[dict[str, Purifier], AfterValidator(_named)] = {"none": Purifier(purifier="none")}
+    images: ImagesSpec
+    classifiers: Annotated[dict[str, ClassifierSpec], AfterValidator(_named), Field(min_length=1)]
+    attacks: Annotated[dict[str, AttackSpec], AfterValidator(_named)] = {}
+    purifiers: Annotated[dict[str, PurifierSpec], AfterValidator(_named)] = {"none": PurifierSpec(purifier="none")}
     seed: int = 0
     batch: int = Field(100, ge=1, description="images that are attacked and purified together")
     eight_bit: bool = Field(True, description="round attacked and purified images to 8 bits, as files are")
@@ -143,7 +144,7 @@ class Grid(_Spec):
     reference: str | None = Field(None, description="the purifier that others are compared with, image by image")
     papers: tuple[Literal[tuple(TABLES)], ...] = Field((), description="tables of papers to lay ours beside")
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
-    retraining: Retraining | None = Field(None, description="for `raypurify retrain` alone")
+    retraining: RetrainingSpec | None = Field(None, description="for `raypurify retrain` alone")
 
     @model_validator(mode="after")
     def _fits(self) -> "Grid":

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from raypurify.containers.selection import select
+from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import DataError
-from raypurify.evaluation.grid import Images
+from raypurify.evaluation.grid import ImagesSpec
 from raypurify.images import decode_image
-from raypurify.selection import select
-from raypurify.sources import open_source, read_shard
 
 
 @dataclass(frozen=True)
-class Batch:
+class GridBatch:
     """Images (n, 3, H, W) uint8 with their ids and labels (n,), and a digest of all of it."""
 
     ids: tuple[str, ...]
@@ -27,7 +27,7 @@ class Batch:
         return hashlib.sha256(facts + self.labels.tobytes() + self.pixels.tobytes()).hexdigest()
 
 
-def read_batches(spec: Images, size: int) -> tuple[list[Batch], tuple[str, ...]]:
+def read_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tuple[str, ...]]:
     """All images in batches of ``size``, the last one shorter, and the names of the classes.
 
     Raises SourceError, or DataError where an image has no label, cannot be read or is of another size than the first.
@@ -46,7 +46,7 @@ def read_batches(spec: Images, size: int) -> tuple[list[Batch], tuple[str, ...]]
             if pixels[-1].shape != pixels[0].shape:
                 raise DataError(f"image {row.id} is of another size than {ids[0]}; give images.size to squash them")
     batches = [
-        Batch(tuple(ids[k : k + size]), np.array(labels[k : k + size]), np.stack(pixels[k : k + size]))
+        GridBatch(tuple(ids[k : k + size]), np.array(labels[k : k + size]), np.stack(pixels[k : k + size]))
         for k in range(0, len(ids), size)
     ]
     return batches, source.classes or ()

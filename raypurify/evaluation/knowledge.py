@@ -22,7 +22,7 @@ def perturb(
     labels: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The attacked images of an attacker who ``knows`` what ``grid.Attack`` says.
+    """The attacked images of an attacker who ``knows`` what ``grid.AttackSpec`` says.
 
     A purifier without a solver, or without clusters, is passed as in "bpda" where those are what is asked for; of one
     with random choices the attacker averages ``DRAWS`` (EOT).

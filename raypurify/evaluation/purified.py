@@ -1,6 +1,5 @@
 """Prepared images as a purifier leaves them, in the same form: what a classifier is retrained on."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import pyarrow.parquet as pq
 import torch
 
 from raypurify.errors import SinkError
+from raypurify.files import replacing
+from raypurify.fit.units import Unit, cut_units, read_tables
 from raypurify.images import to_pixels
-from raypurify.pipeline.pool import work_off
-from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_pixels
-from raypurify.pipeline.progress import shared_progress
-from raypurify.pipeline.units import Unit, cut_units, read_tables
 from raypurify.purifiers.batch import BATCH_PIXELS
+from raypurify.runtime.pool import work_off
+from raypurify.runtime.progress import shared_progress
+from raypurify.runtime.resources import cluster_resources
+from raypurify.training.data import TRAIN, VALIDATION, read_pixels
 
 UNIT_ROWS = 512
 
@@ -48,13 +49,13 @@ def _run(
     import ray
 
     progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo.values()))
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
+    has = cluster_resources()
+    worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
     for path in work_off(
         todo,
         "unit",
-        lambda: worker.remote(make, "cuda" if gpus else "cpu", side, noise, seed),
-        min(len(todo), gpus or max(1, cpus)),
+        lambda: worker.remote(make, "cuda" if has.gpus else "cpu", side, noise, seed),
+        min(len(todo), has.gpus or max(1, has.cpus)),
         lambda actor, path: actor.do.remote(todo[path], path),
     ):
         progress.add.remote(todo[path].rows)
@@ -76,10 +77,9 @@ class _Worker:
             pixels = [to_pixels(image).transpose(2, 0, 1).tobytes() for image in done]
             kind = pa.binary(3 * self.side**2)
             tables.append(table.select(["row", "id", "label"]).append_column("image", pa.array(pixels, kind)))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            pq.write_table(pa.concat_tables(tables), temporary, row_group_size=UNIT_ROWS)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                pq.write_table(pa.concat_tables(tables), temporary, row_group_size=UNIT_ROWS)
         except OSError as e:
             raise SinkError(f"{e}: free space or mend that file, then run the same command again") from e
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from raypurify.config import Data
+from raypurify.config import DataSettings
+from raypurify.containers.source import open_source
 from raypurify.errors import ConfigError, DataError, SinkError
-from raypurify.evaluation.grid import Classifier, Grid
+from raypurify.evaluation.grid import ClassifierSpec, Grid
+from raypurify.evaluation.purified import purify_prepared
 from raypurify.evaluation.subjects import classifier_digest, make_classifier, make_purifier, purifier_digest
-from raypurify.pipeline.prepare import prepare
-from raypurify.pipeline.purified import purify_prepared
-from raypurify.pipeline.session import ray_session
-from raypurify.pipeline.stages import only_one, run_stage
-from raypurify.pipeline.train import NETWORK, train
-from raypurify.sources import open_source
+from raypurify.fit.prepare import prepare
+from raypurify.fit.train import NETWORK, train
+from raypurify.runtime.session import ray_session
+from raypurify.runtime.stages import only_one, run_stage
 
 STAGES = ("images", "purified", "classifier")
 
@@ -44,7 +44,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
         raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
     run_dir, how, seed = Path(run_dir).expanduser().resolve(), grid.retraining, grid.seed
     spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
-    data = Data(image_size=how.size, validation=how.validation, limit=how.limit)
+    data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
     outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
     source = open_source(how.paths)
     marks = purifier_digest(defence), classifier_digest(spec)
@@ -85,12 +85,12 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
     return trained.folder / NETWORK
 
 
-def _resolved(spec: Classifier) -> Classifier:
+def _resolved(spec: ClassifierSpec) -> ClassifierSpec:
     """Workers have a working directory of their own."""
     paths = {name: getattr(spec, name) for name in ("path", "weights", "retrained")}
     found = {name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).exists()}
     return spec.model_copy(update=found)
 
 
-def _trainable(spec: Classifier) -> nn.Module:
+def _trainable(spec: ClassifierSpec) -> nn.Module:
     return make_classifier(spec).requires_grad_(True)

@@ -11,7 +11,7 @@ import torch
 from raypurify.evaluation.cells import Cells, keys_of
 from raypurify.evaluation.examples import example_pictures
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.images import Batch, read_batches
+from raypurify.evaluation.images import GridBatch, read_batches
 from raypurify.evaluation.report import write_report
 from raypurify.evaluation.sanity import Check, check_attacks
 from raypurify.evaluation.subjects import (
@@ -21,11 +21,12 @@ from raypurify.evaluation.subjects import (
     make_purifier,
     purifier_digest,
 )
-from raypurify.pipeline.display import shown
-from raypurify.pipeline.pool import work_off
-from raypurify.pipeline.progress import Progress
-from raypurify.pipeline.session import ray_session
-from raypurify.pipeline.stages import fingerprint
+from raypurify.files import fingerprint, write_json
+from raypurify.runtime.display import shown
+from raypurify.runtime.pool import work_off
+from raypurify.runtime.progress import Progress
+from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.session import ray_session
 
 Names = tuple[str, str, str]
 Digests = dict[str, dict[str, str]]
@@ -85,7 +86,7 @@ def _work(
     grid: Grid,
     digests: Digests,
     out: Path,
-    batches: list[Batch],
+    batches: list[GridBatch],
     todo: dict[Unit, list[Names]],
     checks: dict[str, Path],
     total: int,
@@ -94,9 +95,9 @@ def _work(
     with ray_session(address):
         import ray
 
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        size = gpus or min(len(todo), os.cpu_count() or 1, int(ray.cluster_resources().get("CPU", 1)))
-        worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
+        has = cluster_resources()
+        size = has.gpus or min(len(todo), os.cpu_count() or 1, has.cpus)
+        worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
         specs, shared = ray.put((grid, digests, out)), [ray.put(batch) for batch in batches]
         some = ray.put(_first(batches, grid.sanity))
 
@@ -107,15 +108,15 @@ def _work(
 
         progress = Progress(out, total, "cells", start=total - sum(max(1, len(cells)) for cells in todo.values()))
         with shown(grid.name, lambda: progress.state):
-            for unit in work_off(todo, "cell", lambda: worker.remote(specs, "cuda" if gpus else "cpu"), size, call):
+            for unit in work_off(todo, "cell", lambda: worker.remote(specs, "cuda" if has.gpus else "cpu"), size, call):
                 progress.add(max(1, len(todo[unit])), note=", ".join(unit[:2]))
 
 
-def _first(batches: list[Batch], count: int) -> Batch:
+def _first(batches: list[GridBatch], count: int) -> GridBatch:
     """The first so many images as one batch."""
     ids = sum((batch.ids for batch in batches), ())[:count]
     labels, pixels = (np.concatenate([getattr(b, n) for b in batches])[:count] for n in ("labels", "pixels"))
-    return Batch(ids, labels, pixels)
+    return GridBatch(ids, labels, pixels)
 
 
 class _Worker:
@@ -126,15 +127,14 @@ class _Worker:
         self.grid, digests, self.out = specs
         self.cells, self.device = Cells(self.grid, digests, self.out, device), device
 
-    def do(self, cells: list[Names], batch: Batch) -> None:
+    def do(self, cells: list[Names], batch: GridBatch) -> None:
         for names in cells:
             self.cells.do(names, batch)
 
-    def check(self, classifier: str, batch: Batch, file: Path) -> None:
+    def check(self, classifier: str, batch: GridBatch, file: Path) -> None:
         network = make_classifier(self.grid.classifiers[classifier], self.device)
         rest = [spec for name, spec in self.grid.classifiers.items() if name != classifier]
         other = make_classifier(rest[0], self.device) if rest else None
         images = torch.from_numpy(batch.pixels).to(self.device).float() / 255
         found = check_attacks(network, images, torch.from_numpy(batch.labels).to(self.device), other)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps([asdict(check) for check in found], indent=1) + "\n", "utf-8")
+        write_json(file, [asdict(check) for check in found])

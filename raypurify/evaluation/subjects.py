@@ -13,12 +13,12 @@ from raypurify.attacks import ATTACKS
 from raypurify.bundle import load_bundle
 from raypurify.errors import ConfigError
 from raypurify.evaluation import grid
+from raypurify.files import fingerprint
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_network, load_weights
 from raypurify.nets.torchvision_nets import load_torchvision
-from raypurify.pipeline.stages import fingerprint
 from raypurify.purifiers import PURIFIERS
 
 

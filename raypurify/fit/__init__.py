@@ -1,1 +1,1 @@
-"""The Ray layer: the stages of a fit and bulk purification. No mathematics here."""
+"""Fit: from labelled clean images to a bundle, in stages that are pure steps over files."""

@@ -13,10 +13,10 @@ from raypurify.bundle import Calibration, load_bundle, save_bundle
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.nets.store import load_network
-from raypurify.pipeline.prepared import VALIDATION, batches, read_part
-from raypurify.pipeline.progress import Progress
 from raypurify.purifiers import RSFP
+from raypurify.runtime.progress import Progress
 from raypurify.training import Batch
+from raypurify.training.data import VALIDATION, batches, read_part
 
 BATCH = 64
 

@@ -1,7 +1,6 @@
 """The clusters of one class in a file: k-means for every candidate k, the elbow, the distribution of each cluster."""
 
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -15,14 +14,15 @@ from raypurify.clusters.covariance import Spectrum, moments, moments_of
 from raypurify.clusters.fit import Scatters, estimate, factors_of, squares, within
 from raypurify.clusters.lloyd import stack
 from raypurify.clusters.scatter import Scatter, merge, scatter
-from raypurify.config import Clusters
-from raypurify.pipeline.class_latents import Piece, open_class
+from raypurify.config import ClusterSettings
+from raypurify.files import replacing
+from raypurify.fit.class_latents import Piece, open_class
 
 # Bytes of d × d matrices that one pass over a class of many blocks may return.
 _SUMS = 1 << 27
 
 
-def cluster_class(file: Path, pieces: list[Piece], settings: Clusters, seed: int, name: str, progress) -> None:
+def cluster_class(file: Path, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress) -> None:
     """Write the clusters of one class: ``rows`` (n,) ascending, ``labels`` (n,), ``curve`` of WCSS at ``ks``, ``means``
     (k, d), ``factors`` (k, r, d), ``rest`` (k,), ``singular`` (k,), 1 where a cluster has no distribution of its own,
     and ``squares``: Σ‖x − μ‖².
@@ -59,9 +59,8 @@ def cluster_class(file: Path, pieces: list[Piece], settings: Clusters, seed: int
         "squares": np.array(sum(squares(sample) for sample in samples)),
         "singular": np.array([spectrum is None for spectrum in spectra], np.uint8),
     }
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        save_file(tensors, temporary)
 
 
 def sums_of_class(file: Path, pieces: list[Piece]) -> tuple[Scatter, Scatter]:

@@ -10,20 +10,20 @@ from safetensors.numpy import load_file, save_file
 
 from raypurify.clusters.fit import common, factors_of, unit
 from raypurify.clusters.scatter import Scatter, merge
-from raypurify.config import Clusters
+from raypurify.config import ClusterSettings
 from raypurify.errors import ConfigError
+from raypurify.fit.class_clusters import cluster_class, sums_of_class
+from raypurify.fit.class_latents import RETRIES, Piece, pieces_of
+from raypurify.fit.latents import PARTS
 from raypurify.pictures import elbow_curves
-from raypurify.pipeline.class_clusters import cluster_class, sums_of_class
-from raypurify.pipeline.class_latents import RETRIES, Piece, pieces_of
-from raypurify.pipeline.latents import PARTS
-from raypurify.pipeline.progress import shared_progress
+from raypurify.runtime.progress import shared_progress
 
 # Distance factors that a bundle may hold: the factors of 4,000 clusters × 2048 features at rank 64 are 2.1 GB.
 MAX_BYTES = 4 << 30
 
 
 def cluster(
-    folder: Path, latents: Path, classes: list[str], source_rows: int, settings: Clusters, seed: int
+    folder: Path, latents: Path, classes: list[str], source_rows: int, settings: ClusterSettings, seed: int
 ) -> dict[str, Any]:
     """Write ``clusters.json``, ``distributions.safetensors``, ``cluster_of_row.npy`` and ``elbow.png`` into ``folder``.
 
@@ -61,7 +61,7 @@ def _assemble(
     of_class: list[list[Piece]],
     classes: list[str],
     source_rows: int,
-    settings: Clusters,
+    settings: ClusterSettings,
 ) -> dict[str, Any]:
     cluster_of_row = np.full(source_rows, -1, np.int64)
     owner: list[int] = []
@@ -81,7 +81,7 @@ def _assemble(
 
 
 def _distributions(
-    files: list[Path], of_class: list[list[Piece]], sizes: np.ndarray, settings: Clusters
+    files: list[Path], of_class: list[list[Piece]], sizes: np.ndarray, settings: ClusterSettings
 ) -> dict[str, np.ndarray]:
     """The state of ``ClusterDistributions``: means (K, d), factors (K, r, d), rest (K,)."""
     import ray

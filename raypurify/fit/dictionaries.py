@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from raypurify.config import Csc, Dictionaries
+from raypurify.config import CscSettings, DictionarySettings
 from raypurify.errors import DataError
-from raypurify.pipeline.learner import Learner, dictionary_path
-from raypurify.pipeline.pool import work_off
-from raypurify.pipeline.prepared import TRAIN
-from raypurify.pipeline.progress import Progress
-from raypurify.pipeline.samples import choose_samples, draw, fetch_samples
+from raypurify.fit.learner import Learner, dictionary_path
+from raypurify.fit.samples import choose_samples, draw, fetch_samples
+from raypurify.runtime.pool import work_off
+from raypurify.runtime.progress import Progress
+from raypurify.runtime.resources import cluster_resources
+from raypurify.training.data import TRAIN
 
 GLOBAL, FETCHED = "global", "samples"
 # Learners that share a GPU: a step, of four small images, leaves most of it idle.
@@ -27,8 +28,8 @@ def learn_dictionaries(
     cluster_of_row: np.ndarray,
     cluster_class: list[int],
     side: int,
-    csc: Csc,
-    settings: Dictionaries,
+    csc: CscSettings,
+    settings: DictionarySettings,
     seed: int,
 ) -> dict[str, Any]:
     """Write ``folder/NNNNN.safetensors`` for every cluster, each as soon as it is learned; finished ones stay.
@@ -111,12 +112,10 @@ def _learn(folder, prepared, samples: dict[str, np.ndarray], source_rows, side, 
         progress.add(images[name], f"clusters {finished}/{len(samples)}")
 
 
-def _room(settings: Dictionaries) -> tuple[int, dict[str, int], str]:
+def _room(settings: DictionarySettings) -> tuple[int, dict[str, int], str]:
     """For how many learners the Ray cluster has room, what each asks of it, and on which device it learns."""
-    import ray
-
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if settings.engine == "torch" else 0
-    room = GPU_LEARNERS * gpus or max(1, int(resources.get("CPU", 0)) - 1)
+    has = cluster_resources()
+    gpus = has.gpus if settings.engine == "torch" else 0
+    room = GPU_LEARNERS * gpus or max(1, has.cpus - 1)
     asks = {"num_gpus": 1 / GPU_LEARNERS, "num_cpus": 0} if gpus else {"num_cpus": 1}
     return min(room, settings.actors or room), asks, "cuda" if gpus else "cpu"

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypurify.pipeline.units import Unit, cut_units, read_tables, take_rows
+from raypurify.fit.units import Unit, cut_units, read_tables, take_rows
 from raypurify.training.data import TRAIN
 from raypurify.training.order import epoch_order
 

@@ -1,6 +1,5 @@
 """Stage 3: latents R(x) of every training image, in units that a pool of actors works off and commits one by one."""
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ import pyarrow.parquet as pq
 import torch
 
 from raypurify.errors import DataError, SinkError
+from raypurify.files import replacing, write_json
+from raypurify.fit.units import Unit, cut_units, read_tables
 from raypurify.nets.store import load_network
-from raypurify.pipeline.prepared import TRAIN, read_pixels
-from raypurify.pipeline.progress import shared_progress, write_json
-from raypurify.pipeline.units import Unit, cut_units, read_tables
+from raypurify.runtime.progress import shared_progress
+from raypurify.runtime.resources import cluster_resources
+from raypurify.training.data import TRAIN, read_pixels
 
 BATCH, BATCH_PIXELS, WRITE_ROWS = 256, 1 << 20, 1024
 PARTS, DONE = "by_class", "done"
@@ -43,16 +44,16 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, imag
     import ray
 
     progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo))
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    has = cluster_resources()
     # With one task in flight the pool would never grow; with many, units queue behind one actor while others are idle.
-    most = min(len(todo), gpus or max(1, cpus - 1))
+    most = min(len(todo), has.gpus or max(1, has.cpus - 1))
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
     results = ray.data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo)).map_batches(
         _Extractor,
-        fn_constructor_args=(ray.put(model), folder, side, "cuda" if gpus else "cpu", progress),
+        fn_constructor_args=(ray.put(model), folder, side, "cuda" if has.gpus else "cpu", progress),
         batch_size=1,
         num_cpus=1,
-        num_gpus=1 if gpus else None,
+        num_gpus=1 if has.gpus else None,
         compute=pool,
     )
     # Closing ends the actors, after an error too.
@@ -113,15 +114,14 @@ class _Extractor:
         for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
             label = int(labels[members[0]])
             path = self.folder / PARTS / f"label={label}" / f"{name}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with pq.ParquetWriter(temporary, schema, use_dictionary=False, compression="none") as writer:
+            with (
+                replacing(path) as temporary,
+                pq.ParquetWriter(temporary, schema, use_dictionary=False, compression="none") as writer,
+            ):
                 for some in np.split(members, range(WRITE_ROWS, len(members), WRITE_ROWS)):
                     column = pa.FixedSizeListArray.from_arrays(latents[some].reshape(-1), latents.shape[1])
                     writer.write_table(pa.Table.from_arrays([pa.array(rows[some]), column], schema=schema))
-            os.replace(temporary, path)
             counts[label] = len(members)
-        (self.folder / DONE).mkdir(exist_ok=True)
         write_json(self.folder / DONE / f"{name}.json", {"rows": counts, "features": latents.shape[1]})
 
 

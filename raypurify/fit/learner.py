@@ -1,22 +1,28 @@
 """The actor that learns dictionaries: from the files of a sample to one committed file a call."""
 
-import os
-import uuid
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from raypurify.config import Csc, Dictionaries
+from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
-from raypurify.pipeline.samples import read_sample
+from raypurify.files import replacing
+from raypurify.fit.samples import read_sample
 
 
 class Learner:
     """Learns on one thread, on ``device``, from the samples in ``copies`` of images 3 × ``side`` × ``side``."""
 
     def __init__(
-        self, folder: Path, copies: list[Path], side: int, csc: Csc, settings: Dictionaries, seed: int, device: str
+        self,
+        folder: Path,
+        copies: list[Path],
+        side: int,
+        csc: CscSettings,
+        settings: DictionarySettings,
+        seed: int,
+        device: str,
     ):
         torch.set_num_threads(1)
         self.folder, self.copies, self.side, self.device = folder, copies, side, device
@@ -41,9 +47,8 @@ class Learner:
                 engine=self.settings.engine,
             )
             tensors["atoms"] = atoms.contiguous()
-        temporary = self.copies[0].with_name(uuid.uuid4().hex)
-        save_file(tensors, temporary)
-        os.replace(temporary, dictionary_path(self.folder, name))
+        with replacing(dictionary_path(self.folder, name)) as temporary:
+            save_file(tensors, temporary)
 
 
 def dictionary_path(folder: Path, name: str) -> Path:

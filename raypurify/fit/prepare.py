@@ -9,18 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from raypurify.config import Data
+from raypurify.config import DataSettings
+from raypurify.containers.source import Source, read_shard
 from raypurify.errors import DataError, ImageError
 from raypurify.images import decode_image
-from raypurify.pipeline.prepared import FAILED, TRAIN, VALIDATION
-from raypurify.pipeline.progress import shared_progress
-from raypurify.sources import Source, read_shard
+from raypurify.runtime.progress import shared_progress
+from raypurify.runtime.resources import cluster_resources
+from raypurify.training.data import FAILED, TRAIN, VALIDATION
 
 BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
 
 
-def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, Any]:
+def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict[str, Any]:
     """Write ``folder/split=…/*.parquet`` with columns row, id, label, message, image (uint8, CHW).
 
     Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
@@ -35,7 +36,7 @@ def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, An
     split = ray.put(choose_split(source.rows, data, seed))
     progress = shared_progress(folder, source.rows, "images")
     size = 3 * data.image_size**2 * source.rows
-    blocks = min(len(source.shards), max(int(ray.cluster_resources()["CPU"]), size // BLOCK_BYTES))
+    blocks = min(len(source.shards), max(cluster_resources().cpus, size // BLOCK_BYTES))
     numbers = ray.data.from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
     rows = numbers.map_batches(
         _decode_shards,
@@ -47,10 +48,10 @@ def prepare(folder: Path, source: Source, data: Data, seed: int) -> dict[str, An
     return _checked_report(folder, source)
 
 
-def choose_split(rows: int, data: Data, seed: int) -> np.ndarray:
+def choose_split(rows: int, data: DataSettings, seed: int) -> np.ndarray:
     """(rows,) int8: 1 for training, 2 for validation, 0 for unused.
 
-    >>> choose_split(10, Data(validation=2, limit=3), seed=0).tolist().count(1)
+    >>> choose_split(10, DataSettings(validation=2, limit=3), seed=0).tolist().count(1)
     3
 
     Raises DataError when nothing is left to train on.

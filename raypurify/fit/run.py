@@ -8,7 +8,8 @@ from typing import Any
 
 from raypurify.config import INITS, Settings
 from raypurify.errors import BundleError, SinkError
-from raypurify.pipeline.stages import Done, only_one, run_stage
+from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.stages import StageOutput, only_one, run_stage
 
 STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust_first", "robust", "calibrate")
 # Stages that only some settings ask for.
@@ -24,8 +25,8 @@ def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str |
 
     Raises SourceError, DataError, TrainingError or SinkError with what to do about it.
     """
-    from raypurify.pipeline.session import ray_session
-    from raypurify.sources import open_source
+    from raypurify.containers.source import open_source
+    from raypurify.runtime.session import ray_session
 
     if "://" in str(run_dir):
         raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
@@ -38,19 +39,19 @@ def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str |
     return bundle
 
 
-def _stages(run_dir: Path, source, settings: Settings) -> Done:
+def _stages(run_dir: Path, source, settings: Settings) -> StageOutput:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
-    from raypurify.pipeline.clustering import cluster
-    from raypurify.pipeline.dictionaries import learn_dictionaries, load_dictionaries
-    from raypurify.pipeline.latents import extract_latents
-    from raypurify.pipeline.prepare import prepare
-    from raypurify.pipeline.train import NETWORK, train
+    from raypurify.fit.clustering import cluster
+    from raypurify.fit.dictionaries import learn_dictionaries, load_dictionaries
+    from raypurify.fit.latents import extract_latents
+    from raypurify.fit.prepare import prepare
+    from raypurify.fit.train import NETWORK, train
     from raypurify.training.clusters import load_clusters
     from raypurify.training.start import starting_network
 
     seed, side = settings.seed, settings.data.image_size
 
-    def stage(name: str, depends: dict[str, Any], inputs: tuple[Done, ...], body) -> Done:
+    def stage(name: str, depends: dict[str, Any], inputs: tuple[StageOutput, ...], body) -> StageOutput:
         marks = tuple(done.fingerprint for done in inputs) or (source.digest,)
         return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
 
@@ -99,7 +100,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> Done:
         ),
     )
 
-    def robust_stage(name: str, before: Done) -> Done:
+    def robust_stage(name: str, before: StageOutput) -> StageOutput:
         chosen = getattr(settings, name)
         # Workers have a working directory of their own.
         init = chosen.init if chosen.init in INITS else str(Path(chosen.init).expanduser().resolve())
@@ -158,9 +159,9 @@ def _calibrate(*arguments) -> dict[str, Any]:
     """Measured where there is a GPU or a free core, not in the driver."""
     import ray
 
-    from raypurify.pipeline.calibrate import write_bundle
+    from raypurify.fit.calibrate import write_bundle
 
-    gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
+    gpus = min(1, cluster_resources().gpus)
     return ray.get(ray.remote(num_cpus=1, num_gpus=gpus)(write_bundle).remote(*arguments, "cuda" if gpus else "cpu"))
 
 

@@ -1,8 +1,6 @@
 """Samples of clusters: a seeded choice of images, and their pixels, by one streaming pass over the prepared files."""
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import feather
+
+from raypurify.files import replacing
 
 
 def choose_samples(cluster_of_row: np.ndarray, count: int, images: int, seed: int) -> list[np.ndarray]:
@@ -58,7 +58,7 @@ def read_sample(copies: list[Path], number: int, side: int) -> np.ndarray:
     The files are named because a network file system may list a folder as it was half a minute ago.
     """
     # Imported late: it loads torch, which the tasks that copy should not wait for.
-    from raypurify.pipeline.prepared import read_pixels
+    from raypurify.training.data import read_pixels
 
     parts = []
     for path in copies:
@@ -77,6 +77,5 @@ def _copy(source: Path, target: Path, sample_of_row: np.ndarray) -> None:
         table = pa.Table.from_batches([batch]).take(hits)
         parts.append(table.append_column("sample", pa.array(sample[hits])))
     table = pa.concat_tables(parts).sort_by([("sample", "ascending"), ("row", "ascending")])
-    temporary = target.with_name(uuid.uuid4().hex)
-    feather.write_feather(table, str(temporary), compression="uncompressed")
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        feather.write_feather(table, str(temporary), compression="uncompressed")

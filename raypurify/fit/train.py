@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.errors import RaypurifyError, TrainingError
+from raypurify.fit.feed import steps_of
+from raypurify.fit.train_worker import CHECKPOINT, work
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
-from raypurify.pipeline.feed import steps_of
-from raypurify.pipeline.progress import shared_progress
-from raypurify.pipeline.train_worker import CHECKPOINT, work
+from raypurify.runtime.progress import shared_progress
+from raypurify.runtime.resources import cluster_resources
 from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 
@@ -33,7 +34,7 @@ def train(
     rows: int,
     side: int,
     start: Callable[[], nn.Module],
-    settings: Training,
+    settings: TrainingSettings,
     seed: int,
     *,
     clusters: Path | None = None,
@@ -41,18 +42,17 @@ def train(
     """Train into ``folder/network.safetensors``; ``metrics.jsonl`` has a line per epoch, ``curve.png`` the picture.
 
     ``start`` makes the network with the weights that training starts from, on every worker, whose working directory is
-    not this one. With RobustTraining settings, ``clusters`` is the folder of the clusters stage. A training that was
+    not this one. With RobustTrainingSettings, ``clusters`` is the folder of the clusters stage. A training that was
     interrupted goes on from the checkpoint of its last whole epoch, and so does one that lost a worker or a node, with
     the workers there is room for, ``settings.min_workers`` at least.
 
     Raises TrainingError or ConfigError.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    workers = settings.workers or gpus or WORKERS
+    has = cluster_resources()
+    workers = settings.workers or has.gpus or WORKERS
     steps, batch = steps_of(rows, settings.batch_size, workers)
     if not batch or not steps:
         raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers")
@@ -69,16 +69,16 @@ def train(
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
     least = min(settings.min_workers or workers, workers)
-    if 0 < gpus < least:
-        print(f"{folder.name}: on CPUs, as {least} workers are asked for and there are {gpus} GPUs", flush=True)
-    if least > cpus:
+    if 0 < has.gpus < least:
+        print(f"{folder.name}: on CPUs, as {least} workers are asked for and there are {has.gpus} GPUs", flush=True)
+    if least > has.cpus:
         # Not an error: a cluster may grow. But Ray would wait without a word.
-        print(f"{folder.name}: waits for {least} CPUs, there are {cpus}; or ask for fewer workers", flush=True)
+        print(f"{folder.name}: waits for {least} CPUs, there are {has.cpus}; or ask for fewer workers", flush=True)
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers if least == workers else (least, workers), use_gpu=gpus >= least
+            num_workers=workers if least == workers else (least, workers), use_gpu=has.gpus >= least
         ),
         run_config=RunConfig(
             name="ray_train",

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from raypurify.config import RobustTraining, Training
+from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.errors import TrainingError
-from raypurify.pipeline.feed import epoch_tables, steps_of, training_units
+from raypurify.fit.feed import epoch_tables, steps_of, training_units
 from raypurify.training import Batch, train_epochs, validate
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.clusters import clusters_of, load_clusters
@@ -36,7 +36,7 @@ def work(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     robust = "attack" in config["settings"]
-    settings = (RobustTraining if robust else Training)(**config["settings"])
+    settings = (RobustTrainingSettings if robust else TrainingSettings)(**config["settings"])
     folder, prepared, side, seed = Path(config["folder"]), Path(config["prepared"]), config["side"], config["seed"]
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypurify.pipeline.stages import fingerprint
+from raypurify.files import fingerprint
 
 
 @dataclass(frozen=True)

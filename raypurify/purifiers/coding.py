@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raypurify.config import Csc
+from raypurify.config import CscSettings
 from raypurify.csc import SparseCode, noise_level, solve_cbpdn, tikhonov_split
 
 # λ of an image follows its noise between these multiples of csc.lmbda.
@@ -17,7 +17,7 @@ MAX_GAIN = 4.0
 def rewrite(
     images: Tensor,
     dictionary: Tensor,
-    csc: Csc,
+    csc: CscSettings,
     *,
     index: Tensor | None = None,
     rel_tol: float | None = None,
@@ -36,7 +36,7 @@ def rewrite(
 
     >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     >>> atoms /= atoms.flatten(1).norm(dim=1)[:, None, None, None]
-    >>> rewrite(torch.rand(2, 3, 8, 9), atoms, Csc(noise_factor=10, refit=True))[0].shape
+    >>> rewrite(torch.rand(2, 3, 8, 9), atoms, CscSettings(noise_factor=10, refit=True))[0].shape
     torch.Size([2, 3, 8, 9])
     """
     low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
@@ -49,14 +49,14 @@ def rewrite(
     return (low + coded).clamp(0, 1), code
 
 
-def scale_of_lmbda(images: Tensor, csc: Csc) -> Tensor:
+def scale_of_lmbda(images: Tensor, csc: CscSettings) -> Tensor:
     """t of each image (N,): its λ in units of ``csc.lmbda``. A constant to autograd.
 
     The exact gradient of a median is that of the one square in the middle, large, and another square's a little
     further on: it would lead attackers astray, and so a figure of robustness.
 
-    >>> scale_of_lmbda(torch.zeros(1, 3, 8, 8), Csc(noise_factor=10)), scale_of_lmbda(torch.rand(1, 3, 8, 8), Csc())
-    (tensor([0.5000]), tensor([1.]))
+    >>> scale_of_lmbda(torch.zeros(1, 3, 8, 8), CscSettings(noise_factor=10))
+    tensor([0.5000])
     """
     if not (csc.noise_factor and csc.lmbda):
         return images.new_ones(len(images))

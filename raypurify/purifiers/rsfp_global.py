@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from raypurify.config import Csc, Dictionaries
+from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.purifiers.base import Purified, checked, without_clusters
@@ -30,7 +30,7 @@ class GlobalRSFP:
     """
 
     dictionary: Tensor
-    csc: Csc = field(default_factory=Csc)
+    csc: CscSettings = field(default_factory=CscSettings)
 
     @property
     def min_size(self) -> int:
@@ -52,20 +52,20 @@ def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:
     """
     try:
         atoms = load_file(dictionary)["atoms"].float()
-        return GlobalRSFP(atoms / torch.linalg.vector_norm(atoms, dim=(1, 2, 3), keepdim=True), Csc(**csc))
+        return GlobalRSFP(atoms / torch.linalg.vector_norm(atoms, dim=(1, 2, 3), keepdim=True), CscSettings(**csc))
     except (OSError, SafetensorError, KeyError, IndexError) as error:
         raise ConfigError(f"no dictionary in {dictionary}: {error}; it needs a tensor (M, 3, h, w), 'atoms'") from error
     except ValueError as error:
         raise ConfigError(f"rsfp_global: {' '.join(str(error).split())}") from error
 
 
-def learn_global_dictionary(images: Tensor, settings: Dictionaries, csc: Csc, seed: int = 0) -> Tensor:
+def learn_global_dictionary(images: Tensor, settings: DictionarySettings, csc: CscSettings, seed: int = 0) -> Tensor:
     """One dictionary (M, 3, h, w) for all ``images`` (N, 3, H, W) in [0, 1], learned as a cluster's is in a fit.
 
     Give it a sample of all classes; ``settings.images`` is not looked at. Raises DataError as ``learn_dictionary``.
 
     >>> images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    >>> learn_global_dictionary(images, Dictionaries(atoms=4, size=5), Csc()).shape
+    >>> learn_global_dictionary(images, DictionarySettings(atoms=4, size=5), CscSettings()).shape
     torch.Size([4, 3, 5, 5])
     """
     images = checked(images, settings.size, "an atom")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from raypurify.pipeline.progress import describe
+from raypurify.runtime.progress import describe
 
 State = dict[str, Any]
 

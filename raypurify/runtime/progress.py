@@ -1,29 +1,13 @@
 """Progress of long work in a small JSON file, that ``status`` reads without Ray."""
 
-import json
-import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from raypurify.files import write_json
+
 FILE = "progress.json"
 INTERVAL = 0.5
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Replace a JSON file in one step: a reader sees the old or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(tree, indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where it is missing or not whole."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 class Progress:

@@ -1,8 +1,6 @@
 """A stage is a pure step over files: done once per fingerprint, resumed when interrupted, redone when inputs change."""
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -13,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from raypurify.errors import SinkError
-from raypurify.pipeline.display import shown
-from raypurify.pipeline.progress import FILE, describe, duration, read_json, write_json
+from raypurify.files import fingerprint, read_json, write_json
+from raypurify.runtime.display import shown
+from raypurify.runtime.progress import FILE, describe, duration
 
 MARKER = "stage.json"
 
 
 @dataclass(frozen=True)
-class Done:
+class StageOutput:
     """A complete stage: its folder, its fingerprint (an input of later stages), and what it reported."""
 
     folder: Path
@@ -28,18 +27,9 @@ class Done:
     report: dict[str, Any]
 
 
-def fingerprint(*parts: Any) -> str:
-    """SHA-256 of settings and input digests, the identity of a stage's output.
-
-    >>> fingerprint("a", {"x": 1, "y": 2}) == fingerprint("a", {"y": 2, "x": 1})
-    True
-    """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def run_stage(
     run_dir: Path, name: str, settings: dict[str, Any], inputs: tuple[str, ...], body: Callable[[Path], dict[str, Any]]
-) -> Done:
+) -> StageOutput:
     """Bring ``run_dir/name`` to completion and return it.
 
     Skipped when a complete output of the same fingerprint is there. When an incomplete one of the same fingerprint is
@@ -49,7 +39,7 @@ def run_stage(
     marker = read_json(folder / MARKER) or {}
     if marker.get("fingerprint") == mark and marker.get("state") == "complete":
         print(f"{name}: complete, skipped", flush=True)
-        return Done(folder, mark, marker["report"])
+        return StageOutput(folder, mark, marker["report"])
     if marker.get("fingerprint") != mark:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -71,7 +61,7 @@ def run_stage(
     write_json(folder / MARKER, complete)
     facts = ", ".join(f"{k} {_short(v)}" for k, v in report.items() if isinstance(v, int | float | str))
     print(f"{name}: done in {duration(seconds)}" + (f" ({facts})" if facts else ""), flush=True)
-    return Done(folder, mark, report)
+    return StageOutput(folder, mark, report)
 
 
 def stage_lines(run_dir: Path, names: tuple[str, ...]) -> list[tuple[str, str, str]]:

@@ -86,8 +86,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@serve.deployment
-class Purifier:
+# Serve config files name the deployment.
+@serve.deployment(name="Purifier")
+class PurifierReplica:
     """A replica: one loaded bundle, images that arrive together are purified together."""
 
     def __init__(self, bundle: str, device: str, threads: int):
@@ -191,7 +192,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     settings: ServeSettings = check_settings(args)
     read_manifest(settings.bundle)
     waiting = 2 * settings.max_batch_size
-    purifier = Purifier.options(
+    purifier = PurifierReplica.options(
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,

@@ -32,7 +32,7 @@ def serving(
     ``token`` is what callers must send, None answers anyone; ``address`` is a Ray cluster, None this machine;
     ``settings`` are other fields of ``ServeSettings``. Raises ConfigError or BundleError before Ray is started.
     """
-    from raypurify.pipeline.session import ray_session
+    from raypurify.runtime.session import ray_session
 
     args = {"bundle": str(bundle), "max_replicas": max(1, (num_cpus or os.cpu_count() or 1)), **settings}
     if token is not None and not token.strip():

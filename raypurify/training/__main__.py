@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raypurify.config import Data, load_settings
+from raypurify.config import DataSettings, load_settings
 from raypurify.errors import ConfigError, DataError, RaypurifyError
 from raypurify.training.data import VALIDATION, ImageSet, read_set
 from raypurify.training.order import some_of
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _split(images: ImageSet, data: Data, seed: int) -> tuple[ImageSet, ImageSet]:
+def _split(images: ImageSet, data: DataSettings, seed: int) -> tuple[ImageSet, ImageSet]:
     """A seeded choice of images to train on, at most ``data.limit``, and of ``data.validation`` others."""
     count = data.validation
     if len(images) <= count:

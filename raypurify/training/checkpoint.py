@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.errors import TrainingError
+from raypurify.files import replacing
 from raypurify.training.guard import Guard
 
 
@@ -90,12 +91,10 @@ def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Replace the file in one step: whatever stops the process, a whole checkpoint is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(checkpoint, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 
 FALL, SHARE = 0.1, 0.5
 
@@ -48,10 +48,10 @@ class Guard:
         return None
 
 
-def guard_of(settings: Training) -> Guard | None:
+def guard_of(settings: TrainingSettings) -> Guard | None:
     """What the settings ask for: a guard that stops a robust training, one that only holds the best epoch, or none.
 
-    >>> guard_of(Training()) is None, guard_of(Training(keep="best")).stops
+    >>> guard_of(TrainingSettings()) is None, guard_of(TrainingSettings(keep="best")).stops
     (True, False)
     """
     stops = getattr(settings, "guard", False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
@@ -27,7 +27,7 @@ LOOK = 25
 def train_epochs(
     model: nn.Module,
     epoch_batches: Callable[[int, int], Iterable[Batch]],
-    settings: Training,
+    settings: TrainingSettings,
     steps_per_epoch: int,
     *,
     semantic: Semantic | None = None,
@@ -96,7 +96,7 @@ def run_epoch(
     run: Run,
     batches: Iterable[Batch],
     steps: int,
-    settings: Training,
+    settings: TrainingSettings,
     semantic: Semantic | None,
     seed: int,
     on_step: Callable[[int], None],
@@ -160,12 +160,12 @@ def one_cycle(step: int, total: int) -> float:
     return (step + 1) / rise if step < rise else max(0.0, (total - step) / max(1, total - rise))
 
 
-def precision(settings: Training, device: torch.device) -> AbstractContextManager:
+def precision(settings: TrainingSettings, device: torch.device) -> AbstractContextManager:
     """The autocast context of the configured precision; master weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
-def _check(sums: Tensor, epoch: int, settings: Training) -> None:
+def _check(sums: Tensor, epoch: int, settings: TrainingSettings) -> None:
     total = float(sums[0])
     if not math.isfinite(total):
         raise TrainingError(f"the loss became {total} in epoch {epoch}: lower the learning rate (now {settings.lr})")

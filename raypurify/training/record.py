@@ -1,11 +1,12 @@
 """``metrics.jsonl``: a line per epoch."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from raypurify.files import replacing
 
 METRICS = "metrics.jsonl"
 
@@ -32,9 +33,8 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 def keep_lines(folder: Path, epochs: int) -> None:
     """Drop the lines of epochs from ``epochs`` on, which a resumed run does again."""
     kept = [json.dumps(line) + "\n" for line in read_lines(folder) if line["epoch"] < epochs]
-    temporary = folder / f".{METRICS}.{os.getpid()}"
-    temporary.write_text("".join(kept), "utf-8")
-    os.replace(temporary, folder / METRICS)
+    with replacing(folder / METRICS) as temporary:
+        temporary.write_text("".join(kept), "utf-8")
 
 
 def device_name(device: torch.device) -> str:

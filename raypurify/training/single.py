@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from raypurify.config import Settings, Training
+from raypurify.config import Settings, TrainingSettings
 from raypurify.errors import ConfigError, DataError, TrainingError
+from raypurify.files import replacing, write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
@@ -49,7 +49,7 @@ def train_here(
 
     Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
     """
-    part: Training = settings.robust if robust else settings.baseline
+    part: TrainingSettings = settings.robust if robust else settings.baseline
     classes = count_classes(images.labels, held_out.labels)
     architecture = {**settings.network.model_dump(), "classes": classes}
     steps = len(images) // part.batch_size
@@ -103,9 +103,8 @@ def train_here(
         on_checkpoint=lambda state: write_checkpoint(out / CHECKPOINT, state()),
         on_epoch=on_epoch,
     )
-    temporary = out / f".{NETWORK}.{os.getpid()}"
-    save_network(temporary, network)
-    os.replace(temporary, out / NETWORK)
+    with replacing(out / NETWORK) as temporary:
+        save_network(temporary, network)
     lines = read_lines(out)
     (out / CURVE).write_bytes(training_curve(lines))
     return lines
@@ -125,7 +124,7 @@ def _resume(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             step = resume.get("within", {}).get("step", 0)
             print(f"going on after epoch {resume['epochs']}" + (f", step {step}" if step else ""), flush=True)
         else:
-            (out / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", "utf-8")
+            write_json(out / IDENTITY, identity)
         keep_lines(out, resume["epochs"] if resume else 0)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TrainingError(f"cannot go on in {out}: {e}; choose another folder") from e

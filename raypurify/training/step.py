@@ -13,8 +13,7 @@ from raypurify.attacks import PGD
 from raypurify.attacks.base import Attack
 from raypurify.attacks.tpgd import divergence_from
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import Attack as AttackSettings
-from raypurify.config import RobustTraining
+from raypurify.config import AttackSettings, RobustTrainingSettings
 from raypurify.errors import ConfigError
 from raypurify.training.losses import robust_semantic_loss, trades_loss
 
@@ -34,10 +33,10 @@ class Semantic:
     beta: float = 6.0
 
 
-def semantic_of(settings: RobustTraining, distributions: ClusterDistributions | None = None) -> Semantic:
+def semantic_of(settings: RobustTrainingSettings, distributions: ClusterDistributions | None = None) -> Semantic:
     """The settings of robust training as a step takes them. Raises ConfigError for α > 0 without distributions.
 
-    >>> semantic_of(RobustTraining(alpha=0, attack={"steps": 1, "eps": 0.4})).attack.step_size
+    >>> semantic_of(RobustTrainingSettings(alpha=0, attack={"steps": 1, "eps": 0.4})).attack.step_size
     0.5
     """
     if settings.alpha and distributions is None:

@@ -35,8 +35,8 @@ def main(source: str, output: str) -> int:
     import ray
     from ray.cluster_utils import Cluster
 
+    from raypurify.bulk.job import purify
     from raypurify.errors import RaypurifyError
-    from raypurify.pipeline.bulk import purify
 
     # Known to the processes of the cluster, which inherit it.
     os.environ["KILL_DRIVER"] = str(os.getpid())

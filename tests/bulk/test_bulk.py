@@ -16,12 +16,12 @@ from bad_images import broken_images, odd_images
 from PIL import Image
 
 import raypurify
-from raypurify.cli import app
+from raypurify.bulk.estimate import MEASURED, estimate
+from raypurify.bulk.job import planned, purify, retry
+from raypurify.cli.app import app
+from raypurify.containers.lease import held
 from raypurify.errors import BundleError, SinkError, SourceError
-from raypurify.estimate import MEASURED, estimate
 from raypurify.images import decode_image, to_float, to_pixels
-from raypurify.lease import held
-from raypurify.pipeline.bulk import planned, purify, retry
 from raypurify.storage import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "cifar10" / "clean"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10" / "clean"
 
 
 @pytest.fixture(scope="module")

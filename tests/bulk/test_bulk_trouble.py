@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from bad_images import broken_images, encode, pixels
 
-from raypurify import sinks
+from raypurify.bulk.job import purify, retry
+from raypurify.bulk.shards import ActorShape, fit_pool
+from raypurify.containers import sink as sinks
+from raypurify.containers.rows import file_id
 from raypurify.errors import BundleError, ConfigError, SinkError, SourceError
-from raypurify.pipeline.bulk import purify, retry
-from raypurify.pipeline.shards import ActorShape, fit_pool
-from raypurify.rows import file_id
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

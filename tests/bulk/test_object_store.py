@@ -19,13 +19,13 @@ from bad_images import broken_images, encode, pixels
 from bulk_kills import run
 from typer.testing import CliRunner
 
-from raypurify import sinks
-from raypurify.cli import app
+from raypurify.bulk.job import purify, retry
+from raypurify.bulk.shards import ActorShape
+from raypurify.cli.app import app
+from raypurify.containers import sink as sinks
+from raypurify.containers.lease import RENEWED, held
+from raypurify.containers.ledger import Summary
 from raypurify.errors import SinkError
-from raypurify.lease import RENEWED, held
-from raypurify.ledger import Summary
-from raypurify.pipeline.bulk import purify, retry
-from raypurify.pipeline.shards import ActorShape
 from raypurify.storage import resolve
 
 GOOD = 30

@@ -16,7 +16,7 @@ BUNDLE = resources.files("raypurify.bundles") / "cifar10"
 
 def raypurify(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     base = {k: v for k, v in os.environ.items() if k not in ("RAYPURIFY_TOKEN", "RAY_ADDRESS")}
-    command = [sys.executable, "-m", "raypurify.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "raypurify", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=base | env, timeout=200)
 
 

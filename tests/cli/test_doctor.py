@@ -5,8 +5,8 @@ from importlib import metadata
 import pytest
 import torch
 
-from raypurify import doctor
 from raypurify.bundle import shipped_bundles
+from raypurify.cli.app import doctor
 from raypurify.version import __version__
 
 

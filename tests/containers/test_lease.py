@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from raypurify import lease
+from raypurify.containers import lease
+from raypurify.containers.lease import held
+from raypurify.containers.sink import open_sink
+from raypurify.containers.source import open_source
 from raypurify.errors import SinkError
 from raypurify.images import SUFFIX
-from raypurify.lease import held
-from raypurify.sinks import open_sink
-from raypurify.sources import open_source
 from raypurify.storage import resolve
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_lease_holds_nothing(out, text):
 
 def test_a_killed_holder_on_this_machine_does_not_count(tmp_path):
     code = (
-        "import sys, time\nfrom raypurify.lease import held\nfrom raypurify.storage import resolve\n"
+        "import sys, time\nfrom raypurify.containers.lease import held\nfrom raypurify.storage import resolve\n"
         "with held(resolve(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)

@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from provenance import facts
 
+from raypurify.containers.selection import part_of, select, shards_of
+from raypurify.containers.sink import finish, missing, open_sink, write_shard
+from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import SourceError
-from raypurify.selection import part_of, select, shards_of
-from raypurify.sinks import finish, missing, open_sink, write_shard
-from raypurify.sources import open_source, read_shard
 
 COUNT = 100
 

@@ -8,10 +8,10 @@ import pytest
 from bad_images import encode, pixels, with_orientation
 from provenance import facts
 
+from raypurify.containers.sink import finish, missing, open_sink, reopen_failed, status, write_shard
+from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import decode_image, encode_image
-from raypurify.sinks import finish, missing, open_sink, reopen_failed, status, write_shard
-from raypurify.sources import open_source, read_shard
 
 SETTINGS = {"bundle": "abc", "csc": {"lmbda": 0.2}}
 

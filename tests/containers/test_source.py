@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from bad_images import encode, pixels
 
+from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import SourceError
-from raypurify.sources import open_source, read_shard
 
 PNG = encode(pixels())
 

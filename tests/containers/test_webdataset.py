@@ -7,11 +7,11 @@ import pytest
 from bad_images import encode, pixels
 from provenance import facts
 
+from raypurify.containers.selection import select
+from raypurify.containers.sink import finish, open_sink, write_shard
+from raypurify.containers.source import open_source, read_shard
+from raypurify.containers.webdataset import read_samples
 from raypurify.errors import ImageError, SourceError
-from raypurify.selection import select
-from raypurify.sinks import finish, open_sink, write_shard
-from raypurify.sources import open_source, read_shard
-from raypurify.tar_files import read_samples
 
 PNG = encode(pixels())
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from raypurify.config import Clusters
-from raypurify.pipeline.clustering import cluster
-from raypurify.pipeline.progress import FILE, read_json
+from raypurify.config import ClusterSettings
+from raypurify.files import read_json
+from raypurify.fit.clustering import cluster
+from raypurify.runtime.progress import FILE
 
 
 def main(place: Path) -> None:
@@ -39,7 +40,7 @@ def main(place: Path) -> None:
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    cluster(folder, place / "latents", task["classes"], task["rows"], Clusters(**task["settings"]), 0)
+    cluster(folder, place / "latents", task["classes"], task["rows"], ClusterSettings(**task["settings"]), 0)
     loser.join(10)
     (place / "facts.json").write_text(json.dumps({"left": len(machine.worker_nodes), "passes": seen}))
     ray.shutdown()

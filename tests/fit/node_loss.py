@@ -15,8 +15,8 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from raypurify.config import Csc, Dictionaries
-from raypurify.pipeline.dictionaries import learn_dictionaries
+from raypurify.config import CscSettings, DictionarySettings
+from raypurify.fit.dictionaries import learn_dictionaries
 
 
 def main(place: Path) -> None:
@@ -36,7 +36,7 @@ def main(place: Path) -> None:
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    arguments = (task["classes"], task["side"], Csc(), Dictionaries(**task["settings"]), 0)
+    arguments = (task["classes"], task["side"], CscSettings(), DictionarySettings(**task["settings"]), 0)
     learn_dictionaries(folder, Path(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
     loser.join(10)
     facts = {

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 
 from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
 from raypurify.clusters.fit import FORMS
-from raypurify.config import Clusters
+from raypurify.config import ClusterSettings
 from raypurify.errors import ConfigError, DataError
-from raypurify.pipeline.clustering import cluster
-from raypurify.pipeline.latents import PARTS
-from raypurify.pipeline.progress import FILE, describe, read_json
+from raypurify.files import read_json
+from raypurify.fit.clustering import cluster
+from raypurify.fit.latents import PARTS
+from raypurify.runtime.progress import FILE, describe
 
 
 def write_latents(folder: Path, of_class: list[list[np.ndarray]], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,7 +47,7 @@ def planted(k: int, n: int, dim: int, seed: int) -> np.ndarray:
 
 def run(folder: Path, latents: Path, classes: int, rows: int, **settings):
     folder.mkdir(exist_ok=True)
-    report = cluster(folder, latents, [f"class {c}" for c in range(classes)], rows, Clusters(**settings), 0)
+    report = cluster(folder, latents, [f"class {c}" for c in range(classes)], rows, ClusterSettings(**settings), 0)
     return report, np.load(folder / "cluster_of_row.npy"), load_file(folder / "distributions.safetensors")
 
 
@@ -136,7 +137,7 @@ def test_a_latent_that_is_not_finite_is_named_by_its_row(local_ray, tmp_path):
 
 def test_more_axes_than_a_bundle_may_hold_are_refused_before_the_work(local_ray, tmp_path, monkeypatch):
     write_latents(tmp_path, [[np.random.default_rng(0).normal(size=(60, 16))]] * 3)
-    monkeypatch.setattr("raypurify.pipeline.clustering.MAX_BYTES", 3000)
+    monkeypatch.setattr("raypurify.fit.clustering.MAX_BYTES", 3000)
     with pytest.raises(ConfigError, match=r"3 clusters with 16 axes .* clusters\.form to ridge"):
         run(tmp_path / "c", tmp_path, 3, 180, form="shrinkage", k=1)
     assert not list((tmp_path / "c").glob("class-*"))

@@ -17,18 +17,19 @@ import pytest
 import torch
 
 from raypurify.bundle import load_bundle
-from raypurify.config import Csc, Dictionaries
+from raypurify.cli.texts import bundle_text
+from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import DataError
-from raypurify.pipeline.dictionaries import GLOBAL, choose_samples, learn_dictionaries, load_dictionaries
-from raypurify.pipeline.prepared import TRAIN
-from raypurify.pipeline.progress import FILE, describe, read_json
-from raypurify.pipeline.samples import draw, fetch_samples, read_sample
-from raypurify.report import bundle_text
+from raypurify.files import read_json
+from raypurify.fit.dictionaries import GLOBAL, choose_samples, learn_dictionaries, load_dictionaries
+from raypurify.fit.samples import draw, fetch_samples, read_sample
+from raypurify.runtime.progress import FILE, describe
+from raypurify.training.data import TRAIN
 
 SIDE = 20
 # One actor where it does not matter: starting a process takes longer than what it does here.
-SETTINGS = Dictionaries(atoms=6, size=5, images=4, actors=1)
+SETTINGS = DictionarySettings(atoms=6, size=5, images=4, actors=1)
 # Half a second a cluster, so that there is a time to kill.
 SLOWER = SETTINGS.model_copy(update={"passes": 120})
 
@@ -63,7 +64,7 @@ def write_prepared(folder: Path, clusters: list[np.ndarray], files: int = 2) -> 
 
 def learned(folder: Path, prepared: Path, cluster_of_row, cluster_class, settings=SETTINGS) -> dict:
     folder.mkdir(exist_ok=True)
-    return learn_dictionaries(folder, prepared, cluster_of_row, cluster_class, SIDE, Csc(), settings, seed=0)
+    return learn_dictionaries(folder, prepared, cluster_of_row, cluster_class, SIDE, CscSettings(), settings, seed=0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -231,7 +232,7 @@ def test_a_killed_actor_loses_its_cluster_in_flight_and_nothing_else(six, undist
     assert state["done"] == state["total"]
 
 
-def lose_nodes(count: int, six, tmp_path: Path, settings: Dictionaries) -> dict:
+def lose_nodes(count: int, six, tmp_path: Path, settings: DictionarySettings) -> dict:
     """Learn where all but the first node are lost, one after another."""
     prepared, of_row, classes = six
     np.save(tmp_path / "of_row.npy", of_row)

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from raypurify.bundle import load_bundle
-from raypurify.config import Data
+from raypurify.cli.texts import status_text
+from raypurify.config import DataSettings
+from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
+from raypurify.fit.clustering import cluster
+from raypurify.fit.prepare import choose_split
+from raypurify.fit.run import STAGES, _start, fit
+from raypurify.fit.train import NETWORK
 from raypurify.nets.store import load_network
-from raypurify.pipeline.clustering import cluster
-from raypurify.pipeline.fit import STAGES, _start, fit
-from raypurify.pipeline.prepare import choose_split
-from raypurify.pipeline.prepared import TRAIN, VALIDATION, read_part, read_pixels
-from raypurify.pipeline.stages import MARKER, only_one, run_stage
-from raypurify.pipeline.train import NETWORK
-from raypurify.report import status_text
-from raypurify.sources import open_source
+from raypurify.runtime.stages import MARKER, only_one, run_stage
+from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 
 
 def marker(run_dir: Path, stage: str) -> dict:
@@ -145,12 +145,12 @@ def test_interrupted_stage_finds_its_files_a_changed_one_does_not(tmp_path):
 
 
 def test_split_is_seeded_and_sized():
-    split = choose_split(100, Data(validation=10, limit=50), seed=1)
+    split = choose_split(100, DataSettings(validation=10, limit=50), seed=1)
     assert [(split == kind).sum() for kind in (0, 1, 2)] == [40, 50, 10]
-    assert (split == choose_split(100, Data(validation=10, limit=50), seed=1)).all()
-    assert (split != choose_split(100, Data(validation=10, limit=50), seed=2)).any()
+    assert (split == choose_split(100, DataSettings(validation=10, limit=50), seed=1)).all()
+    assert (split != choose_split(100, DataSettings(validation=10, limit=50), seed=2)).any()
     with pytest.raises(DataError, match="too few"):
-        choose_split(10, Data(validation=10), seed=0)
+        choose_split(10, DataSettings(validation=10), seed=0)
 
 
 def test_a_second_fit_on_the_run_directory_is_refused(tmp_path):

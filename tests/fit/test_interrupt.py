@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from raypurify.bundle import load_bundle
-from raypurify.pipeline.fit import STAGES
+from raypurify.fit.run import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -23,7 +23,7 @@ def command(tmp_path, small_set, small_settings):
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(tree))
     run_dir = tmp_path / "run"
     arguments = ["fit", "--data", small_set, "--config", tmp_path / "settings.yaml", "--run-dir", run_dir]
-    return run_dir, [sys.executable, "-m", "raypurify.cli", *map(str, arguments)]
+    return run_dir, [sys.executable, "-m", "raypurify", *map(str, arguments)]
 
 
 def start_and_stop(command: list[str], ready, number: int) -> subprocess.CompletedProcess:

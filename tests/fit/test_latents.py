@@ -14,14 +14,15 @@ import pytest
 import torch
 
 from raypurify.errors import DataError, SinkError, TrainingError
+from raypurify.files import read_json
+from raypurify.fit import latents
+from raypurify.fit.latents import DONE, PARTS, extract_latents
+from raypurify.fit.train import NETWORK
+from raypurify.fit.units import cut_units, read_tables
 from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network, save_network
-from raypurify.pipeline import latents
-from raypurify.pipeline.latents import DONE, PARTS, extract_latents
-from raypurify.pipeline.prepared import TRAIN, read_part, read_pixels
-from raypurify.pipeline.progress import FILE, Progress, read_json
-from raypurify.pipeline.train import NETWORK
-from raypurify.pipeline.units import cut_units, read_tables
+from raypurify.runtime.progress import FILE, Progress
+from raypurify.training.data import TRAIN, read_part, read_pixels
 
 SIDE, UNIT_ROWS = 16, 30
 

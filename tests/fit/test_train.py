@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
-from raypurify.pipeline.feed import epoch_tables, steps_of, training_units
-from raypurify.pipeline.prepared import TRAIN, read_part
-from raypurify.pipeline.train import NETWORK, train
+from raypurify.fit.feed import epoch_tables, steps_of, training_units
+from raypurify.fit.train import NETWORK, train
+from raypurify.training.data import TRAIN, read_part
 from raypurify.training.record import read_lines
 from raypurify.training.start import starting_network
 
 START = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
-SETTINGS = Training(epochs=5, batch_size=32, lr=0.05, precision="float32", workers=2)
+SETTINGS = TrainingSettings(epochs=5, batch_size=32, lr=0.05, precision="float32", workers=2)
 
 
 def rows_of(prepared: Path, epoch: int, rank: int, world: int, batch: int = 16, first: int = 0) -> list[int]:
@@ -35,7 +35,7 @@ def rows_of(prepared: Path, epoch: int, rank: int, world: int, batch: int = 16, 
 
 
 def test_workers_share_an_epoch_in_an_order_that_seeds_decide(local_ray, small_run, monkeypatch):
-    monkeypatch.setattr("raypurify.pipeline.feed.UNIT_ROWS", 20)
+    monkeypatch.setattr("raypurify.fit.feed.UNIT_ROWS", 20)
     prepared = small_run / "prepare"
     known = set(read_part(prepared, TRAIN, ["row"])["row"].to_pylist())
     first, second = (rows_of(prepared, 0, rank, 2) for rank in (0, 1))
@@ -48,7 +48,7 @@ def test_workers_share_an_epoch_in_an_order_that_seeds_decide(local_ray, small_r
     # Mixed within a window, not read off unit by unit.
     assert np.abs(np.diff(alone)).mean() > 10
     # A resumed epoch skips the same images that were seen, whole windows unread.
-    monkeypatch.setattr("raypurify.pipeline.feed.WINDOW_BYTES", 3 * 16**2 * 24)
+    monkeypatch.setattr("raypurify.fit.feed.WINDOW_BYTES", 3 * 16**2 * 24)
     small = rows_of(prepared, 0, 0, 1)
     assert small != alone
     for steps in (1, 2, 3):
@@ -59,7 +59,7 @@ def test_workers_share_an_epoch_in_an_order_that_seeds_decide(local_ray, small_r
 def trained(local_ray, small_run, tmp_path):
     rows = len(read_part(small_run / "prepare", TRAIN, ["row"]))
 
-    def run(name: str, settings: Training = SETTINGS):
+    def run(name: str, settings: TrainingSettings = SETTINGS):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         train(folder, small_run / "prepare", rows, 16, START, settings, 0)

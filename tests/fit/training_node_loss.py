@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from raypurify.config import Training
-from raypurify.pipeline.train import train
+from raypurify.config import TrainingSettings
+from raypurify.fit.train import train
 from raypurify.training.record import read_lines
 from raypurify.training.start import starting_network
 
@@ -38,7 +38,7 @@ def main(place: Path) -> None:
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    settings = Training(**task["settings"])
+    settings = TrainingSettings(**task["settings"])
     start = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
     train(folder, Path(task["prepared"]), task["rows"], 16, start, settings, 0)
     loser.join(10)

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import raypurify
-from raypurify.config import Csc, Dictionaries
+from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.images import to_float, to_pixels
@@ -191,11 +191,11 @@ def test_global_rsfp_is_rsfp_where_both_use_one_dictionary(photographs):
 
 
 def test_a_global_dictionary_is_learned_stored_and_used(photographs, tmp_path):
-    csc = Csc(lmbda=0.1)
-    atoms = learn_global_dictionary(photographs, Dictionaries(atoms=6, size=5), csc)
+    csc = CscSettings(lmbda=0.1)
+    atoms = learn_global_dictionary(photographs, DictionarySettings(atoms=6, size=5), csc)
     assert atoms.shape == (6, 3, 5, 5)
     torch.testing.assert_close(atoms.flatten(1).norm(dim=1), torch.ones(6))
-    assert torch.equal(atoms, learn_global_dictionary(photographs, Dictionaries(atoms=6, size=5), csc))
+    assert torch.equal(atoms, learn_global_dictionary(photographs, DictionarySettings(atoms=6, size=5), csc))
     save_file({"atoms": atoms}, tmp_path / "global.safetensors")
     stored = PURIFIERS["rsfp_global"](dictionary=tmp_path / "global.safetensors", lmbda=0.1)
     assert stored.csc == csc

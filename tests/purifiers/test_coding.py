@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raypurify.config import Csc
+from raypurify.config import CscSettings
 from raypurify.csc import noise_level, solve_cbpdn, tikhonov_split
 from raypurify.errors import DataError
 from raypurify.purifiers.coding import MAX_GAIN, gain, rewrite
@@ -25,7 +25,7 @@ def images():
 
 
 def test_with_the_papers_settings_it_is_low_plus_code(atoms, images):
-    csc = Csc(lmbda=0.1)
+    csc = CscSettings(lmbda=0.1)
     low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
     torch.testing.assert_close(low + high, images)
     code = solve_cbpdn(atoms, high, lmbda=csc.lmbda, rel_tol=csc.rel_tol)
@@ -34,19 +34,19 @@ def test_with_the_papers_settings_it_is_low_plus_code(atoms, images):
 
 def test_lambda_follows_the_noise_between_half_and_three_times_itself(atoms, images):
     """Each image as if it were coded by itself, under the λ that its noise asks for."""
-    csc = Csc(lmbda=0.1, noise_factor=3.0, rel_tol=1e-7)
+    csc = CscSettings(lmbda=0.1, noise_factor=3.0, rel_tol=1e-7)
     atoms, images = atoms.double(), images.double()
     wanted = (3.0 * noise_level(images)).clamp(0.05, 0.3)
     assert wanted[0] == 0.05
     assert 0.05 < wanted[1] < wanted[2] < 0.3
     found, _ = rewrite(images, atoms, csc)
     for image, lmbda, got in zip(images.split(1), wanted.tolist(), found.split(1)):
-        alone, _ = rewrite(image, atoms, Csc(lmbda=lmbda, rel_tol=1e-7))
+        alone, _ = rewrite(image, atoms, CscSettings(lmbda=lmbda, rel_tol=1e-7))
         torch.testing.assert_close(got, alone, atol=1e-5, rtol=0)
 
 
 def test_the_refit_is_the_least_squares_scale_of_what_was_coded(atoms, images):
-    csc = Csc(lmbda=0.1)
+    csc = CscSettings(lmbda=0.1)
     low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
     plain, _ = rewrite(images, atoms, csc)
     fitted, code = rewrite(images, atoms, csc.model_copy(update={"refit": True}))
@@ -87,7 +87,7 @@ def test_gradient_agrees_with_finite_differences_of_the_image_under_its_lambda(a
     """The refit depends on the image, as an attacker has to know; λ is held constant."""
     generator = torch.Generator().manual_seed(3)
     image = (0.5 + 0.1 * torch.randn(1, 3, 12, 12, generator=generator)).double().clamp(0, 1)
-    csc = Csc(lmbda=0.1, noise_factor=1.5, refit=True, rel_tol=1e-8)
+    csc = CscSettings(lmbda=0.1, noise_factor=1.5, refit=True, rel_tol=1e-8)
     weight = torch.randn(image.shape, generator=generator).double()
 
     def value(x, csc):
@@ -97,7 +97,7 @@ def test_gradient_agrees_with_finite_differences_of_the_image_under_its_lambda(a
     (found,) = torch.autograd.grad(value(inputs, csc), inputs)
     lmbda = 1.5 * noise_level(image).item()
     assert 0.05 < lmbda < 0.3
-    held = Csc(lmbda=lmbda, refit=True, rel_tol=1e-8)
+    held = CscSettings(lmbda=lmbda, refit=True, rel_tol=1e-8)
     for seed in range(3):
         step = 1e-5 * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)).double()
         with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from raypurify.errors import DataError, TrainingError
-from raypurify.pipeline.pool import LIVES, work_off
+from raypurify.runtime.pool import LIVES, work_off
 
 
 class Worker:

@@ -5,8 +5,9 @@ import pty
 import subprocess
 import sys
 
-from raypurify.pipeline.display import shown
-from raypurify.pipeline.progress import FILE, Progress, describe, read_json, write_json
+from raypurify.files import read_json, write_json
+from raypurify.runtime.display import shown
+from raypurify.runtime.progress import FILE, Progress, describe
 
 
 def test_counts_reach_the_file_and_its_readers(tmp_path):
@@ -44,8 +45,8 @@ def test_a_log_gets_plain_lines_with_the_known_total(capsys):
 def test_a_terminal_gets_a_bar():
     code = (
         "import time\n"
-        "from raypurify.pipeline.display import shown\n"
-        "from raypurify.pipeline.progress import Progress\n"
+        "from raypurify.runtime.display import shown\n"
+        "from raypurify.runtime.progress import Progress\n"
         "p = Progress(None, 8, 'images')\n"
         "with shown('purify', lambda: p.state):\n"
         "    p.add(3); time.sleep(0.8); p.add(5); time.sleep(0.5)\n"

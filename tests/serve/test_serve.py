@@ -296,7 +296,7 @@ def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):
 
 
 def test_the_deployment_file_fits_the_settings():
-    text = (Path(__file__).parents[1] / "deploy" / "serve.yaml").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "deploy" / "serve.yaml").read_text("utf-8")
     from ray.serve.schema import ServeDeploySchema
 
     (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications

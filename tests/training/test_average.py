@@ -4,12 +4,12 @@ import pytest
 import torch
 from planted_images import cut, planted
 
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
 from raypurify.training import measure, train_epochs
 
-SETTINGS = Training(epochs=2, batch_size=32, lr=0.05, precision="float32", augment=False, ema=0.8)
+SETTINGS = TrainingSettings(epochs=2, batch_size=32, lr=0.05, precision="float32", augment=False, ema=0.8)
 
 
 def test_the_average_follows_the_formula_and_is_kept():

@@ -9,13 +9,13 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from raypurify.attacks import PGD
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.nets import WideResNet
 from raypurify.training import Semantic, epoch_order, train_epochs, validate
 from raypurify.training.guard import Guard
 from raypurify.training.step import objective
 
-SETTINGS = Training(epochs=2, batch_size=32, lr=0.05, precision="float32", ema=0.5)
+SETTINGS = TrainingSettings(epochs=2, batch_size=32, lr=0.05, precision="float32", ema=0.5)
 WORKERS = 2
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from planted_images import clone, cut, planted
 
-from raypurify.config import Attack, Training
+from raypurify.config import AttackSettings, TrainingSettings
 from raypurify.nets import WideResNet
 from raypurify.training import Semantic, measure, train_epochs, validate
 from raypurify.training.checkpoint import final_weights
 from raypurify.training.guard import Guard, guard_of
 from raypurify.training.step import check_attack, inner_attack
 
-SETTINGS = Training(epochs=6, batch_size=32, lr=0.05, precision="float32", augment=False)
+SETTINGS = TrainingSettings(epochs=6, batch_size=32, lr=0.05, precision="float32", augment=False)
 EPS = 0.12
 
 
@@ -133,7 +133,7 @@ def images():
 
 def adversarial(network, images, steps, epochs, guard=None):
     settings = SETTINGS.model_copy(update={"epochs": epochs, "lr": 0.1})
-    attack = Attack(norm="linf", eps=EPS, steps=steps, random_start=steps > 1)
+    attack = AttackSettings(norm="linf", eps=EPS, steps=steps, random_start=steps > 1)
     batch, held_out = images
     told = []
     train_epochs(
@@ -164,6 +164,6 @@ def test_a_robust_network_overfits_to_a_single_step_and_is_saved(images):
     told = adversarial(watched, images, steps=1, epochs=8, guard=Guard())
     assert "catastrophic overfitting" in told[-1]["note"]
     assert len(told) < 8
-    attack = check_attack(Attack(norm="linf", eps=EPS))
+    attack = check_attack(AttackSettings(norm="linf", eps=EPS))
     kept = measure(watched, images[1], attack=attack)["accuracy"]
     assert kept == max(metrics["validation_pgd_accuracy"] for metrics in told) > 0.3

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from raypurify.attacks.budget import size
 from raypurify.attacks.tpgd import divergence
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import Attack, RobustTraining, Training
+from raypurify.config import AttackSettings, RobustTrainingSettings, TrainingSettings
 from raypurify.errors import ConfigError
 from raypurify.nets import WideResNet
 from raypurify.training import Semantic, semantic_of, trades_loss, train_epochs
@@ -27,7 +27,7 @@ def network():
     """A network after a few steps: its logits tell the classes apart."""
     torch.manual_seed(0)
     network = WideResNet(10, 1, classes=2)
-    settings = Training(epochs=1, batch_size=32, lr=0.05, precision="float32", augment=False)
+    settings = TrainingSettings(epochs=1, batch_size=32, lr=0.05, precision="float32", augment=False)
     train_epochs(network, lambda epoch, first: cut(planted(192), 32), settings, 6, on_epoch=lambda *_: None)
     return network.eval()
 
@@ -107,7 +107,7 @@ def test_mixed_precision_gives_the_same_gradient(network, batch, distributions, 
 
 def test_inner_maximisation_of_trades_raises_the_divergence(network, batch):
     images = batch.images / 255
-    attack = inner_attack(Attack(norm="linf", eps=0.03, steps=5))
+    attack = inner_attack(AttackSettings(norm="linf", eps=0.03, steps=5))
     with torch.no_grad():
         reference = network(images)
 
@@ -133,7 +133,7 @@ def test_inner_maximisation_of_trades_raises_the_divergence(network, batch):
 def test_the_inner_attack_stays_in_its_ball_and_raises_the_loss(network, batch, norm, steps):
     eps = {"linf": 0.02, "l2": 0.4, "dissimilarity": 0.03}[norm]
     images = batch.images / 255
-    attack = inner_attack(Attack(norm=norm, eps=eps, steps=steps))
+    attack = inner_attack(AttackSettings(norm=norm, eps=eps, steps=steps))
     perturbed = attack(network, images, batch.labels, generator=torch.Generator().manual_seed(0))
     assert float(size(perturbed - images, images, norm).max()) <= eps * (1 + 1e-5)
     assert 0 <= perturbed.min() <= perturbed.max() <= 1
@@ -143,11 +143,11 @@ def test_the_inner_attack_stays_in_its_ball_and_raises_the_loss(network, batch, 
 
 
 def test_one_step_is_longer_than_the_ball_unless_told():
-    assert inner_attack(Attack(eps=0.4, steps=1)).step_size == pytest.approx(0.5)
-    assert inner_attack(Attack(eps=0.4, steps=1, step_size=0.1)).step_size == 0.1
-    assert inner_attack(Attack(eps=0.4, steps=2)).step_size is None
+    assert inner_attack(AttackSettings(eps=0.4, steps=1)).step_size == pytest.approx(0.5)
+    assert inner_attack(AttackSettings(eps=0.4, steps=1, step_size=0.1)).step_size == 0.1
+    assert inner_attack(AttackSettings(eps=0.4, steps=2)).step_size is None
 
 
 def test_a_pull_without_clusters_is_refused():
     with pytest.raises(ConfigError, match=r"robust\.alpha is 0\.05"):
-        semantic_of(RobustTraining())
+        semantic_of(RobustTrainingSettings())

@@ -9,7 +9,7 @@ from planted_images import clone, cut, planted
 
 from raypurify.attacks import PGD
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import Training
+from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
 from raypurify.training import Batch, Semantic, measure, robust_semantic_loss, train_epochs, validate
@@ -17,7 +17,7 @@ from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
 from raypurify.training.checkpoint import final_weights, read_checkpoint, write_checkpoint
 
 STEPS = 6
-SETTINGS = Training(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
+SETTINGS = TrainingSettings(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
 
 
 def batches(epoch: int, first: int):
