@@ -7,11 +7,10 @@ import numpy as np
 
 from raypurify.bulk.shards import ENGINES, ActorShape, Work, work_off_shards
 from raypurify.bundle import load_bundle
-from raypurify.containers import ledger
-from raypurify.containers import sink as sinks
 from raypurify.containers.lease import held
-from raypurify.containers.ledger import Summary
+from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.selection import select, shards_of
+from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
 from raypurify.containers.source import Source, open_source
 from raypurify.errors import ConfigError, SinkError
 from raypurify.pictures import contact_sheet
@@ -59,15 +58,13 @@ def purify(
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
-    with held(sinks.output_of(output, source), part) as lease:
+    with held(output_of(output, source), part) as lease:
         arguments = _arguments(inputs, bundle, limit, sample)
-        sink = sinks.open_sink(
-            output, source, settings=settings, format=format, overwrite=overwrite, arguments=arguments
-        )
+        sink = open_sink(output, source, settings=settings, format=format, overwrite=overwrite, arguments=arguments)
         if retry_failed:
-            sinks.reopen_failed(output)
+            reopen_failed(output)
         mine = shards_of(source.shards, part)
-        left = set(sinks.missing(sink))
+        left = set(missing(sink))
         todo = [shard for shard in mine if shard.name in left]
         if todo:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
@@ -77,16 +74,16 @@ def purify(
             pairs = work_off_shards(todo, work, actor or ActorShape(), total, lease.check, address)
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
-                (sink.place / ledger.STATE / "sheet.png").write(picture, ledger.scratch(sink.place))
-        if part and sinks.missing(sink):
+                sink.put(f"{STATE}/sheet.png", picture)
+        if part and missing(sink):
             return None
-        return sinks.finish(sink, alone=part is None)
+        return finish(sink, alone=part is None)
 
 
 def retry(output: str, *, address: str | None = None) -> Summary:
     """Do the shards of an output again in which images failed, from the inputs and with the bundle of the job that is
     recorded there. Raises SinkError where that cannot be read off, and what ``purify`` raises."""
-    job = sinks.recorded_job(output)
+    job = recorded_job(output)
     arguments, settings = job.get("arguments", {}), job["settings"]
     if not arguments:
         raise SinkError(
@@ -109,10 +106,11 @@ def retry(output: str, *, address: str | None = None) -> Summary:
 
 def planned(inputs: list[str], limit: int | None = None, sample: int | None = None) -> Source:
     """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle."""
-    source = open_source(inputs)
-    if source.rows >= SMALL:
-        return select(source, limit, sample)
-    return select(open_source(inputs, shard_rows=max(16, -(-source.rows // 8))), limit, sample)
+    return select(open_source(inputs, shard_rows=_shard_rows), limit, sample)
+
+
+def _shard_rows(rows: int) -> int:
+    return 256 if rows >= SMALL else max(16, -(-rows // 8))
 
 
 def _arguments(inputs: list[str], bundle: str, limit: int | None, sample: int | None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 import raypurify
 from raypurify.bulk.metrics import ShardMetrics
 from raypurify.bundle import load_bundle
-from raypurify.containers import sink as sinks
+from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Shard
-from raypurify.containers.sink import Sink
+from raypurify.containers.sink import write_shard
 from raypurify.containers.source import read_shard
 from raypurify.errors import ConfigError, ImageError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
@@ -62,11 +62,11 @@ class Work:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What became of a shard: its images by outcome ("purified", or the reason of an error row) and its pictures, or
-    the error that left it undone."""
+    """What became of a shard: how many ``images`` by outcome ("purified", or the reason of an error row) and the pairs
+    to draw, or the error that left it undone."""
 
     shard: str
-    outcomes: Counter = field(default_factory=Counter)
+    images: Counter = field(default_factory=Counter)
     pairs: tuple[Pair, ...] = ()
     error: RaypurifyError | None = None
 
@@ -106,16 +106,16 @@ def work_off_shards(
         with shown("purify", lambda: progress.state):
             for row in results.iter_rows():
                 check()
-                done: ShardOutcome = row["done"]
-                if isinstance(done.error, SinkError):
-                    raise done.error
-                if done.error:
-                    unread.append(done)
+                outcome: ShardOutcome = row["outcome"]
+                if isinstance(outcome.error, SinkError):
+                    raise outcome.error
+                if outcome.error:
+                    unread.append(outcome)
                     continue
-                failed.update({reason: n for reason, n in done.outcomes.items() if reason != "purified"})
+                failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
                 note = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failed.items()))
-                progress.add(done.outcomes.total(), note=note)
-                pairs += done.pairs
+                progress.add(outcome.images.total(), note=note)
+                pairs += outcome.pairs
         if unread:
             raise SourceError(
                 f"{len(unread)} of {len(shards)} shards could not be done, {unread[0].shard} first: {unread[0].error}; "
@@ -171,10 +171,10 @@ class _ShardPurifier:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[ShardOutcome]]:
         (shard,) = batch["shard"]
         try:
-            return {"done": [self._do(shard)]}
+            return {"outcome": [self._do(shard)]}
         except RaypurifyError as error:
             # Ray Data would end the whole job, and make text of the error.
-            return {"done": [ShardOutcome(shard.name, error=error)]}
+            return {"outcome": [ShardOutcome(shard.name, error=error)]}
 
     def _do(self, shard: Shard) -> ShardOutcome:
         work, begun, results, readable, pairs = self.work, time.perf_counter(), [], {}, []
@@ -190,7 +190,7 @@ class _ShardPurifier:
             if number in work.pictured and not isinstance(image, ImageError):
                 caption = f"{facts['class']}, distance {facts['distance']:.1f}"
                 pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
-        stats = sinks.write_shard(work.sink, shard, results)
+        stats = write_shard(work.sink, shard, results)
         outcomes = Counter(image.reason if isinstance(image, ImageError) else "purified" for _, image, _ in results)
         self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
         return ShardOutcome(shard.name, outcomes, tuple(pairs))

@@ -1,7 +1,7 @@
 """One job at a time writes an output: a lease file that its holder renews, and that a crash does not leave stuck.
 
     OUT/_raypurify/lease.json            who holds the output, on which machine, and when it last said so
-    OUT/_raypurify/lease-2-of-8.json     the same of a job that does every eighth shard, beside which others do the rest
+    OUT/_raypurify/lease-2-of-8.json     who does every eighth shard of it, beside others that do the rest
 
 A lease counts while its holder lives: where holder and asker share a machine, as long as that process runs; elsewhere
 for ``EXPIRES`` seconds after its last sign. File systems and object stores have no common way to create a file only
@@ -28,7 +28,7 @@ _RELEASED: set[str] = set()
 
 
 class Lease:
-    """A held output, or one part of n of it; ``check`` raises SinkError once another job has taken it over."""
+    """A hold on an output, or on one part of n of it, by this process; see :func:`held`."""
 
     def __init__(self, out: Place, part: tuple[int, int] | None = None):
         self.out, self.part, self.holder = out, part, uuid.uuid4().hex
@@ -38,10 +38,12 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def check(self) -> None:
+        """Raises SinkError once another job has taken the output over."""
         if self._lost:
             raise SinkError(f"{self.out}: {self._lost}; this one stops, what it committed stays")
 
     def acquire(self) -> None:
+        """Take the output and begin to renew the lease. Raises SinkError where another job writes there."""
         for name in (self.out / STATE).names():
             found = self._read(self.out / STATE / name) if name.startswith(LEASE) and self._excludes(name) else None
             if found and (since := _lives(found)) is not None:
@@ -57,6 +59,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
+        """End the lease and remove its file, unless it is another's by now."""
         self._ended.set()
         _RELEASED.add(self.holder)
         if self._thread.ident is not None:

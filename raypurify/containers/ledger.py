@@ -74,10 +74,12 @@ class Status:
 
     @property
     def complete(self) -> bool:
+        """Whether every shard is committed."""
         return self.committed == self.shards
 
 
 def to_bytes(table: pa.Table, **options) -> bytes:
+    """The bytes of a Parquet file of ``table``; ``options`` are those of ``pyarrow.parquet.write_table``."""
     out = pa.BufferOutputStream()
     pq.write_table(table, out, **options)
     return out.getvalue().to_pybytes()
@@ -99,7 +101,7 @@ def read_job(out: Place) -> dict | None:
 
 
 def known_job(out: Place) -> dict:
-    """The same, where there must be one. Raises :class:`SinkError` where it is no output of raypurify."""
+    """The job recorded in an output of raypurify. Raises :class:`SinkError` where there is none, or it is damaged."""
     job = read_job(out)
     if job is None:
         raise SinkError(f"{out}: holds no {STATE}/job.json, so it is no output of raypurify; check the path")
@@ -107,6 +109,7 @@ def known_job(out: Place) -> dict:
 
 
 def write_job(out: Place, job: dict) -> None:
+    """Record the job that an output belongs to, whole or not at all."""
     text = json.dumps(job, indent=2, sort_keys=True) + "\n"
     (out / STATE / "job.json").write(text.encode(), scratch(out))
 
@@ -128,19 +131,22 @@ def differing(old: dict, new: dict, prefix: str = "") -> list[str]:
 
 
 def scratch(out: Place) -> Place:
+    """The folder of an output's temporary files, each of which is renamed into place or left by a kill."""
     return out / STATE / "tmp"
 
 
 def marker(out: Place, shard: str) -> Place:
+    """The provenance of one shard, whose presence says that the shard is committed."""
     return out / STATE / "provenance" / f"{shard}.parquet"
 
 
 def errors_part(out: Place, shard: str) -> Place:
+    """The table of one shard's rows that could not be purified."""
     return out / STATE / "errors" / f"{shard}.parquet"
 
 
 def forget(out: Place) -> None:
-    """Remove all of this but the lease of whoever is about to write here."""
+    """Remove every record of an output but the lease of whoever is about to write there."""
     for name in (out / STATE).names():
         if not name.startswith(LEASE):
             (out / STATE / name).delete()
@@ -148,13 +154,16 @@ def forget(out: Place) -> None:
 
 
 def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -> None:
-    """Record a shard whose output is in place. After this call, and not before, it counts as done."""
+    """Record a shard whose output is in place. After this call, and not before, the shard counts as done."""
     errors_part(out, shard).write(to_bytes(pa.Table.from_pylist(errors, ERRORS)), scratch(out))
     marker(out, shard).write(to_bytes(pa.Table.from_pylist(provenance, PROVENANCE)), scratch(out))
 
 
-def merge(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary:
-    """Join the parts of all ``shards`` into one provenance, one errors table and the summary."""
+def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary:
+    """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it.
+
+    Raises :class:`SinkError` where a part cannot be read, or they do not hold all ``rows``.
+    """
     reasons, classes, change, flagged = Counter(), Counter(), 0.0, 0
     written = failed = 0
     tables = {"provenance": pa.BufferOutputStream(), "errors": pa.BufferOutputStream()}
@@ -196,7 +205,7 @@ def merge(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary
 
 
 def read_status(out: Place) -> Status:
-    """How far the job of an output is. Raises :class:`SinkError` where it is no output of raypurify."""
+    """How far the job of an output is. Raises :class:`SinkError` where the folder is no output of raypurify."""
     job = known_job(out)
     shards = _shards(out / STATE / "provenance")
     written = sum(overlapped(lambda shard: _count(marker(out, shard)), shards))
@@ -214,8 +223,8 @@ def reopen_failed(out: Place) -> list[str]:
     return reopened
 
 
-def outputs(out: Place) -> list[str]:
-    """The files that the committed shards of an output have written, as recorded."""
+def recorded_outputs(out: Place) -> list[str]:
+    """The files that the committed shards of an output have written, as their provenance names them."""
     parts = [marker(out, shard) for shard in _shards(out / STATE / "provenance")]
     tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
     return [name for table in tables for name in dict.fromkeys(table["output"].to_pylist())]

@@ -1,23 +1,140 @@
-"""Parquet files as a source: which rows make a shard, what their ids, labels and classes are, reading a row range."""
+"""Parquet files as a container: one row is an image with its other columns, and every shard becomes a file.
+
+The image column is binary, or a struct with a binary field ``bytes``; ``id``, ``label`` and ``label_name`` are
+optional. Outputs are named after their shard and keep the schema and every other column.
+"""
 
 import hashlib
 import json
 import posixpath
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.ledger import to_bytes
+from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard
 from raypurify.errors import ImageError, SourceError
-from raypurify.storage import Place, Stamp
+from raypurify.storage import Place
 
 _READ_ROWS = 64
 _MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetCut(FileCut):
+    """Rows of a Parquet file from row ``start`` on. ``key`` is the file's part of ids, where it has no column ``id``;
+    ``column`` holds the images."""
+
+    start: int
+    key: str
+    column: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One file as planned: ``groups`` are the rows of its row groups; the cut is of all of it."""
+
+    place: Place
+    groups: tuple[int, ...]
+    whole: ParquetCut
+
+
+def plan(listing: Listing) -> Plan:
+    """Rows, classes and shards of Parquet files (``Container.plan``). Footers, ids and labels are read."""
+    root, column, paths = listing.root, listing.image_column, list(listing.stamps)
+    digest = hashlib.sha256()
+    tables: list[_Table] = []
+    ids, pairs, schemas = [], set(), []
+    for key, path in zip(unique_keys(paths), paths):
+        place = root / path
+        stamp = place.stamp
+        with open_file(place) as file:
+            _check_columns(place, file.schema_arrow, column)
+            digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
+            schemas.append(file.schema_arrow)
+            ids.append(_ids(file, place, key))
+            pairs |= _label_pairs(file)
+            groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+        folder = posixpath.dirname(path)
+        whole = ParquetCut(stamp=stamp, folder=folder, span=sum(groups), start=0, key=key, column=column)
+        tables.append(_Table(place, groups, whole))
+    _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
+    rows = sum(table.whole.span for table in tables)
+    if not rows:
+        raise SourceError(f"{root}: the Parquet files hold no rows")
+    return Plan(rows, _classes(pairs, schemas[0], root), digest.hexdigest(), partial(_portions, tables))
+
+
+def read(shard: Shard) -> Iterator[Row]:
+    """The rows of a Parquet shard (``Container.read``), a few at a time."""
+    cut: ParquetCut = shard.cut
+    index = {name: number for number, name in enumerate(shard.classes or ())}
+    row = shard.first_row
+    for batch in read_batches(shard, ("id", "label", "label_name", cut.column)):
+        count = batch.num_rows
+        at = row - shard.first_row
+        names = set(batch.schema.names)
+        numbers = cut.numbers[at : at + count]
+        ids = _strings(batch["id"]) if "id" in names else [f"{cut.key}-{cut.start + number}" for number in numbers]
+        label_column = "label" if "label" in names else "label_name"
+        labels = batch[label_column].to_pylist() if index and label_column in names else [None] * count
+        column = batch[cut.column]
+        if pa.types.is_struct(column.type):
+            column = pc.struct_field(column, "bytes")
+        for identity, label, data in zip(ids, labels, column):
+            data = data.as_py()
+            label = index.get(label) if isinstance(label, str) else label if label is not None and label >= 0 else None
+            error = None
+            if not data:
+                data, error = None, ImageError("empty", f"{shard.place}: row {identity} holds no image bytes")
+            elif len(data) > MAX_FILE_BYTES:
+                message = f"{shard.place}: row {identity} holds {len(data):,} bytes, the limit is {MAX_FILE_BYTES:,}"
+                data, error = None, ImageError("too-large", message)
+            yield Row(identity, row, data, label, error)
+            row += 1
+
+
+def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+    """One Parquet file of the shard's rows, the schema and every other column as they were (``Container.write``)."""
+    with open_file(shard.place) as file:
+        schema = file.schema_arrow
+    field = schema.field(shard.cut.column)
+    kept = np.array([not isinstance(image, ImageError) for _, image in images])
+    good = [image for _, image in images if not isinstance(image, ImageError)]
+    others = [name for name in schema.names if name != field.name]
+    inner = [f"{field.name}.{part.name}" for part in field.type if part.name != "bytes"] if _is_struct(field) else []
+    columns = {}
+    if others or inner:
+        table = pa.Table.from_batches(read_batches(shard, [*others, *inner], rows=shard.rows))
+        table = table.filter(pa.array(kept)).combine_chunks()
+        columns = {name: table[name] for name in table.schema.names}
+    columns[field.name] = _image_column(field, good, columns.get(field.name))
+    table = pa.table([columns[name] for name in schema.names], schema=schema)
+    # Encoded images neither compress nor repeat.
+    data = to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
+    return put_file(sink, shard, ".parquet", data)
+
+
+PARQUET = Container(
+    kind="parquet",
+    noun="Parquet file",
+    suffixes=frozenset((".parquet",)),
+    plan=plan,
+    read=read,
+    pick=pick_rows,
+    write=write,
+    written=partial(numbered_files, suffix=".parquet"),
+    hidden="._",
+)
 
 
 @contextmanager
@@ -35,91 +152,31 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def plan_shards(
-    root: Place, paths: Sequence[str], shard_rows: int, image_column: str
-) -> tuple[tuple[Shard, ...], tuple[str, ...] | None, str]:
-    """Shards, classes and digest of the files ``paths`` below ``root``."""
-    keys = unique_keys(paths)
-    digest = hashlib.sha256()
-    planned: list[tuple[str, str, Place, Stamp, int, int]] = []
-    ids, pairs, schemas = [], set(), []
-    for key, path in zip(keys, paths):
-        place = root / path
-        stamp = place.stamp
-        with open_file(place) as file:
-            _check_columns(place, file.schema_arrow, image_column)
-            digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
-            schemas.append(file.schema_arrow)
-            ids.append(_ids(file, place, key))
-            pairs |= _label_pairs(file)
-            groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        folder = posixpath.dirname(path)
-        planned += [(f"{key}-{k:05d}", folder, place, stamp, *cut) for k, cut in enumerate(cut(groups, shard_rows))]
-    _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
-    if not planned:
-        raise SourceError(f"{root}: the Parquet files hold no rows")
-    classes = _classes(pairs, schemas[0], root)
-    shards, first = [], 0
-    for index, (name, folder, place, stamp, start, rows) in enumerate(planned):
-        key = name.rpartition("-")[0]
-        place_of = {"start": start, "key": key, "folder": folder, "image_column": image_column}
-        shards.append(Shard(index, name, "parquet", place, first, rows, **place_of, classes=classes, stamps=(stamp,)))
-        first += rows
-    return tuple(shards), classes, digest.hexdigest()
-
-
-def read_rows(shard: Shard) -> Iterator[Row]:
-    """The rows of a Parquet shard; see :func:`raypurify.containers.source.read_shard`."""
-    index = {name: number for number, name in enumerate(shard.classes or ())}
-    row = shard.first_row
-    for batch in read_batches(shard, ("id", "label", "label_name", shard.image_column)):
-        count = batch.num_rows
-        at = row - shard.first_row
-        offsets = (shard.picked or range(shard.rows))[at : at + count]
-        names = set(batch.schema.names)
-        ids = _strings(batch["id"]) if "id" in names else [f"{shard.key}-{shard.start + k}" for k in offsets]
-        label_column = "label" if "label" in names else "label_name"
-        labels = batch[label_column].to_pylist() if index and label_column in names else [None] * count
-        column = batch[shard.image_column]
-        if pa.types.is_struct(column.type):
-            column = pc.struct_field(column, "bytes")
-        for identity, label, data in zip(ids, labels, column):
-            data = data.as_py()
-            label = index.get(label) if isinstance(label, str) else label if label is not None and label >= 0 else None
-            error = None
-            if not data:
-                data, error = None, ImageError("empty", f"{shard.place}: row {identity} holds no image bytes")
-            elif len(data) > MAX_FILE_BYTES:
-                message = f"{shard.place}: row {identity} holds {len(data):,} bytes, the limit is {MAX_FILE_BYTES:,}"
-                data, error = None, ImageError("too-large", message)
-            yield Row(identity, row, data, label, error)
-            row += 1
-
-
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
     """The shard's rows in record batches of those ``columns`` that exist (``a.b`` is a field of a struct)."""
     check_stamp(shard)
+    cut: ParquetCut = shard.cut
     with open_file(shard.place) as file:
         present = set(file.schema_arrow.names)
         wanted = [column for column in columns if column in present or column.partition(".")[0] in present]
         groups, skip, first = [], 0, 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
-            if first < shard.start + shard.span and first + count > shard.start:
+            if first < cut.start + cut.span and first + count > cut.start:
                 if not groups:
-                    skip = shard.start - first
+                    skip = cut.start - first
                 groups.append(group)
             first += count
-        left = shard.span
+        left = cut.span
         try:
             for batch in file.iter_batches(rows, row_groups=groups, columns=wanted):
                 part = batch.slice(skip, left)
                 skip = max(0, skip - batch.num_rows)
-                at = shard.span - left
+                at = cut.span - left
                 left -= part.num_rows
-                if shard.picked is not None:
-                    low, high = (bisect_left(shard.picked, edge) for edge in (at, at + part.num_rows))
-                    part = part.take(pa.array([k - at for k in shard.picked[low:high]], pa.int64()))
+                if cut.picked is not None:
+                    low, high = (bisect_left(cut.picked, edge) for edge in (at, at + part.num_rows))
+                    part = part.take(pa.array([k - at for k in cut.picked[low:high]], pa.int64()))
                 if part.num_rows:
                     yield part
                 if not left:
@@ -128,22 +185,11 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
             raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
 
 
-def check_stamp(shard: Shard) -> None:
-    """Raises SourceError where the file of a shard is not the one that the job was planned with."""
-    try:
-        found = shard.place.stamp
-    except OSError as error:
-        raise SourceError(f"{shard.place}: cannot be opened: {error.strerror or error}") from error
-    if found != shard.stamps[0]:
-        raise SourceError(f"{shard.place}: changed since the job was planned")
-
-
-def unique_keys(paths: Sequence[str]) -> list[str]:
-    """A short name for each file, for its shards: its stem, with a number in front where stems repeat."""
-    stems = [re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2].rsplit(".", 1)[0]) for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number:05d}-{stem}" for number, stem in enumerate(stems)]
+def _portions(tables: Sequence[_Table], shard_rows: int) -> Iterator[Portion]:
+    for table in tables:
+        for number, (start, rows) in enumerate(cut_rows(table.groups, shard_rows)):
+            cut = replace(table.whole, start=start, span=rows)
+            yield Portion(f"{cut.key}-{number:05d}", table.place, rows, cut)
 
 
 def _check_columns(place: Place, schema: pa.Schema, image_column: str) -> None:
@@ -169,24 +215,6 @@ def _footer(place: Place) -> str:
         length = int.from_bytes(file.read(8)[:4], "little")
         file.seek(end - 8 - length)
         return f"{end}:{hashlib.sha256(file.read(length)).hexdigest()}"
-
-
-def cut(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
-    """(start, rows) of each shard: small row groups are merged whole, one of two shards or more is cut evenly."""
-    start = held = 0
-    for count in groups:
-        if held and held + count > shard_rows:
-            yield start, held
-            start, held = start + held, 0
-        held += count
-        if held >= 2 * shard_rows:
-            parts = -(-held // shard_rows)
-            for part in range(parts):
-                low, high = held * part // parts, held * (part + 1) // parts
-                yield start + low, high - low
-            start, held = start + held, 0
-    if held:
-        yield start, held
 
 
 def _strings(column: pa.Array | pa.ChunkedArray) -> list[str]:
@@ -260,3 +288,19 @@ def _feature_names(schema: pa.Schema) -> list[str]:
         return [str(name) for name in features["label"]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
+
+
+def _is_struct(field: pa.Field) -> bool:
+    return pa.types.is_struct(field.type)
+
+
+def _image_column(field: pa.Field, images: list[bytes], old: pa.ChunkedArray | None) -> pa.Array:
+    if not _is_struct(field):
+        return pa.array(images, field.type)
+    parts = []
+    for part in field.type:
+        if part.name == "bytes":
+            parts.append(pa.array(images, part.type))
+        else:
+            parts.append(pa.array([row[part.name] for row in old.to_pylist()], part.type))
+    return pa.StructArray.from_arrays(parts, fields=list(field.type))

@@ -1,9 +1,10 @@
 """One image on its way from a source to a sink, and the shard of images that one task works on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from raypurify.errors import ImageError
-from raypurify.storage import Place, Stamp
+from raypurify.storage import Place
 
 MAX_FILE_BYTES = 256 << 20
 IMAGE_SUFFIXES = frozenset(
@@ -26,10 +27,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one task reads: ``paths`` below ``place`` (a folder), or the rows from ``start`` of ``place`` (a file), of
-    which ``picked`` says which, counted from ``start`` and ascending, where it is not all. ``folder`` is where that
-    file lies below the input, and its output below the output. ``stamps`` are those of the paths, or of the file, when
-    the job was planned."""
+    """The unit of work and of commit: ``rows`` images that one task reads, purifies and writes.
+
+    ``name`` is unique in the source and names the shard's records; ``first_row`` is the ``row`` of its first image.
+    ``place`` is the folder or the file that holds the images, and ``cut`` says which of it they are, in a form that
+    only their container (``kind``, a key of :data:`raypurify.containers.registry.CONTAINERS`) looks into. Shards travel
+    to other processes.
+    """
 
     index: int
     name: str
@@ -37,23 +41,16 @@ class Shard:
     place: Place
     first_row: int
     rows: int
-    paths: tuple[str, ...] = ()
-    start: int = 0
-    key: str = ""
-    folder: str = ""
-    image_column: str = "image"
+    cut: Any
     classes: tuple[str, ...] | None = None
-    picked: tuple[int, ...] | None = None
-    stamps: tuple[Stamp, ...] = ()
-
-    @property
-    def span(self) -> int:
-        """Rows of the file from ``start`` to behind the last one."""
-        return self.picked[-1] + 1 if self.picked else self.rows
 
 
 def file_id(path: str) -> str:
-    """A file name as an id: as it is, percent-encoded where it is not UTF-8."""
+    """A file name as an id: as it is, percent-encoded where it is not UTF-8.
+
+    >>> file_id("é 1%.png"), file_id("caf\\udce9 1%.png")
+    ('é 1%.png', 'caf%E9 1%25.png')
+    """
     if path.isascii():
         return path
     raw = path.encode("utf-8", "surrogateescape")

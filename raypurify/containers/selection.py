@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.rows import Shard
 from raypurify.containers.source import Source
 from raypurify.errors import SourceError
@@ -34,7 +35,8 @@ def select(source: Source, limit: int | None = None, sample: int | None = None, 
         begin, end = (bisect_left(rows, edge) for edge in (shard.first_row, shard.first_row + shard.rows))
         if begin < end:
             picked = tuple(row - shard.first_row for row in rows[begin:end])
-            shards.append(_part(shard, picked, len(shards), first))
+            cut = CONTAINERS[shard.kind].pick(shard.cut, picked)
+            shards.append(replace(shard, index=len(shards), first_row=first, rows=len(picked), cut=cut))
             first += end - begin
     mark = f"{source.digest} limit {limit} sample {sample} seed {seed if sample else None}"
     return replace(source, shards=tuple(shards), rows=first, digest=hashlib.sha256(mark.encode()).hexdigest())
@@ -55,11 +57,3 @@ def part_of(text: str) -> tuple[int, int]:
 def shards_of(shards: Sequence[Shard], part: tuple[int, int] | None) -> list[Shard]:
     """The shards that one of n jobs does: every n-th; all where there is one job."""
     return list(shards[part[0] - 1 :: part[1]]) if part else list(shards)
-
-
-def _part(shard: Shard, picked: tuple[int, ...], index: int, first_row: int) -> Shard:
-    shard = replace(shard, index=index, first_row=first_row, rows=len(picked))
-    if shard.kind == "folder":
-        paths, stamps = (tuple(values[k] for k in picked) for values in (shard.paths, shard.stamps))
-        return replace(shard, paths=paths, stamps=stamps)
-    return replace(shard, picked=picked)

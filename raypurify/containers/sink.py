@@ -1,46 +1,26 @@
-"""Rows → the same container as the source, committed shard by shard, each exactly once.
+"""An output of the same container as its source, claimed for one job and committed shard by shard, each exactly once.
 
 A shard's images are written first, its record last (:mod:`raypurify.containers.ledger`). A job killed at any point
 leaves shards that are recorded and whole, or not recorded and done again; both ways end in the same bytes.
 """
 
-import copy
-import io
 import json
 import os
-import posixpath
-import re
-import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from raypurify.containers import ledger
+from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
-from raypurify.containers.parquet import open_file, read_batches
-from raypurify.containers.rows import Row, Shard, file_id
+from raypurify.containers.registry import CONTAINERS
+from raypurify.containers.rows import Row, Shard
 from raypurify.containers.source import Source
-from raypurify.containers.webdataset import read_samples
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
-from raypurify.storage import Place, overlapped, redact, resolve, within
-
-
-@dataclass(frozen=True)
-class Sink:
-    """An output that belongs to one job. ``renamed`` holds the few output names that are not stem + suffix."""
-
-    place: Place
-    kind: str
-    format: str
-    shards: tuple[str, ...]
-    rows: int
-    ignored: int
-    renamed: dict[str, str]
+from raypurify.storage import Place, redact, resolve, within
 
 
 @dataclass(frozen=True)
@@ -67,10 +47,9 @@ def open_sink(
 
     ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only;
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
-    **Folder:** ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
-    already has the suffix keeps its name, the others become ``b.jpg.png``. **Parquet, WebDataset:** one file per
-    shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an earlier job of raypurify
-    has committed there, and no other file.
+    How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
+    others make one file per shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an
+    earlier job of raypurify has written there, and no other file.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
@@ -96,9 +75,9 @@ def open_sink(
         _claim(out, shown, json.loads(json.dumps(job)), overwrite)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
-    renamed = _renamed([path for shard in source.shards for path in shard.paths], SUFFIX[format])
+    renamed = CONTAINERS[source.kind].renamed(source.shards, SUFFIX[format])
     names = tuple(shard.name for shard in source.shards)
-    return Sink(out, source.kind, format, names, source.rows, source.ignored, renamed)
+    return Sink(out, format, names, source.rows, source.ignored, renamed)
 
 
 def output_of(uri: str | os.PathLike, source: Source) -> Place:
@@ -134,7 +113,7 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
         if isinstance(data, ImageError)
     ]
     try:
-        outputs = _WRITERS[sink.kind](sink, shard, results)
+        outputs = CONTAINERS[shard.kind].write(sink, shard, [(row, image) for row, image, _ in results])
         provenance = [
             {"id": row.id, "output": outputs[row.row], **{name: facts[name] for name in _FACTS}}
             for row, _, facts in good
@@ -158,14 +137,15 @@ def missing(sink: Sink) -> list[str]:
 
 
 def finish(sink: Sink, alone: bool = True) -> Summary:
-    """Write the job's provenance, errors and summary; not ``alone``, leave temporary files, which may be another's.
+    """Write the provenance, errors and summary of a whole job; not ``alone``, temporary files stay, as they may be
+    another's.
 
     Raises :class:`SinkError` while shards are not committed.
     """
     if left := missing(sink):
         raise SinkError(f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first")
     try:
-        summary = ledger.merge(sink.place, sink.shards, sink.rows, sink.ignored)
+        summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
             ledger.scratch(sink.place).delete_folder()
     except OSError as error:
@@ -235,99 +215,6 @@ def _identity(job: dict) -> dict:
 
 
 def _remove_output(out: Place, job: dict) -> None:
-    if (kind := job["source"]["kind"]) in ("parquet", "tar"):
-        below = (path for path, _ in out.walk() if not path.startswith(f"{STATE}/"))
-        doomed = [path for path in below if re.fullmatch(rf".*-\d{{5,}}\.{kind}", path, re.DOTALL)]
-    else:
-        doomed = ledger.outputs(out)
-    for name in doomed:
+    container = CONTAINERS.get(job["source"]["kind"])
+    for name in list(container.written(out) if container else ledger.recorded_outputs(out)):
         (out / name).delete()
-
-
-def _renamed(paths: Sequence[str], suffix: str) -> dict[str, str]:
-    plain = {path: posixpath.splitext(path)[0] + suffix for path in paths}
-    wanted = Counter(plain.values())
-    taken = {path for path in paths if plain[path] == path}
-    renamed = {}
-    for path in sorted(path for path in paths if plain[path] != path and wanted[plain[path]] > 1):
-        name = path + suffix
-        while name in taken or wanted[name]:
-            name += suffix
-        taken.add(name)
-        renamed[path] = name
-    return renamed
-
-
-def _write_files(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
-    def write(path: str, row: Row, data: bytes | ImageError) -> tuple[int, str | None]:
-        name = sink.renamed.get(path) or posixpath.splitext(path)[0] + SUFFIX[sink.format]
-        if isinstance(data, ImageError):
-            # A killed attempt may have written an image that can no longer be read.
-            (sink.place / name).delete()
-            return row.row, None
-        (sink.place / name).write(data, ledger.scratch(sink.place))
-        return row.row, file_id(name)
-
-    files = ((path, row, data) for path, (row, data, _) in zip(shard.paths, results))
-    return dict(overlapped(lambda file: write(*file), files))
-
-
-def _write_table(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
-    with open_file(shard.place) as file:
-        schema = file.schema_arrow
-    field = schema.field(shard.image_column)
-    kept = np.array([not isinstance(data, ImageError) for _, data, _ in results])
-    images = [data for _, data, _ in results if not isinstance(data, ImageError)]
-    others = [name for name in schema.names if name != field.name]
-    inner = [f"{field.name}.{part.name}" for part in field.type if part.name != "bytes"] if _is_struct(field) else []
-    columns = {}
-    if others or inner:
-        table = pa.Table.from_batches(read_batches(shard, [*others, *inner], rows=shard.rows))
-        table = table.filter(pa.array(kept)).combine_chunks()
-        columns = {name: table[name] for name in table.schema.names}
-    columns[field.name] = _image_column(field, images, columns.get(field.name))
-    table = pa.table([columns[name] for name in schema.names], schema=schema)
-    name = posixpath.join(shard.folder, f"{shard.name}.parquet")
-    # Encoded images neither compress nor repeat.
-    data = ledger.to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
-    (sink.place / name).write(data, ledger.scratch(sink.place))
-    return {row.row: file_id(name) for row, _, _ in results}
-
-
-def _write_tar(sink: Sink, shard: Shard, results: Sequence) -> dict[int, str]:
-    name, buffer = posixpath.join(shard.folder, f"{shard.name}.tar"), io.BytesIO()
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
-    ) as tar:
-        for sample, (row, data, _) in zip(read_samples(shard), results):
-            if file_id(f"{shard.key}/{sample.key}") != row.id:
-                raise SinkError(f"{shard.place}: changed while shard {shard.name} was worked on; run again")
-            if isinstance(data, ImageError):
-                continue
-            for number, (member, held) in enumerate(sample.members):
-                entry = copy.copy(member)
-                if number == sample.image:
-                    entry.name, held = sample.key + SUFFIX[sink.format], data
-                entry.size, entry.pax_headers = len(held), {}
-                tar.addfile(entry, io.BytesIO(held))
-    (sink.place / name).write(buffer.getvalue(), ledger.scratch(sink.place))
-    return {row.row: file_id(name) for row, _, _ in results}
-
-
-_WRITERS = {"folder": _write_files, "parquet": _write_table, "tar": _write_tar}
-
-
-def _is_struct(field: pa.Field) -> bool:
-    return pa.types.is_struct(field.type)
-
-
-def _image_column(field: pa.Field, images: list[bytes], old: pa.ChunkedArray | None) -> pa.Array:
-    if not _is_struct(field):
-        return pa.array(images, field.type)
-    parts = []
-    for part in field.type:
-        if part.name == "bytes":
-            parts.append(pa.array(images, part.type))
-        else:
-            parts.append(pa.array([row[part.name] for row in old.to_pylist()], part.type))
-    return pa.StructArray.from_arrays(parts, fields=list(field.type))

@@ -1,21 +1,20 @@
-"""Folders of images, Parquet files and WebDataset tars → shards of rows, the input of ``fit`` and ``purify`` alike.
+"""An input, in whatever container → shards of rows, for ``fit`` and ``purify`` alike.
 
 A shard is the unit of work and of commit: about ``shard_rows`` rows that one task reads, purifies and writes. The
 order of shards and rows depends on names alone, so a rerun cuts the same shards.
 """
 
-import hashlib
 import os
 import posixpath
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from raypurify.containers import webdataset
-from raypurify.containers.parquet import plan_shards, read_rows
-from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
-from raypurify.errors import ImageError, SourceError
-from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, same_store, within
+from raypurify.containers.contract import Container, Listing, Plan
+from raypurify.containers.ledger import STATE
+from raypurify.containers.registry import CONTAINERS, container_of
+from raypurify.containers.rows import Row, Shard
+from raypurify.errors import SourceError
+from raypurify.storage import Place, Stamp, common_folder, redact, resolve, same_store
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,22 @@ class Source:
 
 
 def open_source(
-    uris: str | os.PathLike | Sequence[str | os.PathLike], *, shard_rows: int = 256, image_column: str = "image"
+    uris: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    shard_rows: int | Callable[[int], int] = 256,
+    image_column: str = "image",
 ) -> Source:
     """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
 
-    Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows. **Folder:** every regular file below with
-    an image suffix is a row; its id is the path relative to the folder (for a list: to the deepest folder that holds
-    all of it), a name that is not UTF-8 is percent-encoded; if every image lies in a subfolder, the first level of
-    subfolders are the classes, sorted. Names starting with a dot and links to folders are passed over.
-    **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``, ``label``, ``label_name`` are
-    optional; files and folders whose name starts with ``_`` or a dot are passed over. **WebDataset:** tars, as
-    :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the sample's key, ``.cls`` its
-    label.
+    Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows. Every file is looked at once.
+    ``shard_rows`` is about how many rows a shard gets, or a function that tells it by the number of all rows.
+    **Folder:** every regular file below with an image suffix is a row; its id is the path relative to the folder (for a
+    list: to the deepest folder that holds all of it), a name that is not UTF-8 is percent-encoded; if every image lies
+    in a subfolder, the first level of subfolders are the classes, sorted. Names starting with a dot and links to
+    folders are passed over. **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``,
+    ``label``, ``label_name`` are optional; files and folders whose name starts with ``_`` or a dot are passed over.
+    **WebDataset:** tars, as :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the
+    sample's key, ``.cls`` its label.
 
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
@@ -54,7 +57,7 @@ def open_source(
     ...
     raypurify.errors.SourceError: /no/such/folder: no such file or folder; check the path
     """
-    if shard_rows < 1:
+    if not callable(shard_rows) and shard_rows < 1:
         raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
     given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
     if not given:
@@ -65,30 +68,13 @@ def open_source(
         raise SourceError(f"{', '.join(shown)}: inputs of two stores cannot be mixed; run one job for each")
     kinds = [place.kind for place in places]
     root = common_folder([place if kind == "folder" else place.parent for place, kind in zip(places, kinds)])
-    files, ignored = _list_files(places, kinds, root)
-    images = sorted(path for path in files if _suffix(path) in IMAGE_SUFFIXES)
-    tables = sorted(path for path in files if _suffix(path) == ".parquet")
-    tars = sorted(path for path in files if _suffix(path) == ".tar")
+    files, hidden = _list_files(places, kinds, root)
     where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-    found = [(what, paths) for what, paths in (("images", images), ("Parquet files", tables), ("tars", tars)) if paths]
-    if len(found) > 1:
-        (one, first), (other, second) = found[:2]
-        raise SourceError(f"{where}: holds both {one} ({first[0]}) and {other} ({second[0]}); name files of one kind")
-    if not found:
-        known = " ".join(sorted(IMAGE_SUFFIXES))
-        others = ignored + len(files)
-        raise SourceError(
-            f"{where}: holds no image, Parquet file or tar ({others} others); known: .parquet .tar {known}"
-        )
-    ignored += len(files) - len(found[0][1])
-    kind = {"images": "folder", "Parquet files": "parquet", "tars": "tar"}[found[0][0]]
-    if kind == "parquet":
-        shards, classes, digest = plan_shards(root, tables, shard_rows, image_column)
-    elif kind == "tar":
-        shards, classes, digest = webdataset.plan_shards(root, tars, shard_rows)
-    else:
-        shards, classes, digest = _plan_folder(root, images, files, shard_rows)
-    return Source(kind, shown, places, shards, sum(s.rows for s in shards), classes, digest, ignored)
+    container, paths = _choose(files, hidden, where)
+    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column))
+    shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
+    ignored = hidden + len(files) - len(paths)
+    return Source(container.kind, shown, places, shards, plan.rows, plan.classes, plan.digest, ignored)
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
@@ -96,7 +82,37 @@ def read_shard(shard: Shard) -> Iterator[Row]:
 
     Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
     """
-    return {"parquet": read_rows, "tar": webdataset.read_rows, "folder": _read_folder}[shard.kind](shard)
+    return CONTAINERS[shard.kind].read(shard)
+
+
+def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:
+    shards: list[Shard] = []
+    first = 0
+    for index, (name, place, rows, cut) in enumerate(plan.portions(shard_rows)):
+        shards.append(Shard(index, name, kind, place, first, rows, cut, plan.classes))
+        first += rows
+    return tuple(shards)
+
+
+def _choose(files: dict[str, Stamp], hidden: int, where: str) -> tuple[Container, list[str]]:
+    """The one container of which there are files, and these in order."""
+    found: dict[str, list[str]] = {kind: [] for kind in CONTAINERS}
+    for path in sorted(files):
+        if container := container_of(path):
+            found[container.kind].append(path)
+    held = [(CONTAINERS[kind], paths) for kind, paths in found.items() if paths]
+    if len(held) > 1:
+        (one, first), (other, second) = held[:2]
+        raise SourceError(
+            f"{where}: holds both {one.noun}s ({first[0]}) and {other.noun}s ({second[0]}); name files of one kind"
+        )
+    if not held:
+        *nouns, last = (container.noun for container in CONTAINERS.values())
+        known = " ".join(suffix for container in CONTAINERS.values() for suffix in sorted(container.suffixes))
+        raise SourceError(
+            f"{where}: holds no {', '.join(nouns)} or {last} ({hidden + len(files)} others); known: {known}"
+        )
+    return held[0]
 
 
 def _find(uri: str | os.PathLike) -> Place:
@@ -109,11 +125,8 @@ def _find(uri: str | os.PathLike) -> Place:
     raise SourceError(f"{redact(uri)}: no such file or folder; check the path")
 
 
-def _suffix(path: str) -> str:
-    return posixpath.splitext(path)[1].lower()
-
-
 def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> tuple[dict[str, Stamp], int]:
+    """The files by their path below ``root``, and how many are hidden or no regular files."""
     files: dict[str, Stamp] = {}
     ignored = 0
     for place, kind in zip(places, kinds):
@@ -123,10 +136,7 @@ def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> t
                 files[below] = place.stamp
                 continue
             for path, stamp in place.walk():
-                parts = path.split("/")
-                hidden = any(part[0] == "." or part == "_raypurify" for part in parts)
-                aside = _suffix(path) == ".parquet" and any(part[0] == "_" for part in parts)
-                if hidden or aside or stamp is None:
+                if stamp is None or _hidden(path):
                     ignored += 1
                 else:
                     files[posixpath.normpath(posixpath.join(below, path))] = stamp
@@ -135,64 +145,7 @@ def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> t
     return files, ignored
 
 
-def _plan_folder(root: Place, paths: list[str], stamps: dict[str, Stamp], shard_rows: int):
-    repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
-    if repeated:
-        raise SourceError(f"{root}: two file names give the id {repeated[0]}; rename one of them")
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path}\0{stamps[path][0]}\n".encode("utf-8", "surrogateescape"))
-    classes = tuple(sorted({path.split("/")[0] for path in paths})) if all("/" in path for path in paths) else None
-    if classes is not None:
-        classes = tuple(map(file_id, classes))
-    shards = tuple(
-        Shard(
-            index=number,
-            name=f"part-{number:05d}",
-            kind="folder",
-            place=root,
-            first_row=first,
-            rows=len(paths[first : first + shard_rows]),
-            paths=tuple(paths[first : first + shard_rows]),
-            classes=classes,
-            stamps=tuple(stamps[path] for path in paths[first : first + shard_rows]),
-        )
-        for number, first in enumerate(range(0, len(paths), shard_rows))
-    )
-    return shards, classes, digest.hexdigest()
-
-
-def _read_folder(shard: Shard) -> Iterator[Row]:
-    index = {name: number for number, name in enumerate(shard.classes or ())}
-
-    def read(number: int) -> Row:
-        path = shard.paths[number]
-        label = index[file_id(path.split("/")[0])] if index else None
-        try:
-            data, error = _read_file(shard.place / path, shard.place, shard.stamps[number]), None
-        except ImageError as refused:
-            data, error = None, refused
-        return Row(file_id(path), shard.first_row + number, data, label, error)
-
-    return overlapped(read, range(len(shard.paths)))
-
-
-def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:
-    try:
-        if not within(file, root):
-            raise ImageError("unreadable", f"{file}: a link that leads out of {root}; copy the file instead")
-        data = file.read(MAX_FILE_BYTES + 1)
-        # A store would be asked once more for every file.
-        found = file.stamp if file.remote is None else (len(data), stamp[1])
-    except OSError as error:
-        if file.remote is not None and not isinstance(error, FileNotFoundError | PermissionError):
-            # A store that is out of reach says nothing of the image.
-            raise SourceError(f"{file}: cannot be read: {error}") from error
-        raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")
-    if found != stamp:
-        raise ImageError("changed", f"{file}: changed since the job was planned; purify it again when it is whole")
-    if not data:
-        raise ImageError("empty", f"{file}: the file holds no bytes")
-    return data
+def _hidden(path: str) -> bool:
+    container = container_of(path)
+    marks = container.hidden if container else "."
+    return any(part[0] in marks or part == STATE for part in path.split("/"))

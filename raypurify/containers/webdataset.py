@@ -1,21 +1,27 @@
-"""WebDataset tars as a source: consecutive members of one key are a sample, and one of them is its image.
+"""WebDataset tars as a container: consecutive members of one key are a sample, and one of them is its image.
 
 The key of a member is its path up to the first dot of the file name, the rest is its suffix: ``a/7.jpg`` and
-``a/7.cls`` are the sample ``a/7``. Members that are no regular files are passed over.
+``a/7.cls`` are the sample ``a/7``, whose id has the tar's path in front and whose label ``.cls`` holds. Members that
+are no regular files are passed over. Every shard becomes a tar, named after it.
 """
 
+import copy
 import hashlib
+import io
 import posixpath
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
-from raypurify.containers.parquet import check_stamp, cut, unique_keys
+from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
-from raypurify.errors import ImageError, SourceError
-from raypurify.storage import Place
+from raypurify.errors import ImageError, SinkError, SourceError
+from raypurify.storage import Place, Stamp
 
 # Sidecars are held in memory with the images of their shard.
 _MAX_SIDECAR_BYTES = 64 << 20
@@ -33,40 +39,53 @@ class Sample:
     image: int | None
 
 
-def plan_shards(
-    root: Place, paths: Sequence[str], shard_rows: int
-) -> tuple[tuple[Shard, ...], tuple[str, ...] | None, str]:
-    """Shards, classes and digest of the tars ``paths`` below ``root``; every header is read, and the ``.cls`` members.
+@dataclass(frozen=True, kw_only=True)
+class TarCut(FileCut):
+    """Samples of a tar from the one whose first header stands at byte ``offset``. ``prefix``, the tar's path without
+    its suffix, begins their ids."""
+
+    offset: int
+    prefix: str
+
+
+@dataclass(frozen=True)
+class _Tar:
+    """One tar as planned: where each of its samples begins."""
+
+    place: Place
+    path: str
+    key: str
+    stamp: Stamp
+    offsets: array
+
+
+def plan(listing: Listing) -> Plan:
+    """Rows, classes and shards of tars (``Container.plan``). Every header is read, and the ``.cls`` members.
 
     Raises SourceError naming a tar that is damaged, or holds a key twice, apart, or with two images.
     """
-    digest, planned, labels = hashlib.sha256(), [], set()
+    digest, labels, paths = hashlib.sha256(), set(), list(listing.stamps)
+    tars: list[_Tar] = []
     for stem, path in zip(unique_keys(paths), paths):
-        place = root / path
-        stamp, offsets = place.stamp, []
+        place = listing.root / path
+        tar = _Tar(place, path, stem, place.stamp, array("q"))
         for key, offset, label, mark in _scan(place):
             digest.update(f"{path}\0{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
-            offsets.append(offset)
+            tar.offsets.append(offset)
             labels.add(label)
-        prefix = posixpath.splitext(path)[0]
-        for number, (start, rows) in enumerate(cut([len(offsets)], shard_rows) if offsets else ()):
-            planned.append((f"{stem}-{number:05d}", place, stamp, prefix, offsets[start], rows))
-    if not planned:
-        raise SourceError(f"{root}: the tars hold no samples")
+        tars.append(tar)
+    rows = sum(len(tar.offsets) for tar in tars)
+    if not rows:
+        raise SourceError(f"{listing.root}: the tars hold no samples")
     labels.discard(None)
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
-    shards, first = [], 0
-    for index, (name, place, stamp, prefix, start, rows) in enumerate(planned):
-        place_of = {"start": start, "key": prefix, "folder": posixpath.dirname(prefix)}
-        shards.append(Shard(index, name, "tar", place, first, rows, **place_of, classes=classes, stamps=(stamp,)))
-        first += rows
-    return tuple(shards), classes, digest.hexdigest()
+    return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars))
 
 
-def read_rows(shard: Shard) -> Iterator[Row]:
-    """The rows of a tar's shard; see :func:`raypurify.containers.source.read_shard`."""
+def read(shard: Shard) -> Iterator[Row]:
+    """The rows of a tar's shard (``Container.read``)."""
     for row, sample in enumerate(read_samples(shard), shard.first_row):
-        identity, data, error = file_id(f"{shard.key}/{sample.key}"), None, None
+        identity, data, error = _id(shard, sample), None, None
         if sample.image is None:
             error = ImageError("empty", f"{shard.place}: sample {file_id(sample.key)} holds no image")
         else:
@@ -79,13 +98,46 @@ def read_rows(shard: Shard) -> Iterator[Row]:
         yield Row(identity, row, data, _label(sample) if shard.classes else None, error)
 
 
+def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+    """One tar of the shard's samples, every sidecar in its place (``Container.write``)."""
+    buffer = io.BytesIO()
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
+        for sample, (row, image) in zip(read_samples(shard), images):
+            if _id(shard, sample) != row.id:
+                raise SinkError(f"{shard.place}: changed while shard {shard.name} was worked on; run again")
+            if isinstance(image, ImageError):
+                continue
+            for number, (member, held) in enumerate(sample.members):
+                entry = copy.copy(member)
+                if number == sample.image:
+                    entry.name, held = sample.key + sink.suffix, image
+                entry.size, entry.pax_headers = len(held), {}
+                tar.addfile(entry, io.BytesIO(held))
+    return put_file(sink, shard, ".tar", buffer.getvalue())
+
+
+WEBDATASET = Container(
+    kind="tar",
+    noun="tar",
+    suffixes=frozenset((".tar",)),
+    plan=plan,
+    read=read,
+    pick=pick_rows,
+    write=write,
+    written=partial(numbered_files, suffix=".tar"),
+)
+
+
 def read_samples(shard: Shard) -> Iterator[Sample]:
     """The samples of a shard, in their order. Raises SourceError where the tar has changed since it was planned."""
     check_stamp(shard)
-    wanted = set(shard.picked) if shard.picked is not None else None
-    with _opened(shard.place, shard.start) as tar:
+    cut: TarCut = shard.cut
+    wanted = None if cut.picked is None else set(cut.picked)
+    with _opened(shard.place, cut.offset) as tar:
         for number, (key, members) in enumerate(_grouped(tar)):
-            if number == shard.span:
+            if number == cut.span:
                 return
             if wanted is None or number in wanted:
                 held = tuple((member, _read(tar, member, shard.place)) for member in members)
@@ -101,6 +153,18 @@ def suffix_of(name: str) -> tuple[str, str]:
     folder, base = posixpath.split(name)
     stem, dot, rest = base.partition(".")
     return posixpath.join(folder, stem), dot + rest
+
+
+def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
+    for tar in tars:
+        folder, prefix = posixpath.dirname(tar.path), posixpath.splitext(tar.path)[0]
+        for number, (start, rows) in enumerate(cut_rows([len(tar.offsets)], shard_rows)):
+            cut = TarCut(stamp=tar.stamp, folder=folder, span=rows, offset=tar.offsets[start], prefix=prefix)
+            yield Portion(f"{tar.key}-{number:05d}", tar.place, rows, cut)
+
+
+def _id(shard: Shard, sample: Sample) -> str:
+    return file_id(f"{shard.cut.prefix}/{sample.key}")
 
 
 def _scan(place: Place) -> Iterator[tuple[str, int, int | None, str]]:

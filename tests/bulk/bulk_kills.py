@@ -6,18 +6,31 @@ Where KILL_PLAN is set, something is killed on the way (``kill_points/sitecustom
 done.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from raypurify.containers.ledger import scratch
+from raypurify.storage import resolve
+
 HERE = Path(__file__).parent
+KILL_POINTS = HERE / "kill_points"
+
+
+def plan_kill(folder: Path, source: str, output: str, point: str, target: str, count: int) -> tuple[Path, Path]:
+    """The plan of a kill, written into ``folder``, and the file that will tell that it has happened."""
+    plan, killed = folder / "plan.json", folder / "killed"
+    facts = {"point": point, "count": count, "target": target, "done": str(killed), "input": source}
+    plan.write_text(json.dumps(facts | {"scratch": scratch(resolve(output)).path}))
+    return plan, killed
 
 
 def run(source: str | Path, output: str | Path, plan: Path | None = None) -> tuple[int, str]:
     """Exit code and errors of one run of the job; of what it started nothing is left."""
-    own = {"PYTHONPATH": os.pathsep.join((str(HERE / "kill_points"), str(HERE.parents[1])))}
+    own = {"PYTHONPATH": os.pathsep.join((str(KILL_POINTS), str(HERE.parents[1])))}
     own |= {"KILL_PLAN": str(plan)} if plan else {}
     command = [sys.executable, __file__, source, output]
     # To a file: a pipe would stay open as long as orphans of a killed driver hold it.

@@ -20,9 +20,10 @@ from raypurify.bulk.estimate import MEASURED, estimate
 from raypurify.bulk.job import planned, purify, retry
 from raypurify.cli.app import app
 from raypurify.containers.lease import held
+from raypurify.containers.source import open_source
 from raypurify.errors import BundleError, SinkError, SourceError
 from raypurify.images import decode_image, to_float, to_pixels
-from raypurify.storage import resolve
+from raypurify.storage import Place, resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
 
@@ -148,6 +149,17 @@ def test_a_sample_is_an_output_of_its_own(local_ray, tmp_path, purified):
         assert np.abs(one - other).max() <= 1
     with pytest.raises(SinkError, match=r"source\.digest"):
         purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", sample=6)
+
+
+@pytest.mark.parametrize(("rows", "shard_rows"), [(100, 16), (2047, 256), (2048, 256), (1000, 125)])
+def test_planning_looks_once_and_cuts_for_the_size(tmp_path, monkeypatch, rows, shard_rows):
+    pq.write_table(pa.table({"image": [b"x"] * rows}), tmp_path / "t.parquet", row_group_size=5)
+    expected = open_source(tmp_path / "t.parquet", shard_rows=shard_rows)
+    opened, real = [], Place.open
+    monkeypatch.setattr(Place, "open", lambda place, *args: opened.append(place.name) or real(place, *args))
+    assert planned([str(tmp_path / "t.parquet")]).shards == expected.shards
+    # The rows, and the footer for the digest.
+    assert opened == ["t.parquet"] * 2
 
 
 def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """A purify job whose driver, actors or nodes are killed ends, run again, in the bytes of an undisturbed one."""
 
-import json
 import random
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bad_images import encode, pixels
-from bulk_kills import run
+from bulk_kills import plan_kill, run
 
 POINTS, TARGETS = ("read", "solve", "write", "written", "renamed"), ("worker", "node", "driver")
 IMAGES, RUNS = 48, 4
@@ -39,15 +38,14 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int) -> None:
-    plan, output, done = tmp_path / "plan.json", tmp_path / "out", tmp_path / "killed"
-    facts = {"point": point, "count": count, "target": target, "done": str(done), "input": str(place / kind)}
-    plan.write_text(json.dumps(facts))
+    output = tmp_path / "out"
+    plan, killed = plan_kill(tmp_path, str(place / kind), str(output), point, target, count)
     for _ in range(RUNS):
         code, said = run(place / kind, output, plan)
         if code == 0:
             break
     assert code == 0, said
-    assert done.exists(), "nothing was killed"
+    assert killed.exists(), "nothing was killed"
     made = files_below(output)
     assert made == files_below(place / f"{kind}-whole")
     state = output / "_raypurify"

@@ -13,8 +13,8 @@ from bad_images import broken_images, encode, pixels
 
 from raypurify.bulk.job import purify, retry
 from raypurify.bulk.shards import ActorShape, fit_pool
-from raypurify.containers import sink as sinks
 from raypurify.containers.rows import file_id
+from raypurify.containers.sink import open_sink, status
 from raypurify.errors import BundleError, ConfigError, SinkError, SourceError
 
 
@@ -60,15 +60,13 @@ def undisturbed(images, local_ray):
 def change_after_plan(monkeypatch):
     """Lets a test change the input when it has been looked at and nothing of it has been read."""
 
-    opened = sinks.open_sink
-
     def arrange(change) -> None:
         def watched(*args, **options):
-            sink = opened(*args, **options)
+            sink = open_sink(*args, **options)
             change()
             return sink
 
-        monkeypatch.setattr(sinks, "open_sink", watched)
+        monkeypatch.setattr("raypurify.bulk.job.open_sink", watched)
 
     return arrange
 
@@ -142,7 +140,7 @@ def test_a_container_that_changes_leaves_its_shards_undone_and_no_others(local_r
     with pytest.raises(SourceError, match=r"1 of 3 shards could not be done, 1-00000 first: .*1\.parquet: changed"):
         purify([str(folder)], str(out), "cifar10", sheet=0)
     assert sorted(p.name for p in out.glob("*.parquet")) == ["0-00000.parquet", "2-00000.parquet"]
-    assert (sinks.status(out).committed, sinks.status(out).shards) == (2, 3)
+    assert (status(out).committed, status(out).shards) == (2, 3)
 
     change_after_plan(lambda: None)
     with pytest.raises(SourceError, match=r"1\.parquet: is no readable Parquet file"):
@@ -172,7 +170,7 @@ def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(images, undisturbed, s
     disk = small_disk("size=48k")
     with pytest.raises(SinkError, match=r"No space left on device.*run again when mended"):
         purify([str(images)], str(disk / "out"), "cifar10", sheet=0)
-    assert sinks.status(disk / "out").committed < sinks.status(disk / "out").shards
+    assert status(disk / "out").committed < status(disk / "out").shards
     subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
     assert purify([str(images)], str(disk / "out"), "cifar10", sheet=0).written == 64
     assert outputs(disk / "out") == undisturbed

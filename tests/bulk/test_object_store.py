@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bad_images import broken_images, encode, pixels
-from bulk_kills import run
+from bulk_kills import plan_kill, run
 from typer.testing import CliRunner
 
 from raypurify.bulk.job import purify, retry
 from raypurify.bulk.shards import ActorShape
 from raypurify.cli.app import app
-from raypurify.containers import sink as sinks
 from raypurify.containers.lease import RENEWED, held
 from raypurify.containers.ledger import Summary
+from raypurify.containers.sink import status
 from raypurify.errors import SinkError
 from raypurify.storage import resolve
 
@@ -198,14 +198,12 @@ def test_failed_images_are_tried_again_from_the_record_alone(store, local_ray):
 def kill_and_rerun(bulk, store, tmp_path: Path, kind: str, point: str, target: str, count: int) -> None:
     whole = on_disk(bulk(kind).folder)
     source, output = store.uri(f"{kind}/in"), f"{kind}/killed-{point}-{target}-{count}"
-    plan, killed = tmp_path / "plan.json", tmp_path / "killed"
-    facts = {"point": point, "count": count, "target": target, "done": str(killed), "input": source}
-    plan.write_text(json.dumps(facts))
+    plan, killed = plan_kill(tmp_path, source, store.uri(output), point, target, count)
     code, said = run(source, store.uri(output), plan)
     assert killed.exists(), said
     if target == "driver":
         assert code == -signal.SIGKILL
-        assert not sinks.status(store.uri(output)).complete
+        assert not status(store.uri(output)).complete
     purify([source], store.uri(output), "cifar10", sheet=0, actor=ONE_ACTOR)
     made = in_bucket(store, output)
     assert without_places(made.pop("_raypurify/job.json")) == without_places(whole.pop("_raypurify/job.json"))
@@ -250,7 +248,7 @@ def test_a_store_that_goes_down_ends_the_job_which_then_goes_on(bulk, tmp_path):
         with pytest.raises(SinkError, match=r"/out: cannot write shard part-0000\d: .*run again when mended"):
             purify([source], out, "cifar10", sheet=0, actor=ONE_ACTOR)
     with object_store.running(tmp_path / "store", one.ports) as again:
-        assert not sinks.status(out).complete
+        assert not status(out).complete
         purify([source], out, "cifar10", sheet=0, actor=ONE_ACTOR)
         made = in_bucket(again, "out")
     assert made.keys() == whole.keys() - {"_raypurify/sheet.png"}

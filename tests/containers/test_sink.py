@@ -184,47 +184,9 @@ def test_a_table_of_nothing_but_bad_images_still_commits(tmp_path):
     summary = finish(sink)
     assert (summary.written, summary.failed, summary.mean_relative_change) == (0, 2, None)
     assert pq.read_table(tmp_path / "out/t-00000.parquet").schema == pa.schema([("image", pa.binary())])
-
-
-@pytest.mark.parametrize("kind", ["pictures", "table"])
-def test_a_rerun_skips_what_is_committed_and_gives_the_same_bytes(tmp_path, kind, request):
-    source = open_source(request.getfixturevalue(kind), shard_rows=2)
-    straight = open_sink(tmp_path / "straight", source, settings=SETTINGS)
-    work(straight, source)
-    finish(straight)
-    first = open_sink(tmp_path / "broken", source, settings=SETTINGS)
-    assert len(work(first, source, source.shards[:2])) == 2
-    again = open_sink(tmp_path / "broken", source, settings=SETTINGS)
-    assert len(work(again, source)) == len(source.shards) - 2
-    finish(again)
-    assert files(tmp_path / "broken") == files(tmp_path / "straight")
-    assert work(again, source) == []
-    finish(again)
-    assert files(tmp_path / "broken") == files(tmp_path / "straight")
-
-
-@pytest.mark.parametrize("kind", ["pictures", "table"])
-def test_a_crash_before_the_marker_is_done_again(tmp_path, kind, request):
-    source = open_source(request.getfixturevalue(kind), shard_rows=2)
-    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
-    work(sink, source)
-    finish(sink)
-    whole = files(tmp_path / "out")
-    state = tmp_path / "out/_raypurify"
-    shard = source.shards[0]
-    # What a kill leaves between the first image and the marker: torn scratch files, a part of the output, no record.
-    (state / f"provenance/{shard.name}.parquet").unlink()
-    (state / f"errors/{shard.name}.parquet").unlink()
-    (state / "summary.json").unlink()
-    (state / "tmp").mkdir()
-    (state / "tmp/0123").write_bytes(b"half an ima")
-    victim = next(name for name in sorted(whole) if not name.startswith("_raypurify"))
-    (tmp_path / "out" / victim).unlink()
-    again = open_sink(tmp_path / "out", source, settings=SETTINGS)
-    assert shard.name in missing(again)
-    assert [stats.shard for stats in work(again, source)] == [shard.name]
-    finish(again)
-    assert files(tmp_path / "out") == whole
+    # No row of the provenance names that file.
+    open_sink(tmp_path / "out", source, settings={}, overwrite=True)
+    assert not (tmp_path / "out/t-00000.parquet").exists()
 
 
 def test_an_image_that_turned_bad_leaves_nothing_of_an_earlier_attempt(tmp_path, pictures):
@@ -264,24 +226,6 @@ def test_another_job_is_refused_with_the_settings_that_differ(tmp_path, pictures
     (pictures / "more.png").write_bytes(encode(pixels()))
     with pytest.raises(SinkError, match=r"source\.digest .* source\.rows \(7 → 8\)"):
         open_sink(tmp_path / "out", open_source(pictures), settings=SETTINGS)
-
-
-def test_overwrite_removes_the_earlier_job_and_nothing_else(tmp_path, pictures, table):
-    source = open_source(pictures)
-    sink = open_sink(tmp_path / "out", source, settings=SETTINGS)
-    work(sink, source)
-    (tmp_path / "out/mine.txt").write_text("keep")
-    (pictures / "dog/d.png").unlink()
-    source = open_source(pictures)
-    sink = open_sink(tmp_path / "out", source, settings=SETTINGS, overwrite=True)
-    assert len(missing(sink)) == len(source.shards)
-    assert [name for name in files(tmp_path / "out") if "_raypurify" not in name] == ["mine.txt"]
-    sink = open_sink(tmp_path / "tables", open_source(table, shard_rows=1), settings={})
-    work(sink, open_source(table, shard_rows=1))
-    source = open_source(table, shard_rows=6)
-    sink = open_sink(tmp_path / "tables", source, settings={}, overwrite=True)
-    work(sink, source)
-    assert [name for name in files(tmp_path / "tables") if "_raypurify" not in name] == ["t-00000.parquet"]
 
 
 def test_outputs_that_cannot_be_used_are_named(tmp_path, pictures):
@@ -349,26 +293,6 @@ def test_a_name_that_is_not_utf8_keeps_its_bytes(tmp_path):
     finish(sink)
     assert os.path.exists(os.path.join(os.fsencode(tmp_path / "out"), b"caf\xe9.png"))
     assert pq.read_table(tmp_path / "out/_raypurify/errors.parquet")["id"].to_pylist() == ["bad%E9.jpg"]
-
-
-@pytest.mark.parametrize("kind", ["pictures", "table"])
-def test_an_object_store_holds_the_same_files(tmp_path, kind, request):
-    import fsspec
-
-    remote = fsspec.filesystem("memory")
-    source = open_source(request.getfixturevalue(kind), shard_rows=2)
-    local = open_sink(tmp_path / "out", source, settings=SETTINGS)
-    work(local, source)
-    finish(local)
-    for _ in range(2):
-        sink = open_sink(f"memory://sinks/{kind}", source, settings=SETTINGS)
-        work(sink, source)
-        finish(sink)
-    root = f"/sinks/{kind}/"
-    assert {name.removeprefix(root): remote.cat(name) for name in remote.find(root)} == files(tmp_path / "out")
-    assert status(f"memory://sinks/{kind}").complete
-    open_sink(f"memory://sinks/{kind}", source, settings={}, overwrite=True)
-    assert [name.removeprefix(root) for name in remote.find(root)] == ["_raypurify/job.json"]
 
 
 def test_a_write_that_fails_leaves_no_torn_image_and_no_commit(tmp_path, pictures):

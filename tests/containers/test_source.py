@@ -125,6 +125,7 @@ def test_inputs_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for uris, message in [
         (tmp_path / "absent", "absent: no such file or folder"),
+        ("memory://sources/absent", "absent: no such file or folder"),
         ([], "no input given"),
         (tmp_path / "text", r"text: holds no image, Parquet file or tar \(2 others\)"),
         (tmp_path / "empty", r"empty: holds no image, .* \(0 others\)"),
@@ -229,42 +230,6 @@ def test_parquet_files_that_cannot_be_used_are_named(tmp_path):
     refused(table(2, id=["a", None]), "column 'id' has 1 empty rows")
     refused(table(2, id=[0.5, 1.5]), "column 'id' is double")
     refused(table(2, label=[0, 1 << 40]), "class indices below 100,000")
-
-
-def test_a_parquet_file_that_changes_under_the_job_is_reported(tmp_path):
-    pq.write_table(table(8), tmp_path / "t.parquet")
-    source = open_source(tmp_path, shard_rows=4)
-    pq.write_table(table(5), tmp_path / "t.parquet")
-    assert open_source(tmp_path).digest != source.digest
-    with pytest.raises(SourceError, match="changed since the job was planned"):
-        list(read_shard(source.shards[1]))
-    os.remove(tmp_path / "t.parquet")
-    with pytest.raises(SourceError, match=r"t\.parquet: cannot be opened"):
-        list(read_shard(source.shards[0]))
-
-
-def test_a_remote_folder_and_remote_parquet_read_like_local_ones(tmp_path):
-    import fsspec
-
-    remote = fsspec.filesystem("memory")
-    for name in ("in/dog/1.png", "in/cat/2.png", "in/readme.txt"):
-        remote.pipe_file(f"/sources/{name}", PNG)
-    source = open_source("memory://sources/in")
-    shard = pickle.loads(pickle.dumps(source.shards[0]))
-    assert [(row.id, row.label, row.data) for row in read_shard(shard)] == [
-        ("cat/2.png", 0, PNG),
-        ("dog/1.png", 1, PNG),
-    ]
-    assert (source.classes, source.ignored) == (("cat", "dog"), 1)
-    put(tmp_path, "dog/1.png", "cat/2.png")
-    assert open_source(tmp_path).digest == source.digest
-    pq.write_table(table(5), tmp_path / "t.parquet")
-    remote.pipe_file("/sources/tables/t.parquet", (tmp_path / "t.parquet").read_bytes())
-    tables = open_source("memory://sources/tables", shard_rows=2)
-    assert [row.data[-1] for row in rows_of(tables)] == [0, 1, 2, 3, 4]
-    assert tables.digest == open_source((tmp_path / "t.parquet").as_uri()).digest
-    with pytest.raises(SourceError, match="no such file"):
-        open_source("memory://sources/absent")
 
 
 def test_inputs_of_two_stores_are_refused(tmp_path):

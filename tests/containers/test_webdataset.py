@@ -10,7 +10,6 @@ from provenance import facts
 from raypurify.containers.selection import select
 from raypurify.containers.sink import finish, open_sink, write_shard
 from raypurify.containers.source import open_source, read_shard
-from raypurify.containers.webdataset import read_samples
 from raypurify.errors import ImageError, SourceError
 
 PNG = encode(pixels())
@@ -147,17 +146,3 @@ def test_tars_that_cannot_be_used_are_named(tmp_path, make, message):
     make(tmp_path / "x.tar")
     with pytest.raises(SourceError, match=message):
         open_source(tmp_path / "x.tar")
-
-
-def test_kinds_are_not_mixed(tmp_path):
-    tar(tmp_path / "x.tar", samples(1))
-    (tmp_path / "a.png").write_bytes(PNG)
-    with pytest.raises(SourceError, match=r"both images \(a.png\) and tars \(x.tar\)"):
-        open_source(tmp_path)
-
-
-def test_a_tar_that_shrank_since_it_was_planned_is_named(two):
-    source = open_source(two, shard_rows=16)
-    tar(two / "a" / "train-000.tar", samples(20))
-    with pytest.raises(SourceError, match="changed since the job was planned"):
-        list(read_samples(source.shards[1]))

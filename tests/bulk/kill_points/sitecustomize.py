@@ -2,15 +2,19 @@
 
 KILL_PLAN names a JSON file: ``point`` (below), ``count`` (the how-manieth time in one process), ``target``: "worker"
 (the process that gets there), "node" (its raylet) or "driver" (the process of the job), ``input`` (the job's input),
-``done`` (a file that is made when it happens).
+``scratch`` (the folder of its output's temporary files), ``done`` (a file that is made when it happens).
 
     read       an input file was opened            written    a temporary file is whole, not yet renamed
     solve      sparse coding has just begun        renamed    it stands under its name
     write      a temporary file is half written
     put        an object is about to be sent to a store      stored     it is there
+
+A process that cannot watch its point, as a function has another name by now, ends at once and says so.
 """
 
+import ast
 import builtins
+import importlib.util
 import itertools
 import json
 import os
@@ -18,11 +22,21 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
+# Functions of the package that make points known; the others are seen at open and os.replace.
+WATCHED = {
+    "solve": "raypurify.purifiers.rewriting.solve_cbpdn",
+    "put": "raypurify.storage.Place.write",
+    "stored": "raypurify.storage.Place.write",
+}
+POINTS = ("read", "write", "written", "renamed", *WATCHED)
+UNWATCHED = 3
 RAYLET = os.environ.get("RAY_RAYLET_PID")
 
 
 def install(plan: dict) -> None:
+    refuse_what_cannot_be_watched(plan["point"])
     times = itertools.count(1)
 
     def reached(point: str) -> None:
@@ -40,7 +54,7 @@ def install(plan: dict) -> None:
         )
 
     def ours(path) -> bool:
-        return isinstance(path, str) and "/_raypurify/tmp/" in path
+        return isinstance(path, str) and path.startswith(plan["scratch"] + "/")
 
     replace, opened = os.replace, builtins.open
 
@@ -80,21 +94,52 @@ def install(plan: dict) -> None:
         return Half(handle) if mode == "wb" and ours(file) else handle
 
     def watch_solver() -> None:
-        module = sys.modules.get("raypurify.purifiers.coding")
-        if module is None or hasattr(module.solve_cbpdn, "watched"):
+        name, _, function = WATCHED["solve"].rpartition(".")
+        module = sys.modules.get(name)
+        if module is None or hasattr(getattr(module, function), "watched"):
             return
-        solve = module.solve_cbpdn
+        solve = getattr(module, function)
 
         def watched(*args, **options):
             threading.Thread(target=lambda: (time.sleep(0.002), reached("solve")), daemon=True).start()
             return solve(*args, **options)
 
         watched.watched = True
-        module.solve_cbpdn = watched
+        setattr(module, function, watched)
 
     os.replace, builtins.open = watched_replace, watched_open
     if "://" in plan["input"] and any("default_worker" in argument for argument in sys.orig_argv):
         watch_store(reached)
+
+
+def refuse_what_cannot_be_watched(point: str) -> None:
+    lost = sorted({name for name in WATCHED.values() if not stands_in_source(name)})
+    if point in POINTS and not lost:
+        return
+    what = f"no such function: {', '.join(lost)}" if lost else f"no point {point!r}, only {', '.join(POINTS)}"
+    print(f"{__file__}: nothing can be killed: {what}; follow what was renamed", file=sys.stderr, flush=True)
+    # Python passes over most exceptions of this module.
+    os._exit(UNWATCHED)
+
+
+def stands_in_source(name: str) -> bool:
+    """Whether the module's text has this function, method or import. Importing it would slow down every process."""
+    package, *parts = name.split(".")
+    spec = importlib.util.find_spec(package)
+    place = Path(spec.submodule_search_locations[0]) if spec else Path(package)
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    file = place / f"{parts.pop(0)}.py"
+    node = ast.parse(file.read_text("utf-8")) if file.exists() else None
+    for part in parts:
+        node = next((child for child in getattr(node, "body", ()) if part in names_made_by(child)), None)
+    return node is not None
+
+
+def names_made_by(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    return {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
 
 
 def watch_store(reached) -> None:

@@ -1,0 +1,107 @@
+"""What a container is to the rest of the house: a few functions, and what they are given and give back."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from raypurify.containers.ledger import recorded_outputs, scratch
+from raypurify.containers.rows import Row, Shard
+from raypurify.errors import ImageError
+from raypurify.images import SUFFIX
+from raypurify.storage import Place, Stamp
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
+    ``image_column`` is the column of a table in which the images stand."""
+
+    root: Place
+    stamps: dict[str, Stamp]
+    image_column: str = "image"
+
+
+class Portion(NamedTuple):
+    """A shard that has no number yet: its name, the folder or file that holds it, its rows, and the container's cut."""
+
+    name: str
+    place: Place
+    rows: int
+    cut: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a container says of a listing after one look into its files.
+
+    ``rows`` is the total, ``classes`` the names of the classes (None without labels), ``digest`` identifies names,
+    sizes and what else is cheap to read. ``portions`` cuts the rows into shards of about so many, in their order, and
+    opens nothing again.
+    """
+
+    rows: int
+    classes: tuple[str, ...] | None
+    digest: str
+    portions: Callable[[int], Iterable[Portion]]
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An output that belongs to one job: the format of its images, the names of its shards, and its rows in all.
+
+    ``ignored`` files of the input were passed over. ``renamed`` holds the few names of outputs that the container's
+    writer cannot tell from a shard alone. Sinks travel to other processes.
+    """
+
+    place: Place
+    format: str
+    shards: tuple[str, ...]
+    rows: int
+    ignored: int
+    renamed: dict[str, str]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of image files of this format, with its dot."""
+        return SUFFIX[self.format]
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file of the output, whole or not at all; ``name`` is its path below the output."""
+        (self.place / name).write(data, scratch(self.place))
+
+
+# Each row of a shard in order, with its encoded image, or why there is none.
+Images = Sequence[tuple[Row, bytes | ImageError]]
+
+
+def no_names(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
+    """``Container.renamed`` of a container that can name each output by its shard."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Container:
+    """One way in which a set of images lies on disk. All that a container can do, and all that others know of it.
+
+    * ``kind``: its name in ``job.json`` and in shards; ``noun``: one of its files, in messages; ``suffixes`` of its
+      files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
+    * ``plan(listing)`` looks through the files. Raises SourceError naming what cannot be used.
+    * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
+      the file as a whole is gone, damaged or not the one that was planned.
+    * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.
+    * ``write(sink, shard, images)`` puts a shard into the output, rows with an error left out, and returns the name of
+      the output by row number. The same images make the same bytes, whatever an earlier attempt left there.
+    * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
+    * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
+    """
+
+    kind: str
+    noun: str
+    suffixes: frozenset[str]
+    plan: Callable[[Listing], Plan]
+    read: Callable[[Shard], Iterator[Row]]
+    pick: Callable[[Any, Sequence[int]], Any]
+    write: Callable[[Sink, Shard, Images], dict[int, str]]
+    renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
+    written: Callable[[Place], Iterable[str]] = recorded_outputs
+    hidden: str = "."

@@ -1,0 +1,138 @@
+"""Folders of image files as a container: every image below is a row, and becomes a file of its name in the output.
+
+The id of an image is its path below the folder. Where every image lies in a subfolder, the first level of subfolders
+are the classes. ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
+already has the suffix keeps its name, the others become ``b.jpg.png``.
+"""
+
+import hashlib
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
+from raypurify.errors import ImageError, SourceError
+from raypurify.storage import Place, Stamp, overlapped, within
+
+
+@dataclass(frozen=True)
+class FolderCut:
+    """The images of a shard: their paths below its folder, and the stamps they had when the job was planned."""
+
+    paths: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+
+
+def plan(listing: Listing) -> Plan:
+    """Rows, classes and shards of the image files of a folder (``Container.plan``); none of them is opened."""
+    paths = list(listing.stamps)
+    repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
+    if repeated:
+        raise SourceError(f"{listing.root}: two file names give the id {repeated[0]}; rename one of them")
+    digest = hashlib.sha256()
+    for path, (size, _) in listing.stamps.items():
+        digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
+    classes = sorted({path.split("/")[0] for path in paths}) if all("/" in path for path in paths) else None
+    return Plan(
+        rows=len(paths),
+        classes=None if classes is None else tuple(map(file_id, classes)),
+        digest=digest.hexdigest(),
+        portions=partial(_portions, listing),
+    )
+
+
+def read(shard: Shard) -> Iterator[Row]:
+    """The rows of a folder's shard (``Container.read``), several files at once."""
+    index = {name: number for number, name in enumerate(shard.classes or ())}
+    cut: FolderCut = shard.cut
+
+    def row(number: int) -> Row:
+        path = cut.paths[number]
+        label = index[file_id(path.split("/")[0])] if index else None
+        try:
+            data, error = _read_file(shard.place / path, shard.place, cut.stamps[number]), None
+        except ImageError as refused:
+            data, error = None, refused
+        return Row(file_id(path), shard.first_row + number, data, label, error)
+
+    return overlapped(row, range(len(cut.paths)))
+
+
+def pick(cut: FolderCut, rows: Sequence[int]) -> FolderCut:
+    """The cut of some of its files (``Container.pick``)."""
+    return FolderCut(*(tuple(values[row] for row in rows) for values in (cut.paths, cut.stamps)))
+
+
+def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+    """One file for each image, several at once (``Container.write``)."""
+
+    def put(path: str, row: Row, image: bytes | ImageError) -> tuple[int, str] | None:
+        name = sink.renamed.get(path) or posixpath.splitext(path)[0] + sink.suffix
+        if isinstance(image, ImageError):
+            # A killed attempt may have written an image that can no longer be read.
+            (sink.place / name).delete()
+            return None
+        sink.put(name, image)
+        return row.row, file_id(name)
+
+    files = ((path, row, image) for path, (row, image) in zip(shard.cut.paths, images))
+    return dict(filter(None, overlapped(lambda file: put(*file), files)))
+
+
+def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
+    """The outputs, by the path of their image, that are not stem + ``suffix``, because those of two would meet."""
+    paths = [path for shard in shards for path in shard.cut.paths]
+    plain = {path: posixpath.splitext(path)[0] + suffix for path in paths}
+    wanted = Counter(plain.values())
+    taken = {path for path in paths if plain[path] == path}
+    found = {}
+    for path in sorted(path for path in paths if plain[path] != path and wanted[plain[path]] > 1):
+        name = path + suffix
+        while name in taken or wanted[name]:
+            name += suffix
+        taken.add(name)
+        found[path] = name
+    return found
+
+
+FOLDER = Container(
+    kind="folder",
+    noun="image",
+    suffixes=IMAGE_SUFFIXES,
+    plan=plan,
+    read=read,
+    pick=pick,
+    write=write,
+    renamed=renamed,
+)
+
+
+def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
+    files = list(listing.stamps.items())
+    for number, first in enumerate(range(0, len(files), shard_rows)):
+        paths, stamps = zip(*files[first : first + shard_rows])
+        yield Portion(f"part-{number:05d}", listing.root, len(paths), FolderCut(paths, stamps))
+
+
+def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:
+    try:
+        if not within(file, root):
+            raise ImageError("unreadable", f"{file}: a link that leads out of {root}; copy the file instead")
+        data = file.read(MAX_FILE_BYTES + 1)
+        # A store would be asked once more for every file.
+        found = file.stamp if file.remote is None else (len(data), stamp[1])
+    except OSError as error:
+        if file.remote is not None and not isinstance(error, FileNotFoundError | PermissionError):
+            # A store that is out of reach says nothing of the image.
+            raise SourceError(f"{file}: cannot be read: {error}") from error
+        raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")
+    if found != stamp:
+        raise ImageError("changed", f"{file}: changed since the job was planned; purify it again when it is whole")
+    if not data:
+        raise ImageError("empty", f"{file}: the file holds no bytes")
+    return data

@@ -1,0 +1,99 @@
+"""What containers share that hold many images in one file: how files are named and cut, and that none has changed."""
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from raypurify.containers.contract import Sink
+from raypurify.containers.ledger import STATE
+from raypurify.containers.rows import Shard, file_id
+from raypurify.errors import SourceError
+from raypurify.storage import Place, Stamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileCut:
+    """Rows of one file: the ``span`` rows from where the container's own fields say, or of these only the ``picked``,
+    counted from there and ascending.
+
+    ``stamp`` is that of the file when the job was planned. ``folder`` is where the file lies below the input, and its
+    outputs below the output.
+    """
+
+    stamp: Stamp
+    folder: str
+    span: int
+    picked: tuple[int, ...] | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The rows of this cut, counted from its first."""
+        return range(self.span) if self.picked is None else self.picked
+
+
+Cut = TypeVar("Cut", bound=FileCut)
+
+
+def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
+    """The cut of those of its rows that are named by their position, ascending (``Container.pick``)."""
+    picked = tuple(cut.numbers[row] for row in rows)
+    return replace(cut, picked=picked, span=picked[-1] + 1)
+
+
+def cut_rows(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
+    """Where each shard starts, and its rows: small row groups are merged whole, one of two shards or more is cut evenly.
+
+    >>> [*cut_rows([2, 9, 2], 4)]
+    [(0, 2), (2, 3), (5, 3), (8, 3), (11, 2)]
+    """
+    start = held = 0
+    for count in groups:
+        if held and held + count > shard_rows:
+            yield start, held
+            start, held = start + held, 0
+        held += count
+        if held >= 2 * shard_rows:
+            parts = -(-held // shard_rows)
+            for part in range(parts):
+                low, high = held * part // parts, held * (part + 1) // parts
+                yield start + low, high - low
+            start, held = start + held, 0
+    if held:
+        yield start, held
+
+
+def unique_keys(paths: Sequence[str]) -> list[str]:
+    """A short name for each file, for its shards: its stem, with a number in front where stems repeat.
+
+    >>> unique_keys(["a/x 1.tar", "y.tar"]), unique_keys(["a/x.tar", "b/x.tar"])
+    (['x_1', 'y'], ['00000-x', '00001-x'])
+    """
+    stems = [re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2].rsplit(".", 1)[0]) for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{number:05d}-{stem}" for number, stem in enumerate(stems)]
+
+
+def check_stamp(shard: Shard) -> None:
+    """Raises SourceError where the file of a shard is not the one that the job was planned with."""
+    try:
+        found = shard.place.stamp
+    except OSError as error:
+        raise SourceError(f"{shard.place}: cannot be opened: {error.strerror or error}") from error
+    if found != shard.cut.stamp:
+        raise SourceError(f"{shard.place}: changed since the job was planned")
+
+
+def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> dict[int, str]:
+    """Write the one file of a shard, named after it, and return its name for every row (as ``Container.write``)."""
+    name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
+    sink.put(name, data)
+    return dict.fromkeys(range(shard.first_row, shard.first_row + shard.rows), file_id(name))
+
+
+def numbered_files(out: Place, suffix: str) -> list[str]:
+    """The files below an output that :func:`put_file` has written, those of uncommitted shards too."""
+    below = (path for path, _ in out.walk() if not path.startswith(f"{STATE}/"))
+    return [path for path in below if re.fullmatch(rf".*-\d{{5,}}{re.escape(suffix)}", path, re.DOTALL)]
