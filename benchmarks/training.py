@@ -5,7 +5,7 @@
 RUN is the run directory of a fit, whose ``prepare`` folder is trained on.
 
 Overhead: the same network on the same images for ``--epochs`` epochs, ``--repeat`` times in turn: by Ray Train with one
-worker that Ray Data feeds, and by the plain loop on images in memory (``python -m raypurify.training``). Compared are
+worker that Ray Data feeds, and by the plain loop on images in memory (``raypurify train``). Compared are
 seconds per step of whole epochs without validation, the first epoch of every run left out.
 
 Semantic: a step of robust semantic training over a step of PGD adversarial training, which is the same with α = 0 and

@@ -11,7 +11,7 @@ Array: TypeAlias = np.ndarray | torch.Tensor
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The same numbers as a NumPy array on the CPU (bfloat16, which NumPy lacks, as float32)."""
+    """Copy ``array`` to a NumPy array on the CPU (bfloat16, which NumPy lacks, as float32)."""
     if isinstance(array, torch.Tensor):
         array = array.detach()
         return (array.float() if array.dtype == torch.bfloat16 else array).cpu().numpy()

@@ -10,6 +10,7 @@ import numpy as np
 
 from raypurify.clusters.scatter import Scatter, scatter
 
+FORMS = ("pinv", "shrinkage", "low_rank", "ridge")
 # Latents are float32: standard deviations below this share of the largest entry are rounding.
 _RESOLUTION = float(np.finfo(np.float32).eps)
 # How much of identity is mixed in: 0.75 to 0.9 are equally good in docs/algorithm.md's table of forms.
@@ -25,11 +26,16 @@ class Spectrum(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What Ledoit–Wolf needs to know of n centred rows: S through its spectrum (rest 0), Σ‖x‖⁴, and n."""
+    """Moments of n centred rows x as Ledoit–Wolf needs them: S through its spectrum (rest 0), Σ‖x‖⁴, and n."""
 
     spectrum: Spectrum
     fourth: float
     count: int
+
+    @property
+    def squares(self) -> float:
+        """Σ‖x‖², the trace of n·S."""
+        return self.count * float(self.spectrum.variances.sum())
 
 
 def moments(rows: np.ndarray) -> Moments:
@@ -117,3 +123,18 @@ def flatten(spectrum: Spectrum) -> Spectrum:
     mean = (float(variances.sum()) + rest * (dim - len(variances))) / dim
     share = (1 - _RIDGE) / mean
     return Spectrum(axes, share * variances + _RIDGE, share * rest + _RIDGE)
+
+
+def estimate_spectrum(sample: Moments, form: str, rank: int) -> Spectrum | None:
+    """The covariance of one cluster in one of the FORMS, or None where that has no inverse (see ``shrink``).
+
+    ``rank`` is how many axes "low_rank" and "ridge" keep. In form "ridge" the mean variance is 1 (distances are scaled
+    when all clusters are known), and where there is no estimate, it is the identity.
+    """
+    if form == "pinv":
+        return sample.spectrum
+    spectrum = shrink(sample)
+    if form == "ridge":
+        dim = sample.spectrum.axes.shape[1]
+        return flatten(truncate(spectrum, rank)) if spectrum else Spectrum(np.empty((0, dim)), np.empty(0), 1.0)
+    return truncate(spectrum, rank) if spectrum and form == "low_rank" else spectrum

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from raypurify.clusters.arrays import Array, like
-from raypurify.clusters.fit import FORMS, fit_distributions
+from raypurify.clusters.covariance import FORMS
+from raypurify.clusters.fit import fit_distributions
 from raypurify.clusters.nearest import NearestSearch, worthwhile
 from raypurify.errors import BundleError, DataError
 
@@ -65,19 +66,19 @@ class ClusterDistributions:
         Raises DataError for latents that are empty, not (N, d) or not finite, for labels that are not N integers
         from 0 with none left out, and, except for "pinv", when all latents are equal.
         """
-        means, factors, rest = fit_distributions(latents, labels, form, rank)
+        state = fit_distributions(latents, labels, form, rank)
         device = latents.device if isinstance(latents, Tensor) else "cpu"
-        parts = (torch.from_numpy(part.astype(np.float32)).to(device) for part in (means, factors, rest))
+        parts = (torch.from_numpy(part.astype(np.float32)).to(device) for part in state.values())
         return cls(*parts, form=form)
 
     @property
     def clusters(self) -> int:
-        """K."""
+        """The number K of clusters."""
         return self.means.shape[0]
 
     @property
     def dim(self) -> int:
-        """d."""
+        """The number d of features of a latent."""
         return self.means.shape[1]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ClusterDistributions":

@@ -135,7 +135,7 @@ class Scorer:
         self.relative = 2 * _SAFETY * (of.points.shape[1] ** 0.5 + 2) * float(np.finfo(dtype).eps) / 2
 
     def labels(self, chunk: Chunk) -> np.ndarray:
-        """(R, n) int32: the smallest index of the nearest centroids."""
+        """Nearest centroids (R, n) int32, the smallest index of equally near ones."""
         scores = self._scores(chunk)
         best = scores[: self.stack.widths[0]]
         second = np.full_like(best, -np.inf)

@@ -43,7 +43,7 @@ _GROUP = 16
 _BLOCK, _SAMPLE = 1 << 20, 8192
 
 
-class Found(NamedTuple):
+class NearestClusters(NamedTuple):
     """The nearest cluster (n,), its distance (n,), and how many pairs came to step 3 and to a distance."""
 
     index: Tensor
@@ -99,13 +99,13 @@ class NearestSearch:
             self.loss[k] = ((b - kept) @ (b - kept).mT).abs().sum(2).amax(1).sqrt()
         self.dtype = _fastest(self.centres.shape[1])
 
-    def __call__(self, rows: Tensor) -> Found:
+    def __call__(self, rows: Tensor) -> NearestClusters:
         """The nearest cluster of rows (n, d); of those that only rounding tells apart, the one of smallest index."""
         parts = rows.split(max(1, _PAIRS // len(self.means)))
         index, distance, refined, evaluated = zip(*map(self._search, parts))
-        return Found(torch.cat(index), torch.cat(distance), sum(refined), sum(evaluated))
+        return NearestClusters(torch.cat(index), torch.cat(distance), sum(refined), sum(evaluated))
 
-    def _search(self, rows: Tensor) -> Found:
+    def _search(self, rows: Tensor) -> NearestClusters:
         bound = self._in_subspace(rows)
         distance = torch.full_like(bound, torch.inf)
         evaluated = self._evaluate(rows, distance, _least(bound))
@@ -118,7 +118,7 @@ class NearestSearch:
         # For a row that is not finite the least distance is NaN, which none is at most: index 0.
         near = distance <= distance.amin(0) * (1 + 16 * torch.finfo(rows.dtype).eps)
         index = near.byte().argmax(0)
-        return Found(index, distance.gather(0, index[None])[0], int(left.sum()), evaluated)
+        return NearestClusters(index, distance.gather(0, index[None])[0], int(left.sum()), evaluated)
 
     def _left(self, bound: Tensor, distance: Tensor) -> Tensor:
         """The pairs (K, n) without a distance that the bound does not rule out; nor does a bound that is NaN."""

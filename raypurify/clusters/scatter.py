@@ -1,17 +1,24 @@
 """Moments of rows that come in parts: count, mean, and sums of products about the mean, merged without cancellation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 
+from raypurify.clusters.blocks import Block, EachBlock, Frame
+from raypurify.clusters.lloyd import Scorer, Stack, stack
+
+# Bytes of d × d matrices that one pass over blocks may return.
+_MATRICES = 1 << 27
+
 
 class Scatter(NamedTuple):
-    """Of ``count`` rows x (n, d) with mean μ and y = x − μ, in float64: Σyyᵀ (d, d), Σ‖y‖²y (d,), Σ‖y‖⁴, max |x|.
+    """Sums over ``count`` rows x (n, d) with mean μ and y = x − μ, in float64: ``second`` Σyyᵀ (d, d), ``third`` Σ‖y‖²y
+    (d,), ``fourth`` Σ‖y‖⁴, ``largest`` max |x|.
 
-    What Ledoit–Wolf needs, and enough to merge two of them: T. F. Chan, G. H. Golub, R. J. LeVeque,
-    "Algorithms for computing the sample variance", The American Statistician 37 (1983), carried on to fourth order.
+    Ledoit–Wolf needs no more, and two of them can be merged: T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for
+    computing the sample variance", The American Statistician 37 (1983), carried on to fourth order.
     """
 
     count: int
@@ -22,7 +29,7 @@ class Scatter(NamedTuple):
     largest: float
 
     def about(self, point: np.ndarray) -> "Scatter":
-        """The same sums about ``point`` instead of the mean: with s = μ − point, y becomes y + s."""
+        """The sums about ``point`` (d,) instead of the mean: with s = μ − point, y becomes y + s."""
         s = self.mean - point
         square, total, turned = float(s @ s), float(np.trace(self.second)), self.second @ s
         return self._replace(
@@ -50,11 +57,11 @@ def scatter(rows: np.ndarray) -> Scatter:
     return Scatter(len(rows), mean, centred.T @ centred, squares @ centred, float(squares @ squares), largest)
 
 
-def merge(parts: Iterable[Scatter]) -> Scatter:
-    """The sums of all rows of some parts. The order of parts matters to the last digits only.
+def merge_scatters(parts: Iterable[Scatter]) -> Scatter:
+    """The sums of all rows of some parts, one at least. The order of parts matters to the last digits only.
 
     >>> rows = np.arange(6.0)[:, None]
-    >>> merge([scatter(rows[:2]), scatter(rows[2:])]).second == scatter(rows).second
+    >>> merge_scatters([scatter(rows[:2]), scatter(rows[2:])]).second == scatter(rows).second
     array([[ True]])
     """
     return reduce(_merge_two, parts)
@@ -65,3 +72,45 @@ def _merge_two(a: Scatter, b: Scatter) -> Scatter:
     mean = a.mean + (b.mean - a.mean) * (b.count / count)
     a, b = a.about(mean), b.about(mean)
     return Scatter(count, mean, a.second + b.second, a.third + b.third, a.fourth + b.fourth, max(a.largest, b.largest))
+
+
+def pooled_within(scatters: Iterable[Scatter]) -> Scatter:
+    """The sums of all clusters' rows, each about its own cluster's mean.
+
+    >>> pooled_within([scatter(np.array([[0.0], [2.0]])), scatter(np.array([[9.0]]))]).second
+    array([[2.]])
+    """
+    return merge_scatters(part._replace(mean=np.zeros_like(part.mean)) for part in scatters)
+
+
+class Scatters(NamedTuple):
+    """The pass that gathers the sums of some clusters, block → one Scatter each, or None where it has no row.
+
+    ``stack`` holds one run. A pass returns d² numbers for each of ``clusters``.
+    """
+
+    frame: Frame
+    stack: Stack
+    clusters: Sequence[int]
+
+    def __call__(self, block: Block) -> list[Scatter | None]:
+        found: list[Scatter | None] = [None] * len(self.clusters)
+        scorer = Scorer(self.stack, block.latents.dtype)
+        for chunk in block.chunks(self.frame):
+            labels, rows = scorer.labels(chunk)[0], block.latents[chunk.of_block]
+            for i, cluster in enumerate(self.clusters):
+                if (of_cluster := labels == cluster).any():
+                    part = scatter(rows[of_cluster])
+                    found[i] = merge_scatters([found[i], part]) if found[i] else part
+        return found
+
+
+def gather_scatters(each_block: EachBlock, frame: Frame, centroids: np.ndarray) -> list[Scatter]:
+    """The sums of the rows nearest to each of centroids (k, d) in the frame, in as few passes as memory allows."""
+    at_once = max(1, _MATRICES // (8 * centroids.shape[1] ** 2))
+    of, found = stack({0: centroids}), []
+    for start in range(0, len(centroids), at_once):
+        some = range(start, min(start + at_once, len(centroids)))
+        parts = zip(*each_block(Scatters(frame, of, some)))
+        found += [merge_scatters(part for part in of_cluster if part) for of_cluster in parts]
+    return found

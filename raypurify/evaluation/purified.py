@@ -18,6 +18,7 @@ from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.training.data import TRAIN, VALIDATION, read_pixels
+from raypurify.training.noise import with_noise
 
 UNIT_ROWS = 512
 
@@ -27,9 +28,10 @@ def purify_prepared(
 ) -> dict[str, Any]:
     """Purify all prepared images into ``folder/split=…/UNIT.parquet``: columns row, id, label, image (uint8, CHW).
 
-    ``make(device)`` makes the purifier, in every actor. Before, each image gets Gaussian noise of one dissimilarity
-    ‖noise‖₂/‖image‖₂ out of ``noise``; (seed, row) decide which one, and the noise. Units that an earlier run finished
-    stay as they are. Raises SinkError where a file cannot be written, and what the purifier raises.
+    ``make(device)`` makes the purifier, in every actor. Before, each image gets Gaussian noise of one dissimilarity out
+    of ``noise``, decided by (seed, row) as ``training.noise`` says. Units that an earlier run finished stay.
+
+    Raises SinkError where a file cannot be written, and what the purifier raises.
     """
     units = {}
     for part in (TRAIN, VALIDATION):
@@ -82,17 +84,3 @@ class _Worker:
                 pq.write_table(pa.concat_tables(tables), temporary, row_group_size=UNIT_ROWS)
         except OSError as e:
             raise SinkError(f"{e}: free space or mend that file, then run the same command again") from e
-
-
-def with_noise(image: np.ndarray, sizes: Sequence[float], seed: int, row: int) -> np.ndarray:
-    """An image (3, S, S) uint8 as float32 in [0, 1] with noise of one of ``sizes``, rounded to 8 bits as files are.
-
-    >>> noisy = with_noise(np.full((3, 8, 8), 128, np.uint8), [0.04], seed=0, row=0)
-    >>> round(float(np.linalg.norm(noisy - 128 / 255) / np.linalg.norm(np.full((3, 8, 8), 128 / 255))), 2)
-    0.04
-    """
-    draw = np.random.default_rng((seed % 2**32, row))
-    size, noise = sizes[draw.integers(len(sizes))], draw.standard_normal(image.shape, np.float32)
-    x = image.astype(np.float32) / 255
-    noisy = np.clip(x + noise * (size * np.linalg.norm(x) / np.linalg.norm(noise)), 0, 1)
-    return np.round(noisy * 255) / np.float32(255)

@@ -37,10 +37,10 @@ def pieces_of(folder: Path) -> list[Piece]:
     return pieces
 
 
-def cut(pieces: list[Piece], block_bytes: int) -> list[list[Piece]]:
+def cut_blocks(pieces: list[Piece], block_bytes: int) -> list[list[Piece]]:
     """Consecutive pieces in blocks of at most ``block_bytes`` of float32 latents, but at least a piece each.
 
-    >>> [len(block) for block in cut([Piece("a", i, 10, 8) for i in range(5)], block_bytes=640)]
+    >>> [len(block) for block in cut_blocks([Piece("a", i, 10, 8) for i in range(5)], block_bytes=640)]
     [2, 2, 1]
     """
     blocks: list[list[Piece]] = []
@@ -55,7 +55,7 @@ def cut(pieces: list[Piece], block_bytes: int) -> list[list[Piece]]:
     return blocks
 
 
-def read(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
+def read_latents(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers (n,) int64 and latents (n, d) float32, in the order of the pieces."""
     latents = np.empty((sum(piece.rows for piece in pieces), pieces[0].width), np.float32)
     numbers = np.empty(len(latents), np.int64)
@@ -82,10 +82,10 @@ def open_class(pieces: list[Piece], block_bytes: int) -> ClassLatents:
     Results come in the order of blocks. Ray spills blocks to disk when memory runs out, and reads again those that
     were on a lost node.
     """
-    blocks = cut(pieces, block_bytes)
+    blocks = cut_blocks(pieces, block_bytes)
     if len(blocks) > 1:
         return ClassLatents(_on_cluster(blocks), None)
-    numbers, latents = read(pieces)
+    numbers, latents = read_latents(pieces)
     order = np.argsort(numbers)
     block = Block(latents[order], numbers[order], keep=True)
     return ClassLatents(lambda look: [look(block)], block)
@@ -94,7 +94,7 @@ def open_class(pieces: list[Piece], block_bytes: int) -> ClassLatents:
 def _on_cluster(blocks: list[list[Piece]]) -> EachBlock:
     import ray
 
-    stored = [ray.remote(read).options(max_retries=RETRIES).remote(pieces) for pieces in blocks]
+    stored = [ray.remote(read_latents).options(max_retries=RETRIES).remote(pieces) for pieces in blocks]
     task = ray.remote(_look).options(max_retries=RETRIES)
 
     def each_block(look: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Stage 5: a convolutional dictionary per cluster, learned in actors, one cluster each at a time."""
+"""The dictionaries stage: a convolutional dictionary per cluster, learned in actors, one cluster each at a time."""
 
 import shutil
 from pathlib import Path

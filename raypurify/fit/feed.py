@@ -78,7 +78,7 @@ def epoch_tables(
 
 
 def cut_evenly(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``rows`` each; what is left at the end is dropped. Copies only where two tables meet.
+    """Tables of ``rows`` rows each, cut from others; what is left at the end is dropped. Copies only where two meet.
 
     >>> [t["a"].to_pylist() for t in cut_evenly([pa.table({"a": [1, 2, 3]}), pa.table({"a": [4, 5]})], 2)]
     [[1, 2], [3, 4]]

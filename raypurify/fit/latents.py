@@ -1,4 +1,4 @@
-"""Stage 3: latents R(x) of every training image, in units that a pool of actors works off and commits one by one."""
+"""The latents stage: R(x) of every training image, in units that a pool of actors works off and commits one by one."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stage 1: images of any source decoded, resized to the network's input, shuffled and split, as raw pixels."""
+"""The prepare stage: images of any source decoded, resized to the network's input, shuffled, split, as raw pixels."""
 
 import shutil
 from pathlib import Path
@@ -49,7 +49,7 @@ def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict
 
 
 def choose_split(rows: int, data: DataSettings, seed: int) -> np.ndarray:
-    """(rows,) int8: 1 for training, 2 for validation, 0 for unused.
+    """What each row is for, (rows,) int8: 1 for training, 2 for validation, 0 for unused.
 
     >>> choose_split(10, DataSettings(validation=2, limit=3), seed=0).tolist().count(1)
     3

@@ -41,12 +41,12 @@ def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str |
 
 def _stages(run_dir: Path, source, settings: Settings) -> StageOutput:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
+    from raypurify.clusters.files import load_clusters
     from raypurify.fit.clustering import cluster
     from raypurify.fit.dictionaries import learn_dictionaries, load_dictionaries
     from raypurify.fit.latents import extract_latents
     from raypurify.fit.prepare import prepare
     from raypurify.fit.train import NETWORK, train
-    from raypurify.training.clusters import load_clusters
     from raypurify.training.start import starting_network
 
     seed, side = settings.seed, settings.data.image_size

@@ -53,7 +53,7 @@ def fetch_samples(
 
 
 def read_sample(copies: list[Path], number: int, side: int) -> np.ndarray:
-    """(n, 3, side, side) uint8, the images of one sample in the order of their rows, whichever files they came from.
+    """The images of one sample, (n, 3, side, side) uint8, by their rows, whichever files they came from.
 
     The files are named because a network file system may list a folder as it was half a minute ago.
     """

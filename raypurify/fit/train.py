@@ -1,4 +1,4 @@
-"""Stages 2 and 6: a network trained by Ray Train workers on the prepared images, plain or robust."""
+"""The stages baseline, robust_first and robust: a network trained by Ray Train workers on the prepared images."""
 
 import signal
 import threading

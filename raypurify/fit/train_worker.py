@@ -1,4 +1,4 @@
-"""What one Ray Train worker does: its share of the batches, through the plain training loop, with checkpoints."""
+"""One Ray Train worker: its share of the batches, through the plain training loop, with checkpoints."""
 
 import os
 import tempfile
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from raypurify.clusters.files import load_clusters
 from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
 from raypurify.training import Batch, train_epochs, validate
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
-from raypurify.training.clusters import clusters_of, load_clusters
-from raypurify.training.data import VALIDATION, read_part, read_pixels
+from raypurify.training.data import VALIDATION, clusters_of, read_part, read_pixels
 from raypurify.training.guard import guard_of
 from raypurify.training.order import some_of
 from raypurify.training.record import add_line, device_name, keep_lines

@@ -1,6 +1,6 @@
 """Training of the baseline and the robust network: losses, one step, one epoch. Plain torch, no Ray.
 
-``python -m raypurify.training`` runs it on one machine.
+``raypurify train`` runs it on one machine (``single``), ``raypurify fit`` in Ray Train workers.
 """
 
 from raypurify.training.batch import Batch

@@ -1,4 +1,4 @@
-"""What one step of training works on."""
+"""The batch that one step of training works on."""
 
 from dataclasses import dataclass
 

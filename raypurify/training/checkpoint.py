@@ -16,9 +16,11 @@ from raypurify.training.guard import Guard
 
 @dataclass
 class Run:
-    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done; of the
-    epoch under way, the steps done and their sums of loss, hits and distance, images, and seconds. ``keep`` says which
-    epoch's weights stay, the last or the best."""
+    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done.
+
+    And of the epoch under way, the steps done and their sums of loss, hits and distance, images, and seconds. ``keep``
+    says which epoch's weights stay, the last or the best.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -65,15 +67,15 @@ class Run:
             if self.guard is not None:
                 self.guard.best = checkpoint.get("best", {})
             self.epochs, self.stopped = checkpoint["epochs"], checkpoint.get("stopped")
-            self.within(**checkpoint.get("within", {}))
+            self.move_to(**checkpoint.get("within", {}))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:
             message = f"the checkpoint does not fit this network: {e}; train into a new run directory"
             raise TrainingError(message) from e
 
-    def within(
+    def move_to(
         self, step: int = 0, sums: tuple[float, ...] = (0.0, 0.0, 0.0), images: int = 0, seconds: float = 0.0
     ) -> None:
-        """Where in an epoch the training is; at its beginning by default."""
+        """Set where in an epoch the training is, at its beginning by default."""
         self.step, self.sums, self.images, self.seconds = step, tuple(sums), images, seconds
 
 
@@ -98,7 +100,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``write_checkpoint`` wrote, onto the CPU. Raises TrainingError, by name, where it cannot be read."""
+    """Read what ``write_checkpoint`` wrote, onto the CPU. Raises TrainingError, by name, where it cannot be read."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as e:

@@ -41,7 +41,7 @@ class ImageSet:
 
 
 def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
-    """All images of ``paths``, in the order of their rows.
+    """Read all images of ``paths``, in the order of their rows.
 
     A path is a prepared folder (its ``part`` is read) or one of Parquet files, a Parquet file with columns row, label
     and image (uint8, CHW), or an NPZ file with arrays images (N, 3, S, S) or (N, S, S, 3) uint8, labels (N,) and
@@ -67,6 +67,24 @@ def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
     return ImageSet(rows[order], labels[order], images[order])
 
 
+def clusters_of(rows: np.ndarray, cluster_of_row: np.ndarray, clusters: int) -> np.ndarray:
+    """The cluster (N,) of each row (N,) of the source. Raises DataError for a row without one: the clusters are of
+    other images.
+
+    >>> clusters_of(np.array([2, 0]), np.array([1, -1, 0]), clusters=2)
+    array([0, 1])
+    """
+    known = (rows >= 0) & (rows < len(cluster_of_row))
+    own = np.where(known, cluster_of_row[np.where(known, rows, 0)], -1)
+    wrong = np.flatnonzero((own < 0) | (own >= clusters))
+    if len(wrong):
+        raise DataError(
+            f"{len(wrong)} training images have no cluster, the first is row {rows[wrong[0]]}: "
+            "train on the images that the clusters were made of"
+        )
+    return own
+
+
 def count_classes(labels: np.ndarray, held_out: np.ndarray) -> int:
     """How many classes the training labels (N,) have. Raises DataError where one cannot train with them."""
     known = np.concatenate([labels, held_out])
@@ -84,7 +102,7 @@ def count_classes(labels: np.ndarray, held_out: np.ndarray) -> int:
 
 
 def read_pixels(table: pa.Table, side: int) -> np.ndarray:
-    """(N, 3, side, side) uint8 of the image column, without a copy where the column is one chunk."""
+    """The pixels (N, 3, side, side) uint8 of the image column, without a copy where the column is one chunk."""
     column = table.column("image").combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks)
@@ -94,12 +112,12 @@ def read_pixels(table: pa.Table, side: int) -> np.ndarray:
 
 
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
-    """A whole part in memory, in row order; for the validation images and for small columns."""
+    """Read a whole part of a prepared folder, in row order; for the validation images and for small columns."""
     return pq.read_table(folder / part, columns=columns, partitioning=None).sort_by("row")
 
 
 def batches(table: pa.Table, side: int, size: int = 256) -> Iterator[Batch]:
-    """A small table of prepared images as batches, in its order."""
+    """Batches of the prepared images of a small table, in its order."""
     images, labels = (
         torch.from_numpy(read_pixels(table, side).copy()),
         torch.from_numpy(table.column("label").to_numpy()),

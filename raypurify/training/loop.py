@@ -86,7 +86,7 @@ def train_epochs(
                 run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
                 metrics |= {"note": run.stopped} if run.stopped else {}
             run.epochs += 1
-            run.within()
+            run.move_to()
             on_epoch(run.epochs - 1, metrics, run.checkpoint)
     network.load_state_dict(final_weights(run.checkpoint()))
 
@@ -138,7 +138,7 @@ def run_epoch(
         on_step(len(labels))
         due = settings.checkpoint_steps and (step + 1) % settings.checkpoint_steps == 0 and step + 1 < steps
         if on_checkpoint is not None and due:
-            run.within(step + 1, sums.tolist(), count, time.perf_counter() - begun)
+            run.move_to(step + 1, sums.tolist(), count, time.perf_counter() - begun)
             on_checkpoint(run.checkpoint)
     if not count:
         raise TrainingError(f"epoch {run.epochs} had no batch: fewer images than workers × batch size")

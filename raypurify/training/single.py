@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from raypurify.clusters.files import load_clusters
 from raypurify.config import Settings, TrainingSettings
 from raypurify.errors import ConfigError, DataError, TrainingError
 from raypurify.files import replacing, write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
-from raypurify.training.clusters import clusters_of, load_clusters
-from raypurify.training.data import ImageSet, count_classes
+from raypurify.training.data import ImageSet, clusters_of, count_classes
 from raypurify.training.guard import guard_of
 from raypurify.training.loop import train_epochs
 from raypurify.training.measure import validate

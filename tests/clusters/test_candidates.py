@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from raypurify.clusters.blocks import Block, exact_sum, rounded_sum, survey
@@ -13,6 +11,9 @@ from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.clusters.lloyd import Scorer, Step, nearest, stack
 from raypurify.clusters.seeding import Race, draw_starts
 from raypurify.errors import DataError
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def gaussians(n=600, dim=12, clusters=5, spread=1.0, offset=0.0, seed=0, dtype=np.float32) -> np.ndarray:
@@ -194,6 +195,7 @@ def test_equal_rows_and_a_single_row():
         np.testing.assert_array_equal(frame.latents(candidates[1].centroids), latents[:1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e300), max_size=50), st.integers(0, 50))
 def test_exact_sum_is_the_correctly_rounded_sum(values, cut):
     total = exact_sum(np.array(values[:cut])) + exact_sum(np.array(values[cut:]))

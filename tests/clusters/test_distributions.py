@@ -4,7 +4,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from raypurify.clusters import ClusterDistributions
-from raypurify.clusters.fit import FORMS
+from raypurify.clusters.covariance import FORMS
 from raypurify.errors import BundleError, ConfigError, DataError
 
 every_form = pytest.mark.parametrize("form", FORMS)

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from raypurify.clusters import choose_k, fit_kmeans
 from raypurify.errors import DataError
+
+hypothesis = pytest.importorskip("hypothesis")
+given, st = hypothesis.given, hypothesis.strategies
 
 curves = st.lists(st.floats(0, 1e9), min_size=1, max_size=20)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raypurify.clusters import ClusterDistributions
-from raypurify.clusters.fit import FORMS
+from raypurify.clusters.covariance import FORMS
 from raypurify.clusters.nearest import NearestSearch
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

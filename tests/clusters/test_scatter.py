@@ -5,9 +5,8 @@ from sklearn.covariance import ledoit_wolf
 from raypurify.clusters.blocks import Block
 from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.clusters.covariance import moments, moments_of, shrink
-from raypurify.clusters.fit import Scatters
 from raypurify.clusters.lloyd import stack
-from raypurify.clusters.scatter import merge, scatter
+from raypurify.clusters.scatter import Scatters, merge_scatters, scatter
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
@@ -16,7 +15,7 @@ def test_merged_parts_are_the_whole(cuts, offset):
     rng = np.random.default_rng(0)
     rows = offset + rng.normal(size=(250, 7)) * rng.exponential(size=7) + np.repeat(rng.normal(size=(2, 7)), 125, 0)
     parts = [scatter(part) for part in np.split(rows, cuts)]
-    whole, merged = scatter(rows), merge(parts)
+    whole, merged = scatter(rows), merge_scatters(parts)
     assert merged.count == whole.count
     assert merged.largest == whole.largest
     for name in ("mean", "second", "third", "fourth"):
@@ -26,13 +25,13 @@ def test_merged_parts_are_the_whole(cuts, offset):
 
 def test_offset_does_not_cancel():
     rows = np.random.default_rng(1).normal(size=(1000, 3))
-    merged = merge([scatter(part + 1e6) for part in np.split(rows, 10)])
+    merged = merge_scatters([scatter(part + 1e6) for part in np.split(rows, 10)])
     np.testing.assert_allclose(merged.second, scatter(rows).second, rtol=1e-6, atol=1e-6)
 
 
 def test_ledoit_wolf_of_merged_parts_is_scikit_learns():
     rows = np.random.default_rng(2).normal(size=(90, 20)) + 5
-    axes, variances, rest = shrink(moments_of(merge([scatter(part) for part in np.split(rows, 9)])))
+    axes, variances, rest = shrink(moments_of(merge_scatters([scatter(part) for part in np.split(rows, 9)])))
     covariance = axes.T @ np.diag(variances) @ axes + rest * (np.eye(20) - axes.T @ axes)
     np.testing.assert_allclose(covariance, ledoit_wolf(rows)[0], rtol=1e-9, atol=1e-12)
 
@@ -50,7 +49,7 @@ def test_the_pass_over_blocks_finds_the_moments_of_every_cluster():
     of_block = each_block(Scatters(frame, stack({0: centroids}), range(3)))
     assert None in of_block[0]
     for k, parts in enumerate(zip(*of_block)):
-        merged = moments_of(merge(part for part in parts if part))
+        merged = moments_of(merge_scatters(part for part in parts if part))
         alone = moments(latents[labels == k])
         np.testing.assert_allclose(merged.spectrum.variances, alone.spectrum.variances, rtol=1e-6)
         assert merged.count == alone.count

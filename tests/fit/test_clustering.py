@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from raypurify.clusters import ClusterDistributions, choose_k, fit_kmeans
-from raypurify.clusters.fit import FORMS
+from raypurify.clusters.covariance import FORMS
 from raypurify.config import ClusterSettings
 from raypurify.errors import ConfigError, DataError
 from raypurify.files import read_json

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raypurify.bundle import load_bundle
+from raypurify.bundle import read_facts
 from raypurify.cli.texts import bundle_text
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
@@ -262,8 +262,8 @@ def test_node_after_node_is_lost(local_ray, six, tmp_path):
 
 
 def test_inspect_says_how_many_clusters_have_no_dictionary_of_their_own():
-    bundle = load_bundle("cifar10")
-    assert "another's" not in bundle_text(bundle)
-    source = ["1", *bundle.manifest.dictionary_source[1:-1], GLOBAL]
-    manifest = bundle.manifest.model_copy(update={"dictionary_source": source})
-    assert "; 2 of 30 clusters use another's dictionary" in bundle_text(replace(bundle, manifest=manifest))
+    facts = read_facts("cifar10")
+    assert "another's" not in bundle_text(facts)
+    source = ["1", *facts.manifest.dictionary_source[1:-1], GLOBAL]
+    manifest = facts.manifest.model_copy(update={"dictionary_source": source})
+    assert "; 2 of 30 clusters use another's dictionary" in bundle_text(replace(facts, manifest=manifest))

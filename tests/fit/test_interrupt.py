@@ -48,6 +48,7 @@ def test_training_goes_on_from_its_last_checkpoint(command, number):
     stopped = start_and_stop(arguments, lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, number)
     assert stopped.returncode == (-number if number == signal.SIGKILL else 130), stopped.stderr
     assert "Traceback" not in stopped.stderr
+    assert ("the same command goes on from here" in stopped.stderr) == (number == signal.SIGINT)
     before = metrics.read_text().splitlines()[:2]
     again = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
     assert again.returncode == 0, again.stderr

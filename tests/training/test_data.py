@@ -5,10 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypurify.errors import DataError, SourceError, TrainingError
+from raypurify.errors import DataError, SourceError
 from raypurify.training import epoch_order
-from raypurify.training.clusters import clusters_of, load_clusters
-from raypurify.training.data import TRAIN, VALIDATION, count_classes, read_set
+from raypurify.training.data import TRAIN, VALIDATION, clusters_of, count_classes, read_set
 from raypurify.training.order import some_of
 
 SIDE = 8
@@ -144,11 +143,3 @@ def test_a_training_image_without_a_cluster_is_named():
             clusters_of(np.array(rows), np.array([1, 0, -1]), 2)
     with pytest.raises(DataError, match="row 0"):
         clusters_of(np.array([0]), np.array([5]), 2)
-
-
-def test_clusters_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(TrainingError, match="cannot read the clusters"):
-        load_clusters(tmp_path)
-    (tmp_path / "clusters.json").write_text("[]")
-    with pytest.raises(TrainingError, match="cannot read the clusters"):
-        load_clusters(tmp_path)

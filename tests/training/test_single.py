@@ -17,11 +17,11 @@ import yaml
 from planted_images import SIDE, planted
 from safetensors.torch import save_file
 
+from raypurify.cli.app import main
 from raypurify.clusters import ClusterDistributions
 from raypurify.errors import ConfigError
 from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network, save_network
-from raypurify.training.__main__ import main
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import TRAIN, VALIDATION
 from raypurify.training.record import add_line, keep_lines, read_lines
@@ -37,8 +37,9 @@ SETTINGS = {
 BARE = (
     "import sys\n"
     "for name in ('ray', 'numba', 'sporco', 'sklearn', 'torchvision'): sys.modules[name] = None\n"
-    "from raypurify.training.__main__ import main\n"
-    "sys.exit(main(sys.argv[1:]))"
+    "from raypurify.cli.app import main\n"
+    "sys.argv[1:1] = ['train']\n"
+    "main()"
 )
 
 
@@ -97,7 +98,7 @@ def test_a_killed_robust_training_goes_on_to_the_same_network(place):
     assert whole.returncode == 0, whole.stderr
     assert set(figures(place / "whole")[0]) >= {"distance", "validation_pgd_accuracy", "validation_pgd_distance"}
 
-    command = [sys.executable, "-m", "raypurify.training", *robust(place, "killed", "--every", 2)]
+    command = [sys.executable, "-m", "raypurify", "train", *robust(place, "killed", "--every", 2)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     checkpoint = place / "killed" / "checkpoint.pt"
     while not checkpoint.exists():
@@ -115,11 +116,25 @@ def test_a_killed_robust_training_goes_on_to_the_same_network(place):
     assert one.read_bytes() == other.read_bytes()
 
 
+def train(arguments) -> int:
+    """Run the command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["raypurify", "train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+    return left.value.code or 0
+
+
 def complaint(capsys, arguments) -> str:
-    assert main(arguments) == 2
+    assert train(arguments) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     return err
+
+
+def complaint_of_usage(capsys, arguments) -> str:
+    assert train(arguments) == 2
+    return capsys.readouterr().err
 
 
 def test_rows_of_table_one_can_be_set(place, tmp_path):
@@ -128,19 +143,26 @@ def test_rows_of_table_one_can_be_set(place, tmp_path):
     for loss in ("ce", "trades"):
         arguments = [place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / loss, "--robust"]
         changes = ["--set", "robust.alpha=0", "--set", "robust.init=random", "--set", f"robust.loss={loss}"]
-        assert main(["--config", *map(str, arguments), *changes, *few]) == 0
+        assert train(["--config", *map(str, arguments), *changes, *few]) == 0
         init = f"robust.init={tmp_path / loss}/network.safetensors"
-        assert main(robust(place, tmp_path / f"rst-{loss}", "--set", init, *few)) == 0
+        assert train(robust(place, tmp_path / f"rst-{loss}", "--set", init, *few)) == 0
         assert "distance" not in figures(tmp_path / loss)[0]
         assert "distance" in figures(tmp_path / f"rst-{loss}")[0]
 
 
 def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
     batch = planted(120, seed=3)
-    np.savez(tmp_path / "images.npz", images=batch.images.numpy(), labels=batch.labels.numpy())
-    arguments = ["--config", place / "settings.yaml", "--images", tmp_path / "images.npz", "--out", tmp_path / "out"]
-    assert main([*map(str, arguments), "--set", "data.limit=64", "--set", "baseline.epochs=1"]) == 0
-    assert len(figures(tmp_path / "out")) == 1
+    files = [tmp_path / f"{i}.npz" for i in range(3)]
+    for i, file in enumerate(files):
+        np.savez(file, images=batch.images[40 * i :][:40].numpy(), labels=batch.labels[40 * i :][:40].numpy())
+    few = ["--set", "data.limit=64", "--set", "baseline.epochs=1"]
+    # As a shell's * gives them, and by an option each.
+    given = {"star": ["--images", *files], "each": [part for file in files for part in ("--images", file)]}
+    for name, images in given.items():
+        assert train(["--config", place / "settings.yaml", "--out", tmp_path / name, *few, *images]) == 0
+        assert len(figures(tmp_path / name)) == 1
+    one, other = ((tmp_path / name / "network.safetensors").read_bytes() for name in given)
+    assert one == other
 
 
 @pytest.mark.parametrize(
@@ -168,16 +190,17 @@ def test_settings_that_need_more_are_refused(place, tmp_path, capsys):
     assert "robust.init is baseline, but no such network" in complaint(capsys, [*arguments, "--robust"])
     assert "alpha" in complaint(capsys, [*arguments, "--robust", "--set", "robust.init=random"])
     assert "--baseline is what" in complaint(capsys, [*arguments, "--baseline", "x"])
-    none = ["--images", str(place / "prepare" / TRAIN), "--set", "data.validation=500"]
-    assert "too few to hold out 500" in complaint(capsys, [*arguments, *none])
+    arguments[3] = str(place / "prepare" / TRAIN)
+    assert "too few to hold out 500" in complaint(capsys, [*arguments, "--set", "data.validation=500"])
+    assert "every" in complaint_of_usage(capsys, [*arguments, "--every", "0"])
 
 
 def test_a_folder_of_another_training_or_a_damaged_checkpoint_is_refused(place, tmp_path, capsys):
     arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / "out"]
     arguments = [*map(str, arguments), "--set", "baseline.epochs=1"]
-    assert main(arguments) == 0
+    assert train(arguments) == 0
     made = (tmp_path / "out" / "network.safetensors").read_bytes()
-    assert main(arguments) == 0
+    assert train(arguments) == 0
     assert (tmp_path / "out" / "network.safetensors").read_bytes() == made
     assert len(figures(tmp_path / "out")) == 1
     assert "training of other settings" in complaint(capsys, [*arguments, "--set", "baseline.lr=0.01"])

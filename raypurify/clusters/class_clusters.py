@@ -1,0 +1,64 @@
+"""The clusters of one class: k-means for every candidate k, the elbow, the distribution of each cluster."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from raypurify.clusters.blocks import Block, EachBlock
+from raypurify.clusters.candidates import assign, fit_candidates
+from raypurify.clusters.elbow import choose_k
+from raypurify.clusters.estimates import Estimates, estimate_rows, estimate_scatters
+from raypurify.clusters.scatter import Scatter, gather_scatters, merge_scatters, pooled_within, scatter
+from raypurify.config import ClusterSettings
+
+
+class ClassSums(NamedTuple):
+    """Sums of a class's latents about the means of their clusters, and about the mean of the class."""
+
+    within: Scatter
+    total: Scatter
+
+
+class ClassClusters(NamedTuple):
+    """The k clusters of a class of n images: ``rows`` (n,), the images' numbers, ascending, their ``labels`` (n,), the
+    ``curve`` of WCSS at the numbers of clusters ``ks``, the distributions, and ``sums`` where the class was in blocks:
+    of one in memory they are quickly had again."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    ks: range
+    curve: list[float]
+    estimates: Estimates
+    sums: ClassSums | None
+
+
+def cluster_class(
+    each_block: EachBlock, whole: Block | None, count: int, settings: ClusterSettings, seed: int
+) -> ClassClusters:
+    """Cluster the ``count`` latents of a class, which ``each_block`` looks at.
+
+    ``whole`` is the block with all of them, in ascending order of their numbers, where there is such a one: covariances
+    of small clusters then need no d × d matrix. Raises DataError for a latent that is not finite, by its number.
+    """
+    # Never more clusters than images.
+    least, most = (min(k, count) for k in (settings.k or settings.k_min, settings.k or settings.k_max))
+    ks = range(least, most + 1)
+    frame, candidates = fit_candidates(each_block, ks, n_init=settings.n_init, seed=seed)
+    curve = [candidate.inertia for candidate in candidates]
+    rows, labels, centroids = assign(each_block, frame, candidates[choose_k(curve, first_k=0)].centroids)
+    if whole:
+        parts, sums = (whole.latents[labels == k] for k in range(len(centroids))), None
+        estimates = estimate_rows(parts, settings.form, settings.rank)
+    else:
+        scatters = gather_scatters(each_block, frame, centroids)
+        estimates, sums = estimate_scatters(scatters, settings.form, settings.rank), _sums(scatters)
+    return ClassClusters(rows, labels, ks, curve, estimates, sums)
+
+
+def sum_class(latents: np.ndarray, labels: np.ndarray) -> ClassSums:
+    """The sums of a class whose latents (n, d) are in memory, with labels (n,) in 0..k−1."""
+    return _sums([scatter(latents[labels == k]) for k in range(labels.max() + 1)])
+
+
+def _sums(scatters: list[Scatter]) -> ClassSums:
+    return ClassSums(pooled_within(scatters), merge_scatters(scatters))

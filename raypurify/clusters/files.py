@@ -1,0 +1,134 @@
+"""The files of clusters: one for each class while a fit clusters, then three for all, which training reads.
+
+    class-NNNNN.safetensors    rows (n,), labels (n,), the curve of WCSS at ks; means, factors, rest, singular, squares
+                               (see ``Estimates``); of a class in blocks also its sums, within.* and total.*
+    clusters.json              form, cluster_class (K,), sizes (K,), wcss: a curve for each class
+    distributions.safetensors  the state of ``ClusterDistributions``, float32
+    cluster_of_row.npy         the cluster of every row of the source, int64; −1: not a training image
+
+``write_class`` and ``write_clusters`` make them; no one else knows their names.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from raypurify.clusters.class_clusters import ClassClusters, ClassSums
+from raypurify.clusters.distributions import ClusterDistributions
+from raypurify.clusters.estimates import Estimates
+from raypurify.clusters.scatter import Scatter
+from raypurify.errors import TrainingError
+from raypurify.files import replacing
+
+FACTS, DISTRIBUTIONS, OF_ROW = "clusters.json", "distributions.safetensors", "cluster_of_row.npy"
+
+
+class ClassLabels(NamedTuple):
+    """The part of a class's file that is not distributions.
+
+    ``rows`` (n,) and their ``labels`` (n,), the ``curve`` of WCSS by number of clusters, how many ``clusters`` there
+    are, the most ``axes`` of one, and whether one is ``singular``.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    curve: dict[int, float]
+    clusters: int
+    axes: int
+    singular: bool
+
+
+def class_path(folder: Path, label: int) -> Path:
+    """The file of a class's clusters.
+
+    >>> class_path(Path("clusters"), 7).name
+    'class-00007.safetensors'
+    """
+    return folder / f"class-{label:05d}.safetensors"
+
+
+def write_class(path: Path, found: ClassClusters) -> None:
+    """Write the clusters of a class in one step, floats as float32 where only distances need them."""
+    estimates = found.estimates
+    sums = _to_tensors("within", found.sums.within) | _to_tensors("total", found.sums.total) if found.sums else {}
+    tensors = sums | {
+        "rows": found.rows,
+        "labels": found.labels,
+        "ks": np.array(found.ks),
+        "curve": np.array(found.curve),
+        "means": estimates.means.astype(np.float32),
+        "factors": estimates.factors.astype(np.float32),
+        "rest": estimates.rest.astype(np.float32),
+        "squares": np.array(estimates.squares),
+        "singular": estimates.singular.astype(np.uint8),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def read_labels(path: Path) -> ClassLabels:
+    """Read what a class's file says of its rows."""
+    with safe_open(path, "np") as file:
+        rows, labels, ks, curve, singular = map(file.get_tensor, ("rows", "labels", "ks", "curve", "singular"))
+        axes = file.get_slice("factors").get_shape()[1]
+    return ClassLabels(rows, labels, dict(zip(ks.tolist(), curve.tolist())), len(singular), axes, bool(singular.any()))
+
+
+def read_estimates(path: Path) -> Estimates:
+    """Read the distributions of a class's clusters, float32."""
+    tensors = load_file(path)
+    singular, squares = tensors["singular"].astype(bool), float(tensors["squares"])
+    return Estimates(tensors["means"], tensors["factors"], tensors["rest"], singular, squares)
+
+
+def read_sums(path: Path) -> ClassSums | None:
+    """Read the sums of a class; None where the file has none, because the class fitted in memory."""
+    with safe_open(path, "np") as file:
+        names = file.keys()
+        if "total.mean" not in names:
+            return None
+        return ClassSums(*(_from_tensors(prefix, file) for prefix in ("within", "total")))
+
+
+def write_clusters(
+    folder: Path,
+    form: str,
+    state: dict[str, np.ndarray],
+    cluster_of_row: np.ndarray,
+    cluster_class: list[int],
+    sizes: np.ndarray,
+    curves: list[dict[int, float]],
+) -> None:
+    """Write the three files of all clusters into ``folder``, the module's docstring says which."""
+    save_file(state, folder / DISTRIBUTIONS)
+    np.save(folder / OF_ROW, cluster_of_row)
+    facts = {"form": form, "cluster_class": cluster_class, "sizes": sizes.tolist(), "wcss": curves}
+    (folder / FACTS).write_text(json.dumps(facts), "utf-8")
+
+
+def load_clusters(folder: Path) -> tuple[ClusterDistributions, np.ndarray]:
+    """Read the distributions, and the global cluster index of every source row (−1: not a training image).
+
+    Raises TrainingError naming the folder where a file is missing or damaged.
+    """
+    try:
+        form = json.loads((folder / FACTS).read_text("utf-8"))["form"]
+        state = safetensors.torch.load_file(folder / DISTRIBUTIONS)
+        cluster_of_row = np.load(folder / OF_ROW, allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+        raise TrainingError(f"cannot read the clusters in {folder}: {e}; give the clusters folder of a fit") from e
+    return ClusterDistributions.from_state(state, form=form), cluster_of_row
+
+
+def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{name}": np.asarray(value) for name, value in sums._asdict().items()}
+
+
+def _from_tensors(prefix: str, file) -> Scatter:
+    values = (file.get_tensor(f"{prefix}.{name}") for name in Scatter._fields)
+    return Scatter(*(value if value.ndim else value.item() for value in values))
