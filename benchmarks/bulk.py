@@ -42,7 +42,7 @@ from timing import ratio
 
 import raypurify
 from raypurify.images import decode_image, to_float
-from raypurify.purifiers.coding import MAX_GAIN, scale_of_lmbda
+from raypurify.purifiers.rewriting import MAX_GAIN, scale_of_lmbda
 
 RESULTS = Path(__file__).parent / "results" / "bulk.json"
 CORES = os.cpu_count() or 1

@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from csc_memory import _forget_peak, _peak
+from csc_memory import forget_peak, peak_bytes
 from elbow import class_latents
 from torch import Tensor
 
@@ -87,8 +87,8 @@ def synthetic(size: str, geometry: str, means: str, form: str, repeats: int, cor
     state, rows, label = draw(*shape, latents, GEOMETRIES[geometry], means, form)
     common = common_share(state["factors"])
     torch.set_num_threads(1)
-    _forget_peak()
-    before = _peak()
+    forget_peak()
+    before = peak_bytes()
     dist = ClusterDistributions.from_state(state, form)
     preparing = cpu_seconds(lambda: dist._search)
     found = dist._search(rows)
@@ -96,7 +96,7 @@ def synthetic(size: str, geometry: str, means: str, form: str, repeats: int, cor
     torch.set_num_threads(cores)
     dist.nearest(rows)
     by_clock = [seconds(lambda: dist.nearest(rows)) for _ in range(repeats)]
-    grown = _peak() - before
+    grown = peak_bytes() - before
     torch.set_num_threads(1)
     everything = cpu_seconds(lambda: dist.distance(rows[:brute]))
     expected = dist.distance(rows[:brute]).min(1)

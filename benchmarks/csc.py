@@ -17,17 +17,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from csc_learning import learning
 from csc_memory import in_fresh_process
+from csc_signals import CORES, REL_TOL, high_parts
 from timing import in_turn, ratio
 
 import raypurify
-from raypurify.csc import solve_cbpdn, tikhonov_split
-from raypurify.images import decode_image, to_float
+from raypurify.csc import solve_cbpdn
 
-REL_TOL, MAX_ITER, CORES = 5e-3, 1000, 2
+MAX_ITER = 1000
 RESULTS = Path(__file__).parent / "results" / "csc.jsonl"
 
 
@@ -170,12 +169,6 @@ def sporco_code(job) -> tuple[float, int]:
     codes = solver.solve()
     misfit = solver.reconstruct(codes).squeeze() - signal.transpose(1, 2, 0)
     return float(0.5 * (misfit**2).sum() + lmbda * np.abs(codes).sum()), solver.getitstat().Iter[-1] + 1
-
-
-def high_parts(data: Path, name: str, count: int) -> torch.Tensor:
-    rows = next(pq.ParquetFile(data / name).iter_batches(count, columns=["image"]))
-    images = np.stack([to_float(decode_image(row).pixels) for row in rows["image"].to_pylist()])
-    return tikhonov_split(torch.from_numpy(images))[1]
 
 
 PARTS = {"small": small, "mixed": mixed, "large": large, "memory": memory, "photo": photo, "learning": learn}

@@ -18,13 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from csc import high_parts
+from csc_signals import REL_TOL, high_parts
 from torch import Tensor
 
 import raypurify
 from raypurify.csc import solve_cbpdn
 
-REL_TOL = 5e-3
 RESULTS = Path(__file__).parent / "results" / "csc_gpu.jsonl"
 SETS = {224: ("imagenette224/val.parquet", (1, 4, 16, 64)), 32: ("cifar10/train-0.parquet", (1, 64, 1024))}
 # Numbers of a copied array: 4 GiB, many times any cache.

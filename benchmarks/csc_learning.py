@@ -5,7 +5,7 @@ import torch
 from timing import in_turn, ratio
 
 from raypurify.csc import solve_cbpdn
-from raypurify.csc.learning import _ENGINES, _random_patches
+from raypurify.csc.learning import ENGINES, random_patches
 
 
 def learning(signals, held_out, rel_tol: float, cores: int, repeat: int) -> dict:
@@ -15,11 +15,11 @@ def learning(signals, held_out, rel_tol: float, cores: int, repeat: int) -> dict
     that did is then timed in turn with the peer's pass. The constants of the engines were chosen on images of this
     file too, the held-out ones among them.
     """
-    start = _random_patches(signals.numpy(), 64, 8, np.random.default_rng(0))
+    start = random_patches(signals.numpy(), 64, 8, np.random.default_rng(0))
     sides = {"sporco": lambda: sporco_dictionary(start, signals, rel_tol, cores)}
     target = held_out_objective(sides["sporco"](), held_out)
     images, objective = {}, {"sporco": target}
-    for name, learn in _ENGINES.items():
+    for name, learn in ENGINES.items():
 
         def run(count: int, learn=learn):
             return learn(signals[:count], torch.from_numpy(start), 0.2, 1, np.random.default_rng(0), None)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 def in_fresh_process(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
-    """What :func:`measure` finds."""
+    """What :func:`measure` finds, with the memory of no other case behind it."""
     command = [sys.executable, __file__, data, *map(str, layout), str(int(sparse))]
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
 def measure(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
-    """``layout``: how many images, each a mosaic of how many photos down and right."""
+    """Time and peak memory of coding ``layout``: how many images, each a mosaic of how many photos down and right."""
     import torch
-    from csc import CORES, REL_TOL, high_parts
+    from csc_signals import CORES, REL_TOL, high_parts
 
     import raypurify
     from raypurify.csc import solve_cbpdn
@@ -30,23 +30,23 @@ def measure(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
     del photos
     atoms = raypurify.load("cifar10").dictionaries[0]
     solve_cbpdn(atoms, signal[:, :, :64, :64].contiguous(), rel_tol=REL_TOL, sparse=sparse)
-    _forget_peak()
-    before, begun = _peak(), time.perf_counter()
+    forget_peak()
+    before, begun = peak_bytes(), time.perf_counter()
     code = solve_cbpdn(atoms, signal, rel_tol=REL_TOL, sparse=sparse)
     return {
         "seconds": time.perf_counter() - begun,
-        "peak_bytes": _peak() - before,
+        "peak_bytes": peak_bytes() - before,
         "pixels": signal[:, 0].numel(),
         "converged": bool(code.converged.all()),
     }
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     # Linux: the peak of the resident set starts again from its present size.
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024

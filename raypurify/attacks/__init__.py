@@ -1,8 +1,13 @@
 """Attacks on a classifier, for robust training and for evaluation alike.
 
-An attack is a frozen dataclass of settings, called as ``attack(model, images, labels)``; ``attacks.base`` has the
-contract, ``attacks.budget`` the norms, ``attacks.adaptive`` the models that an attacker of a purifier makes of it. A
-new attack is one file with such a class and one entry in ``ATTACKS``.
+An attack is a frozen dataclass of settings, called as ``attack(model, images, labels)``. It knows a model only as a
+function from images to logits, so what an attacker knows is put into the model, not into the attack: ``adaptive`` makes
+models of a purifier and its classifier. ``base`` has the contract, ``budget`` the norms and how to stay within them,
+``ascent`` the loop of those that follow a gradient.
+
+To add an attack: one file with such a class, whose first settings are ``eps`` and ``norm``, and one entry in
+``ATTACKS``. Grids find it there, and ``tests/attacks/test_attacks.py`` runs the contract over every entry; settings
+that make it quick enough for tests, and what it does not promise, are said at the top of that test.
 """
 
 from raypurify.attacks.autoattack import AutoAttack

@@ -21,11 +21,11 @@ from raypurify.errors import ConfigError
 if TYPE_CHECKING:
     from raypurify.purifiers import RSFP
 
-Transform: TypeAlias = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) in [0, 1] to images, such as ``lambda x: purifier.purify(x).images``."""
+ImageMap: TypeAlias = Callable[[Tensor], Tensor]
+"""A map from images (N, 3, H, W) in [0, 1] to images, such as ``lambda x: purifier.purify(x).images``."""
 
 Surrogate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(images, purified images, detached) to a differentiable stand-in for the purified ones."""
+"""A map from (images, purified images, detached) to a differentiable stand-in for the purified ones."""
 
 
 def lowpass(lmbda: float = 5.0, pad: int = 16) -> Surrogate:
@@ -54,8 +54,8 @@ def lowpass(lmbda: float = 5.0, pad: int = 16) -> Surrogate:
 SURROGATES: dict[str, Surrogate] = {"identity": lambda images, purified: images, "lowpass": lowpass()}
 
 
-def bpda(classifier: Model, purify: Transform, surrogate: str | Surrogate = "identity") -> Model:
-    """classifier(purify(x)), whose gradient passes the purifier as if it were the surrogate.
+def bpda(classifier: Model, purify: ImageMap, surrogate: str | Surrogate = "identity") -> Model:
+    """The model classifier(purify(x)), whose gradient passes the purifier as if it were the surrogate.
 
     Backward pass differentiable approximation: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of
     security", ICML 2018, section 4.1. The forward pass is the true one, to the bit; in the backward pass ∇purify is
@@ -92,8 +92,8 @@ class _Straight(torch.autograd.Function):
         return gradient, None
 
 
-def eot(model: Model, samples: int, transform: Transform | None = None, average: str = "logits") -> Model:
-    """The mean output of a randomised model, whose gradient is the mean gradient: expectation over transformation.
+def eot(model: Model, samples: int, transform: ImageMap | None = None, average: str = "logits") -> Model:
+    """A model that gives the mean output of a randomised one, with the mean gradient: expectation over transformation.
 
     Athalye et al. 2018, section 4.2: ∇E f(t(x)) = E ∇f(t(x)), estimated from ``samples`` draws of ``transform``, which
     is random at each call (None: the model itself is random, such as :func:`bpda` of a random purifier). ``average`` is
@@ -121,7 +121,7 @@ def eot(model: Model, samples: int, transform: Transform | None = None, average:
 def through_solver(
     classifier: Model, purifier: "RSFP", rel_tol: float = 1e-3, differentiable: str = "implicit"
 ) -> Model:
-    """classifier(purify(x)) with the gradient of the purifier itself: of the low-pass, and of the sparse coding.
+    """The model classifier(purify(x)) with the gradient of the purifier itself: of low-pass and sparse coding.
 
     The choice of the cluster is piecewise constant and is made anew in every pass; its gradient is zero, for which
     there is :func:`attack_choice`. Codes are solved to ``rel_tol``, tighter than the purifier's own 5e-3, without which
@@ -137,7 +137,7 @@ def through_solver(
 
 
 def cluster_scores(purifier: "RSFP") -> Model:
-    """How near each cluster is: −MD(R(x), cluster), (N, K), as if clusters were classes; differentiable.
+    """A model whose classes are the clusters, scored by −MD(R(x), cluster), (N, K); differentiable.
 
     What it scores highest is the cluster that the purifier takes, and ``attacks.cw.margin`` of that cluster is its
     distance less that of the nearest other one. Needs K·N·d numbers at a time.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import per_image, project, step_direction, unit
+from raypurify.attacks.budget import per_image, project, step_direction, unit_length
 from raypurify.errors import DataError
 
 
@@ -38,12 +38,12 @@ def ascend(
 
     Raises DataError when images are not floating point in [0, 1], or labels do not fit them.
     """
-    check(images, labels)
+    check_batch(images, labels)
     if len(images) == 0:
         return images.detach().clone()
     with torch.inference_mode(False), torch.no_grad():
         clean = wide(images.detach().clone())
-        step = step_size * unit(clean, norm)
+        step = step_size * unit_length(clean, norm)
         perturbed = clean
         if start is not None:
             perturbed = (clean + start(clean)).clamp(0, 1)
@@ -90,7 +90,7 @@ def wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def check(images: Tensor, labels: Tensor) -> None:
+def check_batch(images: Tensor, labels: Tensor) -> None:
     """Raise DataError unless images are floating point in [0, 1], with one label each."""
     if not images.is_floating_point():
         raise DataError(f"attacked images have dtype {images.dtype}: pass floating-point images in [0, 1]")

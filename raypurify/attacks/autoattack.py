@@ -1,4 +1,5 @@
-"""AutoAttack of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse …", 2020.
+"""AutoAttack: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks", ICML 2020.
 
 A thin adapter over the authors' package ``pyautoattack``, which is installed with the extra ``evaluation``.
 """
@@ -10,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import check, logits_at, wide
+from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, unit
+from raypurify.attacks.budget import check_norm, check_size, unit_length
 from raypurify.errors import ConfigError, DataError
 
 VERSIONS = ("standard", "plus", "rand")
-ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square", "apgd-dlr", "fab")
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square", "apgd-dlr", "fab")
 
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """The worst of several attacks without settings, one after the other on the images that withstood so far.
+    """AutoAttack: several attacks without settings, one after the other on the images that withstood so far.
 
     ``version`` is the authors': ``"standard"`` (APGD on cross-entropy, APGD and FAB on targets, Square with 5,000
-    queries), ``"plus"``, or ``"rand"`` for a randomised model. ``attacks`` names a selection of ``ATTACKS`` in its
+    queries), ``"plus"``, or ``"rand"`` for a randomised model. ``attacks`` names a selection of ``PARTS`` in its
     place. With C classes at most C − 1 of them serve as targets. An image that withstands all comes back as it is.
 
     Under ``"dissimilarity"`` every image has a radius of its own, which the package has no place for: the images are
@@ -47,9 +48,9 @@ class AutoAttack:
         check_size("eps", self.eps)
         if self.version not in VERSIONS:
             raise ConfigError(f"version={self.version!r}: choose one of {', '.join(VERSIONS)}")
-        unknown = [name for name in self.attacks if name not in ATTACKS]
+        unknown = [name for name in self.attacks if name not in PARTS]
         if unknown:
-            raise ConfigError(f"attacks: unknown {unknown[0]!r}: choose of {', '.join(ATTACKS)}")
+            raise ConfigError(f"attacks: unknown {unknown[0]!r}: choose of {', '.join(PARTS)}")
         if find_spec("pyautoattack") is None:
             raise ConfigError("AutoAttack needs the package pyautoattack: pip install 'raypurify[evaluation]'")
 
@@ -68,7 +69,7 @@ class AutoAttack:
         """
         if loss is not None:
             raise ConfigError("AutoAttack has losses of its own: none can take their place")
-        check(images, labels)
+        check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():
@@ -88,7 +89,7 @@ class AutoAttack:
 
             with torch.random.fork_rng([clean.device] if clean.device.type == "cuda" else []):
                 if self.norm == "dissimilarity":
-                    radii = (self.eps * unit(single, self.norm)).flatten().tolist()
+                    radii = (self.eps * unit_length(single, self.norm)).flatten().tolist()
                     found = torch.cat([attacked(slice(i, i + 1), radius) for i, radius in enumerate(radii)])
                 else:
                     found = attacked(slice(None), self.eps)

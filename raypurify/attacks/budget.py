@@ -34,7 +34,7 @@ def check_size(name: str, value: float) -> None:
 
 
 def size(delta: Tensor, images: Tensor, norm: str) -> Tensor:
-    """Size of each perturbation, (N,), in the unit of ``norm``.
+    """The size of each perturbation, (N,), in the unit of ``norm``.
 
     ``delta`` and ``images`` are (N, ...); the images are used by ``"dissimilarity"`` only.
 
@@ -52,7 +52,7 @@ def size(delta: Tensor, images: Tensor, norm: str) -> Tensor:
     return torch.where(length > 0, length / images.flatten(1).norm(dim=1), 0)
 
 
-def unit(images: Tensor, norm: str) -> Tensor:
+def unit_length(images: Tensor, norm: str) -> Tensor:
     """The absolute length of one unit of ``norm`` for each image, shaped (N, 1, ...) to multiply perturbations with.
 
     1 for ``"linf"`` and ``"l2"``, ‖x‖₂ for ``"dissimilarity"``.
@@ -74,19 +74,19 @@ def project(delta: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
     if norm == "linf":
         return delta.clamp(-eps, eps)
     length = delta.flatten(1).norm(dim=1)
-    limit = eps * unit(images, norm).flatten()
+    limit = eps * unit_length(images, norm).flatten()
     # Inside the ball the factor is exactly 1, so that projecting twice equals projecting once.
     factor = torch.where(length > limit, limit / length, torch.ones_like(length))
     return delta * per_image(factor, delta)
 
 
-def cut(perturbed: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
-    """Perturbed images as they are where they are within ``eps`` of ``images``, else cut to the ball and to [0, 1].
+def clip_to_ball(perturbed: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
+    """Perturbed images (N, ...), those farther than ``eps`` from ``images`` cut to the ball and to [0, 1].
 
     For attacks that look for the shortest perturbation, whatever its size; ``eps`` may be infinite.
 
     >>> x = torch.full((2, 1, 1, 1), 0.5)
-    >>> cut(torch.tensor([0.6, 0.9]).reshape(2, 1, 1, 1), x, 0.25, "l2").flatten()
+    >>> clip_to_ball(torch.tensor([0.6, 0.9]).reshape(2, 1, 1, 1), x, 0.25, "l2").flatten()
     tensor([0.6000, 0.7500])
     """
     delta = perturbed - images
@@ -98,7 +98,7 @@ def step_direction(grad: Tensor, norm: str) -> Tensor:
     """The direction of size 1 that raises a linear function with gradient ``grad`` the most, per image.
 
     sign(g) for ``"linf"`` (Goodfellow et al., 2015), g / ‖g‖₂ otherwise (for ``"dissimilarity"`` the caller multiplies
-    by ``unit(images, norm)``). A zero gradient gives a zero direction.
+    by ``unit_length(images, norm)``). A zero gradient gives a zero direction.
 
     >>> step_direction(torch.tensor([[[[3.0, -4.0]]]]), "l2")
     tensor([[[[ 0.6000, -0.8000]]]])
@@ -111,7 +111,7 @@ def step_direction(grad: Tensor, norm: str) -> Tensor:
     return scaled / per_image(_nonzero(scaled.flatten(1).norm(dim=1)), grad)
 
 
-def random_start(images: Tensor, eps: float, norm: str, generator: torch.Generator | None = None) -> Tensor:
+def random_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Generator | None = None) -> Tensor:
     """A perturbation drawn uniformly from the ball of size ``eps``; shape, dtype and device of ``images``.
 
     Uniform by volume: for the L2 balls a Gaussian direction times a radius eps·u^(1/d). The draw happens on the
@@ -124,11 +124,11 @@ def random_start(images: Tensor, eps: float, norm: str, generator: torch.Generat
         return (torch.rand(images.shape, **options) * 2 - 1).to(images.device) * eps
     direction = step_direction(torch.randn(images.shape, **options), norm)
     radius = torch.rand(len(images), **options) ** (1 / max(1, images[:1].numel()))
-    return (direction * per_image(radius, direction)).to(images.device) * eps * unit(images, norm)
+    return (direction * per_image(radius, direction)).to(images.device) * eps * unit_length(images, norm)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) values reshaped to (N, 1, ...) so that they broadcast against ``like`` (N, ...)."""
+    """The ``values`` (N,) reshaped to (N, 1, ...), so that they broadcast against ``like`` (N, ...)."""
     return values.reshape((-1,) + (1,) * (like.ndim - 1))
 
 

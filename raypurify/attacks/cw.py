@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import check, input_gradient, logits_at, wide
+from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, cut, per_image
+from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, per_image
 from raypurify.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class CW:
-    """The shortest perturbation (in L2) that changes the class, cut to the budget.
+    """Carlini and Wagner's attack: the shortest perturbation (in L2) that changes the class, cut to the budget.
 
     Adam minimises ‖x′ − x‖² − c·min(f(x′), confidence), where f is the margin by which another class beats the label
     and x′ = ½(tanh w + 1) stays in [0, 1] by itself. A search for each image's own c goes up tenfold from
@@ -65,7 +65,7 @@ class CW:
         loss: Loss | None = None,
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s. Nothing is drawn from ``generator``."""
-        check(images, labels)
+        check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():
@@ -74,7 +74,7 @@ class CW:
             todo = margin(logits_at(model, clean, images.dtype), labels) <= self.confidence
             if todo.any():
                 found[todo] = self._shortest(model, clean[todo], labels[todo], images.dtype, loss)
-            return cut(found, clean, self.eps, self.norm).to(images.dtype)
+            return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
 
     def _shortest(self, model: Model, clean: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
         """The shortest success for each image, or the last x′ where there is none."""

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import check, logits_at, wide
+from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, cut, per_image, step_direction
+from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, per_image, step_direction
 from raypurify.attacks.cw import margin
 from raypurify.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class DeepFool:
-    """A short perturbation that changes the class, by steps to the nearest linearised border, cut to the budget.
+    """DeepFool: a short perturbation that changes the class, by steps to the nearest linearised border.
 
     At every step the border with class k is taken for the hyperplane f_k − f_y + (∇f_k − ∇f_y)ᵀ(z − x') = 0, and x'
     goes to the nearest of them: by |f_k − f_y| / ‖w‖₂ along w / ‖w‖₂ with w = ∇f_k − ∇f_y (Algorithm 2), under
@@ -61,7 +61,7 @@ class DeepFool:
         """Adversarial images; the contract is ``attacks.base.Attack``'s. Nothing is drawn from ``generator``."""
         if loss is not None:
             raise ConfigError("DeepFool goes from border to border: it has no loss that another could replace")
-        check(images, labels)
+        check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():
@@ -78,7 +78,7 @@ class DeepFool:
                 todo = todo[holds]
                 total[todo] += step[holds]
                 found[todo] = (clean[todo] + (1 + self.overshoot) * total[todo]).clamp(0, 1)
-            return cut(found, clean, self.eps, self.norm).to(images.dtype)
+            return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
 
     def _step(
         self, model: Model, x: Tensor, labels: Tensor, rivals: Tensor, dtype: torch.dtype

@@ -12,9 +12,10 @@ from raypurify.attacks.budget import check_norm, check_size
 
 @dataclass(frozen=True)
 class FGSM:
-    """One step of length ``eps`` from the clean image, clipped to [0, 1].
+    """Fast gradient sign method: one step of length ``eps`` from the clean image, clipped to [0, 1].
 
-    Under ``"l2"`` and ``"dissimilarity"`` the sign becomes the normalised gradient (the fast gradient method).
+    x′ = x + eps · sign(∇ℓ(x, y)), ℓ the cross-entropy: the largest rise of the linearised loss in the ball. Under
+    ``"l2"`` and ``"dissimilarity"`` the sign becomes the normalised gradient (the fast gradient method).
 
     >>> from raypurify.attacks import FGSM
     >>> x = torch.full((1, 1, 1, 2), 0.5)

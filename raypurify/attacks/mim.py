@@ -7,12 +7,12 @@ from raypurify.attacks.pgd import PGD
 
 @dataclass(frozen=True)
 class MIM(PGD):
-    """BIM along a direction that remembers: g ← μ·g + ∇ / ‖∇‖₁ (their eq. 6), x' ← Π(x' + step · direction(g)).
+    """Momentum iterative method: BIM along a direction that remembers earlier gradients.
 
-    The direction is sign(g) under ``"linf"`` (eq. 7), g / ‖g‖₂ otherwise. ``momentum`` is μ: 1 is theirs, 0 gives BIM.
-    The
-    default step is 2.5·eps/steps, as in PGD; theirs is eps/steps, whose path reaches the border of the ball only where
-    the direction never turns.
+    g ← μ·g + ∇ / ‖∇‖₁ (their eq. 6), x′ ← Π(x′ + step · direction(g)), from x′ = x and g = 0. The direction is sign(g)
+    under ``"linf"`` (eq. 7), g / ‖g‖₂ otherwise. ``momentum`` is μ: 1 is theirs, 0 gives BIM. The default step is
+    2.5·eps/steps, as in PGD; theirs is eps/steps, whose path reaches the border of the ball only where the direction
+    never turns.
 
     >>> import torch
     >>> from raypurify.attacks import MIM

@@ -7,16 +7,18 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import ascend
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, random_start
+from raypurify.attacks.budget import check_norm, check_size, random_in_ball
 from raypurify.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class PGD:
-    """Untargeted PGD: ``steps`` projected steps from a uniform random start in the ball.
+    """Projected gradient descent: ``steps`` projected steps from a uniform random start in the ball.
 
-    ``eps`` and ``step_size`` are in the unit of ``norm`` (see ``attacks.budget``). The default step 2.5·eps/steps
-    (Madry et al.'s choice for L2) can reach the boundary from any start and still move along it.
+    max ℓ(f(x′), y) over ‖x′ − x‖ ≤ eps and x′ in [0, 1], untargeted, by x′ ← Π(x′ + step · direction(∇ℓ)), where the
+    direction is sign(∇) under ``"linf"`` and ∇ / ‖∇‖₂ otherwise, and Π projects onto ball and range. ``eps`` and
+    ``step_size`` are in the unit of ``norm`` (see ``attacks.budget``). The default step 2.5·eps/steps (Madry et al.'s
+    choice for L2) can reach the boundary from any start and still move along it.
 
     >>> from raypurify.attacks import PGD
     >>> PGD(eps=8 / 255)(lambda x: x.flatten(1), torch.rand(2, 1, 2, 2), torch.tensor([0, 3])).shape
@@ -29,7 +31,7 @@ class PGD:
     step_size: float | None = None
     random_start: bool = True
     momentum: float = 0.0
-    """Of the gradient over the steps; ``MIM`` has it."""
+    """How much of the earlier steps' gradient is kept; ``MIM`` has it."""
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -62,7 +64,7 @@ class PGD:
             norm=self.norm,
             steps=self.steps,
             step_size=self._step,
-            start=(lambda clean: random_start(clean, self.eps, self.norm, generator)) if self.random_start else None,
+            start=(lambda clean: random_in_ball(clean, self.eps, self.norm, generator)) if self.random_start else None,
             loss=loss,
             momentum=self.momentum,
         )

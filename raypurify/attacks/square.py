@@ -1,4 +1,5 @@
-"""Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search", 2020.
+"""Square Attack: Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random
+search", ECCV 2020.
 
 It needs the scores of the classifier and no gradient, so that a defence without a useful gradient gains nothing.
 """
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import check, logits_at, wide
+from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit
+from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
 from raypurify.attacks.cw import margin
 from raypurify.errors import ConfigError, DataError
 
@@ -21,7 +22,7 @@ _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square:
-    """Random search with square changes: a change is kept where it raises the margin (Algorithm 1).
+    """Square Attack: random search by square changes, each kept where it raises the margin (Algorithm 1).
 
     Under ``"linf"`` a square of x + {−eps, eps} per channel is tried at a random place, after a start of vertical
     stripes (Algorithm 2). Under ``"l2"``, and ``"dissimilarity"`` with each image's own radius, two squares give their
@@ -63,7 +64,7 @@ class Square:
         loss: Loss | None = None,
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s."""
-        check(images, labels)
+        check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():
@@ -108,7 +109,7 @@ class Square:
         for top in range(height % tile // 2, height - tile + 1, tile):
             for left in range(width % tile // 2, width - tile + 1, tile):
                 delta[:, top : top + tile, left : left + tile] = draw.signs(channels, 1, 1) * draw.pattern(tile)
-        delta = self.eps * unit(clean, self.norm) * delta / delta.norm()
+        delta = self.eps * unit_length(clean, self.norm) * delta / delta.norm()
         return (clean + project(delta, clean, self.eps, self.norm)).clamp(0, 1)
 
     def _changed(self, x: Tensor, clean: Tensor, query: int, draw: "_Draw") -> Tensor:
@@ -122,7 +123,7 @@ class Square:
             return tried
         other = draw.place(side, height, width)
         delta = x - clean
-        radius = self.eps * unit(clean, self.norm)
+        radius = self.eps * unit_length(clean, self.norm)
         unused = (radius.square() - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
         covered = torch.zeros_like(delta[:1], dtype=torch.bool)
         covered[place] = covered[other] = True

@@ -15,7 +15,7 @@ from raypurify.errors import ConfigError
 
 @dataclass(frozen=True)
 class TPGD(PGD):
-    """PGD that raises KL(f(x) ‖ f(x′)): away from what the network says of the clean image, whatever the label.
+    """TRADES' attack: PGD that raises KL(f(x) ‖ f(x′)), away from what the network says of the clean image.
 
     The settings are PGD's. The divergence has no slope at the clean image, so the path has to start beside it: at
     Gaussian noise of standard deviation ``noise``, as in the authors' code, projected to the ball. Labels are checked
@@ -76,5 +76,5 @@ def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def divergence_from(clean: Tensor) -> Loss:
-    """The divergence from the logits of the clean images, as a loss; it ignores the labels."""
+    """A loss that is the divergence from ``clean``, logits of the clean images (N, classes); it ignores the labels."""
     return lambda logits, labels: divergence(clean, logits)

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks.ascent import check, input_gradient, wide
+from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, project, step_direction, unit
+from raypurify.attacks.budget import check_norm, check_size, project, step_direction, unit_length
 from raypurify.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class UAP:
-    """A pattern δ that raises the mean loss of a whole set, learned on it and added to each of its images.
+    """Universal perturbation: a pattern δ that raises the mean loss of a set, learned on it and added to each image.
 
     δ ← Π(δ + step · direction(Σ ∇ min(ℓ(x + δ, y), bound))) over mini-batches, from δ = 0; Π projects onto the ball of
     size ``eps``. The bound on the cross-entropy (their eq. 3) keeps a few images from deciding. Under
@@ -75,14 +75,14 @@ class UAP:
         loss: Loss | None = None,
     ) -> "Universal":
         """The attack that adds the pattern learned on these images; the order of mini-batches is the generator's."""
-        check(images, labels)
+        check_batch(images, labels)
         loss = loss or (lambda logits, labels: cross_entropy(logits, labels, reduction="none").clamp_max(self.bound))
         step = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         with torch.inference_mode(False), torch.no_grad():
             pattern = wide(images.new_zeros(1, *images.shape[1:]))
             for some in self._batches(len(images), images.device, generator):
                 clean = wide(images[some].detach().clone())
-                scale = unit(clean, self.norm)
+                scale = unit_length(clean, self.norm)
                 x = (clean + scale * pattern).clamp(0, 1)
                 gradient, _ = input_gradient(model, x, labels[some], images.dtype, loss)
                 direction = step_direction((scale * gradient).sum(0, keepdim=True), self.norm)
@@ -102,9 +102,9 @@ class UAP:
 
 @dataclass(frozen=True, eq=False)
 class Universal:
-    """Adds a stored ``pattern`` (C, H, W) to every image, times the image's unit of ``norm``, and clips to [0, 1].
+    """A learned attack: adds ``pattern`` (C, H, W), times the image's unit of ``norm``, to every image.
 
-    An attack of its own: it asks nothing of the model. Raises DataError for images of another shape.
+    The result is clipped to [0, 1]. It asks nothing of the model. Raises DataError for images of another shape.
     """
 
     pattern: Tensor
@@ -125,7 +125,7 @@ class Universal:
         loss: Loss | None = None,
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s. Model, generator and loss are not used."""
-        check(images, labels)
+        check_batch(images, labels)
         if images.shape[1:] != self.pattern.shape:
             shape = tuple(self.pattern.shape)
             raise DataError(f"images are {tuple(images.shape[1:])}, the pattern was learned for {shape}")
@@ -133,7 +133,7 @@ class Universal:
             clean = wide(images.detach().clone())
             pattern = self.pattern.to(clean)[None]
             pattern = project(pattern, pattern, self.eps, _of_pattern(self.norm))
-            return (clean + unit(clean, self.norm) * pattern).clamp(0, 1).to(images.dtype)
+            return (clean + unit_length(clean, self.norm) * pattern).clamp(0, 1).to(images.dtype)
 
 
 def _of_pattern(norm: str) -> str:

@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
-from raypurify.csc.admm import AdmmSettings, inverses, relative_residuals, solve_admm
+from raypurify.csc.admm import AdmmSettings, begin, inverses, limit_of, relative_residuals, solve_admm
 from raypurify.csc.convolution import atom_spectra
 
 
 def applies(settings: AdmmSettings, signal: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Whether :func:`iterate` can solve for ``signal``, ``others`` being the atoms and the initial codes, if any."""
+    """Whether :func:`solve_fused` can code ``signal``, ``others`` being the atoms and the initial codes, if any."""
     if not signal.is_cuda or signal.dtype != torch.float32 or settings.auto_rho:
         return False
     # The state v cannot hold an initial code that breaks the constraint, as the first iteration may be given.
@@ -19,6 +19,14 @@ def applies(settings: AdmmSettings, signal: torch.Tensor, *others: torch.Tensor 
         return False
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (signal, *others))
     return not recorded and _kernels_run(signal.device)
+
+
+def solve_fused(
+    atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings, initial: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes of a batch as ``admm.solve_admm`` returns them, where :func:`applies` says so; no gradient."""
+    spectra, _, signal_hat, y, u, done = begin(atoms, signal, settings, initial)
+    return iterate(spectra, inverses(spectra, settings.rho), signal_hat, y + u, done, settings, limit_of(settings))
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 An *active* coefficient is an entry of the working set: atom ``m`` at pixel ``(y, x)`` with value ``v``. The residual
 ``s − Dx`` is kept up to date with the colours of a pixel side by side; the correlation with all atoms takes it as
-planes, block by block.
+planes, block by block. ``residual``, ``atoms``, ``active`` and ``cells`` are the named tuples of
+:mod:`raypurify.csc._cd_arrays`, which says the shapes of what they hold; T is the precision of all of it.
 """
 
 import numpy as np
@@ -36,14 +37,16 @@ def _compiled(**options):
 
 
 @_compiled()
-def place(image, y, x, height, width, h, w, taps, base, span, factor):
-    """Add ``factor`` times an atom to the image at ``(y, x)``, wherever it shows on the torus and its margins.
+def add_atom(residual, y, x, atoms, base, factor):
+    """Add ``factor`` times the atom that begins at ``base`` in the taps to the residual at ``(y, x)``.
 
-    The image has margins of h − 1 above, 2(h − 1) below, and alike left and right: wide enough for every copy of an
-    atom that reaches into the part that is read, rows 0 to H + h − 2.
+    It goes wherever it shows on the torus and its margins of h − 1 rows above, 2(h − 1) below, and alike left and
+    right: wide enough for every copy of an atom that reaches into the part that is read, rows 0 to H + h − 2.
     """
-    pitch = image.shape[1]
-    flat = image.reshape(-1)
+    pixels, height, width = residual
+    h, w = atoms.h, atoms.w
+    pitch = pixels.shape[1]
+    flat = pixels.reshape(-1)
     for down in range(-1, 2):
         top = y + down * height + h - 1
         if top < 0 or top >= height + 2 * (h - 1):
@@ -53,25 +56,55 @@ def place(image, y, x, height, width, h, w, taps, base, span, factor):
             if left < 0 or left >= width + 2 * (w - 1):
                 continue
             start = np.uint64(top * pitch + left * 3)
-            window_add(flat, start, np.uint64(pitch), taps, np.uint64(base), np.uint64(h), np.uint64(span), factor)
+            window_add(
+                flat, start, np.uint64(pitch), atoms.taps, np.uint64(base), np.uint64(h), np.uint64(atoms.span), factor
+            )
 
 
 @_compiled()
-def residual(image, signal, h, w, taps, span, energy, atom, row, col, value, count):
-    """``s − Dx`` from the active coefficients, on the torus and one atom further."""
-    _, height, width = signal.shape
-    image[:] = 0
+def _shrink(t, lmbda, nonneg):
+    if t > lmbda:
+        return t - lmbda
+    if t < -lmbda and not nonneg:
+        return t + lmbda
+    return t - t
+
+
+@_compiled()
+def compute_residual(residual, signal, atoms, active, lmbda, nonneg):
+    """``s − Dx`` of ``signal`` (3, H, W) and the active coefficients, on the torus and one atom further.
+
+    Returns the violation: the largest change, in units of the correlation, that an active coefficient still asks for.
+    """
+    h, w, taps, span, energy, _ = atoms
+    pixels, height, width = residual
+    atom, row, col, value = active
+    pixels[:] = 0
     for i in range(height + h - 1):
         for j in range(width + w - 1):
             for c in range(3):
-                image[i + h - 1, (j + w - 1) * 3 + c] = signal[c, i % height, j % width]
-    size = taps.shape[0] // energy.shape[0]
-    for k in range(count):
-        place(image, row[k], col[k], height, width, h, w, taps, atom[k] * size, span, -value[k])
+                pixels[i + h - 1, (j + w - 1) * 3 + c] = signal[c, i % height, j % width]
+    pitch, size = pixels.shape[1], taps.shape[0] // energy.shape[0]
+    for k in range(value.shape[0]):
+        add_atom(residual, row[k], col[k], atoms, atom[k] * size, -value[k])
+
+    flat = pixels.reshape(-1)
+    worst = lmbda - lmbda
+    for k in range(value.shape[0]):
+        m = atom[k]
+        start, base = np.uint64((row[k] + h - 1) * pitch + (col[k] + w - 1) * 3), np.uint64(m * size)
+        slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
+        old = energy[m] * value[k]
+        worst = max(worst, abs(_shrink(slope + old, lmbda, nonneg) - old))
+    return worst
 
 
 @_compiled(fastmath=_MATH)
 def _accumulate(out, m, to, n, planes, start, offsets, weights, t):
+    """Add four taps from ``t`` on of four atoms from ``m`` on to ``n`` pixels of ``out`` from ``to`` on.
+
+    Shapes as in :func:`correlate`, with ``out`` for ``beta``; integers are uint64.
+    """
     # Unsigned indices: one that might be negative keeps the loop from being vectorised, and so does a strided view.
     a0, a1, a2, a3 = offsets[t] + start, offsets[t + 1] + start, offsets[t + 2] + start, offsets[t + 3] + start
     p0, p1, p2, p3 = weights[m, t], weights[m, t + 1], weights[m, t + 2], weights[m, t + 3]
@@ -88,7 +121,11 @@ def _accumulate(out, m, to, n, planes, start, offsets, weights, t):
 
 @_compiled(fastmath=_MATH)
 def correlate(beta, peak, planes, offsets, weights, count, nonneg):
-    """``Dᴴr`` at the first ``count`` pixels of the flat planes, and its largest magnitude over the atoms."""
+    """``Dᴴr`` at the first ``count`` pixels of the flat planes, and its largest magnitude over the atoms.
+
+    ``beta`` (M', count) and ``peak`` (count,) are overwritten. ``planes`` (pixels of three colours, one plane after the
+    other) T; ``offsets`` (3hw',) uint64, how far from its pixel each tap reads; ``weights`` (M', 3hw') T.
+    """
     for first in range(0, count, _CHUNK):
         last = min(count, first + _CHUNK)
         begin, n = np.uint64(first), np.uint64(last - first)
@@ -109,32 +146,35 @@ def correlate(beta, peak, planes, offsets, weights, count, nonneg):
 
 
 @_compiled()
-def block(side):
-    """Length of the blocks that a side is cut into, a multiple of the patches."""
+def block_side(side):
+    """Length of the blocks that a side of the image is divided into, a multiple of the patches."""
     parts = (side + _BLOCK - 1) // _BLOCK
     length = (side + parts - 1) // parts
     return length + -length % PATCH
 
 
 @_compiled()
-def screen(found, image, height, width, y0, x0, h, w, weights, nonneg):
+def screen(patches, residual, y0, x0, atoms, nonneg):
     """The largest correlation in every patch of the block at ``(y0, x0)``; returns the largest of all.
 
-    ``found`` is (patches, 4): the magnitude, and the atom, row and column where it is.
+    ``patches`` is (patches, 4) T: the magnitude, and the atom, row and column where it is; those of the block are
+    overwritten.
     """
-    y1, x1 = min(height, y0 + block(height)), min(width, x0 + block(width))
+    pixels, height, width = residual
+    h, w, weights = atoms.h, atoms.w, atoms.weights
+    y1, x1 = min(height, y0 + block_side(height)), min(width, x0 + block_side(width))
     across = (width + PATCH - 1) // PATCH
     rows, pitch = y1 - y0 + h, x1 - x0 + w - 1
-    planes = np.zeros((3, rows, pitch), image.dtype)
+    planes = np.zeros((3, rows, pitch), pixels.dtype)
     for i in range(rows - 1):
         for j in range(pitch):
             for c in range(3):
-                planes[c, i, j] = image[y0 + i + h - 1, (x0 + j + w - 1) * 3 + c]
+                planes[c, i, j] = pixels[y0 + i + h - 1, (x0 + j + w - 1) * 3 + c]
     offsets = np.zeros(weights.shape[1], np.uint64)
     for t in range(3 * h * w):
         offsets[t] = t // (h * w) * rows * pitch + t // w % h * pitch + t % w
     count = (y1 - y0) * pitch
-    beta, peak = np.empty((weights.shape[0], count), image.dtype), np.empty(count, image.dtype)
+    beta, peak = np.empty((weights.shape[0], count), pixels.dtype), np.empty(count, pixels.dtype)
     correlate(beta, peak, planes.reshape(-1), offsets, weights, count, nonneg)
     top = peak.dtype.type(0)
     for i in range(y0, y1, PATCH):
@@ -147,46 +187,25 @@ def screen(found, image, height, width, y0, x0, h, w, weights, nonneg):
             m = 0
             while m < beta.shape[0] - 1 and beta[m, p] < best and (nonneg or -beta[m, p] < best):
                 m += 1
-            entry = found[i // PATCH * across + j // PATCH]
+            entry = patches[i // PATCH * across + j // PATCH]
             entry[0], entry[1], entry[2], entry[3] = best, m, y0 + p // pitch, x0 + p % pitch
             top = max(top, best)
     return top
 
 
 @_compiled()
-def _shrink(t, lmbda, nonneg):
-    if t > lmbda:
-        return t - lmbda
-    if t < -lmbda and not nonneg:
-        return t + lmbda
-    return t - t
-
-
-@_compiled()
-def violation(image, h, w, taps, span, energy, lmbda, nonneg, atom, row, col, value, count):
-    """Largest change, in units of the correlation, that an active coefficient still asks for."""
-    pitch, size = image.shape[1], taps.shape[0] // energy.shape[0]
-    flat = image.reshape(-1)
-    worst = lmbda - lmbda
-    for k in range(count):
-        m = atom[k]
-        start, base = np.uint64((row[k] + h - 1) * pitch + (col[k] + w - 1) * 3), np.uint64(m * size)
-        slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
-        old = energy[m] * value[k]
-        worst = max(worst, abs(_shrink(slope + old, lmbda, nonneg) - old))
-    return worst
-
-
-@_compiled()
-def descend(
-    image, height, width, h, w, taps, span, energy, lmbda, tol, nonneg, atom, row, col, value, first, across, dirty
-):  # fmt: skip
+def descend(residual, atoms, active, cells, lmbda, tol, nonneg):
     """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal.
 
-    A cell of coefficients is left alone until one in it or beside it has moved by more than that.
+    A cell of coefficients is left alone until one in it or beside it has moved by more than that. Values and residual
+    change in place.
     """
-    pitch, size = image.shape[1], taps.shape[0] // energy.shape[0]
-    flat = image.reshape(-1)
+    h, w, taps, span, energy, _ = atoms
+    pixels, height, width = residual
+    atom, row, col, value = active
+    first, dirty, across = cells
+    pitch, size = pixels.shape[1], taps.shape[0] // energy.shape[0]
+    flat = pixels.reshape(-1)
     down = dirty.shape[0] // across
     dirty[:] = True
     for _ in range(_SWEEPS):
@@ -212,7 +231,7 @@ def descend(
                     if h <= y + 1 <= height - h + 1 and w <= x + 1 <= width - w + 1:
                         window_add(flat, start, np.uint64(pitch), taps, base, np.uint64(h), np.uint64(span), step)
                     else:
-                        place(image, y, x, height, width, h, w, taps, base, span, step)
+                        add_atom(residual, y, x, atoms, base, step)
             dirty[c] = worst > tol
             if dirty[c]:
                 moved = True
@@ -225,22 +244,24 @@ def descend(
 
 
 @_compiled()
-def join(found, level, height, width, atom, row, col, value, count, first, across, atoms, rows, cols, values):
+def join(patches, level, height, width, active, cells):
     """Let the best coefficient of every patch join if it is above ``level``, and let zeros go.
 
-    The new working set goes into ``atoms`` to ``values``, sorted by cell, and ``first`` tells where each cell begins;
-    returns its size.
+    ``patches`` is :func:`screen`'s. Returns the fields of the new working set, sorted by cell, and overwrites
+    ``cells.first`` with where each cell begins in it.
     """
-    cells = first.shape[0] - 1
-    down = cells // across
-    cell = np.empty(count + found.shape[0], np.int64)
+    atom, row, col, value = active
+    first, dirty, across = cells
+    count, last = value.shape[0], dirty.shape[0]
+    down = last // across
+    cell = np.empty(count + patches.shape[0], np.int64)
     for k in range(count):
         cell[k] = row[k] * down // height * across + col[k] * across // width
-    for patch in range(found.shape[0]):
+    for patch in range(patches.shape[0]):
         e = count + patch
         cell[e] = -1
-        if found[patch, 0] > level:
-            m, y, x = int(found[patch, 1]), int(found[patch, 2]), int(found[patch, 3])
+        if patches[patch, 0] > level:
+            m, y, x = int(patches[patch, 1]), int(patches[patch, 2]), int(patches[patch, 3])
             cell[e] = y * down // height * across + x * across // width
             for k in range(first[cell[e]], first[cell[e] + 1]):
                 if atom[k] == m and row[k] == y and col[k] == x:
@@ -250,13 +271,16 @@ def join(found, level, height, width, atom, row, col, value, count, first, acros
         if value[k] == 0:
             cell[k] = -1
 
-    for c in range(cells + 1):
+    for c in range(last + 1):
         first[c] = 0
     for e in range(cell.shape[0]):
         if cell[e] >= 0:
             first[cell[e] + 1] += 1
-    for c in range(cells):
+    for c in range(last):
         first[c + 1] += first[c]
+    total = first[last]
+    atoms, rows, cols = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32)
+    values = np.empty(total, value.dtype)
     for e in range(cell.shape[0]):
         if cell[e] >= 0:
             to = first[cell[e]]
@@ -264,9 +288,9 @@ def join(found, level, height, width, atom, row, col, value, count, first, acros
             if e < count:
                 atoms[to], rows[to], cols[to], values[to] = atom[e], row[e], col[e], value[e]
             else:
-                entry = found[e - count]
+                entry = patches[e - count]
                 atoms[to], rows[to], cols[to], values[to] = int(entry[1]), int(entry[2]), int(entry[3]), 0
-    for c in range(cells, 0, -1):
+    for c in range(last, 0, -1):
         first[c] = first[c - 1]
     first[0] = 0
-    return first[cells]
+    return atoms, rows, cols, values

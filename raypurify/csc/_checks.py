@@ -2,11 +2,12 @@
 
 import torch
 
+from raypurify.csc.methods import METHODS
 from raypurify.errors import DataError
 
 
 def check_signal(signal: torch.Tensor) -> None:
-    """A batch of finite colour images in a precision that the solvers compute in."""
+    """Raise DataError unless ``signal`` is a batch (N, 3, H, W) of finite numbers in float32 or float64."""
     if signal.ndim != 4 or signal.shape[1] != 3 or signal.dtype not in (torch.float32, torch.float64):
         raise DataError(
             f"signal: expected (N, 3, H, W) in float32 or float64, got {tuple(signal.shape)} in {signal.dtype}"
@@ -16,9 +17,10 @@ def check_signal(signal: torch.Tensor) -> None:
 
 
 def check_options(signal: torch.Tensor, method: str, pad: int, sparse: bool, differentiable: str | None) -> None:
-    """Choices that exist and go together."""
-    if method not in ("auto", "admm", "cd"):
-        raise DataError(f'method={method!r}: choose "auto", "admm" or "cd"')
+    """Raise DataError unless these choices exist and go together."""
+    if method != "auto" and method not in METHODS:
+        known = " or ".join(f'"{name}"' for name in METHODS)
+        raise DataError(f'method={method!r}: choose "auto", {known}')
     if pad < 0:
         raise DataError(f"pad={pad}: must be ≥ 0")
     if differentiable not in (None, "unrolled", "implicit"):
@@ -32,7 +34,10 @@ def check_options(signal: torch.Tensor, method: str, pad: int, sparse: bool, dif
 
 
 def check_initial(initial: torch.Tensor | None, bank: torch.Tensor, signal: torch.Tensor) -> torch.Tensor | None:
-    """Codes to start from, shaped like those of the result."""
+    """The codes to start from, constant and in the dtype of ``signal``; None where there are none.
+
+    Raises DataError unless they are finite and shaped like those of the result, (N, M, H, W).
+    """
     shape = (len(signal), bank.shape[1], *signal.shape[2:])
     if initial is None:
         return None
@@ -45,7 +50,11 @@ def check_initial(initial: torch.Tensor | None, bank: torch.Tensor, signal: torc
 def check_dictionary(
     dictionary: torch.Tensor, signal: torch.Tensor, index: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The dictionary as a bank (K, M, 3, h, w) like ``signal``, and an index (N,) into it."""
+    """The dictionary as a bank (K, M, 3, h, w), in dtype and device like ``signal``, and an index (N,) int64 into it.
+
+    Raises DataError for other shapes, atoms that are not finite floats or larger than the images, an index out of
+    range, or one of bank and index without the other.
+    """
     if dictionary.ndim not in (4, 5) or dictionary.shape[-3] != 3 or 0 in dictionary.shape:
         raise DataError(
             f"dictionary: expected (M, 3, h, w), or (K, M, 3, h, w) with index, got {tuple(dictionary.shape)}"
@@ -74,7 +83,10 @@ def check_dictionary(
 def check_settings(
     lmbda: float, rel_tol: float, max_iter: int | None, rho: float | None, relax: float, dtype: torch.dtype
 ) -> None:
-    """Settings in range, and a tolerance that the precision can reach where nothing else ends the iteration."""
+    """Raise DataError unless the settings are in range, and ``rel_tol`` is one that ``dtype`` can reach.
+
+    With a ``max_iter`` any tolerance will do, because that ends the iteration.
+    """
     if not 0 <= lmbda < float("inf"):
         raise DataError(f"lmbda={lmbda}: must be finite and ≥ 0")
     if max_iter is not None and max_iter < 0:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +18,7 @@ _CEILING = 10_000
 
 @dataclass(frozen=True)
 class AdmmSettings:
-    """Parameters of the iteration; the names and defaults of sporco's ``ConvBPDN`` except ``auto_rho``."""
+    """Parameters of the iteration, which :func:`raypurify.csc.solve_cbpdn` explains; α is ``relax``, ρ is ``rho``."""
 
     lmbda: float
     rel_tol: float
@@ -28,14 +29,64 @@ class AdmmSettings:
     nonneg: bool
 
 
+class Start(NamedTuple):
+    """What the iteration starts from.
+
+    Attributes:
+        spectra: of the atoms (N, 3, M, H, W//2 + 1), or (1, ...) shared.
+        adjoint: their conjugates.
+        signal_hat: spectra of the signal (N, 3, H, W//2 + 1).
+        y: (N, M, H, W), the sparse variable.
+        u: (N, M, H, W), the scaled dual variable.
+        done: (N,) bool, images whose solution ``y`` is.
+    """
+
+    spectra: torch.Tensor
+    adjoint: torch.Tensor
+    signal_hat: torch.Tensor
+    y: torch.Tensor
+    u: torch.Tensor
+    done: torch.Tensor
+
+
+def begin(
+    atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings, initial: torch.Tensor | None = None
+) -> Start:
+    """The start of :func:`solve_admm`, which has the arguments."""
+    shape = signal.shape[2:]
+    spectra = atom_spectra(atoms, *shape)
+    adjoint = spectra.conj().resolve_conj()
+    signal_hat = torch.fft.rfft2(signal)
+    if initial is None:
+        y, u = (signal.new_zeros(len(signal), atoms.shape[1], *shape) for _ in range(2))
+    else:
+        y = initial.to_dense() if initial.is_sparse else initial
+        u = settings.lmbda / settings.rho * y.sign()
+    # Where ‖Dᴴs‖∞ ≤ λ the zero code is the exact solution. The iteration would never stop there, because the relative
+    # primal residual ‖x − 0‖ / max(‖x‖, 0) stays 1 while x shrinks.
+    reach = torch.fft.irfft2(analyze(adjoint, signal_hat.detach()), s=shape)
+    bound = reach.amax((1, 2, 3)) if settings.nonneg else reach.abs().amax((1, 2, 3))
+    return Start(spectra, adjoint, signal_hat, y, u, (bound <= settings.lmbda) | (bound == 0))
+
+
+def limit_of(settings: AdmmSettings) -> int:
+    """The iteration that is the last one, finished or not."""
+    return _CEILING if settings.max_iter is None else settings.max_iter
+
+
 def solve_admm(
     atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings, initial: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes of a batch by relaxed, scaled ADMM on ``½‖Dx − s‖² + λ‖y‖₁`` with ``x = y``.
+    r"""Codes of a batch by relaxed, scaled ADMM on ``argmin_{x, y} ½‖Dx − s‖² + λ‖y‖₁`` subject to ``x = y``.
 
-    The x-step ``(DᴴD + ρI)⁻¹(Dᴴs + ρz)`` is computed as ``z + Dᴴ(DDᴴ + ρI)⁻¹(s − Dz)``: a 3×3 system per frequency
-    instead of M×M. Because ``y = shrink(v)`` and ``u = v − y`` for ``v = x̂ + u``, one array v carries the state.
-    Each image stops by sporco's relative primal and dual residuals on its own and leaves the batch.
+    The iteration is (Boyd et al., Distributed Optimization and Statistical Learning via ADMM, 2011; Wohlberg, Efficient
+    Algorithms for Convolutional Sparse Representations, 2016)::
+
+        x ← (DᴴD + ρI)⁻¹(Dᴴs + ρ(y − u)),   x̂ = αx + (1 − α)y,   y ← shrink(x̂ + u, λ/ρ),   u ← u + x̂ − y
+
+    With ``z = y − u`` the x-step is computed as ``z + Dᴴ(DDᴴ + ρI)⁻¹(s − Dz)``: a 3×3 system per frequency instead of
+    M×M. Because ``y = shrink(v)`` and ``u = v − y`` for ``v = x̂ + u``, one array v carries the state. Each image stops
+    by sporco's relative primal and dual residuals on its own and leaves the batch.
 
     Autograd differentiates the codes with respect to ``signal`` through all iterations. The penalties that ``auto_rho``
     chooses count as constants: they steer the way to the solution and not where it lies, so the gradient has the same
@@ -43,43 +94,22 @@ def solve_admm(
 
     Args:
         atoms: (N, M, 3, h, w), one dictionary per image, or (1, M, 3, h, w) shared.
-        signal: (N, 3, H, W).
+        signal: (N, 3, H, W), float32 or float64.
+        settings: λ ≥ 0, α, ρ > 0 and when to stop.
         initial: codes y (N, M, H, W) to start from, dense or sparse; u is then the dual that would make them optimal,
             ``λ/ρ sign(y)``, as in sporco.
 
     Returns:
-        ``(codes (N, M, H, W), iterations (N,), converged (N,))``, the codes being the sparse variable y.
+        ``(codes (N, M, H, W), iterations (N,) int64, converged (N,) bool)``, the codes being the sparse variable y.
     """
-    count, _, height, width = signal.shape
-    shape = (height, width)
-    spectra = atom_spectra(atoms, height, width)
-    adjoint = spectra.conj().resolve_conj()
-
+    count, shape = len(signal), signal.shape[2:]
+    spectra, adjoint, signal_hat, y, u, done = begin(atoms, signal, settings, initial)
     # Zeros that depend on the signal: a code that stays zero has the gradient zero, where a constant would have none.
     codes = (0 * signal[:, :1]).repeat(1, atoms.shape[1], 1, 1)
     iterations = torch.zeros(count, dtype=torch.int64, device=signal.device)
     converged = torch.zeros(count, dtype=torch.bool, device=signal.device)
-    signal_hat = torch.fft.rfft2(signal)
-    if initial is None:
-        y, u = torch.zeros_like(codes), torch.zeros_like(codes)
-    else:
-        y = initial.to_dense() if initial.is_sparse else initial
-        u = settings.lmbda / settings.rho * y.sign()
     active = torch.arange(count, device=signal.device)
-    # Where ‖Dᴴs‖∞ ≤ λ the zero code is the exact solution. The iteration would never stop there, because the relative
-    # primal residual ‖x − 0‖ / max(‖x‖, 0) stays 1 while x shrinks.
-    reach = torch.fft.irfft2(analyze(adjoint, signal_hat.detach()), s=shape)
-    bound = reach.amax((1, 2, 3)) if settings.nonneg else reach.abs().amax((1, 2, 3))
-    done = (bound <= settings.lmbda) | (bound == 0)
-
-    limit = _CEILING if settings.max_iter is None else settings.max_iter
-    # Imported here because that module imports this one.
-    from raypurify.csc import _admm_gpu
-
-    if _admm_gpu.applies(settings, signal, atoms, initial):
-        solver = inverses(spectra, settings.rho)
-        return _admm_gpu.iterate(spectra, solver, signal_hat, y + u, done, settings, limit)
-
+    limit = limit_of(settings)
     rho, normal, step = signal.new_full((count,), settings.rho), _normal(spectra), 0
     solver = _inverse(normal, rho)
     while True:
@@ -160,9 +190,9 @@ def _residuals(x, y, y_before, u):
 
 
 def relative_residuals(gap, x, y, change, u):
-    """Boyd's residuals relative to the variables' norms, a zero norm counting as one (sporco's rule).
+    """Boyd's residuals ``(primal, dual)`` relative to the variables' norms, a zero norm counting as one, as in sporco.
 
-    All (N,): ``(primal, dual)`` of the norms of x − y, x, y, the last change of y, and u.
+    All (N,): the arguments are the norms of x − y, x, y, the last change of y, and u.
     """
     primal_scale, dual_scale = torch.maximum(x, y), u
     primal = gap / torch.where(primal_scale == 0, 1.0, primal_scale)

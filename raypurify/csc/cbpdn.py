@@ -7,7 +7,7 @@ import torch
 from raypurify.csc import cd
 from raypurify.csc._checks import check_dictionary, check_initial, check_options, check_settings, check_signal
 from raypurify.csc.admm import AdmmSettings
-from raypurify.csc.methods import Problem, by_admm, by_descent, by_tiles
+from raypurify.csc.methods import METHODS, Problem, solve_by
 from raypurify.csc.optimality import Solution, quality
 from raypurify.csc.padding import pad_mirrored
 
@@ -17,7 +17,7 @@ _DESCENT_FROM = 0.03
 
 
 class SparseCode(NamedTuple):
-    """What :func:`solve_cbpdn` found, per image.
+    """Sparse codes of a batch of images as :func:`solve_cbpdn` finds them, and how good each is.
 
     Attributes:
         codes: (N, M, H, W) coefficient maps, dense or sparse (COO) as asked; with ``pad``, of the padded image.
@@ -120,10 +120,10 @@ def solve_cbpdn(
     problem = Problem(bank, index, signal, settings, initial, sparse, differentiable, max_bytes)
     # Each image by its own measure, or its code would depend on the company it came in.
     parts, order = [], []
-    for solve, members in ((by_descent, descends), (by_admm, ~descends)):
+    for name, members in (("cd", descends), ("admm", ~descends)):
         some = members.nonzero().flatten().to(signal.device)
         if len(some):
-            parts.append(by_tiles(solve, problem.part(some)))
+            parts.append(solve_by(METHODS[name], problem.part(some)))
             order.append(some)
     back = torch.argsort(torch.cat(order))
     code = Solution(*(torch.cat(field).index_select(0, back) for field in zip(*parts))) if len(parts) > 1 else parts[0]

@@ -8,18 +8,18 @@ import torch
 
 
 def atom_spectra(atoms: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Zero-padded real FFT of atoms (N, M, 3, h, w)."""
+    """Spectra (N, 3, M, H, W//2 + 1) of atoms (N, M, 3, h, w): their real FFT, zero-padded to H×W."""
     return torch.fft.rfft2(atoms.transpose(1, 2), s=(height, width))
 
 
 def synthesize(spectra: torch.Tensor, maps_hat: torch.Tensor) -> torch.Tensor:
-    """``D x``: spectra of maps (N, M, ...) to spectra of images (N, 3, ...)."""
+    """Spectra (N, 3, H, W//2 + 1) of the images ``D x``, from the spectra (N, M, H, W//2 + 1) of the maps x."""
     # A loop over the three channels reads memory in order; einsum would permute both operands first (3 to 4x slower).
     return torch.stack([(spectra[:, c] * maps_hat).sum(1) for c in range(spectra.shape[1])], dim=1)
 
 
 def analyze(spectra_conj: torch.Tensor, images_hat: torch.Tensor) -> torch.Tensor:
-    """``Dᴴ r``: spectra of images (N, 3, ...) to spectra of maps (N, M, ...)."""
+    """Spectra (N, M, H, W//2 + 1) of the maps ``Dᴴ r``, from the spectra (N, 3, H, W//2 + 1) of the images r."""
     out = spectra_conj[:, 0] * images_hat[:, 0, None]
     for c in range(1, spectra_conj.shape[1]):
         out = out.addcmul(spectra_conj[:, c], images_hat[:, c, None])
@@ -27,7 +27,7 @@ def analyze(spectra_conj: torch.Tensor, images_hat: torch.Tensor) -> torch.Tenso
 
 
 def reconstruct(atoms: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """``Σ_m d_m * x_m`` for atoms (N or 1, M, 3, h, w) and codes (N, M, H, W): images (N, 3, H, W)."""
+    """Images ``Σ_m d_m * x_m`` (N, 3, H, W) of codes x (N, M, H, W) and atoms d (N or 1, M, 3, h, w)."""
     height, width = codes.shape[-2:]
     images_hat = synthesize(atom_spectra(atoms, height, width), torch.fft.rfft2(codes))
     return torch.fft.irfft2(images_hat, s=(height, width))

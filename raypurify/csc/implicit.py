@@ -15,7 +15,7 @@ _CEILING = 1000
 
 
 def differentiate_implicitly(codes: torch.Tensor, atoms: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
-    r"""The same codes, differentiable with respect to ``signal`` by the optimality conditions they satisfy.
+    r"""Codes that autograd differentiates with respect to ``signal``, by the optimality conditions they satisfy.
 
     With the support S of an optimal code and its signs held fixed, ``x_S = (D_SᴴD_S)⁻¹(D_Sᴴs − λ sign(x_S))``. A
     gradient g on the code hence becomes ``D_S(D_SᴴD_S)⁻¹g_S`` on the signal, whatever λ is, and zero where S is empty.
@@ -55,7 +55,7 @@ class _ImplicitCode(torch.autograd.Function):
 
 
 def _least_squares(atoms, support, gradient):
-    """The image of least norm among ``argmin_w ‖D_Sᴴw − g_S‖²``, which is ``D_S(D_SᴴD_S)⁺g_S``, by CGLS.
+    """Image of least norm among ``argmin_w ‖D_Sᴴw − g_S‖²``, which is ``D_S(D_SᴴD_S)⁺g_S``, by CGLS.
 
     Conjugate gradients on ``(D_SᴴD_S)v = g_S`` take as many steps, but diverge where that has no solution. So do, in
     float32, conjugate gradients on ``(D_SD_Sᴴ)w = D_Sg_S`` without the residual on the codes: the matrix is singular

@@ -9,7 +9,8 @@ from raypurify.csc.online import learn_online
 from raypurify.csc.sporco_online import learn_by_sporco
 from raypurify.errors import DataError
 
-_ENGINES = {"torch": learn_online, "sporco": learn_by_sporco}
+ENGINES = {"torch": learn_online, "sporco": learn_by_sporco}
+"""Every way of learning by its name in :func:`learn_dictionary`."""
 
 
 def learn_dictionary(
@@ -59,16 +60,19 @@ def learn_dictionary(
     torch.Size([4, 3, 5, 5])
     """
     signals = _checked(images, atoms, size, lmbda, passes)
-    if engine not in _ENGINES:
-        raise DataError(f"engine={engine!r}: choose {' or '.join(map(repr, _ENGINES))}")
+    if engine not in ENGINES:
+        raise DataError(f"engine={engine!r}: choose {' or '.join(map(repr, ENGINES))}")
     rng = np.random.default_rng(seed)
-    start = torch.from_numpy(_random_patches(signals.cpu().numpy(), atoms, size, rng))
-    learned = _ENGINES[engine](signals, start, lmbda, passes, rng, progress).cpu()
+    start = torch.from_numpy(random_patches(signals.cpu().numpy(), atoms, size, rng))
+    learned = ENGINES[engine](signals, start, lmbda, passes, rng, progress).cpu()
     return learned / torch.linalg.vector_norm(learned, dim=(1, 2, 3), keepdim=True)
 
 
-def _random_patches(signals: np.ndarray, atoms: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit-norm patches of the images at random places; flat ones are drawn again, and replaced by noise at last."""
+def random_patches(signals: np.ndarray, atoms: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit-norm patches (atoms, 3, size, size) of the images at random places, to begin learning with.
+
+    Flat ones are drawn again, and replaced by noise at last.
+    """
     count, _, height, width = signals.shape
     patches = rng.standard_normal((atoms, 3, size, size)).astype(np.float32)
     floor = 1e-3 * np.sqrt(np.mean(signals**2) * patches[0].size)

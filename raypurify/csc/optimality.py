@@ -12,10 +12,10 @@ class Solution(NamedTuple):
 
     Attributes:
         codes: (N, M, H, W), dense or sparse.
-        rest: (N, 3, H, W), ``r = s − Dx``.
+        rest: (N, 3, H, W), what the codes leave of the signal, ``r = s − Dx``.
         iterations: (N,) int64.
         converged: (N,) bool, by the method's own rule.
-        size: (N,) float64, ``‖x‖₁``.
+        l1_norm: (N,) float64, ``‖x‖₁``.
         violation: (N,) the largest change that a coefficient asks for, in units of ``β = Dᴴr``.
         top: (N,) ``max |β|``, or ``max β`` for non-negative codes.
     """
@@ -24,13 +24,13 @@ class Solution(NamedTuple):
     rest: torch.Tensor
     iterations: torch.Tensor
     converged: torch.Tensor
-    size: torch.Tensor
+    l1_norm: torch.Tensor
     violation: torch.Tensor
     top: torch.Tensor
 
 
 def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    r"""Per image: the objective, the violation of optimality in units of λ, and the duality gap.
+    r"""Objective, violation of optimality in units of λ, and duality gap of each image: three tensors (N,).
 
     With ``θ = r min(1, λ / max|β|)``, a feasible point of the dual ``max_θ ½‖s‖² − ½‖s − θ‖², ‖Dᴴθ‖∞ ≤ λ``, the gap is
     ``P(x) − D(θ) ≥ P(x) − P(x*)``: the objective is at most that far above the optimum. For λ = 0 the violation is in
@@ -39,7 +39,7 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
     # In double precision: the gap is a small difference of large sums.
     r, s, top = solution.rest.double(), signal.double(), solution.top.double()
     energy = r.square().sum((1, 2, 3)) / 2
-    objective = energy + lmbda * solution.size
+    objective = energy + lmbda * solution.l1_norm
     with torch.no_grad():
         scale = torch.where(top > lmbda, lmbda / top.clamp(min=torch.finfo(top.dtype).tiny), 1.0)
         gap = objective + energy * scale.square() - scale * (r * s).sum((1, 2, 3))
@@ -51,7 +51,10 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
 def extremes(
     atoms, codes, rest, lmbda: float, nonneg: bool, inside: tuple[slice, slice] = (slice(None), slice(None))
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(violation, top)`` of dense codes (N, M, H, W) in the rows and columns ``inside``, for :func:`quality`."""
+    """Violation of optimality and largest correlation of dense codes (N, M, H, W), for :func:`quality`: two (N,).
+
+    ``rest`` is s − Dx (N, 3, H, W); only the rows and columns ``inside`` are looked at.
+    """
     height, width = codes.shape[-2:]
     adjoint = atom_spectra(atoms, height, width).conj().resolve_conj()
     beta = torch.fft.irfft2(analyze(adjoint, torch.fft.rfft2(rest)), s=(height, width))

@@ -4,7 +4,7 @@ import torch
 
 
 def pad_mirrored(images: torch.Tensor, pad: int) -> torch.Tensor:
-    """Images (N, C, H, W) continued by ``pad`` pixels on every side, mirrored at the edge: ``… b a | a b c …``."""
+    """Images (N, C, H, W) continued by ``pad`` ≥ 0 pixels on every side, mirrored at the edge: ``… b a | a b c …``."""
     height, width = images.shape[-2:]
     return images[..., _mirror_indices(height, pad, images.device), :][..., _mirror_indices(width, pad, images.device)]
 

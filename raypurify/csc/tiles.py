@@ -14,7 +14,10 @@ _OVERLAP = 8
 
 
 def largest_side(max_bytes: int, bytes_per_pixel: int, size: int) -> int:
-    """Side of the tiles, without the overlap, whose working memory is ``max_bytes``; ``size`` is that of an atom."""
+    """Side of the tiles, without the overlap, whose working memory is ``max_bytes``; ``size`` is that of an atom.
+
+    Raises DataError where that is less than an atom.
+    """
     side = int((max_bytes / bytes_per_pixel) ** 0.5) - 2 * _OVERLAP * size
     if side < size:
         needed = ((2 * _OVERLAP + 1) * size) ** 2 * bytes_per_pixel
@@ -51,19 +54,19 @@ def solve_tiled(
     codes = torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), shape, check_invariants=False).coalesce()
     rest = _residual(atoms, codes, signal, side)
     violation, top = _extremes(atoms, codes, rest, side, lmbda, nonneg)
-    size = codes.values().abs().sum(0, True, dtype=torch.float64)
+    l1_norm = codes.values().abs().sum(0, True, dtype=torch.float64)
     steps, done = torch.cat(iterations).amax(0, True), torch.cat(converged).all(0, True)
-    return Solution(codes, rest, steps, done, size, violation, top)
+    return Solution(codes, rest, steps, done, l1_norm, violation, top)
 
 
 def _windows(height: int, width: int, side: int, margin: int) -> Iterator[tuple]:
     """``(rows, columns, where the tile begins in its window, where and how large it is in the image)`` of each tile."""
-    for y, top, rows in _cuts(height, side, margin):
-        for x, left, cols in _cuts(width, side, margin):
+    for y, top, rows in _spans(height, side, margin):
+        for x, left, cols in _spans(width, side, margin):
             yield rows, cols, (top, left), (y, x, min(side, height - y), min(side, width - x))
 
 
-def _cuts(length: int, side: int, margin: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+def _spans(length: int, side: int, margin: int) -> Iterator[tuple[int, int, torch.Tensor]]:
     for begin in range(0, length, side):
         tile = min(side, length - begin)
         if tile + 2 * margin >= length:

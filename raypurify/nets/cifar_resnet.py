@@ -19,7 +19,10 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class BasicBlock(nn.Module):
-    """relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)); the shortcut subsamples by 2 and zero-pads the channels."""
+    """A basic block, relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)).
+
+    The shortcut subsamples by the stride and zero-pads the channels (option A).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -40,7 +43,8 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet-``depth`` for images (N, 3, H, W) in [0, 1]; normalisation is part of the network.
 
-    ``network(images)`` gives logits (N, classes), ``network.latents(images)`` the pooled features (N, 64).
+    ``network(images)`` gives logits (N, classes), ``network.latents(images)`` the pooled features (N, 64). Raises
+    ConfigError for a depth that is not 6n + 2.
 
     >>> CifarResNet(20).eval()(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 10])
@@ -62,6 +66,7 @@ class CifarResNet(nn.Module):
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
     def latents(self, images: Tensor) -> Tensor:
+        """Pooled features (N, 64) of images (N, 3, H, W) in [0, 1]."""
         hidden = relu(self.bn1(self.conv1((images - self.mean) / self.std)))
         return self.layer3(self.layer2(self.layer1(hidden))).mean((2, 3))
 

@@ -12,8 +12,10 @@ SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lit
 
 
 def load_efficientnet_lite(name: str) -> nn.Module:
-    """EfficientNet-Lite ``name`` for images in [0, 1], which it resizes to its own size; 1,000 logits, frozen, in
-    evaluation mode. Its input is (255·x − 127) / 128.
+    """Load EfficientNet-Lite ``name`` with its ImageNet weights, frozen and in evaluation mode.
+
+    The network takes images (N, 3, H, W) in [0, 1], resizes them to its own size (``SIZES``), standardises them to
+    (255·x − 127) / 128 and gives logits (N, 1000).
 
     Raises ConfigError for an unknown name, and where the packages that carry it are missing.
     """

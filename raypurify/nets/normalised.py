@@ -10,7 +10,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalised(nn.Module):
-    """network((x − mean) / std), for images (N, 3, H, W) in [0, 1].
+    """A classifier of standardised images, network((x − mean) / std), that takes images (N, 3, H, W) in [0, 1].
 
     ``size`` resizes images to a square first (bilinear, with antialiasing; differentiable); ``outputs`` are the logits
     to give, in this order, for images whose classes are some of the network's.

@@ -12,14 +12,17 @@ from raypurify.nets.wide_resnet import WideResNet
 
 
 def save_network(path: Path, network: nn.Module) -> None:
-    """Write the weights, float32, and of a WideResNet the architecture."""
+    """Write the weights of a network as safetensors, those of a WideResNet together with its architecture."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     known = {"wide_resnet": json.dumps(network.settings)} if isinstance(network, WideResNet) else None
     save_file(state, path, metadata=known)
 
 
 def load_network(path: Path) -> WideResNet:
-    """Read what ``save_network`` wrote, in evaluation mode. Raises TrainingError naming the file when it cannot."""
+    """Read a WideResNet that ``save_network`` wrote, in evaluation mode.
+
+    Raises TrainingError naming the file when it cannot.
+    """
     try:
         with safe_open(path, "pt") as file:
             network = WideResNet(**json.loads(file.metadata()["wide_resnet"]))

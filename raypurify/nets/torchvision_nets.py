@@ -12,8 +12,10 @@ from raypurify.nets.normalised import IMAGENET_MEAN, IMAGENET_STD, Normalised
 
 
 def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
-    """The architecture ``name`` of torchvision with the state dict in ``weights``, with ImageNet's normalisation,
-    frozen and in evaluation mode. It has as many classes as the weights; GoogLeNet's auxiliary heads are left out.
+    """Load torchvision's classifier ``name`` with the state dict in ``weights``, frozen and in evaluation mode.
+
+    The network takes images (N, 3, H, W) in [0, 1], standardises them by ImageNet's statistics and has as many classes
+    as the weights; GoogLeNet's auxiliary heads are left out.
 
     Raises ConfigError for a name that torchvision does not have or without weights, SourceError for a file that is no
     state dict of that architecture. Only tensors are read from it.
@@ -37,7 +39,7 @@ def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def torchvision_models() -> ModuleType:
-    """``torchvision.models``, also where torch is a CPU build and torchvision's operators were built for another.
+    """The module ``torchvision.models``, also where its operators were built for another build of torch than this.
 
     Such a torchvision stops at the missing operator ``nms``, which no classifier needs: declaring it lets the import
     pass.

@@ -10,10 +10,10 @@ MEAN, STD = 0.5, 0.25
 
 
 def blocks_per_group(depth: int) -> int:
-    """Residual blocks in each of the three groups of a WRN of this depth.
+    """Number of residual blocks in each of the three groups of a WRN of this depth.
 
     Two ways of counting are in use: 6n + 4 (Zagoruyko and Komodakis: WRN-16, WRN-28) and 6n + 2 (Madry et al. and
-    RSFP's WRN-32-10, the network others call WRN-34-10).
+    RSFP's WRN-32-10, the network others call WRN-34-10). Raises ConfigError for a depth that is neither.
 
     >>> blocks_per_group(28), blocks_per_group(32), blocks_per_group(34)
     (4, 5, 5)

@@ -1,8 +1,13 @@
 """Purifiers: objects that take images and give back images without the perturbation.
 
-``purifiers.base`` has the contract. :class:`RSFP` is made from a bundle; every other purifier is made from plain
-settings and has a name in ``PURIFIERS``. A new one is one file with a frozen dataclass of its settings, most easily a
-``purifiers.transform.Transform``, and one entry there.
+A purifier has ``purify(images)``, which gives a :class:`Purified`: images of the same size and what was done to each
+(``base``). :class:`RSFP` is made from a bundle and rewrites the high part of an image (``rewriting``); every other
+purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch`` takes images of any sizes, as pixels or
+as files, through one of them.
+
+To add a purifier: one file with a frozen dataclass of its settings, most easily a ``transform.Transform``, which turns
+a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find it there, and
+``tests/purifiers/test_contract.py`` runs the contract over every entry.
 """
 
 from collections.abc import Callable

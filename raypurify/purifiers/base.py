@@ -30,10 +30,11 @@ class Purified:
 
 
 class Purifier(Protocol):
-    """Anything with ``purify(images)``: (N, 3, H, W) float in [0, 1] → Purified; same input, same output.
+    """The contract of a purifier: ``purify(images)`` takes (N, 3, H, W) floats in [0, 1] and gives a Purified.
 
-    An image's result does not depend on the rest of its batch beyond rounding, and the input is not written to. No
-    side of an image may be below ``min_size``; that and any other input raises DataError, by :func:`checked`.
+    The same input gives the same output. An image's result does not depend on the rest of its batch beyond rounding,
+    and the input is not written to. No side of an image may be below ``min_size``; that and any other input raises
+    DataError, by :func:`checked`.
     """
 
     min_size: int
@@ -64,7 +65,7 @@ def checked(images: Tensor, min_size: int, smallest: str) -> Tensor:
 
 
 def relative_change(purified: Tensor, images: Tensor) -> Tensor:
-    """‖purified − images‖₂ / ‖images‖₂ of each image, (N,); 0 for a black image.
+    """The relative change ‖purified − images‖₂ / ‖images‖₂ of each image, (N,); 0 for a black image.
 
     >>> relative_change(torch.full((1, 3, 2, 2), 0.6), torch.full((1, 3, 2, 2), 0.5))
     tensor([0.2000])
@@ -74,7 +75,7 @@ def relative_change(purified: Tensor, images: Tensor) -> Tensor:
 
 
 def without_clusters(purified: Tensor, images: Tensor, iterations: Tensor | None = None) -> Purified:
-    """What a purifier without clusters reports: cluster -1 at distance NaN, nothing flagged.
+    """The report of a purifier without clusters: cluster -1 at distance NaN, nothing flagged.
 
     >>> without_clusters(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)).cluster
     tensor([-1])

@@ -14,7 +14,7 @@ from raypurify.purifiers.transform import Transform, each_image
 
 @dataclass(frozen=True)
 class JPEG(Transform):
-    """Rounds to 8 bits, encodes as JPEG at ``quality`` (1 to 100; Guo et al. take 75) and decodes again.
+    """JPEG compression: rounds to 8 bits, encodes at ``quality`` (1 to 100; Guo et al. take 75), decodes again.
 
     Pillow's encoder with its default settings: 4:2:0, so colour is kept at half the resolution.
 

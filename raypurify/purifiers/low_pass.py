@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from raypurify.purifiers.transform import Transform
 
 @dataclass(frozen=True)
 class LowPass(Transform):
-    """x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖² (RSFP, section III-D), without the high part.
+    """Tikhonov low-pass: x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖² (RSFP, section III-D), no high part.
 
     ``tikhonov`` is λ_T, ``pad`` the mirrored border; the defaults are RSFP's own.
 
@@ -23,6 +24,8 @@ class LowPass(Transform):
 
     tikhonov: float = 5.0
     pad: int = 16
+
+    differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
         if not (0 <= self.tikhonov < math.inf and isinstance(self.pad, int) and self.pad >= 0):

@@ -12,13 +12,14 @@ from raypurify.purifiers.transform import Transform, each_image, optional_module
 
 @dataclass(frozen=True)
 class NonLocalMeans(Transform):
-    """Averages each pixel with those of ``search``² around it, weighted by how alike the ``patch``² patches are:
+    """Non-local means: averages each pixel with those around it, weighted by how alike their patches are:
 
-        w(i, j) = exp(−‖P_i − P_j‖² / h²), with the mean square over the patch's pixels and channels.
+        w(i, j) = exp(−‖P_i − P_j‖² / h²), with the mean square over the patch's pixels and channels,
 
-    The defaults, a window of 13, patches of 3, h = 4/255, are Xu et al.'s for CIFAR-10 (feature squeezing, 2018; 11
-    for ImageNet). They call OpenCV, which works on 8 bits and compares lightness and colour apart; this is
-    scikit-image's fast ``denoise_nl_means`` on RGB. Needs the extra ``evaluation``.
+    for j in the ``search``² pixels around i and patches of ``patch``². The defaults, a window of 13, patches of 3, h =
+    4/255, are Xu et al.'s for CIFAR-10 (feature squeezing, 2018; 11 for ImageNet). They call OpenCV, which works on 8
+    bits and compares lightness and colour apart; this is scikit-image's fast ``denoise_nl_means`` on RGB. Needs the
+    extra ``evaluation``.
 
     >>> import torch
     >>> NonLocalMeans().purify(torch.rand(1, 3, 9, 12)).images.shape

@@ -13,11 +13,12 @@ from raypurify.purifiers.transform import Transform, check_seed, each_image, gen
 
 @dataclass(frozen=True)
 class PixelDeflection(Transform):
-    """Replaces pixels by random neighbours, then removes that noise, and some of the attack's, by wavelet shrinkage.
+    """Pixel deflection: replaces pixels by random neighbours, then removes that noise, and some of the attack's.
 
     1. K = max(1, round(``share``·H·W)) times: I'[p] = I[n], p uniform over the image, n uniform over the part of the
        (2·``window`` + 1)² square around p that lies in it (algorithm 1 of the paper).
-    2. BayesShrink with soft thresholds for noise of deviation ``sigma`` in YCbCr: scikit-image's ``denoise_wavelet``.
+    2. Wavelet shrinkage, BayesShrink with soft thresholds for noise of deviation ``sigma`` in YCbCr: scikit-image's
+       ``denoise_wavelet``.
 
     Without the paper's robust activation map, which tells from the classifier which pixels to spare: this is its
     variant that deflects everywhere alike. The defaults are those of the released code, 200 of 224×224 pixels, window

@@ -14,7 +14,7 @@ from raypurify.purifiers.transform import Transform, check_seed, generator_of
 
 @dataclass(frozen=True)
 class ResizePad(Transform):
-    """Scales the image to a random size below its own and puts it at a random place on black.
+    """Random resizing and padding: scales the image to a random size below its own, at a random place on black.
 
     Xie et al. enlarge 299² to a random size from 299 to 330 and pad with zeros to 331², because their classifier takes
     images of any size. A purifier gives back the size that it got, so here the canvas has that size, and the image is
@@ -31,6 +31,7 @@ class ResizePad(Transform):
 
     # Of two pixels one can be left.
     min_size: ClassVar[int] = 2
+    differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
         check_seed(self.seed)

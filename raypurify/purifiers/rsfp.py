@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from raypurify.bundle import Bundle
 from raypurify.csc import SparseCode
 from raypurify.purifiers.base import Purified, checked, relative_change
-from raypurify.purifiers.coding import rewrite
+from raypurify.purifiers.rewriting import rewrite
 
 # What the network sees at a time on a CPU: the activations of more leave its cache.
 CPU_PIXELS = 1 << 15
 
 
 class RSFP:
-    """The purifier of a bundle.
+    """RSFP, the purifier of a bundle: rewrites the high part of an image with the atoms of its nearest cluster.
 
     For an image x (Silva et al., section III-E):
 
@@ -24,7 +24,7 @@ class RSFP:
     2. the cluster (c, j) whose clean distribution is nearest to R_rob(x) by Mahalanobis distance;
     3. r = argmin_r ½‖Σ_m d_m ∗ r_m − x_high‖² + λ Σ_m‖r_m‖₁ with that cluster's dictionary (eq. 6);
     4. purified = clip(x_low + Σ_m d_m ∗ r_m, 0, 1) (eq. 8); how the settings ``csc.noise_factor`` and ``csc.refit``
-       change 3 and 4 says ``purifiers.coding.rewrite``.
+       change 3 and 4 says ``purifiers.rewriting.rewrite``.
 
     The network sees the image resized to its own input size; everything else works at the image's size.
 
@@ -45,7 +45,7 @@ class RSFP:
         self.min_size = max(self.dictionaries.shape[-2:])
 
     def latents(self, images: Tensor) -> Tensor:
-        """Robust latents R_rob (N, d) of images of any size."""
+        """Robust latents R_rob (N, d) of images (N, 3, H, W) of any size, resized to the network's."""
         side = self.settings.data.image_size
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
@@ -66,10 +66,10 @@ class RSFP:
         return Purified(purified, cluster, distance, flagged, relative_change(purified, images), code.iterations)
 
     def purify_differentiably(self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit") -> Tensor:
-        """The purified images (N, 3, H, W) alone, differentiable in ``images``; for attackers who know the purifier.
+        """Purified images (N, 3, H, W), differentiable in ``images``: for attackers who know the purifier.
 
         The gradient is that of low-pass, sparse coding and refit; the choice of the cluster is piecewise constant, and
-        the scale of λ is held so (``coding.scale_of_lmbda`` says why). Codes are solved to ``rel_tol``: above 1e-3
+        the scale of λ is held so (``rewriting.scale_of_lmbda`` says why). Codes are solved to ``rel_tol``: above 1e-3
         their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is for).
         """
         images = checked(images, self.min_size, "an atom").to(self.device)

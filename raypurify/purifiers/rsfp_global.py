@@ -15,14 +15,15 @@ from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.purifiers.base import Purified, checked, without_clusters
-from raypurify.purifiers.coding import rewrite
+from raypurify.purifiers.rewriting import rewrite
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalRSFP:
-    """Steps 1, 3 and 4 of :class:`~raypurify.purifiers.rsfp.RSFP` with ``dictionary`` (M, 3, h, w) for every image.
+    """RSFP without clusters: one ``dictionary`` (M, 3, h, w) for every image.
 
-    No network chooses a cluster, so the result has none: cluster -1, distance NaN. Works on the device of the images.
+    Steps 1, 3 and 4 of :class:`~raypurify.purifiers.rsfp.RSFP`. No network chooses a cluster, so the result has none:
+    cluster -1, distance NaN. Works on the device of the images.
 
     >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     >>> GlobalRSFP(atoms / atoms.flatten(1).norm(dim=1)[:, None, None, None]).purify(torch.rand(1, 3, 8, 9)).cluster
@@ -45,7 +46,7 @@ class GlobalRSFP:
 
 
 def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:
-    """The purifier of a dictionary on disk, with settings of :class:`~raypurify.config.Csc`.
+    """Make the purifier of a dictionary on disk, with settings of :class:`~raypurify.config.CscSettings`.
 
     The file is what ``safetensors.torch.save_file({"atoms": dictionary}, path)`` writes, as the stage ``dictionaries``
     of a fit does. Raises ConfigError when it cannot be read or a setting is unknown or out of range.
@@ -60,7 +61,7 @@ def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:
 
 
 def learn_global_dictionary(images: Tensor, settings: DictionarySettings, csc: CscSettings, seed: int = 0) -> Tensor:
-    """One dictionary (M, 3, h, w) for all ``images`` (N, 3, H, W) in [0, 1], learned as a cluster's is in a fit.
+    """Learn one dictionary (M, 3, h, w) for all ``images`` (N, 3, H, W) in [0, 1], as a fit learns a cluster's.
 
     Give it a sample of all classes; ``settings.images`` is not looked at. Raises DataError as ``learn_dictionary``.
 

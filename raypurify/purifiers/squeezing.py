@@ -4,6 +4,7 @@ Its squeezers as purifiers, without the detector that the paper builds on the ch
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,9 +15,10 @@ from raypurify.purifiers.transform import Transform
 
 @dataclass(frozen=True)
 class BitDepth(Transform):
-    """Rounds every value to one of 2^bits levels: round(x·(2^b − 1)) / (2^b − 1), halves to even.
+    """Bit depth reduction: rounds every value to one of 2^bits levels.
 
-    ``bits`` from 1 to 8. Xu et al. try 5 and 4 on CIFAR-10 and ImageNet and keep 5.
+    round(x·(2^b − 1)) / (2^b − 1), halves to even, with b = ``bits`` from 1 to 8. Xu et al. try 5 and 4 on CIFAR-10 and
+    ImageNet and keep 5.
 
     >>> import torch
     >>> BitDepth(bits=1).purify(torch.tensor([0.4, 0.6]).expand(1, 3, 1, 2)).images[0, 0]
@@ -36,9 +38,9 @@ class BitDepth(Transform):
 
 @dataclass(frozen=True)
 class Median(Transform):
-    """The median of the window of ``size``² pixels around each pixel, per channel, mirrored at the edge.
+    """Median filter: the median of the ``size``² pixels around each pixel, per channel, mirrored at the edge.
 
-    Of an even window, whose centre lies up and left of the pixel, the upper of the two middle values: what Xu et al.
+    An even window has its centre up and left of the pixel, and gives the upper of its two middle values: what Xu et al.
     get from ``scipy.ndimage.median_filter``. They try 2 and 3 on colour images and keep 2.
 
     >>> import torch
@@ -48,6 +50,8 @@ class Median(Transform):
     """
 
     size: int = 2
+
+    differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.size not in range(2, 32):

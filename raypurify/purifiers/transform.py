@@ -16,17 +16,21 @@ from raypurify.purifiers.base import Purified, checked, without_clusters
 
 
 class Transform(ABC):
-    """A purifier that is a function of the image alone. It works on the device of the images.
+    """A purifier that is a function of the image alone, on the device of the images.
 
-    ``transform`` leaves gradients on, for attacks that know the purifier: ``none``, ``low_pass``, ``median``, ``tvm``
-    and ``resize_pad`` are differentiable, ``bit_depth`` has a gradient of zero everywhere, the rest have none.
+    A subclass is a frozen dataclass of its settings, which raises ConfigError for those out of range, and has
+    ``transform``. One that is random has a setting ``seed`` and draws from :func:`generator_of`. ``transform`` leaves
+    gradients on, for attacks that know the purifier.
     """
 
     min_size: ClassVar[int] = 1
+    """The least side of an image."""
+    differentiable: ClassVar[bool] = False
+    """Whether ``transform`` has a gradient that says something: not where it rounds, or leaves torch."""
 
     @abstractmethod
     def transform(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 in [0, 1] to purified images of that shape, which may overshoot [0, 1]."""
+        """Purified images of the shape of ``images``, (N, 3, H, W) float32 in [0, 1]; they may overshoot [0, 1]."""
 
     @torch.no_grad()
     def purify(self, images: Tensor) -> Purified:
@@ -36,7 +40,7 @@ class Transform(ABC):
 
 
 def each_image(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """``function`` of every image as a contiguous (H, W, 3) float32 array, back in a batch; for libraries without one.
+    """Apply ``function`` to every image as a contiguous (H, W, 3) float32 array: for libraries without batches.
 
     >>> each_image(torch.full((2, 3, 4, 5), 0.25), lambda image: image * 2).unique()
     tensor([0.5000])
@@ -49,7 +53,7 @@ def each_image(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> 
 
 
 def generator_of(pixels: np.ndarray, seed: int) -> np.random.Generator:
-    """Random numbers that ``seed`` and the values of one image decide, in any batch and on any machine.
+    """A generator of random numbers that ``seed`` and the values of one image decide, in any batch and on any machine.
 
     >>> image = np.zeros((3, 4, 4), np.float32)
     >>> bool(generator_of(image, 0).random() == generator_of(image.copy(), 0).random())
@@ -66,7 +70,9 @@ def check_seed(seed: int) -> None:
 
 
 def optional_module(name: str) -> ModuleType:
-    """A module of the extra ``evaluation``. Raises ConfigError that says how to install it where it is missing.
+    """Import a module of the extra ``evaluation``.
+
+    Raises ConfigError that says how to install it where it is missing.
 
     >>> optional_module("skimage.restoration").__name__
     'skimage.restoration'

@@ -15,7 +15,7 @@ from raypurify.purifiers.transform import Transform, check_seed, generator_of
 
 @dataclass(frozen=True)
 class TotalVariation(Transform):
-    """Drops pixels at random and fills in the simplest image that has the others:
+    """Total variation minimisation: drops pixels at random and fills in the simplest image that has the others:
 
         argmin_z ½ Σᵢ wᵢ (zᵢ − xᵢ)² + λ Σᵢ ‖(∇z)ᵢ‖₂,   wᵢ = 0 with probability ``drop``, else 1,
 
@@ -38,6 +38,7 @@ class TotalVariation(Transform):
 
     # Of smaller images not one pixel may be left.
     min_size: ClassVar[int] = 8
+    differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
         check_seed(self.seed)

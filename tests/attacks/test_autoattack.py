@@ -1,6 +1,7 @@
 """The adapter of pyautoattack; the contract that it shares with the others is tested in test_attacks.py."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ from raypurify.attacks import AutoAttack
 from raypurify.attacks.budget import size
 from raypurify.errors import ConfigError, DataError
 
+needs_pyautoattack = pytest.mark.skipif(find_spec("pyautoattack") is None, reason="needs the package pyautoattack")
+
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@needs_pyautoattack
 def test_its_result_is_the_packages_own(victim, batch, monkeypatch):
     import pyautoattack
 
@@ -39,6 +43,7 @@ def test_its_result_is_the_packages_own(victim, batch, monkeypatch):
     assert not torch.equal(found, images)
 
 
+@needs_pyautoattack
 def test_no_more_targets_than_other_classes(toy):
     network, images, labels = toy
     with torch.no_grad():
@@ -48,6 +53,7 @@ def test_no_more_targets_than_other_classes(toy):
     assert (size(found - images[:2], images[:2], "l2") <= 0.05 * (1 + 1e-5)).all()
 
 
+@needs_pyautoattack
 def test_targeted_apgd_takes_images_of_any_strides(toy):
     network, images, _ = toy
     with torch.no_grad():
@@ -59,6 +65,7 @@ def test_targeted_apgd_takes_images_of_any_strides(toy):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@needs_pyautoattack
 def test_each_image_has_its_own_radius_under_dissimilarity(toy):
     network, images, labels = toy
     with torch.no_grad():
@@ -72,6 +79,7 @@ def test_each_image_has_its_own_radius_under_dissimilarity(toy):
     torch.testing.assert_close(found[2:3], alone, rtol=0, atol=1e-6)
 
 
+@needs_pyautoattack
 def test_the_random_numbers_of_others_are_left_alone(toy):
     network, images, labels = toy
     torch.manual_seed(5)
@@ -81,6 +89,7 @@ def test_the_random_numbers_of_others_are_left_alone(toy):
     assert torch.equal(torch.rand(3), expected)
 
 
+@needs_pyautoattack
 def test_fab_reaches_no_parameter(toy):
     network, images, _ = toy
     with torch.no_grad():
@@ -90,6 +99,7 @@ def test_fab_reaches_no_parameter(toy):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@needs_pyautoattack
 def test_too_few_classes_for_a_target_are_refused():
     with pytest.raises(DataError, match="3 classes: targeted APGD needs 4"):
         AutoAttack(eps=0.1)(lambda x: x.mean((2, 3)), torch.rand(1, 3, 4, 4), torch.tensor([0]))

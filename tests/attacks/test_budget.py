@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from raypurify.attacks.budget import NORMS, project, random_start, size, step_direction, unit
+from raypurify.attacks.budget import NORMS, project, random_in_ball, size, step_direction, unit_length
 from raypurify.errors import ConfigError
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def batch(seed: int, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +48,7 @@ def test_projection_is_the_nearest_point_of_the_ball(norm):
     projected = project(delta, images, eps, norm)
     assert (size(delta, images, norm) > eps).all()
     for seed in range(50):
-        inside = random_start(images, eps, norm, torch.Generator().manual_seed(seed))
+        inside = random_in_ball(images, eps, norm, torch.Generator().manual_seed(seed))
         products = ((delta - projected) * (inside - projected)).flatten(1).sum(1)
         assert (products <= 1e-5).all()
 
@@ -55,7 +56,7 @@ def test_projection_is_the_nearest_point_of_the_ball(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_step_direction_maximises_the_linearised_loss_over_the_unit_ball(norm):
     images, grad = batch(2)
-    step = unit(images, norm) * step_direction(grad, norm)
+    step = unit_length(images, norm) * step_direction(grad, norm)
     torch.testing.assert_close(size(step, images, norm), torch.ones(5))
     gain = (step * grad).flatten(1).sum(1)
     for seed in range(50):
@@ -77,11 +78,11 @@ def test_zero_and_tiny_gradients(norm):
 def test_random_start_fills_the_ball_and_follows_the_generator(norm):
     images, _ = batch(4, n=400)
     eps = 0.3
-    start = random_start(images, eps, norm, torch.Generator().manual_seed(7))
+    start = random_in_ball(images, eps, norm, torch.Generator().manual_seed(7))
     sizes = size(start, images, norm)
     assert (sizes <= eps * (1 + 1e-5)).all()
-    assert torch.equal(start, random_start(images, eps, norm, torch.Generator().manual_seed(7)))
-    assert not torch.equal(start, random_start(images, eps, norm, torch.Generator().manual_seed(8)))
+    assert torch.equal(start, random_in_ball(images, eps, norm, torch.Generator().manual_seed(7)))
+    assert not torch.equal(start, random_in_ball(images, eps, norm, torch.Generator().manual_seed(8)))
     assert start.mean().abs() < 0.01
     if norm != "linf":
         # Uniform by volume in d = 72 dimensions: (size / eps)^d is uniform on [0, 1].
@@ -104,7 +105,7 @@ def test_unknown_norm_is_refused_by_name():
         lambda: project(delta, images, 1.0, "l1"),
         lambda: size(delta, images, "l1"),
         lambda: step_direction(delta, "l1"),
-        lambda: random_start(images, 1.0, "l1"),
+        lambda: random_in_ball(images, 1.0, "l1"),
     ):
         with pytest.raises(ConfigError, match=r"'l1'.*linf, l2, dissimilarity"):
             call()

@@ -2,15 +2,16 @@
 
 import math
 
-import foolbox
 import pytest
 import torch
-from foolbox.attacks.gradient_descent_base import normalize_lp_norms
-from pyautoattack.square import SquareAttack
 
 from raypurify.attacks import BIM, FGSM, MIM, PGD, DeepFool, Square
 from raypurify.attacks.budget import size
 from raypurify.attacks.cw import margin
+
+foolbox = pytest.importorskip("foolbox")
+normalize_lp_norms = pytest.importorskip("foolbox.attacks.gradient_descent_base").normalize_lp_norms
+SquareAttack = pytest.importorskip("pyautoattack.square").SquareAttack
 
 EPS = {"linf": 2 / 255, "l2": 0.25}
 both_norms = pytest.mark.parametrize("norm", EPS)

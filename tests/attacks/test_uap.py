@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks import UAP, Universal
-from raypurify.attacks.budget import NORMS, unit
+from raypurify.attacks.budget import NORMS, unit_length
 from raypurify.errors import ConfigError, DataError
 
 
@@ -17,7 +17,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_every_image_gets_the_same_pattern(norm, toy):
     network, _, labels = toy
     images = 0.3 + 0.4 * torch.rand(6, 3, 8, 8, generator=generator())
-    delta = (UAP(eps=0.05, norm=norm)(network, images, labels) - images) / unit(images, norm)
+    delta = (UAP(eps=0.05, norm=norm)(network, images, labels) - images) / unit_length(images, norm)
     torch.testing.assert_close(delta, delta[:1].expand_as(delta), rtol=0, atol=1e-6)
     assert delta[0].abs().max() > 0
 

@@ -7,9 +7,8 @@ import torch
 from sparse_problems import random_dictionary, random_signal
 
 from raypurify.csc import solve_cbpdn
+from raypurify.csc.methods import METHODS
 from raypurify.errors import DataError
-
-METHODS = ["admm", "cd"]
 
 
 def optimality(dictionary, signal, res, lmbda):
@@ -81,7 +80,7 @@ def test_without_a_penalty_the_gap_is_the_misfit():
 
 def test_nonnegative_codes_of_both_methods_agree():
     dictionary, signal = random_dictionary(7, 4), random_signal(2, 14, 13)
-    admm, descent = (solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4, method=m, nonneg=True) for m in METHODS)
+    admm, descent = (solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4, method=m, nonneg=True) for m in ("admm", "cd"))
     assert descent.codes.min() == admm.codes.min() == 0
     torch.testing.assert_close(descent.objective, admm.objective, rtol=1e-3, atol=0)
     assert (solve_cbpdn(dictionary, signal, 0.1, rel_tol=1e-4).objective < 0.99 * descent.objective).all()

@@ -147,7 +147,7 @@ def test_iteration_ends_at_the_limit(device, limit):
 
 
 def start(atoms, signal, settings):
-    """What ``solve_admm`` hands to the GPU: spectra, inverse, spectra of the signal, state, finished images."""
+    """What ``solve_fused`` hands to the GPU: spectra, inverse, spectra of the signal, state, finished images."""
     spectra = atom_spectra(atoms, *signal.shape[2:])
     matrices = torch.einsum("ncmhw,ndmhw->nhwcd", spectra, spectra.conj()) + settings.rho * torch.eye(3)
     inverse = torch.linalg.inv(matrices).permute(0, 3, 4, 1, 2).expand(len(signal), -1, -1, -1, -1)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from raypurify.csc import learn_dictionary, solve_cbpdn
-from raypurify.csc.learning import _random_patches
+from raypurify.csc.learning import random_patches
 from raypurify.errors import DataError
 
 each_engine = pytest.mark.parametrize("engine", ["torch", "sporco"])
@@ -12,7 +12,7 @@ each_engine = pytest.mark.parametrize("engine", ["torch", "sporco"])
 @each_engine
 def test_lowers_the_objective_of_held_out_images(engine, high_parts):
     train, held_out = high_parts[:16], high_parts[16:]
-    start = torch.from_numpy(_random_patches(train.numpy(), 12, 6, np.random.default_rng(0)))
+    start = torch.from_numpy(random_patches(train.numpy(), 12, 6, np.random.default_rng(0)))
     learned = learn_dictionary(train, atoms=12, size=6, passes=2, engine=engine)
     before, after = (solve_cbpdn(d, held_out).objective.mean() for d in (start, learned))
     assert after < 0.97 * before
@@ -22,7 +22,7 @@ def test_not_above_sporcos_own_learner_on_held_out_images(high_parts):
     tiles = high_parts[..., :24, :24].double().unfold(2, 12, 12).unfold(3, 12, 12)
     tiles = tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 12, 12)
     train, held_out = tiles[:64], tiles[64:]
-    start = _random_patches(train.float().numpy(), 12, 5, np.random.default_rng(0))
+    start = random_patches(train.float().numpy(), 12, 5, np.random.default_rng(0))
     learned = learn_dictionary(train, atoms=12, size=5, engine="torch")
     ours, peer = (solve_cbpdn(d.double(), held_out).objective.mean() for d in (learned, sporco_learned(start, train)))
     assert ours <= peer
@@ -84,7 +84,7 @@ def test_mostly_flat_images(engine, side, high_parts):
 
 def test_a_weight_above_every_correlation_leaves_the_patches(high_parts):
     images = high_parts[:6]
-    start = torch.from_numpy(_random_patches(images.numpy(), 4, 5, np.random.default_rng(0)))
+    start = torch.from_numpy(random_patches(images.numpy(), 4, 5, np.random.default_rng(0)))
     torch.testing.assert_close(learn_dictionary(images, atoms=4, size=5, lmbda=1e4, engine="torch"), start)
 
 

@@ -47,6 +47,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_efficientnet_lite_knows_imagenette(data_file):
+    pytest.importorskip("efficientnet_lite_pytorch")
     rows = (
         pq.read_table(data_file("imagenette224/val.parquet"), columns=["image", "label"])
         .slice(0, 400)

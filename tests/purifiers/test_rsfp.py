@@ -8,7 +8,7 @@ import raypurify
 from raypurify.csc import solve_cbpdn, tikhonov_split
 from raypurify.errors import DataError
 from raypurify.images import decode_image, to_float
-from raypurify.purifiers.coding import rewrite
+from raypurify.purifiers.rewriting import rewrite
 
 EXAMPLES = "examples/cifar10"
 

@@ -6,7 +6,7 @@ import torch
 from raypurify.config import CscSettings
 from raypurify.csc import noise_level, solve_cbpdn, tikhonov_split
 from raypurify.errors import DataError
-from raypurify.purifiers.coding import MAX_GAIN, gain, rewrite
+from raypurify.purifiers.rewriting import MAX_GAIN, gain, rewrite
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,13 @@
-"""The purification of an image once its dictionary is known: what RSFP with clusters and without share."""
+"""The rewriting of images whose dictionaries are known: what RSFP with clusters and without share."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raypurify.config import CscSettings
+from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.csc import SparseCode, noise_level, solve_cbpdn, tikhonov_split
 
-# λ of an image follows its noise between these multiples of csc.lmbda.
-LEAST, MOST = 0.5, 3.0
 # A code that is nearly zero says little of how large it should have been.
 MAX_GAIN = 4.0
 
@@ -23,7 +21,7 @@ def rewrite(
     rel_tol: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, SparseCode]:
-    """x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t.
+    """Rewritten images x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t.
 
     The high part of an image x is coded under λ = t · ``csc.lmbda``, which scaling by t turns into the problem of
     eq. 6 of RSFP with ``csc.lmbda`` itself. With ``csc.noise_factor`` c > 0, λ = c · σ̂(x) (``csc.noise_level``) within
@@ -50,7 +48,7 @@ def rewrite(
 
 
 def scale_of_lmbda(images: Tensor, csc: CscSettings) -> Tensor:
-    """t of each image (N,): its λ in units of ``csc.lmbda``. A constant to autograd.
+    """The scale t of each image (N,): its λ in units of ``csc.lmbda``, a constant to autograd.
 
     The exact gradient of a median is that of the one square in the middle, large, and another square's a little
     further on: it would lead attackers astray, and so a figure of robustness.
@@ -60,11 +58,11 @@ def scale_of_lmbda(images: Tensor, csc: CscSettings) -> Tensor:
     """
     if not (csc.noise_factor and csc.lmbda):
         return images.new_ones(len(images))
-    return (csc.noise_factor * noise_level(images.detach()) / csc.lmbda).clamp(LEAST, MOST)
+    return (csc.noise_factor * noise_level(images.detach()) / csc.lmbda).clamp(*LMBDA_RANGE)
 
 
 def gain(coded: Tensor, high: Tensor) -> Tensor:
-    """argmin_g ‖g · coded − high‖₂ of each image (N,), within 1 to 4; 1 where ``coded`` is zero.
+    """The refit factor argmin_g ‖g · coded − high‖₂ of each image (N,), within 1 to 4; 1 where ``coded`` is zero.
 
     >>> gain(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
     tensor([1.5000, 1.0000])

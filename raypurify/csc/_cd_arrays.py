@@ -1,0 +1,134 @@
+"""The arrays that coordinate descent works on, under names. Import only where Numba is installed.
+
+Numba compiles a function of named tuples to the code it makes for the bare arrays. An atom is h×w, the image H×W; T is
+the precision of the image, float32 or float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from raypurify.csc._cd_kernels import CELL, PATCH, TOGETHER, block_side
+from raypurify.csc._lanes import LANES, ROWS
+
+
+class Atoms(NamedTuple):
+    """A dictionary of M atoms, laid out twice: as windows to add and to multiply with, and as taps of a correlation.
+
+    Attributes:
+        h: height of an atom.
+        w: width of an atom.
+        taps: (M · rows · span,) T, each atom with the colours of a pixel side by side; ``rows`` is h, and ``span`` 3w,
+            filled up with zeros to multiples of ``ROWS`` and ``LANES``.
+        span: numbers in a row of ``taps``.
+        energy: (M,) T, ``‖d_m‖²``.
+        weights: (M', 3hw') T, an atom a row and its colours one after the other, both axes filled up with zeros to
+            multiples of ``TOGETHER``.
+    """
+
+    h: int
+    w: int
+    taps: np.ndarray
+    span: int
+    energy: np.ndarray
+    weights: np.ndarray
+
+
+class Residual(NamedTuple):
+    """``s − Dx`` on the torus, with margins that hold every copy of an atom that reaches into what is read.
+
+    Attributes:
+        pixels: (H + 3(h − 1) + ROWS, 3(W + 3(w − 1))) T, the colours of a pixel side by side; the image's first pixel
+            is at row h − 1 and column 3(w − 1), and the rows and columns up to H + h − 1 and W + w − 1 are right.
+        height: H.
+        width: W.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+class WorkingSet(NamedTuple):
+    """The n coefficients that may move, sorted by cell.
+
+    Attributes:
+        atom: (n,) int32.
+        row: (n,) int32, of its pixel.
+        col: (n,) int32, of its pixel.
+        value: (n,) T.
+    """
+
+    atom: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    value: np.ndarray
+
+
+class Cells(NamedTuple):
+    """Rectangles of pixels, no smaller than an atom, that the working set is sorted into: C of them, by rows.
+
+    Attributes:
+        first: (C + 1,) int64, where the coefficients of each begin in the working set.
+        dirty: (C,) bool, whether one in it may still want to move.
+        across: number of cells in a row.
+    """
+
+    first: np.ndarray
+    dirty: np.ndarray
+    across: int
+
+
+def lay_out(atoms: np.ndarray) -> Atoms:
+    """The dictionary (M, 3, h, w) as the kernels want it."""
+    count, channels, h, w = atoms.shape
+    span = w * channels + -(w * channels) % LANES
+    taps = np.zeros((count, h + -h % ROWS, span), atoms.dtype)
+    taps[:, :h, : w * channels] = atoms.transpose(0, 2, 3, 1).reshape(count, h, w * channels)
+    flat = atoms.reshape(count, -1)
+    weights = np.pad(flat, ((0, -count % TOGETHER), (0, -flat.shape[1] % TOGETHER)))
+    return Atoms(h, w, taps.reshape(-1), span, np.square(flat).sum(1), weights)
+
+
+def empty_residual(signal: np.ndarray, atoms: Atoms) -> Residual:
+    """Room for the residual of ``signal`` (3, H, W)."""
+    _, height, width = signal.shape
+    rows, columns = height + 3 * (atoms.h - 1) + ROWS, width + 3 * (atoms.w - 1)
+    return Residual(np.zeros((rows, columns * 3), signal.dtype), height, width)
+
+
+def empty_patches(signal: np.ndarray) -> np.ndarray:
+    """Room for what screening finds in each patch of ``signal`` (3, H, W): (patches, 4) T."""
+    _, height, width = signal.shape
+    return np.zeros((-(-height // PATCH) * -(-width // PATCH), 4), signal.dtype)
+
+
+def corners(height: int, width: int) -> list[tuple[int, int]]:
+    """Rows and columns where the blocks of an H×W image begin."""
+    rows, columns = (range(0, side, block_side(side)) for side in (height, width))
+    return [(y, x) for y in rows for x in columns]
+
+
+def empty_set(room: int, dtype: np.dtype) -> WorkingSet:
+    """Room for so many coefficients."""
+    return WorkingSet(*(np.empty(room, kind) for kind in (np.int32, np.int32, np.int32, dtype)))
+
+
+def first_set(signal: np.ndarray, atoms: Atoms, initial: torch.Tensor | None) -> tuple[WorkingSet, Cells]:
+    """The working set of the codes ``initial`` (M, H, W) of ``signal`` (3, H, W), dense or sparse; None: of zeros."""
+    _, height, width = signal.shape
+    down, across = max(1, height // max(CELL, atoms.h)), max(1, width // max(CELL, atoms.w))
+    cells = Cells(np.zeros(down * across + 1, np.int64), np.ones(down * across, bool), across)
+    if initial is None:
+        return empty_set(0, signal.dtype), cells
+    initial = (initial if initial.is_sparse else initial.to_sparse()).coalesce()
+    place, given = initial.indices().numpy(), initial.values().numpy()
+    cell = place[1] * down // height * across + place[2] * across // width
+    order = np.argsort(cell, kind="stable")
+    order = order[given[order] != 0]
+    cells.first[:] = np.searchsorted(cell[order], np.arange(down * across + 1))
+    active = empty_set(len(order), signal.dtype)
+    for mine, theirs in zip(active, (*place[:, order], given[order])):
+        mine[:] = theirs
+    return active, cells
