@@ -19,7 +19,7 @@ class _Settings(BaseModel):
 
 
 class DataSettings(_Settings):
-    """Which images a fit uses, and at which size the network sees them."""
+    """Settings of the images: which a fit uses, and at which size the network sees them."""
 
     image_size: int = Field(32, ge=8, le=1024, description="side of the network's input; other sizes are resized")
     validation: int = Field(5000, ge=1, description="images held out for every measured figure, never trained on")
@@ -27,7 +27,7 @@ class DataSettings(_Settings):
 
 
 class NetworkSettings(_Settings):
-    """A WideResNet-depth-width."""
+    """Settings of the network, a WideResNet-depth-width."""
 
     depth: int = Field(16, ge=8)
     width: int = Field(2, ge=1)
@@ -35,7 +35,7 @@ class NetworkSettings(_Settings):
 
 
 class TrainingSettings(_Settings):
-    """SGD with Nesterov momentum under a one-cycle schedule, data parallel over Ray Train workers."""
+    """Settings of a training: SGD with Nesterov momentum under a one-cycle schedule, data parallel over workers."""
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(128, ge=2, description="images per step over all workers")
@@ -60,7 +60,7 @@ class TrainingSettings(_Settings):
 
 
 class AttackSettings(_Settings):
-    """The inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
+    """Settings of the inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 
     ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018). Training with one step, which is fast adversarial
     training (Wong et al. 2020), takes 1.25·eps instead, as they do: longer ones overfit catastrophically.
@@ -78,7 +78,7 @@ INITS = ("baseline", "random", "first")
 
 
 class RobustTrainingSettings(TrainingSettings):
-    """Robust semantic training (RSFP, eq. 7), over PGD adversarial training or TRADES (Zhang et al. 2019, eq. 5).
+    """Settings of robust semantic training (RSFP, eq. 7), over PGD training or TRADES (Zhang et al. 2019, eq. 5).
 
     >>> RobustTrainingSettings(loss="trades", alpha=0).beta
     6.0
@@ -102,7 +102,7 @@ class RobustTrainingSettings(TrainingSettings):
 
 
 class ClusterSettings(_Settings):
-    """Per-class k-means and the distributions of its clusters."""
+    """Settings of per-class k-means and the distributions of its clusters."""
 
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
     k_min: int = Field(1, ge=1, description="the elbow's first candidate")
@@ -119,8 +119,12 @@ class ClusterSettings(_Settings):
         return self
 
 
+# An image's λ follows its noise between these multiples of csc.lmbda.
+LMBDA_RANGE = (0.5, 3.0)
+
+
 class CscSettings(_Settings):
-    """Low/high split and convolutional sparse coding."""
+    """Settings of the low/high split and of convolutional sparse coding."""
 
     lmbda: float = Field(0.2, ge=0)
     rel_tol: float = Field(5e-3, gt=0)
@@ -131,7 +135,7 @@ class CscSettings(_Settings):
 
 
 class DictionarySettings(_Settings):
-    """Convolutional dictionary learning, one dictionary per cluster."""
+    """Settings of convolutional dictionary learning, one dictionary per cluster."""
 
     atoms: int = Field(64, ge=2)
     size: int = Field(8, ge=2)
@@ -142,7 +146,7 @@ class DictionarySettings(_Settings):
 
 
 class CalibrationSettings(_Settings):
-    """What is measured on the validation images and stored with the bundle."""
+    """Settings of calibration: what is measured on the validation images and stored with the bundle."""
 
     quantile: float = Field(0.99, gt=0, lt=1, description="clean distances above this quantile raise the flag")
     attack: AttackSettings = AttackSettings(steps=20)

@@ -40,7 +40,7 @@ _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 
 @dataclass(frozen=True)
 class Decoded:
-    """One decoded image.
+    """One decoded image and what is needed to write it again in its own kind.
 
     ``pixels`` uint8 (H, W, 3) RGB; ``alpha`` uint8 (H, W) or None; ``mode`` as stored (``"L"``, ``"CMYK"``,
     ``"I;16"``); ``orientation`` the EXIF tag, 1 to 8 (the pixels stay as stored); ``icc`` the colour profile, or None
@@ -55,6 +55,7 @@ class Decoded:
 
     @property
     def grey(self) -> bool:
+        """Whether the image was stored as grey levels."""
         return self.mode in _GREY
 
 
@@ -137,7 +138,7 @@ def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> byte
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) → float32 (3, H, W) in [0, 1], contiguous.
+    """Pixels, uint8 (H, W, 3), as a float32 image (3, H, W) in [0, 1], contiguous.
 
     >>> to_float(np.full((1, 1, 3), 51, np.uint8)).ravel().tolist() == [np.float32(0.2)] * 3
     True
@@ -146,7 +147,9 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-    """float (3, H, W) → uint8 (H, W, 3): clamped to [0, 1], then ⌊255 v + ½⌋. Raises :class:`DataError` on NaN.
+    """A float image (3, H, W) as pixels, uint8 (H, W, 3): clamped to [0, 1], then ⌊255 v + ½⌋.
+
+    Raises :class:`DataError` on NaN.
 
     >>> to_pixels(np.array([-1.0, 0.5, 2.0]).reshape(3, 1, 1)).ravel().tolist()
     [0, 128, 255]

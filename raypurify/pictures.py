@@ -15,8 +15,10 @@ PER_ROW = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """One image before and after, both as file bytes, with its id, a line of what was done, and the atoms (M, 3, h, w)
-    of the dictionary that did it."""
+    """One image before and after purification, both as file bytes.
+
+    ``title`` is its id, ``caption`` a line of what was done, ``atoms`` (M, 3, h, w) the dictionary that did it.
+    """
 
     title: str
     before: bytes
@@ -52,7 +54,9 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
 
 
 def mosaic(atoms: np.ndarray) -> np.ndarray:
-    """Atoms (M, 3, h, w) side by side, as square as can be, each scaled to its own range around mid-grey: uint8 RGB.
+    """A picture of atoms (M, 3, h, w) side by side, as square as can be: uint8 RGB (height, width, 3).
+
+    Each atom is scaled to its own range around mid-grey.
 
     >>> mosaic(np.ones((4, 3, 8, 8))).shape
     (19, 19, 3)
@@ -119,7 +123,7 @@ def pyplot():
 
 
 def png(figure) -> bytes:
-    """The figure as a PNG file; it is closed."""
+    """The bytes of a PNG of a figure, which is closed."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     pyplot().close(figure)

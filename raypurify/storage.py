@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from io import BufferedReader
@@ -60,15 +61,17 @@ class Place:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return posixpath.basename(self.path.rstrip("/"))
 
     @property
     def parent(self) -> "Place":
+        """The folder that holds this place."""
         return replace(self, path=posixpath.dirname(self.path.rstrip("/")))
 
     @property
     def kind(self) -> str | None:
-        """``"file"``, ``"folder"`` or None where there is nothing."""
+        """What is here: ``"file"``, ``"folder"``, or None where there is nothing."""
         if self.remote is None:
             return "folder" if os.path.isdir(self.path) else "file" if os.path.isfile(self.path) else None
         found = self.remote.get_file_info(self.path).type
@@ -76,24 +79,26 @@ class Place:
 
     @property
     def stamp(self) -> Stamp:
-        """What tells this file from another version of itself, without reading it."""
+        """Size and time of the last change: they tell this file from another version of it, without reading it."""
         if self.remote is None:
             return _stamp(os.stat(self.path))
         info = self.remote.get_file_info(self.path)
         return info.size or 0, info.mtime_ns or 0
 
     def open(self, ahead: int = 0) -> BinaryIO:
-        """A file to read and seek in. A store is asked at every read, unless for so many bytes ``ahead`` of it."""
+        """Open this file to read and seek in. A store is asked at every read, unless for so many bytes ``ahead``."""
         if self.remote is None:
             return open(self.path, "rb")
         file = self.remote.open_input_file(self.path)
         return BufferedReader(file, ahead) if ahead else file
 
     def read(self, limit: int = -1) -> bytes:
+        """The content of this file, of its first ``limit`` bytes where that is not negative. Raises OSError."""
         with self.open() as file:
             return file.read() if limit < 0 else file.read(limit)
 
     def make_folder(self) -> None:
+        """Make this folder and those that hold it, where the file system has such."""
         if self.remote is None:
             os.makedirs(self.path, exist_ok=True)
         elif self.remote.type_name not in _STORES:
@@ -108,11 +113,17 @@ class Place:
             return
         scratch.make_folder()
         temporary = os.path.join(scratch.path, uuid.uuid4().hex)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except OSError:
+            # A full disk would keep the empty file for ever.
+            with suppress(OSError):
+                os.remove(temporary)
+            raise
 
     def delete(self) -> None:
         """Remove this file; nothing happens where there is none, or a folder."""
@@ -136,8 +147,11 @@ class Place:
         return sorted(info.base_name for info in self.remote.get_file_info(fs.FileSelector(self.path)))
 
     def walk(self) -> Iterator[tuple[str, Stamp | None]]:
-        """Every file below, as (path relative to here, stamp). The stamp is None for what is no regular file: a device,
-        a pipe, a link to a folder. Links to files count as files; one that leads nowhere has size 0."""
+        """Every file below, as (path relative to here, stamp).
+
+        The stamp is None for what is no regular file: a device, a pipe, a link to a folder. Links to files count as
+        files; one that leads nowhere has size 0.
+        """
         if self.remote is None:
             yield from _walk_disk(self.path, "")
             return
@@ -178,8 +192,9 @@ def redact(uri: str | os.PathLike) -> str:
 
 
 def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``function`` of each item, in order, for reads and writes of many files: as many at once as keep a store busy, or
-    let a disk make several writes durable in one go.
+    """The results of ``function`` for each item, in order, for reads and writes of many files.
+
+    As many are done at once as keep a store busy, or let a disk make several writes durable in one go.
 
     >>> [*overlapped(len, ["a", "bb", ""])]
     [1, 2, 0]
@@ -200,7 +215,7 @@ def common_folder(places: list[Place]) -> Place:
 
 
 def same_store(one: Place, other: Place) -> bool:
-    """Whether both are on the local disk, or on one remote store."""
+    """Whether two places are both on the local disk, or on one remote store."""
     if one.remote is None or other.remote is None:
         return one.remote is other.remote
     return _store(one.remote) == _store(other.remote)

@@ -1,14 +1,16 @@
 """Bundles on disk: what is refused, and with which words."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import raypurify
-from raypurify.bundle import FILES, MANIFEST, load_bundle, shipped_bundles
+from raypurify.bundle import load_bundle, read_facts, shipped_bundles
+from raypurify.bundle.manifest import FILES, MANIFEST, FileRecord
 from raypurify.errors import BundleError
 
 
@@ -25,6 +27,14 @@ def change_manifest(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def replace_file(folder, name, data):
+    """Change a file and its record, as whoever makes a bundle by hand would."""
+    (folder / name).write_bytes(data)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    record = FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    change_manifest(folder, files=files | {name: record.model_dump()})
+
+
 @pytest.mark.parametrize(
     ("name", "side", "first", "held_out"), [("cifar10", 32, "airplane", 5000), ("imagenet10", 64, "tench", 400)]
 )
@@ -37,6 +47,22 @@ def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
     assert bundle.manifest.training_data["validation"] == held_out
     norms = bundle.dictionaries.flatten(2).norm(dim=2)
     torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@pytest.mark.parametrize("name", shipped_bundles())
+def test_facts_read_without_tensors_are_those_of_the_tensors(name):
+    facts, bundle = read_facts(name), load_bundle(name)
+    assert (facts.manifest, facts.digest) == (bundle.manifest, bundle.digest)
+    assert facts.parameters == sum(p.numel() for p in bundle.network.parameters())
+    assert facts.atoms == tuple(bundle.dictionaries.shape)
+
+
+def test_a_file_that_is_listed_rightly_but_holds_no_tensors_is_named(copy):
+    for data in (b"", b"\x02" + bytes(7) + b"[]", b"\xff" * 100):
+        replace_file(copy, FILES[0], data)
+        for read in (load_bundle, read_facts):
+            with pytest.raises(BundleError, match=r"network\.safetensors is not a safetensors file"):
+                read(copy)
 
 
 def test_folder_path_and_uri_give_the_same_bundle(copy):
@@ -56,8 +82,9 @@ def test_missing_file_is_named(copy, name):
 def test_changed_file_is_named(copy, name, damage):
     path = copy / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BundleError, match=f"{name} does not have the digest"):
-        raypurify.load(copy)
+    for read in (load_bundle, read_facts):
+        with pytest.raises(BundleError, match=f"{name} does not have the digest"):
+            read(copy)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +102,10 @@ def test_changed_file_is_named(copy, name, damage):
 )
 def test_manifest_that_does_not_fit_is_refused(copy, fields, message):
     change_manifest(copy, **fields)
-    with pytest.raises(BundleError) as error:
-        raypurify.load(copy)
-    assert message in str(error.value)
+    for read in (load_bundle, read_facts):
+        with pytest.raises(BundleError) as error:
+            read(copy)
+        assert message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
@@ -88,16 +116,10 @@ def test_manifest_that_is_no_manifest_is_refused(copy, text):
 
 
 def test_values_that_are_not_finite_are_refused(copy):
-    from raypurify.bundle import FileRecord, hashlib
-
     name = "dictionaries.safetensors"
     tensors = load_file(copy / name)
     tensors["atoms"][0] = float("nan")
-    save_file(tensors, copy / name)
-    data = (copy / name).read_bytes()
-    files = json.loads((copy / MANIFEST).read_text())["files"]
-    files[name] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)).model_dump()
-    change_manifest(copy, files=files)
+    replace_file(copy, name, save(tensors))
     with pytest.raises(BundleError, match="not finite"):
         raypurify.load(copy)
 

@@ -1,4 +1,4 @@
-"""The command line: ``raypurify fit | purify | retry-failed | evaluate | retrain | serve | inspect | status | doctor``.
+"""The command line: ``raypurify fit | train | purify | retry-failed | evaluate | retrain | serve | inspect …``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why), 130 when interrupted.
@@ -22,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
 
 
@@ -32,9 +34,11 @@ def main() -> None:
     except RaypurifyError as error:
         print(f"raypurify: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("raypurify: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer makes an exit of Ctrl-C.
+        if end.code == INTERRUPTED:
+            print("raypurify: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
@@ -60,6 +64,56 @@ def fit(
     settings = load_settings(preset, config, tuple(set or ()))
     bundle = run([*data, *(more_data or [])], settings, run_dir, address)
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
+
+
+@app.command(epilog="Example: raypurify train --config settings.yaml --images runs/a/prepare --out runs/baseline")
+def train(
+    config: Annotated[Path, typer.Option(help="Settings from a YAML file, that of raypurify fit.")],
+    images: Annotated[
+        list[Path],
+        typer.Option(help="The prepare folder of a fit, Parquet of its form, or NPZ; may be repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the network, metrics and checkpoints.")],
+    more_images: Annotated[
+        list[Path] | None, typer.Argument(help="More files of images, as a shell's * gives them.")
+    ] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images to validate on; default: the folder's own, else a seeded choice. May be repeated."),
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, e.g. baseline.lr=0.05; may be repeated.")
+    ] = None,
+    clusters: Annotated[
+        Path | None, typer.Option(help="The clusters folder of a fit: train the robust network.")
+    ] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Train a robust network without clusters (robust.alpha=0).")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="The network that robust.init: baseline, or first, starts from.")
+    ] = None,
+    every: Annotated[int, typer.Option(metavar="EPOCHS", help="Epochs between checkpoints.", min=1)] = 1,
+) -> None:
+    """Train the baseline network, or the robust one, on this machine without Ray. Run it again: it goes on."""
+    from raypurify.config import load_settings
+    from raypurify.errors import ConfigError
+    from raypurify.training.held_out import read_and_hold_out
+    from raypurify.training.single import train_here
+
+    settings, robust = load_settings(path=config, overrides=tuple(set or ())), robust or clusters is not None
+    if baseline and not robust:
+        raise ConfigError("--baseline is what a robust training starts from: give --clusters or --robust too")
+    paths = [*images, *(more_images or [])]
+    train_here(
+        out,
+        *read_and_hold_out(paths, held_out or [], settings.data, settings.seed),
+        settings,
+        robust=robust,
+        clusters=clusters,
+        baseline=baseline,
+        every=every,
+    )
 
 
 @app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")
@@ -207,11 +261,11 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
 ) -> None:
     """Show what a bundle is, how it was made and what it measured; checks every file's digest."""
-    from raypurify.bundle import load_bundle
+    from raypurify.bundle import read_facts
     from raypurify.cli.texts import bundle_text
 
-    loaded = load_bundle(bundle)
-    print(loaded.manifest.model_dump_json(indent=1) if json else bundle_text(loaded))
+    facts = read_facts(bundle)
+    print(facts.manifest.model_dump_json(indent=1) if json else bundle_text(facts))
 
 
 @app.command(epilog="Example: raypurify status runs/tiny")

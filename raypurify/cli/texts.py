@@ -1,63 +1,69 @@
-"""What ``inspect`` and ``status`` print."""
+"""The texts that ``inspect``, ``status`` and ``purify`` print.
+
+Nothing that is imported here loads torch or Ray: who asks how far a job is should not wait for them.
+"""
 
 from pathlib import Path
 
-from raypurify.bundle import Bundle
-from raypurify.config import CscSettings
-from raypurify.containers import ledger
-from raypurify.containers import sink as sinks
-from raypurify.containers.ledger import Summary
+from raypurify.bundle import BundleFacts
+from raypurify.config import LMBDA_RANGE, CscSettings
+from raypurify.containers.ledger import STATE, Summary
+from raypurify.containers.sink import status
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.run import OPTIONAL, STAGES
-from raypurify.purifiers.coding import LEAST, MOST
 from raypurify.runtime.progress import duration
 from raypurify.runtime.stages import MARKER, stage_lines
 from raypurify.storage import redact, resolve
 
 
-def bundle_text(bundle: Bundle) -> str:
-    """A bundle on one screen."""
-    manifest, settings = bundle.manifest, bundle.settings
+def bundle_text(facts: BundleFacts) -> str:
+    """What ``inspect`` prints: a bundle on one screen."""
+    manifest, settings = facts.manifest, facts.manifest.settings
     net, count, classes = settings.network, len(manifest.cluster_class), manifest.classes
-    atoms, flag, data = bundle.dictionaries, manifest.calibration, manifest.training_data
+    flag, data = manifest.calibration, manifest.training_data
+    _, atoms, _, height, width = facts.atoms
     megabytes = sum(file.bytes for file in manifest.files.values()) / 1e6
-    parameters = sum(p.numel() for p in bundle.network.parameters())
-    size = f"{atoms.shape[-2]}×{atoms.shape[-1]}"
-    facts = {
-        "bundle": f"{manifest.name}, digest {bundle.digest[:16]}…, {megabytes:.1f} MB",
-        "network": f"WRN-{net.depth}-{net.width}, {parameters:,} parameters, input {settings.data.image_size}²",
+    network = f"WRN-{net.depth}-{net.width}, {facts.parameters:,} parameters"
+    dictionaries = f"{count} of {atoms} atoms of {height}×{width}"
+    lines = {
+        "bundle": f"{manifest.name}, digest {facts.digest[:16]}…, {megabytes:.1f} MB",
+        "network": f"{network}, input {settings.data.image_size}²",
         "classes": f"{len(classes)}: {', '.join(classes[:12])}{' …' if len(classes) > 12 else ''}",
         "clusters": f"{count}, Mahalanobis distance by {settings.clusters.form}",
-        "dictionaries": f"{count} of {atoms.shape[1]} atoms of {size}, from {settings.dictionaries.images} images each",
+        "dictionaries": f"{dictionaries}, from {settings.dictionaries.images} images each",
         "purification": _purification(settings.csc),
         "flag": f"distance > {flag.distance_threshold:.2f}, {flag.quantile:.0%} quantile of {flag.images} clean images",
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
     }
     if borrowed := sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source)):
-        facts["dictionaries"] += f"; {borrowed} of {count} clusters use another's dictionary"
+        lines["dictionaries"] += f"; {borrowed} of {count} clusters use another's dictionary"
     if settings.note:
-        facts["note"] = settings.note
-    lines = [f"{name:13} {text}" for name, text in facts.items()]
+        lines["note"] = settings.note
+    text = [f"{name:13} {line}" for name, line in lines.items()]
     attack = manifest.measured["attack"]
     for name in ("clean", "attacked"):
         figures = manifest.measured[name]
-        lines.append(f"  {name}, n = {figures['images']}")
-        lines += [f"    {key:28} {value:.4g}" for key, value in figures.items() if key != "images"]
-    lines.append(f"  attack: PGD, {attack['norm']} {attack['eps']}, {attack['steps']} steps")
-    return "\n".join(lines)
+        text.append(f"  {name}, n = {figures['images']}")
+        text += [f"    {key:28} {value:.4g}" for key, value in figures.items() if key != "images"]
+    text.append(f"  attack: PGD, {attack['norm']} {attack['eps']}, {attack['steps']} steps")
+    return "\n".join(text)
 
 
 def _purification(csc: CscSettings) -> str:
     lmbda = f"λ = {csc.lmbda}"
     if csc.noise_factor:
-        lmbda = f"λ = {csc.noise_factor:g} × noise level, {LEAST * csc.lmbda:g} to {MOST * csc.lmbda:g}"
+        least, most = (factor * csc.lmbda for factor in LMBDA_RANGE)
+        lmbda = f"λ = {csc.noise_factor:g} × noise level, {least:g} to {most:g}"
     return f"{lmbda}, Tikhonov {csc.tikhonov:g}" + (", refit" if csc.refit else "")
 
 
 def status_text(folder: str) -> str:
-    """How far the fit or the purify job of a folder is. Raises SinkError where it is neither."""
+    """What ``status`` prints: how far the fit, retraining or purify job of a folder is.
+
+    Raises SinkError where it is none of these.
+    """
     run_dir = Path(folder)
     for stages in (STAGES, RETRAINING):
         begun = {name for name in stages if (run_dir / name / MARKER).exists()}
@@ -66,7 +72,7 @@ def status_text(folder: str) -> str:
             lines = stage_lines(run_dir, names)
             return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in lines)
     try:
-        job = sinks.status(folder)
+        job = status(folder)
     except SinkError as error:
         where = redact(folder)
         raise SinkError(
@@ -80,12 +86,12 @@ def status_text(folder: str) -> str:
 
 
 def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
-    """What became of a purify job that took so many seconds; None is one whose other parts are not done."""
+    """What ``purify`` prints at its end: what became of the job; None is one whose other parts are not done."""
     out = resolve(output)
     place = (str(out) if out.remote else redact(output)).rstrip("/")
     if summary is None:
         return f"part done:  other parts of {place} are not; whoever ends last writes its tables"
-    shown = f"{place}/{ledger.STATE}"
+    shown = f"{place}/{STATE}"
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
     lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
     if summary.ignored:
@@ -93,6 +99,6 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]
     if summary.failed:
         lines.append(f"errors:     {shown}/errors.parquet")
-    if (out / ledger.STATE / "sheet.png").kind:
+    if (out / STATE / "sheet.png").kind:
         lines.append(f"picture:    {shown}/sheet.png")
     return "\n".join(lines)

@@ -1,16 +1,7 @@
-"""One cell of a grid on one batch: attack, purify, classify, and keep what came of every image.
-
-    OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
-    OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
-                                           the classifier's where the attacker takes it for another one
-
-A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
-file is never wrong.
-"""
+"""Cells of a grid on one batch: attack, purify, classify, and keep what came of every image."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raypurify.attacks.budget import size
-from raypurify.evaluation import grid
-from raypurify.evaluation.images import GridBatch
-from raypurify.evaluation.knowledge import perturb
-from raypurify.evaluation.subjects import make_attack, make_classifier, make_purifier, predict
-from raypurify.files import fingerprint, replacing
+from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.grid import CellName
+from raypurify.evaluation.plan import CellUnit, GridPlan
+from raypurify.evaluation.subjects import Subjects, predict
+from raypurify.evaluation.threat_model import perturb
+from raypurify.files import replacing
 
 COLUMNS = pa.schema(
     [
@@ -44,51 +36,23 @@ COLUMNS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The keys of a cell's files: what was attacked, and what one purifier made of it."""
+def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: GridBatch) -> None:
+    """Compute the cells of a unit on its batch and write each to the file that the plan names.
 
-    adversarial: str
-    cell: str
-
-
-def keys_of(specs: grid.Grid, digests: dict[str, dict[str, str]], names: tuple[str, str, str], images: str) -> Keys:
-    """The keys of (classifier, attack, purifier) on the images of that digest."""
-    classifier, attack, purifier = names
-    spec = specs.attacks[attack]
-    victim = specs.classifiers[classifier].attacked_as or classifier
-    known = digests["purifiers"][purifier] if spec.knows != "classifier" else None
-    decisive = spec.model_dump(exclude={"worst"})
-    adversarial = fingerprint(
-        digests["classifiers"][victim], decisive, known, images, specs.seed, specs.batch, specs.eight_bit
-    )
-    seen = [digests["purifiers"][purifier]] + ([digests["classifiers"][classifier]] if victim != classifier else [])
-    return Keys(adversarial, fingerprint(adversarial, *seen))
-
-
-class Cells:
-    """Computes cells; classifiers and purifiers are made once."""
-
-    def __init__(self, specs: grid.Grid, digests: dict[str, dict[str, str]], out: Path, device: str = "cpu"):
-        self.specs, self.digests, self.out, self.device = specs, digests, Path(out), device
-        self._made: dict[tuple[str, str], Callable] = {}
-
-    def do(self, names: tuple[str, str, str], batch: GridBatch) -> None:
-        """Compute one cell on one batch, and write it."""
-        classifier, attack, purifier = names
-        keys = keys_of(self.specs, self.digests, names, batch.digest)
-        taken_for = self.specs.classifiers[classifier].attacked_as or classifier
-        network, victim = (self._once("classifiers", name, make_classifier) for name in (classifier, taken_for))
-        defence = self._once("purifiers", purifier, make_purifier)
-        labels = torch.from_numpy(batch.labels).to(self.device)
-        clean = torch.from_numpy(batch.pixels).to(self.device).float() / 255
-        attacked = self._attacked(attack, keys.adversarial, victim, defence, clean, labels)
+    Attacked images are taken from their file where it is there, and else written to it.
+    """
+    network, device = subjects.classifier(unit.classifier), subjects.device
+    labels = torch.from_numpy(batch.labels).to(device)
+    clean = torch.from_numpy(batch.pixels).to(device).float() / 255
+    for purifier in unit.purifiers:
+        name = CellName(unit.classifier, unit.attack, purifier)
+        attacked = _attacked(plan, subjects, name, unit.batch, clean, labels)
+        defence = subjects.purifier(purifier)
         begun = time.perf_counter()
-        done = defence.purify(attacked)
+        purified = defence.purify(attacked)
         seconds = time.perf_counter() - begun
-        cluster, known = done.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
-        shown = _eight_bit(done.images) if self.specs.eight_bit else done.images
-        predicted = predict(network, shown)
+        cluster, known = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
+        predicted = predict(network, _eight_bit(purified.images) if plan.grid.eight_bit else purified.images)
         columns = {
             "id": list(batch.ids),
             "label": batch.labels,
@@ -98,59 +62,48 @@ class Cells:
             "linf": size(attacked - clean, clean, "linf").cpu().numpy(),
             "cluster": cluster,
             "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
-            **{name: getattr(done, name).cpu().numpy() for name in ("distance", "flagged", "relative_change")},
+            **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
         }
         table = pa.table(columns, schema=COLUMNS).replace_schema_metadata({"seconds": repr(seconds)})
-        with replacing(self.out / "cells" / f"{keys.cell}.parquet") as temporary:
+        with replacing(plan.cell(name, unit.batch)) as temporary:
             pq.write_table(table, temporary)
 
-    def _attacked(self, name: str, key: str, network, defence, clean: Tensor, labels: Tensor) -> Tensor:
-        """The attacked images, from the cache where they are there."""
-        spec = self.specs.attacks[name]
-        attack = make_attack(name, spec)
-        if attack is None:
-            return clean
-        if (found := read_attacked(self.out, key)) is not None:
-            return found.to(self.device)
-        generator = torch.Generator().manual_seed(int(key[:15], 16))
-        attacked = perturb(attack, spec.knows, network, defence, clean, labels, generator)
-        if self.specs.eight_bit:
-            attacked = _eight_bit(attacked)
-        stored = (attacked * 255).round().to(torch.uint8) if self.specs.eight_bit else attacked
-        file = self.out / "adversarial" / f"{key}.safetensors"
-        with replacing(file) as temporary:
-            save_file({"images": stored.cpu().contiguous()}, temporary)
-        return attacked
 
-    def _once(self, group: str, name: str, make: Callable):
-        if (group, name) not in self._made:
-            spec = getattr(self.specs, group)[name]
-            arguments = (spec,) if group == "classifiers" else (name, spec)
-            self._made[group, name] = make(*arguments, device=self.device)
-        return self._made[group, name]
-
-
-def read_attacked(out: Path, key: str) -> Tensor | None:
-    """The attacked images of a key (n, 3, H, W) in [0, 1], None where there are none."""
-    file = Path(out) / "adversarial" / f"{key}.safetensors"
+def read_attacked(file: Path) -> Tensor | None:
+    """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none."""
     if not file.exists():
         return None
     stored = load_file(file)["images"]
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
-def read_cell(out: Path, key: str) -> pa.Table | None:
-    """What :meth:`Cells.do` wrote, None where it is not there; the time it took is in the metadata."""
-    file = Path(out) / "cells" / f"{key}.parquet"
-    return pq.read_table(file) if file.exists() else None
+def read_columns(files: Sequence[Path]) -> tuple[dict[str, np.ndarray], float]:
+    """The columns of a cell as arrays, the files of its batches joined, and seconds per image: the batches' median."""
+    tables = [pq.read_table(file) for file in files]
+    joined = pa.concat_tables(tables)
+    each = [float(table.schema.metadata[b"seconds"]) / len(table) for table in tables]
+    return {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}, float(np.median(each))
+
+
+def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, clean: Tensor, labels: Tensor) -> Tensor:
+    attack = subjects.attack(name.attack)
+    if attack is None:
+        return clean
+    file = plan.adversarial(name, batch)
+    if (stored := read_attacked(file)) is not None:
+        return stored.to(subjects.device)
+    victim = subjects.classifier(plan.grid.victim(name.classifier))
+    knows, defence = plan.grid.attacks[name.attack].knows, subjects.purifier(name.purifier)
+    # The seed is of the key: the same images come out of whichever actor does this.
+    generator = torch.Generator().manual_seed(int(file.stem[:15], 16))
+    attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
+    if plan.grid.eight_bit:
+        attacked = _eight_bit(attacked)
+    stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
+    with replacing(file) as temporary:
+        save_file({"images": stored.cpu().contiguous()}, temporary)
+    return attacked
 
 
 def _eight_bit(images: Tensor) -> Tensor:
     return (images * 255).round() / 255
-
-
-def summed(tables: list[pa.Table]) -> tuple[dict[str, np.ndarray], float]:
-    """The columns of the batches of a cell as arrays, and seconds per image: the median of the batches."""
-    joined = pa.concat_tables(tables)
-    each = [float(table.schema.metadata[b"seconds"]) / len(table) for table in tables]
-    return {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}, float(np.median(each))

@@ -1,4 +1,4 @@
-"""The pictures of a report, each a PNG."""
+"""The pictures of a report, each as the bytes of a PNG."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from raypurify.pictures import AMPLIFIED, mosaic, png, pyplot
 
 
 def eps_curves(title: str, cells: dict[str, list[tuple[float, Cell]]]) -> bytes:
-    """Accuracy against the size of the attack, a line for each purifier with its 95 % band."""
+    """A plot of accuracy against the size of the attack, a line for each purifier with its 95 % band."""
     figure, axis = pyplot().subplots(figsize=(6, 3.6), layout="constrained")
     for name, points in cells.items():
         points = sorted(points, key=lambda point: point[0])
@@ -23,7 +23,7 @@ def eps_curves(title: str, cells: dict[str, list[tuple[float, Cell]]]) -> bytes:
 
 
 def frontier(points: dict[str, tuple[float, float]]) -> bytes:
-    """Mean accuracy under attack against seconds an image, a point for each purifier."""
+    """A plot of mean accuracy under attack against seconds an image, a point for each purifier."""
     figure, axis = pyplot().subplots(figsize=(6, 3.6), layout="constrained")
     for name, (seconds, accuracy) in points.items():
         axis.plot([max(seconds, 1e-6)], [accuracy], "o")
@@ -36,7 +36,8 @@ def frontier(points: dict[str, tuple[float, float]]) -> bytes:
 def image_grid(
     titles: Sequence[str], rows: dict[str, Sequence[np.ndarray]], atoms: Sequence[np.ndarray] | None = None
 ) -> bytes:
-    """Images side by side: ``rows`` of uint8 (3, H, W), the difference of the last two, and each column's atoms."""
+    """A picture of images side by side: ``rows`` of uint8 (3, H, W) each, below them the difference of the last two,
+    and the atoms (M, 3, h, w) of each column."""
     names = [*rows, f"difference ×{AMPLIFIED}"] + (["atoms"] if atoms is not None else [])
     before, after = list(rows.values())[-2:]
     columns = len(titles)
@@ -60,7 +61,10 @@ def image_grid(
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
-    """Class of an image (rows) against class of the cluster that was chosen for it: ``counts`` (classes, classes)."""
+    """A confusion matrix: class of an image (rows) against class of the cluster that was chosen for it.
+
+    ``counts`` is (classes, classes); it is drawn with figures for up to 20 classes.
+    """
     side = max(4.0, 0.45 * len(classes))
     figure, axis = pyplot().subplots(figsize=(side + 1, side), layout="constrained")
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -88,7 +92,7 @@ def distances(clean: np.ndarray, attacked: dict[str, np.ndarray]) -> tuple[bytes
     for name, values in attacked.items():
         (line,) = right.plot(*roc(clean, values), label=name)
         left.hist(values, edges, histtype="step", label=name, color=line.get_color())
-        areas[name] = area(clean, values)
+        areas[name] = area_under_roc(clean, values)
     left.set(xlabel="Mahalanobis distance to the nearest cluster", ylabel="images")
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     right.set(xlabel="clean images flagged", ylabel="attacked images flagged", xlim=(0, 1), ylim=(0, 1))
@@ -97,15 +101,15 @@ def distances(clean: np.ndarray, attacked: dict[str, np.ndarray]) -> tuple[bytes
 
 
 def roc(clean: np.ndarray, attacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of clean and of attacked images above every threshold, from none to all."""
+    """The ROC curve of a flag: shares of clean and of attacked images above every threshold, from none to all."""
     thresholds = np.sort(np.concatenate([clean, attacked, [np.inf, -np.inf]]))[::-1]
     return tuple(1 - np.searchsorted(np.sort(values), thresholds, "left") / len(values) for values in (clean, attacked))
 
 
-def area(clean: np.ndarray, attacked: np.ndarray) -> float:
-    """Area under the ROC curve.
+def area_under_roc(clean: np.ndarray, attacked: np.ndarray) -> float:
+    """The area under the ROC curve of a flag, from distances of clean images (n,) and of attacked ones (m,).
 
-    >>> area(np.array([1.0, 2.0]), np.array([3.0, 2.0]))
+    >>> area_under_roc(np.array([1.0, 2.0]), np.array([3.0, 2.0]))
     0.875
     """
     ordered = np.sort(clean)

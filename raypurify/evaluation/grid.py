@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import (
@@ -19,9 +19,19 @@ from pydantic import (
 
 from raypurify.config import RobustTrainingSettings, TrainingSettings, apply_override
 from raypurify.errors import ConfigError
+from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.papers import TABLES
 
+# What an attacker may know, see AttackSpec.
 KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice")
+
+
+class CellName(NamedTuple):
+    """The name of a cell: a classifier under an attack behind a purifier, each by its name in the grid."""
+
+    classifier: str
+    attack: str
+    purifier: str
 
 
 class _Spec(BaseModel):
@@ -32,7 +42,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 
 class ImagesSpec(_Spec):
-    """The images, of one size; ``size`` squashes them to a square first."""
+    """The images of an evaluation, of one size; ``size`` squashes them to a square first."""
 
     paths: Paths
     limit: int | None = Field(None, ge=1, description="the first so many")
@@ -41,9 +51,9 @@ class ImagesSpec(_Spec):
 
 
 class ClassifierSpec(_Spec):
-    """Who is attacked. ``kind`` is a loader of ``evaluation.subjects``, ``path`` its weights, a bundle, or a name."""
+    """One classifier: ``kind`` is a name of ``classifiers.CLASSIFIERS``, ``path`` its weights, a bundle, or a name."""
 
-    kind: Literal["cifar-resnet", "wide-resnet", "bundle", "torchvision", "efficientnet-lite"]
+    kind: Literal[tuple(CLASSIFIERS)]
     path: str
     weights: str | None = Field(None, description="torchvision: a file of weights of the user's own")
     size: int | None = Field(None, ge=8, description="resize images to this side before")
@@ -58,7 +68,7 @@ def _kind(training: object) -> str:
 
 
 class RetrainingSpec(_Spec):
-    """What ``raypurify retrain`` trains a classifier of the grid on: other images, as a purifier of it leaves them."""
+    """The training of ``raypurify retrain``: on which images, as a purifier of the grid leaves them, and how."""
 
     paths: Paths
     size: int = Field(32, ge=8, description="the side that images are resized to before")
@@ -103,6 +113,7 @@ class AttackSpec(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings of the attack itself."""
         return dict(self.model_extra or {})
 
 
@@ -115,6 +126,7 @@ class PurifierSpec(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings of the purifier itself."""
         return dict(self.model_extra or {})
 
 
@@ -126,7 +138,7 @@ def _named(value: dict) -> dict:
 
 
 class Grid(_Spec):
-    """Every classifier is attacked by every attack, and sees the images of every purifier.
+    """A grid: every classifier is attacked by every attack, and sees the images of every purifier.
 
     >>> load_grid({"images": {"paths": "a"}, "classifiers": {"net": {"kind": "bundle", "path": "cifar10"}}}).batch
     100
@@ -157,6 +169,10 @@ class Grid(_Spec):
             if spec.attacked_as not in {None, *self.classifiers} - {name}:
                 raise ValueError(f"classifier {name!r} is attacked as {spec.attacked_as!r}, which is no other one here")
         return self
+
+    def victim(self, classifier: str) -> str:
+        """The classifier that attacks on ``classifier`` are made against: itself, or what it is ``attacked_as``."""
+        return self.classifiers[classifier].attacked_as or classifier
 
 
 def load_grid(source: str | Path | dict, data: str | None = None, overrides: Sequence[str] = ()) -> Grid:

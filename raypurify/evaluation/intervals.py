@@ -10,8 +10,8 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Difference:
-    """One accuracy minus another on the same images, with its 95 % interval, and the probability of a difference this
-    large were there none."""
+    """One accuracy minus another on the same images, with its 95 % interval, and ``p``, the probability of a difference
+    this large were there none."""
 
     value: float
     low: float
@@ -20,7 +20,7 @@ class Difference:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927).
+    """The 95 % interval of a proportion (Wilson 1927). Raises ValueError for counts that cannot be.
 
     >>> [round(bound, 3) for bound in wilson(8, 10)]
     [0.49, 0.943]
@@ -50,18 +50,20 @@ def paired(first: np.ndarray, second: np.ndarray) -> Difference:
 
 
 def paired_mean(first: np.ndarray, second: np.ndarray) -> Difference:
-    """The same of mean accuracies over several attacks: (attacks, n) bool each. An image is drawn with all its attacks,
-    so the interval is that of the mean of n differences (normal; n of a hundred and more).
+    """Mean accuracy over several attacks of ``first`` minus that of ``second``, (attacks, n) bool each.
+
+    An image is drawn with all its attacks, so interval and p are those of the mean of n differences (normal; n of a
+    hundred and more).
     """
     value, error = _mean(first.mean(0) - second.mean(0))
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error else 1.0
     return Difference(value, value - Z * error, value + Z * error, p)
 
 
-def of_mean(correct: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean accuracy over several attacks on the same images, (attacks, n) bool (normal, as above).
+def mean_interval(correct: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean accuracy over several attacks on the same images, (attacks, n) bool; normal.
 
-    >>> [round(bound, 2) for bound in of_mean(np.array([[True, True] * 50, [True, False] * 50]))]
+    >>> [round(bound, 2) for bound in mean_interval(np.array([[True, True] * 50, [True, False] * 50]))]
     [0.7, 0.8]
     """
     value, error = _mean(correct.mean(0))

@@ -1,4 +1,4 @@
-"""What the papers report, to stand beside our figures: accuracy in percent."""
+"""The figures that papers report, to stand beside ours: accuracy in percent."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,8 @@ RSFP = "Silva et al., Adaptive Clustering of Robust Semantic Representations for
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table: where it is from, its rows by ``columns``, and which of them is undefended where the others purify."""
+    """One table of a paper: where it is from, its rows by ``columns``, and which row is undefended where the others
+    purify."""
 
     source: str
     rows: dict[str, tuple[float, ...]]
@@ -80,8 +81,9 @@ TABLES = {
 
 
 def recovered(clean: float, undefended: float, defended: float) -> float | None:
-    """The share of the accuracy lost to an attack that a defence gives back; None where nothing was lost. It can be
-    compared between papers whose undefended classifiers differ.
+    """The share of the accuracy lost to an attack that a defence gives back; None where nothing was lost.
+
+    It can be compared between papers whose undefended classifiers differ.
 
     >>> recovered(94.23, 58.16, 78.57)
     0.5658...

@@ -1,4 +1,4 @@
-"""Parts of a report, written as Markdown with pictures beside it and as one HTML file with the pictures in it."""
+"""Sections of a report, written as Markdown with pictures beside it and as one HTML file with the pictures in it."""
 
 import base64
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ code { background: #f4f4f4; padding: .1rem .3rem }
 
 
 @dataclass(frozen=True)
-class Part:
-    """A titled part: paragraphs, then a table (its head and rows), then pictures by file name."""
+class Section:
+    """A section of a report, titled: paragraphs, then a table (its head and rows), then pictures by file name."""
 
     title: str
     text: tuple[str, ...] = ()
@@ -27,39 +27,39 @@ class Part:
     pictures: tuple[tuple[str, bytes], ...] = ()
 
 
-def write_parts(out: Path, title: str, parts: Sequence[Part]) -> Path:
+def write_sections(out: Path, title: str, sections: Sequence[Section]) -> Path:
     """Write ``report.md``, ``report.html`` and the pictures into ``out``; returns the HTML file's path."""
-    for part in parts:
-        for name, data in part.pictures:
+    for section in sections:
+        for name, data in section.pictures:
             (out / name).write_bytes(data)
-    (out / "report.md").write_text(_markdown(title, parts), "utf-8")
+    (out / "report.md").write_text(_markdown(title, sections), "utf-8")
     page = out / "report.html"
-    page.write_text(_html(title, parts), "utf-8")
+    page.write_text(_html(title, sections), "utf-8")
     return page
 
 
-def _markdown(title: str, parts: Sequence[Part]) -> str:
+def _markdown(title: str, sections: Sequence[Section]) -> str:
     blocks = [f"# {title}"]
-    for part in parts:
-        blocks += [f"## {part.title}", *part.text]
-        if part.table:
-            blocks.append(as_markdown(*part.table))
-        blocks += [f"![{part.title}]({name})" for name, _ in part.pictures]
+    for section in sections:
+        blocks += [f"## {section.title}", *section.text]
+        if section.table:
+            blocks.append(as_markdown(*section.table))
+        blocks += [f"![{section.title}]({name})" for name, _ in section.pictures]
     return "\n\n".join(blocks) + "\n"
 
 
-def _html(title: str, parts: Sequence[Part]) -> str:
+def _html(title: str, sections: Sequence[Section]) -> str:
     blocks = [f"<h1>{escape(title)}</h1>"]
-    for part in parts:
-        blocks.append(f"<h2>{escape(part.title)}</h2>")
-        blocks += [f"<p>{escape(text)}</p>" for text in part.text]
-        if part.table:
-            head, body = part.table
+    for section in sections:
+        blocks.append(f"<h2>{escape(section.title)}</h2>")
+        blocks += [f"<p>{escape(text)}</p>" for text in section.text]
+        if section.table:
+            head, body = section.table
             rows = [_row("th", head), *(_row("td", row) for row in body)]
             blocks.append(f"<table>{''.join(rows)}</table>")
-        for name, data in part.pictures:
+        for name, data in section.pictures:
             source = base64.b64encode(data).decode()
-            blocks.append(f'<img alt="{escape(part.title)}, {escape(name)}" src="data:image/png;base64,{source}">')
+            blocks.append(f'<img alt="{escape(section.title)}, {escape(name)}" src="data:image/png;base64,{source}">')
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     body = "\n".join(blocks)
     return f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'

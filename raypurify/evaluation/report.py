@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from raypurify.evaluation import figures
-from raypurify.evaluation.beside import beside_papers
-from raypurify.evaluation.cells import read_cell, summed
-from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.render import Part, write_parts
+from raypurify.evaluation.cells import read_columns
+from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.paper_comparison import compare_with_papers
+from raypurify.evaluation.plan import GridPlan
+from raypurify.evaluation.render import Section, write_sections
 from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.tables import Cell, Names, as_csv, cell, comparisons, layout, means, worst_cases
+from raypurify.evaluation.tables import Cell, as_csv, cell_of, comparisons, layout, means, worst_cases
 from raypurify.version import __version__
 
 STATEMENT = (
@@ -21,30 +22,27 @@ STATEMENT = (
     "attackers who know the purifier as upper bounds."
 )
 
-Columns = dict[Names, dict[str, np.ndarray]]
+Columns = dict[CellName, dict[str, np.ndarray]]
 
 
 def write_report(
-    grid: Grid,
-    out: Path,
-    keys: dict[Names, list[str]],
-    classes: Sequence[str],
-    checks: dict[str, list[Check]],
-    examples: dict[str, bytes],
-    digests: dict[str, dict[str, str]],
+    plan: GridPlan, classes: Sequence[str], checks: dict[str, list[Check]], examples: dict[str, bytes]
 ) -> Path:
-    """Everything the cells of ``keys`` say, the ``checks`` by classifier, and pictures of ``examples`` by attack.
-    Returns the path of ``report.html``."""
+    """Write the report of a plan whose cells are all there into its folder; returns the path of ``report.html``.
+
+    ``checks`` are by classifier, ``examples``, PNGs, by attack.
+    """
+    grid, out = plan.grid, plan.out
     columns, cells = {}, {}
-    for names, files in keys.items():
-        columns[names], seconds = summed([read_cell(out, key) for key in files])
-        cells[names] = cell(names, columns[names], seconds)
-    correct = {names: values["correct"] for names, values in columns.items()}
+    for name, keys in plan.keys.items():
+        columns[name], seconds = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
+        cells[name] = cell_of(name, columns[name], seconds)
+    correct = {name: values["correct"] for name, values in columns.items()}
     cells |= means(grid, cells, correct)
-    for names, held in worst_cases(grid, correct).items():
+    for name, held in worst_cases(grid, correct).items():
         # Of several attacks together there is no one size, share of flags or time.
         unknown = dict.fromkeys(("dissimilarity", "linf", "flagged"), np.array([np.nan]))
-        cells[names] = cell(names, {"correct": held, **unknown}, float("nan"))
+        cells[name] = cell_of(name, {"correct": held, **unknown}, float("nan"))
     compared = comparisons(grid, correct) if grid.reference else []
     (out / "cells.csv").write_text(as_csv([vars(one) for one in cells.values()]), "utf-8")
     if compared:
@@ -53,21 +51,21 @@ def write_report(
         "images": len(next(iter(correct.values()))),
         "seed": grid.seed,
         "raypurify": __version__,
-        "digests": digests,
+        "digests": plan.digests,
     }
     (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    parts = [*_accuracy(grid, cells), *_comparison(compared), *beside_papers(grid, cells), *_curves(grid, cells)]
-    parts += [*_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
+    sections = [*_accuracy(grid, cells), *_comparison(compared), *compare_with_papers(grid, cells)]
+    sections += [*_curves(grid, cells), *_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
     if examples:
         pictures = tuple((f"images-{_slug(name)}.png", data) for name, data in examples.items())
-        parts.insert(1, Part("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
-    return write_parts(out, grid.name, parts)
+        sections.insert(1, Section("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
+    return write_sections(out, grid.name, sections)
 
 
-def _accuracy(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+def _accuracy(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     attacks = list(dict.fromkeys(attack for _, attack, _ in cells))
     count = next(iter(cells.values())).n
-    parts = []
+    sections = []
     for classifier in grid.classifiers:
         head, body = layout(list(grid.purifiers), attacks, lambda p, a, c=classifier: cells.get((c, a, p)))
         sizes = [cells[classifier, a, p] for a in grid.attacks for p in list(grid.purifiers)[:1]]
@@ -79,11 +77,11 @@ def _accuracy(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
             f"Mean dissimilarity and L∞ in grey levels of the attacked images: {facts}." if facts else "",
             STATEMENT if any(spec.knows != "classifier" for spec in grid.attacks.values()) else "",
         )
-        parts.append(Part(f"Accuracy of {classifier}", tuple(filter(None, text)), (head, body)))
-    return parts
+        sections.append(Section(f"Accuracy of {classifier}", tuple(filter(None, text)), (head, body)))
+    return sections
 
 
-def _comparison(compared: list[dict]) -> list[Part]:
+def _comparison(compared: list[dict]) -> list[Section]:
     if not compared:
         return []
     body = [
@@ -100,17 +98,17 @@ def _comparison(compared: list[dict]) -> list[Part]:
         f"Accuracy of {compared[0]['reference']} minus that of each other purifier, image by image the same; p by "
         "McNemar's exact test, for means by the normal one.",
     )
-    return [Part("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
+    return [Section("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
 
 
-def _curves(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+def _curves(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     families: dict[tuple, dict[str, float]] = {}
     for name, spec in grid.attacks.items():
         settings = spec.settings
         if (eps := settings.pop("eps", None)) is not None:
             key = (spec.attack, spec.knows, json.dumps(settings, sort_keys=True))
             families.setdefault(key, {})[name] = eps
-    parts = []
+    sections = []
     for (attack, knows, _), sizes in families.items():
         if len(sizes) < 2:
             continue
@@ -121,13 +119,13 @@ def _curves(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
                 p: [(eps, cells[c, a, p]) for a, eps in sizes.items()] + ([(0.0, cells[c, clean, p])] if clean else [])
                 for p in grid.purifiers
             }
-            name = f"curve-{len(parts)}-{_slug(c)}.png"
+            name = f"curve-{len(sections)}-{_slug(c)}.png"
             pictures.append((name, figures.eps_curves(f"{attack} on {c}, attacker knows: {knows}", points)))
-        parts.append(Part(f"Accuracy against size: {attack}, {knows}", pictures=tuple(pictures)))
-    return parts
+        sections.append(Section(f"Accuracy against size: {attack}, {knows}", pictures=tuple(pictures)))
+    return sections
 
 
-def _cost(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
+def _cost(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     attacked = [name for name, spec in grid.attacks.items() if spec.attack != "clean"]
     pictures = []
     for c in grid.classifiers if attacked else ():
@@ -139,15 +137,15 @@ def _cost(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
             for p in grid.purifiers
         }
         pictures.append((f"cost-{_slug(c)}.png", figures.frontier(points)))
-    return [Part("Accuracy against cost", pictures=tuple(pictures))] if pictures else []
+    return [Section("Accuracy against cost", pictures=tuple(pictures))] if pictures else []
 
 
-def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Part]:
+def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Section]:
     """Which clusters were chosen, and how far images were from them, for purifiers that have clusters."""
     clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
     others = [a for a in grid.attacks if a != clean]
     c = next(iter(grid.classifiers))
-    parts = []
+    sections = []
     for p in grid.purifiers:
         if clean is None or not others or np.isnan(columns[c, clean, p]["distance"]).any():
             continue
@@ -160,8 +158,8 @@ def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Part
                 name = f"clusters-{_slug(p)}-{_slug(attack)}.png"
                 pictures.append((name, figures.confusion(counts, classes, title)))
         text = "Area under the ROC of a flag on the distance: " + ", ".join(f"{a} {v:.3f}" for a, v in areas.items())
-        parts.append(Part(f"Clusters of {p}", (text,), pictures=tuple(pictures)))
-    return parts
+        sections.append(Section(f"Clusters of {p}", (text,), pictures=tuple(pictures)))
+    return sections
 
 
 def _chosen(values: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray | None:
@@ -175,7 +173,7 @@ def _chosen(values: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray
     return counts
 
 
-def _checks(checks: dict[str, list[Check]]) -> list[Part]:
+def _checks(checks: dict[str, list[Check]]) -> list[Section]:
     if not checks:
         return []
     body = [
@@ -185,7 +183,7 @@ def _checks(checks: dict[str, list[Check]]) -> list[Part]:
     ]
     failed = sum(not check.passed for found in checks.values() for check in found)
     text = f"{len(body) - failed} of {len(body)} hold." if failed else "All hold."
-    return [Part("Checks of the attacks", (text,), (["classifier", "check", "", "figures"], body))]
+    return [Section("Checks of the attacks", (text,), (["classifier", "check", "", "figures"], body))]
 
 
 def _slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Retrains a classifier of a grid on what a purifier of it makes of clean images: STL's mode (Sun et al., section 3.5).
+"""Retraining of a grid's classifier on what a purifier makes of clean images: STL's mode (Sun et al., section 3.5).
 
 The stages of a run, each skipped, resumed or run by its fingerprint:
 
@@ -9,26 +9,22 @@ The stages of a run, each skipped, resumed or run by its fingerprint:
 
 from functools import partial
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from raypurify.config import DataSettings
 from raypurify.containers.source import open_source
 from raypurify.errors import ConfigError, DataError, SinkError
 from raypurify.evaluation.grid import ClassifierSpec, Grid
-from raypurify.evaluation.purified import purify_prepared
-from raypurify.evaluation.subjects import classifier_digest, make_classifier, make_purifier, purifier_digest
-from raypurify.fit.prepare import prepare
-from raypurify.fit.train import NETWORK, train
-from raypurify.runtime.session import ray_session
 from raypurify.runtime.stages import only_one, run_stage
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STAGES = ("images", "purified", "classifier")
 
 
 def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, address: str | None = None) -> Path:
-    """Train the classifier of that name on purified images, and return its weights' file for ``retrained`` in a grid.
+    """Train a classifier of a grid on purified images, and return its weights' file, for ``retrained`` in a grid.
 
     Call it again with the same arguments after any interruption: it goes on.
 
@@ -42,6 +38,15 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
         raise ConfigError("the grid has no part retraining: say there which images to train on")
     if "://" in str(run_dir):
         raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
+    # Imported late: they load torch and Ray, which ``status`` and a wrong name should not wait for.
+    import torch
+
+    from raypurify.evaluation.purified import purify_prepared
+    from raypurify.evaluation.subjects import classifier_digest, make_classifier, make_purifier, purifier_digest
+    from raypurify.fit.prepare import prepare
+    from raypurify.fit.train import NETWORK, train
+    from raypurify.runtime.session import ray_session
+
     run_dir, how, seed = Path(run_dir).expanduser().resolve(), grid.retraining, grid.seed
     spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
     data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
@@ -92,5 +97,7 @@ def _resolved(spec: ClassifierSpec) -> ClassifierSpec:
     return spec.model_copy(update=found)
 
 
-def _trainable(spec: ClassifierSpec) -> nn.Module:
+def _trainable(spec: ClassifierSpec) -> "nn.Module":
+    from raypurify.evaluation.subjects import make_classifier
+
     return make_classifier(spec).requires_grad_(True)

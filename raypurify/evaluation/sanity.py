@@ -27,10 +27,10 @@ class Check:
 
 
 def check_attacks(network: nn.Module, images: Tensor, labels: Tensor, other: nn.Module | None = None) -> list[Check]:
-    """All checks of attacks on one classifier, on (n, 3, H, W) images in [0, 1]; ``other`` is a classifier to transfer
-    from. Sizes are L∞, small enough that one step does not do everything.
+    """All checks of attacks on one classifier, on (n, 3, H, W) images in [0, 1] of these labels (n,).
 
-    An image more or less is noise where two accuracies ought to be in order, so one is allowed.
+    ``other`` is a classifier to transfer from. Sizes are L∞, small enough that one step does not do everything. An
+    image more or less is noise where two accuracies ought to be in order, so one is allowed.
     """
 
     def accuracy(attack: Callable, victim: nn.Module = network) -> float:
@@ -65,7 +65,7 @@ def check_attacks(network: nn.Module, images: Tensor, labels: Tensor, other: nn.
 
 
 def check_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, step: float = 1e-5) -> Check:
-    """Gradients of the loss are finite, not zero, and those of finite differences, along a random direction an image.
+    """Check that gradients of the loss are finite, not zero, and those of finite differences, along a random direction.
 
     A module is checked in double precision, as single is too coarse for differences.
     """
@@ -91,7 +91,7 @@ def check_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: T
 
 
 def check_convergence(network: nn.Module, images: Tensor, labels: Tensor, steps: int = 50) -> Check:
-    """The loss under attack has stopped rising: the last fifth of the steps adds less than a twentieth of it."""
+    """Check that the loss under attack has stopped rising: the last fifth of the steps adds less than a twentieth."""
 
     def loss(count: int) -> float:
         attack = BIM(eps=EPS, steps=count, step_size=EPS / 8)

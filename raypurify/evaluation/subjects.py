@@ -1,4 +1,4 @@
-"""Makes what a grid names: classifiers, attacks and purifiers, each with a digest of what decides its results."""
+"""The subjects of a grid: classifiers, attacks and purifiers made from their specifications, and their digests."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,22 +9,45 @@ import torch
 from torch import Tensor, nn
 
 import raypurify
-from raypurify.attacks import ATTACKS
-from raypurify.bundle import load_bundle
+from raypurify.attacks import ATTACKS, Attack
+from raypurify.bundle import read_facts
 from raypurify.errors import ConfigError
-from raypurify.evaluation import grid
+from raypurify.evaluation.classifiers import CLASSIFIERS
+from raypurify.evaluation.grid import AttackSpec, ClassifierSpec, Grid, PurifierSpec
 from raypurify.files import fingerprint
-from raypurify.nets.cifar_resnet import load_cifar_resnet
-from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 from raypurify.nets.normalised import Normalised
-from raypurify.nets.store import load_network, load_weights
-from raypurify.nets.torchvision_nets import load_torchvision
-from raypurify.purifiers import PURIFIERS
+from raypurify.nets.store import load_weights
+from raypurify.purifiers import PURIFIERS, Purifier
 
 
-def make_classifier(spec: grid.Classifier, device: str = "cpu") -> nn.Module:
-    """The classifier: images in [0, 1] to logits, frozen, in evaluation mode."""
-    network = _CLASSIFIERS[spec.kind](spec)
+class Subjects:
+    """The subjects of one grid on one device, by their names there; each is made once, when it is first asked for."""
+
+    def __init__(self, grid: Grid, device: str = "cpu"):
+        self.grid, self.device = grid, device
+        self._classifiers: dict[str, nn.Module] = {}
+        self._purifiers: dict[str, Purifier] = {}
+
+    def classifier(self, name: str) -> nn.Module:
+        """The classifier of that name: images (N, 3, H, W) in [0, 1] to logits."""
+        if name not in self._classifiers:
+            self._classifiers[name] = make_classifier(self.grid.classifiers[name], self.device)
+        return self._classifiers[name]
+
+    def attack(self, name: str) -> Attack | None:
+        """The attack of that name, None for clean images. Raises what ``make_attack`` raises."""
+        return make_attack(name, self.grid.attacks[name])
+
+    def purifier(self, name: str) -> Purifier:
+        """The purifier of that name. Raises what ``make_purifier`` raises."""
+        if name not in self._purifiers:
+            self._purifiers[name] = make_purifier(name, self.grid.purifiers[name], self.device)
+        return self._purifiers[name]
+
+
+def make_classifier(spec: ClassifierSpec, device: str = "cpu") -> nn.Module:
+    """A classifier: images (N, 3, H, W) in [0, 1] to logits, frozen, in evaluation mode."""
+    network = CLASSIFIERS[spec.kind].load(spec.path, spec.weights)
     if spec.size or spec.outputs:
         network = Normalised(network, size=spec.size, outputs=spec.outputs)
     if spec.retrained:
@@ -32,13 +55,12 @@ def make_classifier(spec: grid.Classifier, device: str = "cpu") -> nn.Module:
     return network.to(device).eval().requires_grad_(False)
 
 
-def classifier_digest(spec: grid.Classifier) -> str:
-    """What tells a classifier from another: its settings, and the content of its file or its bundle."""
-    file = Path(spec.weights or spec.path)
-    if spec.kind == "bundle":
-        content = load_bundle(spec.path).digest
-    else:
-        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else spec.path
+def classifier_digest(spec: ClassifierSpec) -> str:
+    """The digest that tells a classifier from another: of its settings, and the content of its file or its bundle.
+
+    Raises ConfigError where retrained weights are missing, BundleError for a bundle.
+    """
+    content = CLASSIFIERS[spec.kind].digest(spec.path, spec.weights)
     # Not the path: the same weights elsewhere are the same classifier.
     parts = [spec.kind, content, spec.path if spec.weights else None, spec.size, spec.outputs]
     if spec.retrained:
@@ -48,8 +70,8 @@ def classifier_digest(spec: grid.Classifier) -> str:
     return fingerprint(*parts)
 
 
-def make_attack(name: str, spec: grid.Attack) -> Callable | None:
-    """The attack, None for clean images. Raises ConfigError for a name or setting that is not known."""
+def make_attack(name: str, spec: AttackSpec) -> Attack | None:
+    """An attack, None for clean images. Raises ConfigError for a name or setting that is not known."""
     if spec.attack == "clean":
         return None
     if spec.attack not in ATTACKS:
@@ -57,8 +79,8 @@ def make_attack(name: str, spec: grid.Attack) -> Callable | None:
     return _made(f"attack {name!r}", ATTACKS[spec.attack], spec.settings)
 
 
-def make_purifier(name: str, spec: grid.Purifier, device: str = "cpu"):
-    """The purifier. Raises ConfigError for a name or setting that is not known."""
+def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifier:
+    """A purifier on a device. Raises ConfigError for a name or setting that is not known."""
     if spec.purifier == "rsfp":
         settings = spec.settings
         purifier = raypurify.load(settings.pop("bundle", "cifar10"), device)
@@ -75,12 +97,18 @@ def make_purifier(name: str, spec: grid.Purifier, device: str = "cpu"):
     return _made(f"purifier {name!r}", PURIFIERS[spec.purifier], spec.settings)
 
 
-def purifier_digest(spec: grid.Purifier) -> str:
-    """What tells a purifier from another: its settings, the content of files they name, and its bundle's digest."""
-    bundle = load_bundle(spec.settings.get("bundle", "cifar10")).digest if spec.purifier == "rsfp" else None
+def purifier_digest(spec: PurifierSpec) -> str:
+    """The digest that tells a purifier from another: of its settings, the files they name, and its bundle."""
+    bundle = read_facts(spec.settings.get("bundle", "cifar10")).digest if spec.purifier == "rsfp" else None
     paths = [Path(value) for value in spec.settings.values() if isinstance(value, str)]
     files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     return fingerprint(spec.model_dump(), bundle, files)
+
+
+def predict(network: nn.Module, images: Tensor) -> Tensor:
+    """The class that a network gives to each image, (N,) int64."""
+    with torch.no_grad():
+        return network(images).argmax(1)
 
 
 def _made(where: str, kind: Callable, settings: dict[str, Any]):
@@ -88,18 +116,3 @@ def _made(where: str, kind: Callable, settings: dict[str, Any]):
         return kind(**settings)
     except TypeError as error:
         raise ConfigError(f"{where}: {str(error).replace('.__init__()', '')}") from error
-
-
-_CLASSIFIERS: dict[str, Callable[[grid.Classifier], nn.Module]] = {
-    "cifar-resnet": lambda spec: load_cifar_resnet(spec.path),
-    "wide-resnet": lambda spec: load_network(Path(spec.path)),
-    "bundle": lambda spec: load_bundle(spec.path).network,
-    "torchvision": lambda spec: load_torchvision(spec.path, spec.weights),
-    "efficientnet-lite": lambda spec: load_efficientnet_lite(spec.path),
-}
-
-
-def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """The class of each image, (n,) int64."""
-    with torch.no_grad():
-        return network(images).argmax(1)

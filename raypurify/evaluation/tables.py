@@ -7,16 +7,15 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.intervals import of_mean, paired, paired_mean, wilson
+from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.intervals import mean_interval, paired, paired_mean, wilson
 
-Names = tuple[str, str, str]
 MEAN = "mean of attacks"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: accuracy of a classifier under an attack behind a purifier, of n images, with its 95 % interval."""
+    """The figures of one cell: accuracy on n images with its 95 % interval, and means over them."""
 
     classifier: str
     attack: str
@@ -31,21 +30,25 @@ class Cell:
     seconds: float
 
 
-def cell(names: Names, columns: dict[str, np.ndarray], seconds: float) -> Cell:
+def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float) -> Cell:
+    """The figures of a cell from what became of each image, (n,) by column, and its seconds an image."""
     correct = columns["correct"]
     low, high = wilson(int(correct.sum()), len(correct))
-    means = (float(columns[name].mean()) for name in ("dissimilarity", "linf", "flagged"))
-    return Cell(*names, float(correct.mean()), low, high, len(correct), *means, seconds)
+    means = (float(columns[fact].mean()) for fact in ("dissimilarity", "linf", "flagged"))
+    return Cell(*name, float(correct.mean()), low, high, len(correct), *means, seconds)
 
 
-def worst_cases(grid: Grid, correct: dict[Names, np.ndarray]) -> dict[Names, np.ndarray]:
-    """For each group of attacks that the grid names, which images withstood all of them."""
+def worst_cases(grid: Grid, correct: dict[CellName, np.ndarray]) -> dict[CellName, np.ndarray]:
+    """The worst case, image by image: which were right under every attack of a group that the grid names.
+
+    (n,) bool by classifier, name of the group, and purifier.
+    """
     groups: dict[str, list[str]] = {}
     for name, spec in grid.attacks.items():
         if spec.worst:
             groups.setdefault(spec.worst, []).append(name)
     return {
-        (c, group, p): np.logical_and.reduce([correct[c, attack, p] for attack in attacks])
+        CellName(c, group, p): np.logical_and.reduce([correct[c, attack, p] for attack in attacks])
         for group, attacks in groups.items()
         for c in grid.classifiers
         for p in grid.purifiers
@@ -57,9 +60,9 @@ def gray_box(grid: Grid) -> list[str]:
     return [name for name, spec in grid.attacks.items() if spec.attack != "clean" and spec.knows == "classifier"]
 
 
-def means(grid: Grid, cells: dict[Names, Cell], correct: dict[Names, np.ndarray]) -> dict[Names, Cell]:
-    """Of each classifier behind each purifier the mean accuracy over the gray-box attacks, where they are several."""
-    attacks, found = gray_box(grid), {}
+def means(grid: Grid, cells: dict[CellName, Cell], correct: dict[CellName, np.ndarray]) -> dict[CellName, Cell]:
+    """The mean over the gray-box attacks, where they are several, of each classifier behind each purifier."""
+    attacks, averaged = gray_box(grid), {}
     for c in grid.classifiers if len(attacks) > 1 else ():
         for p in grid.purifiers:
             of = [cells[c, a, p] for a in attacks]
@@ -67,12 +70,12 @@ def means(grid: Grid, cells: dict[Names, Cell], correct: dict[Names, np.ndarray]
                 name: float(np.mean([getattr(one, name) for one in of]))
                 for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds")
             }
-            low, high = of_mean(np.stack([correct[c, a, p] for a in attacks]))
-            found[c, MEAN, p] = Cell(c, MEAN, p, low=low, high=high, n=of[0].n, **facts)
-    return found
+            low, high = mean_interval(np.stack([correct[c, a, p] for a in attacks]))
+            averaged[CellName(c, MEAN, p)] = Cell(c, MEAN, p, low=low, high=high, n=of[0].n, **facts)
+    return averaged
 
 
-def comparisons(grid: Grid, correct: dict[Names, np.ndarray]) -> list[dict]:
+def comparisons(grid: Grid, correct: dict[CellName, np.ndarray]) -> list[dict]:
     """The reference purifier minus each other one on the same images: attack by attack, and the gray-box ones' mean."""
     rows = []
     attacks, attacked = list(grid.attacks), gray_box(grid)
@@ -84,13 +87,18 @@ def comparisons(grid: Grid, correct: dict[Names, np.ndarray]) -> list[dict]:
             if len(attacked) > 1:
                 one, two = (np.stack([correct[c, a, p] for a in attacked]) for p in (grid.reference, other))
                 differences[MEAN] = paired_mean(one, two)
-            for attack, found in differences.items():
+            for attack, difference in differences.items():
                 names = {"classifier": c, "attack": attack, "reference": grid.reference, "other": other}
-                rows.append(names | vars(found))
+                rows.append(names | vars(difference))
     return rows
 
 
 def as_csv(rows: Sequence[dict]) -> str:
+    """Rows as CSV, their keys as its head.
+
+    >>> as_csv([{"a": 1, "b": 2.5}])
+    'a,b\\n1,2.5\\n'
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -99,14 +107,14 @@ def as_csv(rows: Sequence[dict]) -> str:
 
 
 def read_csv(text: str) -> list[Cell]:
-    """The cells of a ``cells.csv``."""
+    """The cells in the text of a ``cells.csv``."""
     kinds = {field.name: field.type for field in fields(Cell)}
     rows = csv.DictReader(io.StringIO(text))
     return [Cell(**{name: kinds[name](value) for name, value in row.items()}) for row in rows]
 
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table.
+    """Head and rows as a Markdown table.
 
     >>> print(as_markdown(["", "a"], [["x", "1"]]))
     |  | a |
@@ -120,13 +128,14 @@ def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def layout(
     rows: Sequence[str], columns: Sequence[str], find: Callable[[str, str], Cell | None]
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and body of a table of accuracies in percent with their intervals."""
+    """Head and body of a table of accuracies in percent with their intervals, empty where ``find`` gives None."""
     body = []
     for row in rows:
-        found = [find(row, column) for column in columns]
-        body.append([row, *("" if one is None else percent(one) for one in found)])
+        cells = [find(row, column) for column in columns]
+        body.append([row, *("" if cell is None else percent(cell) for cell in cells)])
     return ["", *columns], body
 
 
-def percent(one: Cell) -> str:
-    return f"{100 * one.accuracy:.1f} ({100 * one.low:.1f}–{100 * one.high:.1f})"
+def percent(cell: Cell) -> str:
+    """The accuracy of a cell in percent with its interval, e.g. ``93.0 (91.5–94.2)``."""
+    return f"{100 * cell.accuracy:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"

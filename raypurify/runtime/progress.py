@@ -11,8 +11,8 @@ INTERVAL = 0.5
 
 
 class Progress:
-    """Counts work done out of a known total into ``folder/progress.json``, twice a second at most; without a folder, in
-    memory only.
+    """A count of work done out of a known total, in ``folder/progress.json``, written twice a second at most; without a
+    folder, in memory only.
 
     ``start`` is what an earlier run had done already: it counts as done, but not towards the rate.
     """
@@ -43,7 +43,7 @@ class Progress:
 
 
 def describe(state: dict[str, Any]) -> str:
-    """One line of a progress state: done of total, rate and time left.
+    """One line for people about a progress state: done of total, rate and time left.
 
     >>> describe({"done": 50, "total": 200, "unit": "images", "start": 0, "note": "", "started": 0.0, "updated": 10.0})
     '50/200 images, 5.0 images/s, 30 s left'
@@ -60,7 +60,7 @@ def describe(state: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """A number of seconds as people say it.
 
     >>> duration(30), duration(3 * 60 + 20), duration(2 * 3600 + 60)
     ('30 s', '3 min 20 s', '2 h 1 min')

@@ -16,8 +16,11 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 @contextmanager
 def ray_session(address: str | None = None, num_cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
-    """Have Ray for the length of the block: the session there is, the cluster at ``address`` (or ``RAY_ADDRESS``, set
-    inside a Ray job), or else a Ray of this machine's own that ends with the block."""
+    """Have Ray for the length of the block.
+
+    The session there is, the cluster at ``address`` (or ``RAY_ADDRESS``, set inside a Ray job), or else a Ray of this
+    machine's own that ends with the block.
+    """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         _quiet(verbose)
         yield

@@ -20,7 +20,7 @@ MARKER = "stage.json"
 
 @dataclass(frozen=True)
 class StageOutput:
-    """A complete stage: its folder, its fingerprint (an input of later stages), and what it reported."""
+    """The output of a complete stage: its folder, its fingerprint (an input of later stages), and what it reported."""
 
     folder: Path
     fingerprint: str
@@ -65,7 +65,7 @@ def run_stage(
 
 
 def stage_lines(run_dir: Path, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """(stage, state, what is known) of each stage of a run, from its files alone."""
+    """Stage, state and what is known of it, for each stage of a run, from its files alone."""
     lines = []
     for name in names:
         marker, progress = read_json(run_dir / name / MARKER), read_json(run_dir / name / FILE)

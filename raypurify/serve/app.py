@@ -22,7 +22,7 @@ from raypurify.errors import ImageError
 from raypurify.images import decode_image, encode_image
 from raypurify.serve.auth import token_fits
 from raypurify.serve.http import Refusal, provenance_headers, read_image, refuse
-from raypurify.serve.settings import ServeSettings, check_settings
+from raypurify.serve.settings import ServeSettings, parse_settings
 from raypurify.version import __version__
 
 _READY_S = 5
@@ -89,7 +89,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 # Serve config files name the deployment.
 @serve.deployment(name="Purifier")
 class PurifierReplica:
-    """A replica: one loaded bundle, images that arrive together are purified together."""
+    """One purifier replica: a loaded bundle; images that arrive together are purified together."""
 
     def __init__(self, bundle: str, device: str, threads: int):
         import torch
@@ -105,30 +105,33 @@ class PurifierReplica:
         self.purifier.purify(torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
 
     def reconfigure(self, config: dict) -> None:
+        """Take the ``user_config`` of the deployment, now and whenever it changes."""
         self.purify.set_max_batch_size(config["max_batch_size"])
         self.purify.set_batch_wait_timeout_s(config["batch_wait_s"])
 
     @serve.batch
     async def purify(self, images: list[np.ndarray]) -> list:
+        """Purify uint8 (H, W, 3) images of any sizes; for each its pixels and facts, or the error it met."""
         from raypurify.purifiers.batch import purify_pixels
 
         return await asyncio.to_thread(purify_pixels, self.purifier, images, _BATCH_PIXELS)
 
     async def purify_all(self, images: list[np.ndarray]) -> list:
-        """The images of a bulk job, one job's window at a time; single images are purified beside it."""
+        """Purify the images of a bulk job, one job's window at a time; single images are purified beside it."""
         from raypurify.purifiers.batch import purify_pixels
 
         async with self.bulk:
             return await asyncio.to_thread(purify_pixels, self.purifier, images)
 
     async def digest(self) -> str:
+        """The digest of the bundle that is served."""
         return self.purifier.digest
 
 
 @serve.deployment
 @serve.ingress(api)
 class Ingress:
-    """Checks the caller and the image, hands it to a purifier, encodes the answer."""
+    """The ingress: checks the caller and the image, hands it to a purifier replica, encodes the answer."""
 
     def __init__(self, purifier: DeploymentHandle, token_sha256: str | None, max_bytes: int, max_pixels: int):
         self.purifier = purifier
@@ -189,7 +192,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     from raypurify.bundle import read_manifest
 
-    settings: ServeSettings = check_settings(args)
+    settings: ServeSettings = parse_settings(args)
     read_manifest(settings.bundle)
     waiting = 2 * settings.max_batch_size
     purifier = PurifierReplica.options(

@@ -11,8 +11,10 @@ _TRIES, _PAUSE_S = 5, 2.0
 
 
 def check_endpoint(digest: str) -> None:
-    """Raises ConfigError where no such application runs on this cluster, BundleError where it has another bundle than
-    the one of this digest."""
+    """Check that the application runs on this cluster and serves the bundle of this digest.
+
+    Raises ConfigError where it does not run, BundleError where it serves another bundle.
+    """
     from ray import serve
 
     application = serve.status().applications.get(APP)
@@ -28,8 +30,10 @@ def check_endpoint(digest: str) -> None:
 
 
 def purify_there(images: list[np.ndarray]) -> list:
-    """What :func:`raypurify.purifiers.batch.purify_pixels` gives for ``images``, worked out by a replica. One that dies
-    over them is replaced by Serve, and asked again."""
+    """Purify uint8 (H, W, 3) images in a replica, with the results of :func:`raypurify.purifiers.batch.purify_pixels`.
+
+    A replica that dies over them is replaced by Serve, and asked again.
+    """
     from ray.exceptions import RayActorError
 
     for attempt in range(1, _TRIES + 1):

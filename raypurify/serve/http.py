@@ -33,11 +33,12 @@ class Refusal(HTTPException):
 
     @classmethod
     def of(cls, error: ImageError) -> "Refusal":
+        """The refusal of an image, with the status of its reason."""
         return cls(STATUS.get(error.reason, 422), error.reason, str(error))
 
 
 async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-    """Any HTTP error as ``{"error": slug, "message": text}``."""
+    """Answer an HTTP error with ``{"error": slug, "message": text}``."""
     body = error.detail
     if not isinstance(body, dict):
         body = {"error": HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), "message": str(error.detail)}
@@ -62,7 +63,7 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
 
 
 def provenance_headers(facts: dict) -> dict[str, str]:
-    """``X-Raypurify-*`` headers. A header is ASCII, so other characters of a class name are percent-encoded.
+    """The ``X-Raypurify-*`` headers of the facts of one image; what is not ASCII in a class name is percent-encoded.
 
     >>> provenance_headers({"class": "kočka", "relative_change": 0.123456789, "flagged": False})
     {'X-Raypurify-Class': 'ko%C4%8Dka', 'X-Raypurify-Relative-Change': '0.123457', 'X-Raypurify-Flagged': 'false'}

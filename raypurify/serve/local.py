@@ -59,7 +59,7 @@ def serving(
 
 
 def run(bundle: str = "cifar10", host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
-    """Serve until Ctrl-C or SIGTERM. Options as in :func:`serving`."""
+    """Serve ``bundle`` until Ctrl-C or SIGTERM, with the options of :func:`serving`."""
     stop = threading.Event()
     before = {}
     with serving(bundle, host, port, **options) as url:

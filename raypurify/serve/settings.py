@@ -9,7 +9,7 @@ from raypurify.errors import ConfigError
 
 
 class ServeSettings(BaseModel):
-    """What the endpoint serves, to whom, within which limits, on how many replicas."""
+    """Settings of the endpoint: what it serves, to whom, within which limits, on how many replicas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,10 +30,12 @@ class ServeSettings(BaseModel):
     max_queued_requests: int = Field(32, ge=1, description="images waiting for a replica; beyond it callers get 503")
 
 
-def check_settings(args: dict[str, Any]) -> ServeSettings:
-    """The settings in ``args``. Raises ConfigError naming what is wrong, also where nothing says who may call.
+def parse_settings(args: dict[str, Any]) -> ServeSettings:
+    """The settings in the ``args`` of an application, checked; a bundle's folder as an absolute path.
 
-    >>> check_settings({"bundle": "cifar10", "no_auth": True}).max_batch_size
+    Raises ConfigError naming what is wrong, also where nothing says who may call.
+
+    >>> parse_settings({"bundle": "cifar10", "no_auth": True}).max_batch_size
     16
     """
     try:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from bad_images import encode, pixels
 
+from raypurify.cli.app import main
+
 BUNDLE = resources.files("raypurify.bundles") / "cifar10"
 
 
@@ -20,7 +22,9 @@ def raypurify(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=base | env, timeout=200)
 
 
-@pytest.mark.parametrize("command", ["fit", "purify", "evaluate", "retrain", "serve", "inspect", "status", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["fit", "train", "purify", "evaluate", "retrain", "serve", "inspect", "status", "doctor"]
+)
 def test_help_has_an_example(command):
     run = raypurify(command, "--help")
     assert run.returncode == 0
@@ -95,8 +99,38 @@ def test_purify_says_where_things_are_and_exits_1_for_a_bad_image(tmp_path):
     assert "complete: 1/1 shards, 2/2 images, 1 failed" in status.stdout
 
 
-def test_status_of_a_fit_needs_no_ray(small_run):
-    run = raypurify("status", small_run)
+def test_the_package_runs_as_a_module():
+    run = raypurify("--help")
     assert run.returncode == 0
-    assert run.stdout.split()[:2] == ["prepare", "complete"]
-    assert len(run.stdout.splitlines()) == 8
+    assert run.stdout.startswith("Usage: python -m raypurify ")
+    assert all(command in run.stdout for command in ("fit", "purify", "status"))
+    assert raypurify().returncode == 2
+
+
+def test_an_interrupt_is_said_in_one_line(monkeypatch, capsys, tmp_path):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raypurify.cli.texts.status_text", interrupt)
+    monkeypatch.setattr("sys.argv", ["raypurify", "status", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "raypurify: interrupted; the same command goes on from here"
+
+
+@pytest.mark.parametrize("command", ["status", "inspect"])
+def test_who_only_asks_waits_for_neither_torch_nor_ray(command, tmp_path):
+    asked = {"status": tmp_path, "inspect": "cifar10"}[command]
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "stage.json").write_text(json.dumps({"state": "complete", "seconds": 1.0}))
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ray', 'scipy', 'numba', 'sklearn', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from raypurify.cli.app import main\n"
+        "main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, command, str(asked)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith({"status": "prepare       complete", "inspect": "bundle        "}[command])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raypurify.bundle import shipped_bundles
-from raypurify.cli.app import doctor
+from raypurify.cli import doctor
 from raypurify.version import __version__
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raypurify.evaluation.intervals import of_mean, paired, paired_mean, wilson
+from raypurify.evaluation.intervals import mean_interval, paired, paired_mean, wilson
 
 
 def test_wilson_is_scipys():
@@ -39,7 +39,7 @@ def test_paired_intervals_cover_the_truth_as_often_as_they_say():
         one, mean = paired(first[0], second[0]), paired_mean(first, second)
         inside += one.low <= truth <= one.high
         inside_mean += mean.low <= truth <= mean.high
-        low, high = of_mean(first)
+        low, high = mean_interval(first)
         inside_one += low <= _truth(0.6) <= high
     assert 0.935 < inside / runs < 0.975
     assert 0.93 < inside_mean / runs < 0.97

@@ -13,10 +13,12 @@ from PIL import Image
 import raypurify
 from raypurify.attacks import ATTACKS
 from raypurify.errors import ConfigError, DataError
-from raypurify.evaluation.cells import Cells, read_attacked
+from raypurify.evaluation.batches import read_grid_batches
+from raypurify.evaluation.cells import compute_cells, read_attacked
 from raypurify.evaluation.grid import load_grid
-from raypurify.evaluation.images import read_batches
-from raypurify.evaluation.run import digests_of, evaluate
+from raypurify.evaluation.plan import CellUnit, make_plan
+from raypurify.evaluation.run import evaluate
+from raypurify.evaluation.subjects import Subjects
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 
 COUNT = 20
@@ -92,7 +94,7 @@ def test_images_stay_the_same_from_purifier_to_purifier(report):
     # Gray-box attacks are made once; those that know the purifier, once for each.
     made = sorted((report / "adversarial").iterdir())
     assert len(made) == 2 * (2 + 2 * 3)
-    assert all(read_attacked(report, file.stem).shape[1:] == (3, 32, 32) for file in made)
+    assert all(read_attacked(file).shape[1:] == (3, 32, 32) for file in made)
 
 
 def test_a_second_run_computes_nothing_and_a_new_purifier_only_its_cells(report, tree):
@@ -161,8 +163,9 @@ def test_every_attack_of_the_registry_takes_the_images_of_a_grid(name, tree, tmp
     attack = {"attack": name, "eps": 0.03, **short.get(name, {"steps": 5})}
     images = {**tree["images"], "limit": 2}
     grid = load_grid({**tree, "images": images, "attacks": {"clean": {"attack": "clean"}, "one": attack}})
-    (batch,), _ = read_batches(grid.images, 2)
-    Cells(grid, digests_of(grid), tmp_path).do(("ResNet-20", "one", "none"), batch)
+    (batch,), _ = read_grid_batches(grid.images, 2)
+    plan = make_plan(grid, tmp_path, [batch])
+    compute_cells(plan, Subjects(grid), CellUnit("ResNet-20", "one", 0, ("none",)), batch)
     (file,) = (tmp_path / "cells").iterdir()
     assert max(pq.read_table(file)["linf"].to_pylist()) > 0
 
@@ -188,3 +191,17 @@ def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
         evaluate(load_grid({**tree, "images": {"paths": str(folder)}}), tmp_path / "out")
     with pytest.raises(ConfigError, match="attack 'x': unknown 'magic'"):
         evaluate(load_grid({**tree, "attacks": {"x": {"attack": "magic"}}}), tmp_path / "out")
+
+
+def test_an_attack_may_be_named_checks_and_damaged_checks_are_done_again(tree, tmp_path, local_ray):
+    images, clean = {**tree["images"], "limit": 3}, {"attack": "clean"}
+    small = {**tree, "images": images, "attacks": {"checks": clean}, "purifiers": {"none": {"purifier": "none"}}}
+    grid = load_grid({**small, "reference": None, "papers": [], "sanity": 3, "examples": 0})
+    evaluate(grid, tmp_path / "out")
+    assert set(cells(tmp_path / "out")) == {("checks", "none")}
+    (file,) = (tmp_path / "out" / "checks").iterdir()
+    whole = file.read_text("utf-8")
+    assert len(json.loads(whole)) == 7
+    file.write_text(whole[: len(whole) // 2], "utf-8")
+    evaluate(grid, tmp_path / "out")
+    assert file.read_text("utf-8") == whole

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,9 @@ from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image, to_float, to_pixels
 from raypurify.serve.auth import hash_token, token_fits
 from raypurify.serve.local import serving
-from raypurify.serve.settings import check_settings
+from raypurify.serve.settings import parse_settings
+
+httpx = pytest.importorskip("httpx")
 
 TOKEN = "a token of this test"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -270,7 +271,7 @@ def test_tokens_are_kept_as_digests_only():
 
 def test_settings_that_leave_the_door_open_by_accident_are_refused():
     digest = hash_token("x")
-    assert check_settings({"token_sha256": digest}).bundle == "cifar10"
+    assert parse_settings({"token_sha256": digest}).bundle == "cifar10"
     for args, message in [
         ({}, "give token_sha256"),
         ({"token_sha256": digest, "no_auth": True}, "contradict"),
@@ -279,7 +280,7 @@ def test_settings_that_leave_the_door_open_by_accident_are_refused():
         ({"no_auth": True, "max_bytes": 0}, "max_bytes: .* greater than or equal to 1"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            check_settings(args)
+            parse_settings(args)
 
 
 def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):
@@ -302,8 +303,8 @@ def test_the_deployment_file_fits_the_settings():
     (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
     assert application.import_path == "raypurify.serve.app:build"
     with pytest.raises(ConfigError, match="give token_sha256"):
-        check_settings(application.args)
-    assert check_settings({**application.args, "token_sha256": hash_token("x")}).max_replicas == 8
+        parse_settings(application.args)
+    assert parse_settings({**application.args, "token_sha256": hash_token("x")}).max_replicas == 8
 
 
 def test_run_says_when_it_is_ready_and_ends_on_sigterm(bundle):

@@ -1,11 +1,11 @@
-"""What papers report, laid beside a grid's figures."""
+"""The figures of a grid beside those that papers report."""
 
 from collections.abc import Sequence
 
-from raypurify.evaluation.grid import Grid
+from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.papers import TABLES, recovered
-from raypurify.evaluation.render import Part
-from raypurify.evaluation.tables import Cell, Names
+from raypurify.evaluation.render import Section
+from raypurify.evaluation.tables import Cell
 
 SHARE = (
     "In brackets the share of the accuracy lost to the attack that the defence gives back, "
@@ -13,22 +13,22 @@ SHARE = (
 )
 
 
-def beside_papers(grid: Grid, cells: dict[Names, Cell]) -> list[Part]:
-    """For each of the grid's ``papers`` its rows, then a row for each purifier before each classifier, in percent."""
-    parts = []
+def compare_with_papers(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
+    """A section for each of the grid's ``papers``: its rows, then ours, a purifier before a classifier, in percent."""
+    sections = []
     for name in grid.papers:
         table = TABLES[name]
         bare = table.rows.get(table.undefended, ())
         body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
-        for c, spec in grid.classifiers.items():
+        for c in grid.classifiers:
             # What a retrained classifier defends is the one before.
-            before = [_percent(cells.get((spec.attacked_as or c, a, "none"))) for a in table.columns]
+            before = [_percent(cells.get((grid.victim(c), a, "none"))) for a in table.columns]
             for p in grid.purifiers:
                 ours = [_percent(cells.get((c, a, p))) for a in table.columns]
                 body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
         text = (table.source, SHARE) if table.undefended else (table.source,)
-        parts.append(Part(f"Beside the paper: {name}", text, (["", *table.columns], body)))
-    return parts
+        sections.append(Section(f"Beside the paper: {name}", text, (["", *table.columns], body)))
+    return sections
 
 
 def _percent(one: Cell | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The images of an evaluation, read through ``sources`` and cut into batches."""
+"""The images of an evaluation, read through ``containers`` and cut into batches."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from raypurify.images import decode_image
 
 @dataclass(frozen=True)
 class GridBatch:
-    """Images (n, 3, H, W) uint8 with their ids and labels (n,), and a digest of all of it."""
+    """One batch of an evaluation: ``pixels`` (n, 3, H, W) uint8, with their ids and labels (n,)."""
 
     ids: tuple[str, ...]
     labels: np.ndarray
@@ -23,12 +23,13 @@ class GridBatch:
 
     @property
     def digest(self) -> str:
+        """The SHA-256 of ids, labels and pixels."""
         facts = "\0".join(self.ids).encode("utf-8", "surrogateescape")
         return hashlib.sha256(facts + self.labels.tobytes() + self.pixels.tobytes()).hexdigest()
 
 
-def read_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tuple[str, ...]]:
-    """All images in batches of ``size``, the last one shorter, and the names of the classes.
+def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tuple[str, ...]]:
+    """The images of a grid in batches of ``size``, the last one shorter, and the names of their classes.
 
     Raises SourceError, or DataError where an image has no label, cannot be read or is of another size than the first.
     """

@@ -1,4 +1,4 @@
-"""What an attacker differentiates, by what it knows."""
+"""Threat models: what an attacker differentiates, by what it knows of the purifier."""
 
 from dataclasses import replace
 from itertools import cycle
@@ -22,7 +22,7 @@ def perturb(
     labels: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The attacked images of an attacker who ``knows`` what ``grid.AttackSpec`` says.
+    """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.grid.AttackSpec` says.
 
     A purifier without a solver, or without clusters, is passed as in "bpda" where those are what is asked for; of one
     with random choices the attacker averages ``DRAWS`` (EOT).

@@ -1,0 +1,214 @@
+"""The manifest of a bundle and the files that it lists, read and checked without torch."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raypurify.config import Settings
+from raypurify.errors import BundleError
+from raypurify.storage import Place, redact, resolve
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+NETWORK, DISTRIBUTIONS, DICTIONARIES = (f"{name}.safetensors" for name in ("network", "distributions", "dictionaries"))
+FILES = (NETWORK, DISTRIBUTIONS, DICTIONARIES)
+MAX_MANIFEST, MAX_FILE = 16 << 20, 16 << 30
+Shape = tuple[int, ...]
+# What batch normalisation keeps beside its parameters.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Record):
+    """Size and SHA-256 of one file of a bundle."""
+
+    sha256: str
+    bytes: int = Field(ge=0, le=MAX_FILE)
+
+
+class Calibration(_Record):
+    """The flag's calibration on clean validation images: a distance above ``distance_threshold``, the ``quantile`` of
+    theirs, raises it."""
+
+    distance_threshold: float
+    quantile: float
+    images: int
+
+
+class Manifest(_Record):
+    """What a bundle is, how it was made, and what it measured.
+
+    ``dictionary_source`` says for each cluster whose dictionary it uses: a cluster's number, its own where it had
+    images to learn from, or "global".
+    """
+
+    format_version: int
+    name: str
+    raypurify: str
+    settings: Settings
+    classes: list[str]
+    cluster_class: list[int]
+    dictionary_source: list[str]
+    training_data: dict[str, Any]
+    training: dict[str, Any]
+    calibration: Calibration
+    measured: dict[str, Any]
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """An opened bundle: where it is, its manifest, and the manifest's SHA-256, which is the bundle's digest."""
+
+    place: Place
+    manifest: Manifest
+    digest: str
+
+    def read(self, name: str) -> bytes:
+        """One of the bundle's files. Raises BundleError where its size or digest is not what the manifest says."""
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"bundle {self.place}: the manifest does not list {name}; fit or download the bundle again"
+            )
+        record = self.manifest.files[name]
+        data = _read(self.place / name, record.bytes)
+        if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BundleError(
+                f"bundle {self.place}: {name} does not have the digest in the manifest; it is damaged or was changed"
+            )
+        return data
+
+    def check_counts(self, distributions: int, dictionaries: int) -> None:
+        """Raise BundleError where manifest, distributions and dictionaries are not of the same clusters."""
+        count, sources = len(self.manifest.cluster_class), len(self.manifest.dictionary_source)
+        problem = None
+        if not dictionaries == distributions == count:
+            problem = f"{count} clusters, {distributions} distributions, {dictionaries} dictionaries"
+        elif sources != count:
+            problem = f"{count} clusters, but {sources} entries in dictionary_source"
+        elif any(not 0 <= c < len(self.manifest.classes) for c in self.manifest.cluster_class):
+            problem = "cluster_class names a class that does not exist"
+        if problem:
+            raise BundleError(f"bundle {self.place}: the tensors do not fit the manifest: {problem}")
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """What can be said of a bundle without its tensors' values: manifest, digest, and the shape of every tensor, by
+    file and name."""
+
+    manifest: Manifest
+    digest: str
+    shapes: dict[str, dict[str, Shape]]
+
+    @property
+    def atoms(self) -> Shape:
+        """The shape of the dictionaries: (K, M, 3, h, w)."""
+        return self.shapes[DICTIONARIES]["atoms"]
+
+    @property
+    def parameters(self) -> int:
+        """The number of the network's parameters, without the statistics of its batch normalisation."""
+        shapes = self.shapes[NETWORK]
+        return sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] not in _BUFFERS)
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles inside the package.
+
+    >>> shipped_bundles()
+    ['cifar10', 'imagenet10']
+    """
+    folder = resources.files("raypurify.bundles")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / MANIFEST).is_file())
+
+
+def open_bundle(where: str | Path) -> BundleFolder:
+    """Open a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
+
+    The manifest is read and checked, the other files are not. Raises BundleError where there is no bundle, and where
+    the manifest is damaged or of an unknown version.
+    """
+    place, text = _open(where)
+    return BundleFolder(place, _manifest(text, place), hashlib.sha256(text).hexdigest())
+
+
+def read_manifest(where: str | Path) -> Manifest:
+    """The manifest of a bundle, checked but with its files unread. Raises what ``open_bundle`` raises."""
+    return open_bundle(where).manifest
+
+
+def read_facts(where: str | Path) -> BundleFacts:
+    """The facts of a bundle, after the digest of every file has been checked.
+
+    Raises what ``open_bundle`` raises, and BundleError naming the file where one is missing or changed.
+
+    >>> read_facts("cifar10").atoms[1:]
+    (64, 3, 8, 8)
+    """
+    bundle = open_bundle(where)
+    shapes = {name: _tensor_shapes(bundle.read(name), f"bundle {bundle.place}: {name}") for name in FILES}
+    try:
+        counts = shapes[DISTRIBUTIONS]["means"][0], shapes[DICTIONARIES]["atoms"][0]
+    except (KeyError, IndexError) as e:
+        raise BundleError(f"bundle {bundle.place}: the tensors do not fit the manifest: {e}") from e
+    bundle.check_counts(*counts)
+    return BundleFacts(bundle.manifest, bundle.digest, shapes)
+
+
+def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
+    # The header alone: the library's own reader copies all values.
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        return {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise BundleError(f"{where} is not a safetensors file: {e}") from e
+
+
+def _open(where: str | Path) -> tuple[Place, bytes]:
+    where = str(where)
+    if where in shipped_bundles() and not Path(where).is_dir():
+        where = str(resources.files("raypurify.bundles") / where)
+    try:
+        root = resolve(where)
+    except (OSError, ValueError, ImportError) as e:
+        raise BundleError(f"cannot open bundle {redact(where)}: {e}") from e
+    try:
+        return root, _read(root / MANIFEST, MAX_MANIFEST)
+    except BundleError as e:
+        known = ", ".join(shipped_bundles())
+        raise BundleError(f"no bundle at {redact(where)!r}: {e}; the shipped bundles are: {known}") from e
+
+
+def _manifest(text: bytes, root: Place) -> Manifest:
+    try:
+        tree = json.loads(text)
+        version = tree.get("format_version") if isinstance(tree, dict) else None
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"bundle {root}: format version {version!r} is unknown here, this raypurify reads {FORMAT_VERSION}; "
+                "install the version that wrote it, or fit the bundle again"
+            )
+        return Manifest.model_validate(tree)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise BundleError(f"bundle {root}: {MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    except (ValueError, RecursionError) as e:
+        raise BundleError(f"bundle {root}: {MANIFEST} is not valid JSON: {e}") from e
+
+
+def _read(file: Place, limit: int) -> bytes:
+    try:
+        return file.read(limit + 1)
+    except OSError as e:
+        raise BundleError(f"bundle file {file} is missing or unreadable: {e}") from e

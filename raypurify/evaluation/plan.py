@@ -1,0 +1,139 @@
+"""The plan of an evaluation: every digest and key of a grid, resolved once, and what is still to do.
+
+    OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
+    OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
+                                           the classifier's where the attacker takes it for another one
+    OUT/checks/<key>.json                  the checks of the attacks on one classifier
+
+A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
+file is never wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.sanity import Check
+from raypurify.evaluation.subjects import classifier_digest, purifier_digest
+from raypurify.files import fingerprint, read_json
+
+
+class CellKeys(NamedTuple):
+    """The keys of one cell's files on one batch: of the attacked images, and of what one purifier made of them."""
+
+    adversarial: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class CellUnit:
+    """A unit of work: cells of a classifier under an attack on one batch, together so that the attack is made once."""
+
+    classifier: str
+    attack: str
+    batch: int
+    purifiers: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of cells."""
+        return len(self.purifiers)
+
+    @property
+    def note(self) -> str:
+        """A few words for the line of progress."""
+        return f"{self.classifier}, {self.attack}"
+
+
+@dataclass(frozen=True)
+class CheckUnit:
+    """A unit of work: the checks of the attacks on one classifier. It counts as one cell."""
+
+    classifier: str
+    size: int = 1
+
+    @property
+    def note(self) -> str:
+        """A few words for the line of progress."""
+        return f"{self.classifier}, checks"
+
+
+GridUnit = CellUnit | CheckUnit
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """A grid with its digests and keys, for a folder ``out``.
+
+    ``digests`` are by "classifiers" or "purifiers" and name, ``keys`` by cell, for each batch in order, ``check_keys``
+    by classifier, empty without checks.
+    """
+
+    grid: Grid
+    out: Path
+    digests: dict[str, dict[str, str]]
+    keys: dict[CellName, tuple[CellKeys, ...]]
+    check_keys: dict[str, str]
+
+    def adversarial(self, name: CellName, batch: int) -> Path:
+        """The file of the attacked images of a cell on one batch."""
+        return self.out / "adversarial" / f"{self.keys[name][batch].adversarial}.safetensors"
+
+    def cell(self, name: CellName, batch: int) -> Path:
+        """The file of a cell on one batch."""
+        return self.out / "cells" / f"{self.keys[name][batch].cell}.parquet"
+
+    def checks(self, classifier: str) -> Path:
+        """The file of the checks of the attacks on a classifier."""
+        return self.out / "checks" / f"{self.check_keys[classifier]}.json"
+
+    @property
+    def total(self) -> int:
+        """The size of all units, done or not."""
+        return sum(map(len, self.keys.values())) + len(self.check_keys)
+
+    def units(self) -> list[GridUnit]:
+        """What is still to do: the cells that are missing, and the checks that are missing or not whole."""
+        missing: dict[tuple[str, str, int], list[str]] = {}
+        for name, keys in self.keys.items():
+            for batch in range(len(keys)):
+                if not self.cell(name, batch).exists():
+                    missing.setdefault((name.classifier, name.attack, batch), []).append(name.purifier)
+        cells = [CellUnit(*where, tuple(purifiers)) for where, purifiers in missing.items()]
+        return [*cells, *(CheckUnit(c) for c in self.check_keys if read_checks(self.checks(c)) is None)]
+
+
+def make_plan(grid: Grid, out: Path, batches: Sequence[GridBatch]) -> GridPlan:
+    """The plan of a grid on its batches, for a folder that may hold some of the files already.
+
+    Raises ConfigError or BundleError for weights and bundles that are missing or damaged.
+    """
+    digests = {
+        "classifiers": {name: classifier_digest(spec) for name, spec in grid.classifiers.items()},
+        "purifiers": {name: purifier_digest(spec) for name, spec in grid.purifiers.items()},
+    }
+    images = [batch.digest for batch in batches]
+    names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.purifiers]
+    keys = {name: tuple(_cell_keys(grid, digests, name, mark) for mark in images) for name in names}
+    known = digests["classifiers"]
+    checks = {c: fingerprint("checks", known[c], [*known.values()], grid.sanity, images) for c in known if grid.sanity}
+    return GridPlan(grid, out, digests, keys, checks)
+
+
+def read_checks(file: Path) -> list[Check] | None:
+    """The checks in a file, None where it is missing or not whole."""
+    found = read_json(file)
+    return None if found is None else [Check(**one) for one in found]
+
+
+def _cell_keys(grid: Grid, digests: dict[str, dict[str, str]], name: CellName, images: str) -> CellKeys:
+    spec, classifiers, purifier = grid.attacks[name.attack], digests["classifiers"], digests["purifiers"][name.purifier]
+    victim = grid.victim(name.classifier)
+    known = purifier if spec.knows != "classifier" else None
+    decisive = spec.model_dump(exclude={"worst"})
+    adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit)
+    seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
+    return CellKeys(adversarial, fingerprint(adversarial, *seen))
