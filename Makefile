@@ -2,12 +2,15 @@
 # make test   the fast test suite
 # make lint   formatting and lint checks
 # make slow   the slow tests
+# make types  the type checker over the public modules
+# make docs   the pages and the API reference as a site: site/index.html
+# make matrix the fast tests under every Python that is here, and without the extras (ARGS="-s quick-3.12": one of them)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint types docs matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/raypurify purify examples/cifar10 demo-out --bundle cifar10 --overwrite
@@ -23,6 +26,17 @@ lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: $(VENV)/tested
+	$(BIN)/mypy
+
+docs: $(VENV)/documented
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . site
+	@echo "open site/index.html"
+
+matrix: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet nox
+	$(BIN)/nox $(ARGS)
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
@@ -33,5 +47,9 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+$(VENV)/documented: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo-out build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .nox demo-out own-purifier site docs/api build *.egg-info .pytest_cache .ruff_cache .mypy_cache

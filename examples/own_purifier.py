@@ -1,0 +1,71 @@
+"""A purifier of one's own, evaluated in a grid beside those of raypurify.
+
+    python examples/own_purifier.py [REPORT]
+
+REPORT is the folder of the report, own-purifier by default. Run it again and nothing is computed twice.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.run import evaluate
+from raypurify.purifiers.transform import Transform
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class BoxBlur(Transform):
+    """The mean of ``side``×``side`` pixels. Its fields are its settings in a grid; Transform makes it a purifier."""
+
+    side: int = 3
+
+    def transform(self, images: Tensor) -> Tensor:
+        return avg_pool2d(images, self.side, stride=1, padding=self.side // 2, count_include_pad=False)
+
+
+def register() -> None:
+    # Imported here: a worker must change the registry that is there, not a copy that travels with this function.
+    from raypurify.purifiers import PURIFIERS
+
+    PURIFIERS["box_blur"] = BoxBlur
+
+
+def write_images(file: Path) -> None:
+    """An evaluation needs labels: those of the example images are in their names."""
+    files = sorted((Path(__file__).resolve().parent / "cifar10/clean").glob("*.png"))
+    labels = [CLASSES.index(one.stem.partition("-")[2]) for one in files]
+    pq.write_table(pa.table({"image": [one.read_bytes() for one in files], "label": labels}), file)
+
+
+GRID = {
+    "name": "A purifier of one's own",
+    "images": {"paths": "{data}/images.parquet"},
+    "classifiers": {"robust network": {"kind": "bundle", "path": "cifar10"}},
+    "attacks": {"clean": {"attack": "clean"}, "FGSM": {"attack": "fgsm", "norm": "linf", "eps": 8 / 255}},
+    "purifiers": {
+        "none": {"purifier": "none"},
+        "blur": {"purifier": "box_blur", "side": 3},
+        "RSFP": {"purifier": "rsfp", "bundle": "cifar10"},
+    },
+    "reference": "RSFP",
+}
+
+if __name__ == "__main__":
+    # A grid is computed in processes of their own: the name must be known here, and in every worker of Ray.
+    register()
+    ray.init("local", runtime_env={"worker_process_setup_hook": register}, log_to_driver=False, include_dashboard=False)
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else "own-purifier").resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    write_images(out / "images.parquet")
+    report = evaluate(load_grid(GRID, data=str(out)), out)
+    print(report.with_name("cells.csv").read_text("utf-8"))
+    print(f"tables, intervals and pictures: {report}")
