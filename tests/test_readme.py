@@ -59,15 +59,15 @@ def test_tables_are_those_of_the_committed_results(page, name):
 
 def papers_tables(name: str) -> list[str]:
     """The papers' tables with the committed results beside them, as the report of a grid has them."""
-    from raypurify.evaluation.beside import beside_papers
     from raypurify.evaluation.grid import load_grid
+    from raypurify.evaluation.paper_comparison import compare_with_papers
     from raypurify.evaluation.tables import as_markdown, read_csv
 
     found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
     cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
     changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
     grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
-    return [as_markdown(*part.table) for part in beside_papers(grid, cells)]
+    return [as_markdown(*section.table) for section in compare_with_papers(grid, cells)]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette", "imagenette-128"])

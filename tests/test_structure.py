@@ -1,6 +1,8 @@
 """The rules of the house: who may import what, how long a module may be, and that the deployment files are valid."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -19,6 +21,7 @@ GROUND = ("errors", "version", "files", "config", "images", "pictures", "storage
 MATHEMATICS = ("csc", "clusters", "nets", "bundle", "purifiers", "raypurify", "attacks", "training")
 RAY = ("runtime", "serve", "bulk", "fit", "evaluation", "cli", "__main__")
 ROOMS = (*GROUND, *MATHEMATICS, "containers", *RAY)
+LEANING = re.compile(r"(The same\b|Of |And |It |This |As above|Likewise|\()")
 HEAVY = ("torch", "ray", "sporco", "numba", "sklearn", "torchvision", "matplotlib", "skimage", "pywt", "scipy")
 
 
@@ -71,6 +74,18 @@ def test_importing_the_package_loads_nothing_heavy():
     code = f"import sys, raypurify\nprint([m for m in {HEAVY!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_docstrings_name_their_subject():
+    """They are read one at a time, in tooltips: none leans on what stands before it."""
+    leaning = []
+    for name, path in modules_below(PACKAGE).items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node) or ""
+                if not getattr(node, "name", "").startswith("_") and LEANING.match(text):
+                    leaning.append(f"{name}.{getattr(node, 'name', '')}: {text.splitlines()[0]}")
+    assert not leaning
 
 
 def test_no_module_is_long():
