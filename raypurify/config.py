@@ -6,12 +6,15 @@ or a value out of range is named with its dotted path.
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raypurify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 
 class _Settings(BaseModel):
@@ -223,7 +226,7 @@ def load_settings(
         raise ConfigError(f"settings not usable: {problems}") from e
 
 
-def _preset_dir():
+def _preset_dir() -> "Traversable":
     return resources.files("raypurify.presets")
 
 

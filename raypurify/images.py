@@ -22,6 +22,7 @@ made transparent
 import io
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -120,7 +121,7 @@ def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> byte
         image = image.convert("L")
     if like.alpha is not None:
         image.putalpha(Image.fromarray(like.alpha))
-    options = {
+    options: dict[str, Any] = {
         "png": {"compress_level": 1},
         "webp": {"lossless": True, "exact": True, "quality": 20, "method": 1},
         "jpeg": {"quality": 95, "subsampling": 0},

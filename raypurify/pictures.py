@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], cho
     return png(figure)
 
 
-def pyplot():
+def pyplot() -> Any:
     """matplotlib's pyplot, drawing to memory; imported by those who draw."""
     import matplotlib
 
@@ -122,7 +123,7 @@ def pyplot():
     return matplotlib.pyplot
 
 
-def png(figure) -> bytes:
+def png(figure: Any) -> bytes:
     """The bytes of a PNG of a figure, which is closed."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)

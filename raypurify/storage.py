@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from io import BufferedReader
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
@@ -38,7 +38,7 @@ _PLAIN = "%/:?#@!$&'()*+,;="
 # Stores of objects, where a folder is no more than what the names of some objects begin with. pyarrow waits minutes for
 # one that is out of reach, in S3's case after it has taken three seconds of silence for the end of a request; and it
 # asks S3 three times to store a small object, so that a missing bucket shows before the first byte.
-_STORES = {
+_STORES: dict[str, dict[str, Any]] = {
     "s3": {"connect_timeout": 4.0, "request_timeout": 20.0, "allow_delayed_open": True},
     "gcs": {"retry_time_limit": timedelta(seconds=10)},
 }
@@ -167,12 +167,13 @@ def resolve(uri: str | os.PathLike) -> Place:
     ('/data/images', '/a b')
     """
     uri = os.fspath(uri)
-    if not _SCHEME.match(uri):
+    scheme = _SCHEME.match(uri)
+    if not scheme:
         return Place(os.path.abspath(uri))
     if uri.startswith("file://"):
         return Place(unquote(urlsplit(uri).path))
     remote, path = _of_pyarrow(uri) or _of_fsspec(uri)
-    return Place(path, _tuned(remote), _SCHEME.match(uri)[0])
+    return Place(path, _tuned(remote), scheme[0])
 
 
 def redact(uri: str | os.PathLike) -> str:
@@ -264,8 +265,10 @@ def _escaped(uri: str) -> str:
     's3://key:se%2Fcret@bucket/my%20images/50%25/a%20b?region=eu'
     """
     scheme, _, rest = uri.partition("://")
-    user = _SECRET.match(uri)[0].partition("://")[2] if _SECRET.match(uri) else ""
-    host, path = re.match(r"([^/?#]*)(.*)", rest[len(user) :], re.DOTALL).groups()
+    secret = _SECRET.match(uri)
+    user = secret[0].partition("://")[2] if secret else ""
+    host = re.split("[/?#]", rest[len(user) :], maxsplit=1)[0]
+    path = rest[len(user) + len(host) :]
     path = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path), safe=_PLAIN)
     return f"{scheme}://{user.replace('/', '%2F')}{host}{path}"
 

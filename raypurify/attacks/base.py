@@ -26,8 +26,10 @@ class Attack(Protocol):
     labels that do not fit them, raise DataError; settings out of range raise ConfigError when the attack is made.
     """
 
-    eps: float
-    norm: str
+    @property
+    def eps(self) -> float: ...
+    @property
+    def norm(self) -> str: ...
 
     def __call__(
         self,

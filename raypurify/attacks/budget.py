@@ -12,6 +12,7 @@ so under that norm it cannot be perturbed at all.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ def random_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Gener
     """
     check_norm(norm)
     device = images.device if generator is None else generator.device
-    options = {"generator": generator, "device": device, "dtype": images.dtype}
+    options: dict[str, Any] = {"generator": generator, "device": device, "dtype": images.dtype}
     if norm == "linf":
         return (torch.rand(images.shape, **options) * 2 - 1).to(images.device) * eps
     direction = step_direction(torch.randn(images.shape, **options), norm)

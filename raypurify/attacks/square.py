@@ -6,6 +6,7 @@ It needs the scores of the classifier and no gradient, so that a defence without
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,7 +139,8 @@ class _Draw:
     """What is random in a query: drawn on the generator's device, returned on that of ``like`` and in its dtype."""
 
     def __init__(self, generator: torch.Generator | None, like: Tensor):
-        self._options = {"generator": generator, "device": like.device if generator is None else generator.device}
+        device = like.device if generator is None else generator.device
+        self._options: dict[str, Any] = {"generator": generator, "device": device}
         self._like = like
 
     def signs(self, *shape: int) -> Tensor:

@@ -46,7 +46,7 @@ class Estimate:
 def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS) -> Estimate:
     """Purify a seeded sample of ``MEASURED`` images on one core twice; the second counts, as the first compiles."""
     rows = [row for shard in select(source, sample=MEASURED).shards for row in read_shard(shard)]
-    files = [(row.row, row.data) for row in rows if row.error is None]
+    files = [(row.row, row.data) for row in rows if row.error is None and row.data is not None]
     threads, purify = torch.get_num_threads(), partial(purify_pixels, raypurify.load(bundle))
     torch.set_num_threads(1)
     try:

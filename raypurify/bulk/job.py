@@ -80,7 +80,7 @@ def purify(
         return finish(sink, alone=part is None)
 
 
-def retry(output: str, *, address: str | None = None) -> Summary:
+def retry(output: str, *, address: str | None = None) -> Summary | None:
     """Do the shards of an output again in which images failed, from the inputs and with the bundle of the job that is
     recorded there. Raises SinkError where that cannot be read off, and what ``purify`` raises."""
     job = recorded_job(output)

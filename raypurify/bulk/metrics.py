@@ -9,7 +9,7 @@ class ShardMetrics:
     """Counters of one actor: ``raypurify_images`` by outcome ("purified", or the reason of an error row),
     ``raypurify_flagged_images``, ``raypurify_output_bytes``, and seconds per image, a shard's mean, as a histogram."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from ray.util.metrics import Counter, Histogram
 
         self.images = Counter("raypurify_images", "Images that were worked off, by outcome.", ("outcome",))

@@ -3,9 +3,10 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import raypurify
 from raypurify.bulk.metrics import ShardMetrics
 from raypurify.bundle import load_bundle
 from raypurify.containers.contract import Sink
-from raypurify.containers.rows import Shard
+from raypurify.containers.rows import Row, Shard
 from raypurify.containers.sink import write_shard
 from raypurify.containers.source import read_shard
 from raypurify.errors import ConfigError, ImageError, RaypurifyError, SinkError, SourceError
@@ -40,7 +41,7 @@ class ActorShape:
     cpus: float = 1
     gpus: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.cpus <= 0:
             raise ConfigError(f"an actor with {self.cpus:g} CPUs: give it a part of one, e.g. 0.5, or more")
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
@@ -91,8 +92,8 @@ def work_off_shards(
             shape = replace(shape, gpus=0)
         shape, size, most = fit_pool(shape, len(shards), **_resources(address))
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
-        results = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        results = results.map_batches(
+        todo = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        results = todo.map_batches(
             _ShardPurifier,
             fn_constructor_args=(ray.put(work),),
             batch_size=1,
@@ -102,7 +103,9 @@ def work_off_shards(
         )
         waiting = sum(shard.rows for shard in shards)
         progress = Progress(None, total, "images", start=total - waiting)
-        pairs, unread, failed = [], [], Counter()
+        pairs: list[Pair] = []
+        unread: list[ShardOutcome] = []
+        failed: Counter[str] = Counter()
         with shown("purify", lambda: progress.state):
             for row in results.iter_rows():
                 check()
@@ -154,7 +157,7 @@ def _resources(address: str | None) -> dict:
 class _ShardPurifier:
     """Does one shard a call."""
 
-    def __init__(self, work):
+    def __init__(self, work: Any) -> None:
         import ray
 
         self.work: Work = ray.get(work)
@@ -177,17 +180,20 @@ class _ShardPurifier:
             return {"outcome": [ShardOutcome(shard.name, error=error)]}
 
     def _do(self, shard: Shard) -> ShardOutcome:
-        work, begun, results, readable, pairs = self.work, time.perf_counter(), [], {}, []
+        work, begun = self.work, time.perf_counter()
+        results: list[tuple[Row, bytes | ImageError, dict | None]] = []
+        readable: dict[Hashable, Row] = {}
+        pairs: list[Pair] = []
         for row in read_shard(shard):
             if row.error is not None:
                 results.append((row, row.error, None))
             else:
                 readable[row.row] = row
-        files = ((number, row.data) for number, row in readable.items())
+        files = ((number, row.data) for number, row in readable.items() if row.data is not None)
         for number, image, facts in purify_files(self.purify, files, work.sink.format, work.max_pixels):
             row = readable[number]
             results.append((row, image, facts))
-            if number in work.pictured and not isinstance(image, ImageError):
+            if number in work.pictured and row.data and facts and not isinstance(image, ImageError):
                 caption = f"{facts['class']}, distance {facts['distance']:.1f}"
                 pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
         stats = write_shard(work.sink, shard, results)

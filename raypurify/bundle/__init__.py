@@ -9,7 +9,7 @@ up to that size and used only if the digest fits. ``bundle.manifest`` reads and 
 'cifar10'
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raypurify.bundle.manifest import BundleFacts, Calibration, Manifest, read_facts, read_manifest, shipped_bundles
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # torch is imported only by those who need tensors.
     if name in ("Bundle", "load_bundle", "save_bundle"):
         from raypurify.bundle import tensors

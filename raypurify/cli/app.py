@@ -8,11 +8,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raypurify.errors import RaypurifyError
+
+if TYPE_CHECKING:
+    from raypurify.containers.ledger import Summary
 
 app = typer.Typer(
     help="Remove adversarial perturbations from images, from ten on a laptop to ImageNet-sized sets on Ray.",
@@ -191,7 +194,7 @@ def retry_failed(
     _report(retry(output, address=address), output, time.monotonic() - begun)
 
 
-def _report(summary, output: str, seconds: float) -> None:
+def _report(summary: "Summary | None", output: str, seconds: float) -> None:
     """What became of a purify job; exits with 1 where images failed."""
     from raypurify.cli.texts import summary_text
 

@@ -1,6 +1,6 @@
 """NumPy in, NumPy out; torch in, torch out: the two ends of every function of this room."""
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ import torch
 from raypurify.errors import DataError
 
 Array: TypeAlias = np.ndarray | torch.Tensor
+SameArray = TypeVar("SameArray", bound=Array)
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -18,11 +19,11 @@ def to_numpy(array: Array) -> np.ndarray:
     return np.asarray(array)
 
 
-def like(array: np.ndarray, reference: Array) -> Array:
+def like(array: np.ndarray, reference: SameArray) -> SameArray:
     """``array`` as the kind of ``reference``: NumPy, or a tensor on its device. The dtype stays."""
     if isinstance(reference, torch.Tensor):
-        return torch.from_numpy(np.ascontiguousarray(array)).to(reference.device)
-    return array
+        return torch.from_numpy(np.ascontiguousarray(array)).to(reference.device)  # type: ignore[return-value]  # so it is
+    return array  # type: ignore[return-value]  # no tensor, so NumPy
 
 
 def finite_rows(latents: Array) -> np.ndarray:

@@ -7,13 +7,14 @@ below 2⁵³ in a chunk (where float64 is exact) and below 2⁶³ over all rows 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from raypurify.errors import DataError
 
 T = TypeVar("T")
+Of = TypeVar("Of", covariant=True)
 
 # A pass works on so many numbers at a time, but not on fewer rows: a sum over a chunk is as long as all centroids.
 _CHUNK = 1 << 18
@@ -30,7 +31,7 @@ class Frame(NamedTuple):
 
     origin: np.ndarray
     step: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     variance: float = 0.0
 
     def latents(self, points: np.ndarray) -> np.ndarray:
@@ -80,7 +81,13 @@ class Block:
             yield Chunk(part, points, rounded, np.sqrt(np.einsum("nd,nd->n", rounded, rounded)))
 
 
-EachBlock: TypeAlias = Callable[[Callable[[Block], T]], Iterable[T]]
+class Pass(Protocol[Of]):
+    """A function of one block."""
+
+    def __call__(self, block: Block, /) -> Of: ...
+
+
+EachBlock: TypeAlias = Callable[[Pass[T]], Iterable[T]]
 """Runs a function on every block and gives the results, in any order: a loop here, tasks on a cluster there."""
 
 
@@ -97,7 +104,7 @@ def survey(each_block: EachBlock) -> Frame:
     coarse = _frame(np.zeros(dims[0]), largest, count)
     total = sum(each_block(_Total(coarse)))
     frame = _frame(coarse.latents(total / count), 2 * largest, count)
-    return frame._replace(variance=rounded_sum(sum(each_block(_Squares(frame)))) / total.size / count)
+    return frame._replace(variance=rounded_sum(sum(each_block(_Squares(frame)))) / dims[0] / count)
 
 
 def _frame(origin: np.ndarray, largest: float, count: int) -> Frame:

@@ -115,7 +115,7 @@ class Farthest(NamedTuple):
 
     frame: Frame
     centroids: np.ndarray
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
     def __call__(self, block: Block) -> list[tuple[float, int, int, np.ndarray]]:
         found: list = []

@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
     spectrum: Spectrum
     fourth: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
     @property
     def squares(self) -> float:

@@ -1,12 +1,13 @@
 """Cluster distributions: the mean of every cluster, and the factor that gives its Mahalanobis distance."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raypurify.clusters.arrays import Array, like
+from raypurify.clusters.arrays import Array, SameArray, like
 from raypurify.clusters.covariance import FORMS
 from raypurify.clusters.fit import fit_distributions
 from raypurify.clusters.nearest import NearestSearch, worthwhile
@@ -68,8 +69,8 @@ class ClusterDistributions:
         """
         state = fit_distributions(latents, labels, form, rank)
         device = latents.device if isinstance(latents, Tensor) else "cpu"
-        parts = (torch.from_numpy(part.astype(np.float32)).to(device) for part in state.values())
-        return cls(*parts, form=form)
+        means, factors, rest = (torch.from_numpy(part.astype(np.float32)).to(device) for part in state.values())
+        return cls(means, factors, rest, form)
 
     @property
     def clusters(self) -> int:
@@ -83,7 +84,8 @@ class ClusterDistributions:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ClusterDistributions":
         """A copy on another device, or that computes in another dtype."""
-        return type(self)(*(part.to(device=device, dtype=dtype) for part in self.state().values()), form=self.form)
+        means, factors, rest = (part.to(device=device, dtype=dtype) for part in self.state().values())
+        return type(self)(means, factors, rest, self.form)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors to store: means, factors, rest."""
@@ -108,7 +110,7 @@ class ClusterDistributions:
                 raise BundleError(f"cluster distributions: tensor {name!r} holds values that are not finite numbers")
         return cls(means, factors, rest, form)
 
-    def distance(self, latents: Array) -> Array:
+    def distance(self, latents: SameArray) -> SameArray:
         """Mahalanobis distances (N, K). Not differentiable; memory beyond the result stays below 100 MB."""
         rows = self._rows(latents)
         with torch.no_grad(), _full_precision(rows):
@@ -117,7 +119,7 @@ class ClusterDistributions:
             ] or [rows.new_zeros(0, self.clusters)]
             return _like(torch.cat(blocks), latents)
 
-    def nearest(self, latents: Array) -> tuple[Array, Array]:
+    def nearest(self, latents: SameArray) -> tuple[SameArray, SameArray]:
         """The nearest cluster (N,) int64 and the distance to it (N,). A latent that is not finite has distance NaN.
 
         Of many clusters most are ruled out by lower bounds (see ``clusters.nearest``). What these need is prepared at
@@ -174,7 +176,7 @@ class ClusterDistributions:
                 index[part] = torch.where(closer, position + first, index[part])
         return index, best
 
-    def _blocks(self, rows: Tensor):
+    def _blocks(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Distances of a few rows to a block of clusters at a time, as (first cluster, (n, k))."""
         step = max(1, _BLOCK // (max(1, len(rows)) * self.dim))
         for first in range(0, self.clusters, step):
@@ -204,5 +206,7 @@ def _full_precision(rows: Tensor) -> torch.autocast:
     return torch.autocast(rows.device.type, enabled=False)
 
 
-def _like(result: Tensor, latents: Array) -> Array:
-    return result.to(latents.device) if isinstance(latents, Tensor) else like(result.cpu().numpy(), latents)
+def _like(result: Tensor, latents: SameArray) -> SameArray:
+    if isinstance(latents, Tensor):
+        return result.to(latents.device)  # type: ignore[return-value]  # a tensor for a tensor
+    return like(result.cpu().numpy(), latents)

@@ -87,7 +87,7 @@ def assemble(
 
     Raises DataError for form "ridge" where all rows are equal.
     """
-    factor, rest = factors_of([common]) if common else (None, None)
+    factor, rest = factors_of([common]) if common else (np.empty((0, 0, 0)), np.empty(0))
     state: dict[str, np.ndarray] = {}
     start, squares = 0, 0.0
     for one in classes:

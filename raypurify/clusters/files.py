@@ -129,6 +129,6 @@ def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:
     return {f"{prefix}.{name}": np.asarray(value) for name, value in sums._asdict().items()}
 
 
-def _from_tensors(prefix: str, file) -> Scatter:
+def _from_tensors(prefix: str, file: safe_open) -> Scatter:
     values = (file.get_tensor(f"{prefix}.{name}") for name in Scatter._fields)
     return Scatter(*(value if value.ndim else value.item() for value in values))

@@ -1,11 +1,12 @@
 """k-means: the within-cluster sum of squares of RSFP equation 4, by Lloyd's iteration."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from raypurify.clusters.arrays import Array, finite_rows, like, to_numpy
-from raypurify.clusters.blocks import Block
+from raypurify.clusters.blocks import Block, Pass, T
 from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.errors import ConfigError, DataError
 
@@ -54,7 +55,7 @@ def fit_kmeans(
         raise DataError(f"k={k} clusters asked of {len(rows)} latents: ask for at most one cluster per image")
     block = Block(rows, np.arange(len(rows)), keep=True)
 
-    def each_block(look):
+    def each_block(look: Pass[T]) -> Iterable[T]:
         return [look(block)]
 
     frame, [best] = fit_candidates(each_block, [k], _start(init, k, rows), n_init, tol, max_iter, seed)

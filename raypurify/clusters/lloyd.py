@@ -6,7 +6,8 @@ distances are computed in float64, row by row, so that a label does not depend o
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from types import EllipsisType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Partial(NamedTuple):
     def at(self, places: np.ndarray) -> "Partial":
         return Partial(self.counts[places], self.sums[places])
 
-    def add(self, other: "Partial", places=...) -> None:
+    def add(self, other: "Partial", places: np.ndarray | EllipsisType = ...) -> None:
         self.counts[places] += other.counts
         self.sums[places] += other.sums
 
@@ -67,6 +68,7 @@ def merge_partials(partials: Iterable[Partial]) -> Partial:
         # What comes from an object store cannot be written to.
         total = total or Partial(np.zeros_like(partial.counts), np.zeros_like(partial.sums))
         total.add(partial)
+    assert total is not None  # there is a block at least
     return total
 
 
@@ -115,7 +117,7 @@ def _tally(chunk: Chunk, labels: np.ndarray, before: np.ndarray, of: Stack, foun
         found.counts[...] += sign * np.bincount(places, minlength=len(of.points))
 
 
-def _one_hot(places: np.ndarray, rows: np.ndarray, count: int, height: int):
+def _one_hot(places: np.ndarray, rows: np.ndarray, count: int, height: int) -> Any:
     from scipy.sparse import csc_array
 
     ends = np.searchsorted(rows, np.arange(count + 1))
@@ -146,7 +148,7 @@ class Scorer:
             np.maximum(next_best, np.minimum(score, top), out=next_best)
             np.maximum(top, score, out=top)
         close = best - second <= self._margin(chunk)
-        for position in np.flatnonzero(close.any(1)):
+        for position in np.flatnonzero(close.any(1)).tolist():
             rows = np.flatnonzero(close[position])
             labels[position, rows] = nearest(chunk.points[rows], self.stack.points[self.stack.places(position)])[0]
         return labels

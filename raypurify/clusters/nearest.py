@@ -46,7 +46,7 @@ _BLOCK, _SAMPLE = 1 << 20, 8192
 class NearestClusters(NamedTuple):
     """The nearest cluster (n,), its distance (n,), and how many pairs came to step 3 and to a distance."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     distance: Tensor
     refined: int
     evaluated: int

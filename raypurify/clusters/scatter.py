@@ -21,7 +21,7 @@ class Scatter(NamedTuple):
     computing the sample variance", The American Statistician 37 (1983), carried on to fourth order.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     mean: np.ndarray
     second: np.ndarray
     third: np.ndarray
@@ -101,7 +101,7 @@ class Scatters(NamedTuple):
             for i, cluster in enumerate(self.clusters):
                 if (of_cluster := labels == cluster).any():
                     part = scatter(rows[of_cluster])
-                    found[i] = merge_scatters([found[i], part]) if found[i] else part
+                    found[i] = merge_scatters([before, part]) if (before := found[i]) else part
         return found
 
 

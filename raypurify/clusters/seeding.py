@@ -92,7 +92,15 @@ class Race(NamedTuple):
                 best[r] = sorted(best[r] + found, key=_rank)[: self.places]
         return best
 
-    def _winners(self, rows, numbers, low, high, points, salt) -> list[Winner]:
+    def _winners(
+        self,
+        rows: np.ndarray,
+        numbers: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        points: np.ndarray | None,
+        salt: int,
+    ) -> list[Winner]:
         uniform = _uniform(numbers, salt)
         exponential = -np.log(uniform)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -63,7 +63,7 @@ def read(shard: Shard) -> Iterator[Row]:
 
 def pick(cut: FolderCut, rows: Sequence[int]) -> FolderCut:
     """The cut of some of its files (``Container.pick``)."""
-    return FolderCut(*(tuple(values[row] for row in rows) for values in (cut.paths, cut.stamps)))
+    return FolderCut(tuple(cut.paths[row] for row in rows), tuple(cut.stamps[row] for row in rows))
 
 
 def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:

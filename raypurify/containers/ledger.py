@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -78,7 +79,7 @@ class Status:
         return self.committed == self.shards
 
 
-def to_bytes(table: pa.Table, **options) -> bytes:
+def to_bytes(table: pa.Table, **options: Any) -> bytes:
     """The bytes of a Parquet file of ``table``; ``options`` are those of ``pyarrow.parquet.write_table``."""
     out = pa.BufferOutputStream()
     pq.write_table(table, out, **options)
@@ -164,7 +165,9 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: int) -> S
 
     Raises :class:`SinkError` where a part cannot be read, or they do not hold all ``rows``.
     """
-    reasons, classes, change, flagged = Counter(), Counter(), 0.0, 0
+    reasons: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    change, flagged = 0.0, 0
     written = failed = 0
     tables = {"provenance": pa.BufferOutputStream(), "errors": pa.BufferOutputStream()}
     for name, schema, part in (("provenance", PROVENANCE, marker), ("errors", ERRORS, errors_part)):

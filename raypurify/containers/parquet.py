@@ -159,7 +159,8 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
     with open_file(shard.place) as file:
         present = set(file.schema_arrow.names)
         wanted = [column for column in columns if column in present or column.partition(".")[0] in present]
-        groups, skip, first = [], 0, 0
+        groups: list[int] = []
+        skip, first = 0, 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if first < cut.start + cut.span and first + count > cut.start:
@@ -302,5 +303,6 @@ def _image_column(field: pa.Field, images: list[bytes], old: pa.ChunkedArray | N
         if part.name == "bytes":
             parts.append(pa.array(images, part.type))
         else:
+            assert old is not None  # fields besides the bytes are those of an old column
             parts.append(pa.array([row[part.name] for row in old.to_pylist()], part.type))
     return pa.StructArray.from_arrays(parts, fields=list(field.type))

@@ -106,7 +106,7 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
     expected = range(shard.first_row, shard.first_row + shard.rows)
     if [row.row for row, _, _ in results] != list(expected):
         raise SinkError(f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once")
-    good = [(row, data, facts) for row, data, facts in results if not isinstance(data, ImageError)]
+    good = [(row, data, facts or {}) for row, data, facts in results if not isinstance(data, ImageError)]
     errors = [
         {"id": row.id, "reason": data.reason, "message": _text(data), "shard": shard.name}
         for row, data, _ in results

@@ -125,7 +125,7 @@ def _find(uri: str | os.PathLike) -> Place:
     raise SourceError(f"{redact(uri)}: no such file or folder; check the path")
 
 
-def _list_files(places: Sequence[Place], kinds: Sequence[str], root: Place) -> tuple[dict[str, Stamp], int]:
+def _list_files(places: Sequence[Place], kinds: Sequence[str | None], root: Place) -> tuple[dict[str, Stamp], int]:
     """The files by their path below ``root``, and how many are hidden or no regular files."""
     files: dict[str, Stamp] = {}
     ignored = 0

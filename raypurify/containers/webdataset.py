@@ -72,12 +72,12 @@ def plan(listing: Listing) -> Plan:
         for key, offset, label, mark in _scan(place):
             digest.update(f"{path}\0{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
             tar.offsets.append(offset)
-            labels.add(label)
+            if label is not None:
+                labels.add(label)
         tars.append(tar)
     rows = sum(len(tar.offsets) for tar in tars)
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples")
-    labels.discard(None)
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
     return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars))
 
@@ -113,6 +113,7 @@ def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
                 entry = copy.copy(member)
                 if number == sample.image:
                     entry.name, held = sample.key + sink.suffix, image
+                assert held is not None  # only an image may be too large to read
                 entry.size, entry.pax_headers = len(held), {}
                 tar.addfile(entry, io.BytesIO(held))
     return put_file(sink, shard, ".tar", buffer.getvalue())
@@ -180,7 +181,7 @@ def _scan(place: Place) -> Iterator[tuple[str, int, int | None, str]]:
             seen.add(key)
             _image_of(place, key, members)
             labelled = [m for m in members if suffix_of(m.name)[1] == ".cls" and m.size <= _MAX_LABEL_BYTES]
-            label = _number(tar.extractfile(labelled[0]).read()) if labelled else None
+            label = _number(_bytes(tar, labelled[0])) if labelled else None
             yield key, members[0].offset, label, " ".join(f"{m.name}:{m.size}" for m in members)
 
 
@@ -193,7 +194,7 @@ def _grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         # Python would keep every header of the file.
-        tar.members = []
+        tar.members = []  # type: ignore[attr-defined]  # typeshed lacks it
         yield member
 
 
@@ -211,10 +212,16 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Place) -> bytes 
         return None
     if member.size > _MAX_SIDECAR_BYTES and not image:
         raise SourceError(f"{place}: {file_id(member.name)} holds {member.size:,} bytes; a sidecar may hold 64 MiB")
-    data = tar.extractfile(member).read()
+    data = _bytes(tar, member)
     if len(data) < member.size:
         raise tarfile.ReadError("it ends within a member")
     return data
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # a regular file
+    return file.read()
 
 
 def _label(sample: Sample) -> int | None:

@@ -1,7 +1,8 @@
 """ADMM's iteration on a GPU: the arithmetic of :func:`raypurify.csc.admm.solve_admm` in two kernels and two FFTs."""
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -92,12 +93,12 @@ def iterate(
     return codes, iterations.to(device), converged.to(device)
 
 
-def _shrink(v, settings):
+def _shrink(v: torch.Tensor, settings: AdmmSettings) -> torch.Tensor:
     threshold = settings.lmbda / settings.rho
     return v - v.clamp(None if settings.nonneg else -threshold, threshold)
 
 
-def _fetch(numbers):
+def _fetch(numbers: torch.Tensor) -> Callable[[], torch.Tensor]:
     # A function that waits for these numbers alone, and for nothing that is enqueued after them.
     copy = numbers.to("cpu", non_blocking=True)
     arrived = torch.cuda.Event() if numbers.is_cuda else None
@@ -112,7 +113,7 @@ def _fetch(numbers):
     return read
 
 
-def _on(device):
+def _on(device: torch.device) -> AbstractContextManager:
     # Triton launches on the current device, whatever device its tensors are on.
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 

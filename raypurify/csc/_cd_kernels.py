@@ -6,10 +6,16 @@ planes, block by block. ``residual``, ``atoms``, ``active`` and ``cells`` are th
 :mod:`raypurify.csc._cd_arrays`, which says the shapes of what they hold; T is the precision of all of it.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numba import njit
 
 from raypurify.csc._lanes import window_add, window_dot
+
+if TYPE_CHECKING:
+    from raypurify.csc._cd_arrays import Atoms, Cells, Residual, WorkingSet
 
 _MATH = {"contract", "nsz", "arcp"}
 # Pixels of one stretch of a correlation, and what is combined at once there: atoms, and taps of each.
@@ -24,10 +30,10 @@ _SWEEPS, _IDLE = 200, 0.1
 CELL = 8
 
 
-def _compiled(**options):
+def _compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Numba's ``njit`` without the GIL, cached on disk where a cache directory can be written."""
 
-    def decorate(function):
+    def decorate(function: Callable) -> Callable:
         try:
             return njit(nogil=True, cache=True, **options)(function)
         except RuntimeError:
@@ -37,7 +43,7 @@ def _compiled(**options):
 
 
 @_compiled()
-def add_atom(residual, y, x, atoms, base, factor):
+def add_atom(residual: "Residual", y: int, x: int, atoms: "Atoms", base: int, factor: float) -> None:
     """Add ``factor`` times the atom that begins at ``base`` in the taps to the residual at ``(y, x)``.
 
     It goes wherever it shows on the torus and its margins of h − 1 rows above, 2(h − 1) below, and alike left and
@@ -62,7 +68,7 @@ def add_atom(residual, y, x, atoms, base, factor):
 
 
 @_compiled()
-def _shrink(t, lmbda, nonneg):
+def _shrink(t: float, lmbda: float, nonneg: bool) -> float:
     if t > lmbda:
         return t - lmbda
     if t < -lmbda and not nonneg:
@@ -71,7 +77,9 @@ def _shrink(t, lmbda, nonneg):
 
 
 @_compiled()
-def compute_residual(residual, signal, atoms, active, lmbda, nonneg):
+def compute_residual(
+    residual: "Residual", signal: np.ndarray, atoms: "Atoms", active: "WorkingSet", lmbda: float, nonneg: bool
+) -> float:
     """``s − Dx`` of ``signal`` (3, H, W) and the active coefficients, on the torus and one atom further.
 
     Returns the violation: the largest change, in units of the correlation, that an active coefficient still asks for.
@@ -100,7 +108,17 @@ def compute_residual(residual, signal, atoms, active, lmbda, nonneg):
 
 
 @_compiled(fastmath=_MATH)
-def _accumulate(out, m, to, n, planes, start, offsets, weights, t):
+def _accumulate(
+    out: np.ndarray,
+    m: np.uint64,
+    to: np.uint64,
+    n: np.uint64,
+    planes: np.ndarray,
+    start: np.uint64,
+    offsets: np.ndarray,
+    weights: np.ndarray,
+    t: np.uint64,
+) -> None:
     """Add four taps from ``t`` on of four atoms from ``m`` on to ``n`` pixels of ``out`` from ``to`` on.
 
     Shapes as in :func:`correlate`, with ``out`` for ``beta``; integers are uint64.
@@ -120,7 +138,15 @@ def _accumulate(out, m, to, n, planes, start, offsets, weights, t):
 
 
 @_compiled(fastmath=_MATH)
-def correlate(beta, peak, planes, offsets, weights, count, nonneg):
+def correlate(
+    beta: np.ndarray,
+    peak: np.ndarray,
+    planes: np.ndarray,
+    offsets: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+    nonneg: bool,
+) -> None:
     """``Dᴴr`` at the first ``count`` pixels of the flat planes, and its largest magnitude over the atoms.
 
     ``beta`` (M', count) and ``peak`` (count,) are overwritten. ``planes`` (pixels of three colours, one plane after the
@@ -146,7 +172,7 @@ def correlate(beta, peak, planes, offsets, weights, count, nonneg):
 
 
 @_compiled()
-def block_side(side):
+def block_side(side: int) -> int:
     """Length of the blocks that a side of the image is divided into, a multiple of the patches."""
     parts = (side + _BLOCK - 1) // _BLOCK
     length = (side + parts - 1) // parts
@@ -154,7 +180,7 @@ def block_side(side):
 
 
 @_compiled()
-def screen(patches, residual, y0, x0, atoms, nonneg):
+def screen(patches: np.ndarray, residual: "Residual", y0: int, x0: int, atoms: "Atoms", nonneg: bool) -> float:
     """The largest correlation in every patch of the block at ``(y0, x0)``; returns the largest of all.
 
     ``patches`` is (patches, 4) T: the magnitude, and the atom, row and column where it is; those of the block are
@@ -194,7 +220,15 @@ def screen(patches, residual, y0, x0, atoms, nonneg):
 
 
 @_compiled()
-def descend(residual, atoms, active, cells, lmbda, tol, nonneg):
+def descend(
+    residual: "Residual",
+    atoms: "Atoms",
+    active: "WorkingSet",
+    cells: "Cells",
+    lmbda: float,
+    tol: float,
+    nonneg: bool,
+) -> None:
     """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal.
 
     A cell of coefficients is left alone until one in it or beside it has moved by more than that. Values and residual
@@ -244,7 +278,9 @@ def descend(residual, atoms, active, cells, lmbda, tol, nonneg):
 
 
 @_compiled()
-def join(patches, level, height, width, active, cells):
+def join(
+    patches: np.ndarray, level: float, height: int, width: int, active: "WorkingSet", cells: "Cells"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Let the best coefficient of every patch join if it is above ``level``, and let zeros go.
 
     ``patches`` is :func:`screen`'s. Returns the fields of the new working set, sorted by cell, and overwrites

@@ -5,9 +5,13 @@ leaves the rest to a scalar loop. An image is a flat array whose rows are ``pitc
 of ``span`` numbers from ``base`` on, ``span`` a multiple of ``LANES``. All integers are uint64.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.base import BaseContext
 from numba.extending import intrinsic
 
 # Numbers in a vector; the compiler splits or joins them to what the processor has.
@@ -19,12 +23,21 @@ _FUSE = ["contract"]
 
 
 @intrinsic
-def window_dot(typing, image, start, pitch, atoms, base, h, span):
+def window_dot(
+    typing: Any,
+    image: types.Array,
+    start: types.Integer,
+    pitch: types.Integer,
+    atoms: types.Array,
+    base: types.Integer,
+    h: types.Integer,
+    span: types.Integer,
+) -> tuple[Any, Callable]:
     """``<image window at start, atom at base>``; ``h`` a multiple of ``ROWS``."""
     scalar = image.dtype
     signature = scalar(image, start, pitch, atoms, base, h, span)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: BaseContext, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         image, start, pitch, atoms, base, h, span = arguments
         vector, align = _vector(context, scalar)
         image, atoms = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
@@ -49,11 +62,21 @@ def window_dot(typing, image, start, pitch, atoms, base, h, span):
 
 
 @intrinsic
-def window_add(typing, image, start, pitch, atoms, base, h, span, factor):
+def window_add(
+    typing: Any,
+    image: types.Array,
+    start: types.Integer,
+    pitch: types.Integer,
+    atoms: types.Array,
+    base: types.Integer,
+    h: types.Integer,
+    span: types.Integer,
+    factor: types.Float,
+) -> tuple[Any, Callable]:
     """Add ``factor`` times the atom at base to the window of the image at start."""
     signature = types.void(image, start, pitch, atoms, base, h, span, factor)
 
-    def codegen(context, builder, signature, arguments):
+    def codegen(context: BaseContext, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         _, start, pitch, _, base, h, span, factor = arguments
         vector, align = _vector(context, signature.args[0].dtype)
         image, atoms = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
@@ -73,21 +96,23 @@ def window_add(typing, image, start, pitch, atoms, base, h, span, factor):
     return signature, codegen
 
 
-def _vector(context, scalar):
+def _vector(context: BaseContext, scalar: types.Type) -> tuple[ir.VectorType, int]:
     element = context.get_data_type(scalar)
     return ir.VectorType(element, LANES), context.get_abi_sizeof(element)
 
 
-def _data(context, builder, kind, array):
+def _data(context: BaseContext, builder: ir.IRBuilder, kind: types.Array, array: ir.Value) -> ir.Value:
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
 
-def _at(builder, data, start, down, right, vector):
+def _at(
+    builder: ir.IRBuilder, data: ir.Value, start: ir.Value, down: ir.Value, right: ir.Value, vector: ir.VectorType
+) -> ir.Value:
     place = builder.gep(data, [builder.add(builder.add(start, down), right)])
     return builder.bitcast(place, vector.as_pointer())
 
 
-def _halved(builder, values):
+def _halved(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
     while len(values) > 1:
         half = len(values) // 2
         values = [builder.fadd(values[k], values[k + half]) for k in range(half)]

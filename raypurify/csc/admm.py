@@ -146,7 +146,7 @@ def inverses(spectra: torch.Tensor, rho: float) -> torch.Tensor:
     return _inverse(_normal(spectra), spectra.real.new_full((len(spectra),), rho))
 
 
-def _normal(spectra):
+def _normal(spectra: torch.Tensor) -> torch.Tensor:
     return torch.stack([synthesize(spectra, spectra[:, c].conj()) for c in range(spectra.shape[1])], dim=2)
 
 
@@ -171,7 +171,7 @@ def _inverse(normal: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     return inverse.to(normal.dtype)
 
 
-def _shrink(v, threshold, nonneg):
+def _shrink(v: torch.Tensor, threshold: torch.Tensor, nonneg: bool) -> torch.Tensor:
     threshold = threshold[:, None, None, None]
     removed = torch.minimum(v.detach(), threshold)
     if not nonneg:
@@ -181,15 +181,19 @@ def _shrink(v, threshold, nonneg):
     return shrunk.masked_fill(shrunk.detach() == 0, 0) if v.requires_grad else shrunk
 
 
-def _norm(x):
+def _norm(x: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(x, dim=(1, 2, 3))
 
 
-def _residuals(x, y, y_before, u):
+def _residuals(
+    x: torch.Tensor, y: torch.Tensor, y_before: torch.Tensor, u: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     return relative_residuals(_norm(x - y), _norm(x), _norm(y), _norm(y - y_before), _norm(u))
 
 
-def relative_residuals(gap, x, y, change, u):
+def relative_residuals(
+    gap: torch.Tensor, x: torch.Tensor, y: torch.Tensor, change: torch.Tensor, u: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Boyd's residuals ``(primal, dual)`` relative to the variables' norms, a zero norm counting as one, as in sporco.
 
     All (N,): the arguments are the norms of x − y, x, y, the last change of y, and u.
@@ -200,7 +204,7 @@ def relative_residuals(gap, x, y, change, u):
     return primal, dual
 
 
-def _rho_factor(primal, dual, lmbda):
+def _rho_factor(primal: torch.Tensor, dual: torch.Tensor, lmbda: float) -> torch.Tensor:
     """Residual balancing with the target ratio of Wohlberg 2015 (sporco's AutoRho with AutoScaling)."""
     # The rule was fitted to images in [0, 1]. Much larger ones, with λ > 1, would get penalties that overflow.
     target = 1 + 18.3 ** (math.log10(min(lmbda, 1.0)) + 1) if lmbda > 0 else 1.0

@@ -133,14 +133,14 @@ def solve_cbpdn(
     return SparseCode(codes, reconstruction, code.iterations, objective, code.converged, residual, gap)
 
 
-def _prefers_descent(signal, settings, tuned):
+def _prefers_descent(signal: torch.Tensor, settings: AdmmSettings, tuned: bool) -> torch.Tensor:
     tuned = tuned or settings.max_iter is not None or settings.auto_rho
     if tuned or settings.lmbda == 0 or signal.device.type != "cpu" or not cd.available():
         return torch.zeros(len(signal), dtype=torch.bool)
     return settings.lmbda >= _DESCENT_FROM * signal.detach().square().mean((1, 2, 3)).sqrt()
 
 
-def _empty(bank, signal, sparse, height, width):
+def _empty(bank: torch.Tensor, signal: torch.Tensor, sparse: bool, height: int, width: int) -> SparseCode:
     codes = signal.new_zeros(0, bank.shape[1], *signal.shape[2:])
     none = torch.zeros(0, dtype=torch.int64, device=signal.device)
     number = signal.new_zeros(0)

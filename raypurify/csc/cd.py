@@ -2,10 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from raypurify.csc._cd_arrays import Atoms
 
 # The residual of optimality that is asked for, in units of λ, per unit of ADMM's rel_tol. Measured on CIFAR-10 and
 # Imagenette (λ from 0.05 to 0.5): the objective is then at or below that of sporco with AutoRho at the same rel_tol.
@@ -103,7 +106,16 @@ def solve_cd(
         return list(pool.map(solve, range(len(images))))
 
 
-def _solve_image(signal, atoms, lmbda, tol, nonneg, rounds, initial, pool) -> ImageCode:
+def _solve_image(
+    signal: np.ndarray,
+    atoms: "Atoms",
+    lmbda: float,
+    tol: float,
+    nonneg: bool,
+    rounds: int,
+    initial: torch.Tensor | None,
+    pool: ThreadPoolExecutor | None,
+) -> ImageCode:
     """The code of one image (3, H, W); with a pool its blocks are screened on threads, to the same bits."""
     from raypurify.csc import _cd_arrays as arrays
     from raypurify.csc import _cd_kernels as kernels

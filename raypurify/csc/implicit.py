@@ -1,5 +1,7 @@
 """The gradient of a solved sparse code with respect to its image, whatever method found the code."""
 
+from typing import Any
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -43,18 +45,18 @@ def differentiate_implicitly(codes: torch.Tensor, atoms: torch.Tensor, signal: t
 
 class _ImplicitCode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, signal, codes, atoms):
+    def forward(ctx: Any, signal: torch.Tensor, codes: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(atoms, codes != 0)
         return codes.view_as(codes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         atoms, support = ctx.saved_tensors
         return _least_squares(atoms, support, gradient), None, None
 
 
-def _least_squares(atoms, support, gradient):
+def _least_squares(atoms: torch.Tensor, support: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Image of least norm among ``argmin_w ‖D_Sᴴw − g_S‖²``, which is ``D_S(D_SᴴD_S)⁺g_S``, by CGLS.
 
     Conjugate gradients on ``(D_SᴴD_S)v = g_S`` take as many steps, but diverge where that has no solution. So do, in
@@ -96,5 +98,5 @@ def _least_squares(atoms, support, gradient):
     return solution * scale
 
 
-def _energy(images):
+def _energy(images: torch.Tensor) -> torch.Tensor:
     return images.square().sum((1, 2, 3), keepdim=True)

@@ -86,7 +86,7 @@ def random_patches(signals: np.ndarray, atoms: int, size: int, rng: np.random.Ge
     return patches / np.sqrt((patches**2).sum((1, 2, 3), keepdims=True))
 
 
-def _checked(images, atoms, size, lmbda, passes) -> torch.Tensor:
+def _checked(images: torch.Tensor, atoms: int, size: int, lmbda: float, passes: int) -> torch.Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise DataError(f"images: expected (N, 3, H, W) floats, got {tuple(images.shape)} in {images.dtype}")
     if atoms < 2 or size < 1 or passes < 1 or not 0 < lmbda < float("inf"):

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     """
 
     bank: torch.Tensor
-    index: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     signal: torch.Tensor
     settings: AdmmSettings
     initial: torch.Tensor | None
@@ -68,9 +68,9 @@ def by_descent(problem: Problem) -> Solution:
     if differentiable:
         groups = _groups(bank, signal, max_bytes)
         parts = [(_atoms(bank, index[some]), codes[some], signal[some]) for some in groups]
-        parts = [(atoms, differentiate_implicitly(maps, atoms, part)) for atoms, maps, part in parts]
-        codes = torch.cat([maps for _, maps in parts])
-        rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in parts])
+        solved = [(atoms, differentiate_implicitly(maps, atoms, part)) for atoms, maps, part in parts]
+        codes = torch.cat([maps for _, maps in solved])
+        rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
         l1_norm = _l1_norms(codes)
     else:
         rest = torch.from_numpy(np.stack([one.rest for one in found]))
@@ -137,7 +137,7 @@ def solve_by(method: Method, problem: Problem) -> Solution:
     for n in range(len(signal)):
         one = problem.part(torch.tensor([n], device=signal.device))
 
-        def window(pixels: torch.Tensor, one=one) -> Solution:
+        def window(pixels: torch.Tensor, one: Problem = one) -> Solution:
             return method.solve(one._replace(signal=pixels, sparse=True))
 
         tiled = solve_tiled(window, bank[one.index], one.signal, side, settings.lmbda, settings.nonneg)

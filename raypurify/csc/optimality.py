@@ -49,7 +49,12 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
 
 @torch.no_grad()
 def extremes(
-    atoms, codes, rest, lmbda: float, nonneg: bool, inside: tuple[slice, slice] = (slice(None), slice(None))
+    atoms: torch.Tensor,
+    codes: torch.Tensor,
+    rest: torch.Tensor,
+    lmbda: float,
+    nonneg: bool,
+    inside: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Violation of optimality and largest correlation of dense codes (N, M, H, W), for :func:`quality`: two (N,).
 

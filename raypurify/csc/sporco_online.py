@@ -1,6 +1,7 @@
 """Online dictionary learning by sporco's first-order learner, its coding step replaced by :func:`solve_cbpdn`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def learn_by_sporco(
     return torch.from_numpy(np.ascontiguousarray(learned, dtype=np.float32))
 
 
-def _learner(start: np.ndarray, lmbda: float, step: float):
+def _learner(start: np.ndarray, lmbda: float, step: float) -> Any:
     import sporco.fft
     from sporco.dictlrn.onlinecdl import OnlineConvBPDNDictLearn
 
@@ -49,7 +50,7 @@ def _learner(start: np.ndarray, lmbda: float, step: float):
     sporco.fft.pyfftw_threads = 1
 
     class Learner(OnlineConvBPDNDictLearn):
-        def xstep(self, S, lmbda, dimK):
+        def xstep(self, S: np.ndarray, lmbda: float, dimK: int) -> None:
             signal = torch.from_numpy(np.ascontiguousarray(S.transpose(2, 0, 1)))[None]
             dictionary = torch.from_numpy(np.ascontiguousarray(self.D.squeeze(axis=3).transpose(3, 2, 0, 1)))
             codes = solve_cbpdn(dictionary, signal, lmbda, rel_tol=_REL_TOL).codes

@@ -26,7 +26,12 @@ def largest_side(max_bytes: int, bytes_per_pixel: int, size: int) -> int:
 
 
 def solve_tiled(
-    solve: Callable, atoms: torch.Tensor, signal: torch.Tensor, side: int, lmbda: float, nonneg: bool
+    solve: Callable[[torch.Tensor], Solution],
+    atoms: torch.Tensor,
+    signal: torch.Tensor,
+    side: int,
+    lmbda: float,
+    nonneg: bool,
 ) -> Solution:
     """Code one image tile by tile; a tile's borders, which it codes without knowing what lies beyond, are thrown away.
 
@@ -75,26 +80,31 @@ def _spans(length: int, side: int, margin: int) -> Iterator[tuple[int, int, torc
             yield begin, margin, torch.arange(begin - margin, begin + tile + margin) % length
 
 
-def _residual(atoms, codes, signal, side):
+def _residual(atoms: torch.Tensor, codes: torch.Tensor, signal: torch.Tensor, side: int) -> torch.Tensor:
     """``s − Dx`` window by window: with a margin of an atom, whose copies reach down and right, they do not wrap."""
     rest = torch.empty_like(signal)
-    for rows, cols, (top, left), (y, x, tall, wide) in _windows(*signal.shape[2:], side, max(atoms.shape[3:])):
+    height, width = signal.shape[2:]
+    for rows, cols, (top, left), (y, x, tall, wide) in _windows(height, width, side, max(atoms.shape[3:])):
         made = reconstruct(atoms, _crop(codes, rows, cols))
         here = (..., slice(y, y + tall), slice(x, x + wide))
         rest[here] = signal[here] - made[..., top : top + tall, left : left + wide]
     return rest
 
 
-def _extremes(atoms, codes, rest, side, lmbda, nonneg):
+def _extremes(
+    atoms: torch.Tensor, codes: torch.Tensor, rest: torch.Tensor, side: int, lmbda: float, nonneg: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     found = []
-    for rows, cols, (top, left), (_, _, tall, wide) in _windows(*rest.shape[2:], side, max(atoms.shape[3:])):
+    height, width = rest.shape[2:]
+    for rows, cols, (top, left), (_, _, tall, wide) in _windows(height, width, side, max(atoms.shape[3:])):
         inside = (slice(top, top + tall), slice(left, left + wide))
         window = _crop(codes, rows, cols)
         found.append(extremes(atoms, window, rest[:, :, rows][..., cols], lmbda, nonneg, inside))
-    return tuple(torch.stack(each).amax(0) for each in zip(*found))
+    violation, largest = (torch.stack(each).amax(0) for each in zip(*found))
+    return violation, largest
 
 
-def _crop(codes, rows, cols):
+def _crop(codes: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
     """A dense window of sparse codes."""
     window = torch.zeros(*codes.shape[:2], len(rows), len(cols), dtype=codes.dtype, device=codes.device)
     place, value = codes.indices(), codes.values()

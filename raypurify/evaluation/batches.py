@@ -43,6 +43,7 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
                 raise DataError(f"image {row.id} has no label; an evaluation needs one of every image")
             ids.append(row.id)
             labels.append(row.label)
+            assert row.data is not None  # as there is no error
             pixels.append(_square(decode_image(row.data).pixels, spec.size))
             if pixels[-1].shape != pixels[0].shape:
                 raise DataError(f"image {row.id} is of another size than {ids[0]}; give images.size to squash them")

@@ -1,6 +1,6 @@
 """The pictures of a report, each as the bytes of a PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def frontier(points: dict[str, tuple[float, float]]) -> bytes:
 
 
 def image_grid(
-    titles: Sequence[str], rows: dict[str, Sequence[np.ndarray]], atoms: Sequence[np.ndarray] | None = None
+    titles: Sequence[str], rows: Mapping[str, Sequence[np.ndarray]], atoms: Sequence[np.ndarray] | None = None
 ) -> bytes:
     """A picture of images side by side: ``rows`` of uint8 (3, H, W) each, below them the difference of the last two,
     and the atoms (M, 3, h, w) of each column."""
@@ -103,7 +103,8 @@ def distances(clean: np.ndarray, attacked: dict[str, np.ndarray]) -> tuple[bytes
 def roc(clean: np.ndarray, attacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve of a flag: shares of clean and of attacked images above every threshold, from none to all."""
     thresholds = np.sort(np.concatenate([clean, attacked, [np.inf, -np.inf]]))[::-1]
-    return tuple(1 - np.searchsorted(np.sort(values), thresholds, "left") / len(values) for values in (clean, attacked))
+    first, second = (1 - np.searchsorted(np.sort(v), thresholds, "left") / len(v) for v in (clean, attacked))
+    return first, second
 
 
 def area_under_roc(clean: np.ndarray, attacked: np.ndarray) -> float:

@@ -53,7 +53,7 @@ class ImagesSpec(_Spec):
 class ClassifierSpec(_Spec):
     """One classifier: ``kind`` is a name of ``classifiers.CLASSIFIERS``, ``path`` its weights, a bundle, or a name."""
 
-    kind: Literal[tuple(CLASSIFIERS)]
+    kind: Literal[tuple(CLASSIFIERS)]  # type: ignore[valid-type]  # known when it runs
     path: str
     weights: str | None = Field(None, description="torchvision: a file of weights of the user's own")
     size: int | None = Field(None, ge=8, description="resize images to this side before")
@@ -108,7 +108,7 @@ class AttackSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     attack: str
-    knows: Literal[KNOWS] = "classifier"
+    knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
     worst: str | None = None
 
     @property
@@ -154,7 +154,9 @@ class Grid(_Spec):
     eight_bit: bool = Field(True, description="round attacked and purified images to 8 bits, as files are")
     sanity: int = Field(0, ge=0, description="images for the checks of the attacks themselves; 0: none")
     reference: str | None = Field(None, description="the purifier that others are compared with, image by image")
-    papers: tuple[Literal[tuple(TABLES)], ...] = Field((), description="tables of papers to lay ours beside")
+    papers: tuple[Literal[tuple(TABLES)], ...] = Field(  # type: ignore[valid-type]  # known when it runs
+        (), description="tables of papers to lay ours beside"
+    )
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
     retraining: RetrainingSpec | None = Field(None, description="for `raypurify retrain` alone")
 
@@ -165,9 +167,11 @@ class Grid(_Spec):
         for name, spec in self.attacks.items():
             if spec.attack == "clean" and spec.knows != "classifier":
                 raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
-        for name, spec in self.classifiers.items():
-            if spec.attacked_as not in {None, *self.classifiers} - {name}:
-                raise ValueError(f"classifier {name!r} is attacked as {spec.attacked_as!r}, which is no other one here")
+        for name, victim in self.classifiers.items():
+            if victim.attacked_as not in {None, *self.classifiers} - {name}:
+                raise ValueError(
+                    f"classifier {name!r} is attacked as {victim.attacked_as!r}, which is no other one here"
+                )
         return self
 
     def victim(self, classifier: str) -> str:

@@ -18,13 +18,13 @@ def compare_with_papers(grid: Grid, cells: dict[CellName, Cell]) -> list[Section
     sections = []
     for name in grid.papers:
         table = TABLES[name]
-        bare = table.rows.get(table.undefended, ())
+        bare = table.rows.get(table.undefended, ()) if table.undefended else ()
         body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
         for c in grid.classifiers:
             # What a retrained classifier defends is the one before.
-            before = [_percent(cells.get((grid.victim(c), a, "none"))) for a in table.columns]
+            before = [_percent(cells.get(CellName(grid.victim(c), a, "none"))) for a in table.columns]
             for p in grid.purifiers:
-                ours = [_percent(cells.get((c, a, p))) for a in table.columns]
+                ours = [_percent(cells.get(CellName(c, a, p))) for a in table.columns]
                 body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
         text = (table.source, SHARE) if table.undefended else (table.source,)
         sections.append(Section(f"Beside the paper: {name}", text, (["", *table.columns], body)))
@@ -39,8 +39,9 @@ def _with_share(values: Sequence[float | None], undefended: Sequence[float | Non
     shown = []
     for k, value in enumerate(values):
         text = "" if value is None else f"{value:.1f}"
-        if k and undefended and None not in (value, undefended[k], undefended[0]) and value != undefended[k]:
-            share = recovered(undefended[0], undefended[k], value)
+        clean, bare = (undefended[0], undefended[k]) if k and undefended else (None, None)
+        if clean is not None and bare is not None and value is not None and value != bare:
+            share = recovered(clean, bare, value)
             text += "" if share is None else f" [{share:.2f}]"
         shown.append(text)
     return shown

@@ -33,7 +33,7 @@ def purify_prepared(
 
     Raises SinkError where a file cannot be written, and what the purifier raises.
     """
-    units = {}
+    units: dict[Path, Unit] = {}
     for part in (TRAIN, VALIDATION):
         (folder / part).mkdir(parents=True, exist_ok=True)
         files = [(path, pq.read_metadata(path).num_rows) for path in sorted((prepared / part).glob("*.parquet"))]

@@ -67,8 +67,12 @@ def _accuracy(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     count = next(iter(cells.values())).n
     sections = []
     for classifier in grid.classifiers:
-        head, body = layout(list(grid.purifiers), attacks, lambda p, a, c=classifier: cells.get((c, a, p)))
-        sizes = [cells[classifier, a, p] for a in grid.attacks for p in list(grid.purifiers)[:1]]
+
+        def find(purifier: str, attack: str, classifier: str = classifier) -> Cell | None:
+            return cells.get(CellName(classifier, attack, purifier))
+
+        head, body = layout(list(grid.purifiers), attacks, find)
+        sizes = [cells[CellName(classifier, a, p)] for a in grid.attacks for p in list(grid.purifiers)[:1]]
         facts = "; ".join(
             f"{one.attack}: {one.dissimilarity:.3f} / {255 * one.linf:.1f}" for one in sizes if one.dissimilarity
         )
@@ -108,7 +112,7 @@ def _curves(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
         if (eps := settings.pop("eps", None)) is not None:
             key = (spec.attack, spec.knows, json.dumps(settings, sort_keys=True))
             families.setdefault(key, {})[name] = eps
-    sections = []
+    sections: list[Section] = []
     for (attack, knows, _), sizes in families.items():
         if len(sizes) < 2:
             continue
@@ -116,7 +120,8 @@ def _curves(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
         for c in grid.classifiers:
             clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
             points = {
-                p: [(eps, cells[c, a, p]) for a, eps in sizes.items()] + ([(0.0, cells[c, clean, p])] if clean else [])
+                p: [(eps, cells[CellName(c, a, p)]) for a, eps in sizes.items()]
+                + ([(0.0, cells[CellName(c, clean, p)])] if clean else [])
                 for p in grid.purifiers
             }
             name = f"curve-{len(sections)}-{_slug(c)}.png"
@@ -131,8 +136,8 @@ def _cost(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     for c in grid.classifiers if attacked else ():
         points = {
             p: (
-                float(np.median([cells[c, a, p].seconds for a in grid.attacks])),
-                float(np.mean([cells[c, a, p].accuracy for a in attacked])),
+                float(np.median([cells[CellName(c, a, p)].seconds for a in grid.attacks])),
+                float(np.mean([cells[CellName(c, a, p)].accuracy for a in attacked])),
             )
             for p in grid.purifiers
         }
@@ -147,13 +152,13 @@ def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Sect
     c = next(iter(grid.classifiers))
     sections = []
     for p in grid.purifiers:
-        if clean is None or not others or np.isnan(columns[c, clean, p]["distance"]).any():
+        if clean is None or not others or np.isnan(columns[CellName(c, clean, p)]["distance"]).any():
             continue
-        attacked = {a: columns[c, a, p]["distance"] for a in others}
-        picture, areas = figures.distances(columns[c, clean, p]["distance"], attacked)
+        attacked = {a: columns[CellName(c, a, p)]["distance"] for a in others}
+        picture, areas = figures.distances(columns[CellName(c, clean, p)]["distance"], attacked)
         pictures = [(f"distances-{_slug(p)}.png", picture)]
         for attack in (clean, others[-1]):
-            if (counts := _chosen(columns[c, attack, p], classes)) is not None:
+            if (counts := _chosen(columns[CellName(c, attack, p)], classes)) is not None:
                 title = f"{attack}: cluster of the right class for {np.trace(counts) / counts.sum():.1%}"
                 name = f"clusters-{_slug(p)}-{_slug(attack)}.png"
                 pictures.append((name, figures.confusion(counts, classes, title)))
@@ -165,11 +170,11 @@ def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Sect
 def _chosen(values: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray | None:
     """Images by their class and that of their cluster; None where the bundle knows other classes."""
     index = {name: number for number, name in enumerate(classes)}
-    chosen = [index.get(name) for name in values["cluster_class"]]
-    if None in chosen:
+    if any(name not in index for name in values["cluster_class"]):
         return None
+    chosen = [index[name] for name in values["cluster_class"]]
     counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (values["label"], chosen), 1)
+    np.add.at(counts, (values["label"], chosen), 1)  # type: ignore[arg-type]  # NumPy's type knows no tuple of them
     return counts
 
 

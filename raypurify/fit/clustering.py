@@ -2,13 +2,13 @@
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raypurify.clusters.blocks import EachBlock
+from raypurify.clusters.blocks import EachBlock, Pass, T
 from raypurify.clusters.class_clusters import ClassSums, cluster_class, sum_class
 from raypurify.clusters.covariance import Spectrum
 from raypurify.clusters.estimates import assemble, common_spectrum
@@ -58,18 +58,20 @@ def cluster(
     return _put_together(folder, files, of_class, classes, source_rows, settings)
 
 
-def _cluster_class(file: Path, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress) -> None:
+def _cluster_class(
+    file: Path, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress: Any
+) -> None:
     latents = open_class(pieces, settings.block_mb << 20)
     each_block = latents.each_block if latents.whole else _told(latents.each_block, name, progress)
     count = sum(piece.rows for piece in pieces)
     write_class(file, cluster_class(each_block, latents.whole, count, settings, seed))
 
 
-def _told(each_block: EachBlock, name: str, progress) -> EachBlock:
+def _told(each_block: EachBlock, name: str, progress: Any) -> EachBlock:
     """``each_block`` with the number of the pass in the stage's progress: a large class takes long."""
     passes = itertools.count(1)
 
-    def counted(look):
+    def counted(look: Pass[T]) -> Iterable[T]:
         progress.add.remote(0, f"class {name}: pass {next(passes)}")
         return each_block(look)
 
@@ -120,9 +122,12 @@ def _common(files: list[Path], of_class: list[list[Piece]], settings: ClusterSet
 
 
 def _sum_class(file: Path, pieces: list[Piece]) -> ClassSums:
-    sums = read_sums(file)
+    if sums := read_sums(file):
+        return sums
     # A class in one block has none in its file: they are quickly had from its latents.
-    return sums or sum_class(open_class(pieces, sys.maxsize).whole.latents, read_labels(file).labels)
+    whole = open_class(pieces, sys.maxsize).whole
+    assert whole is not None
+    return sum_class(whole.latents, read_labels(file).labels)
 
 
 def _check_bytes(clusters: int, rank: int, width: int) -> None:

@@ -82,7 +82,16 @@ def load_dictionaries(folder: Path, source: list[str]) -> torch.Tensor:
     return torch.stack([load_file(dictionary_path(folder, owner))["atoms"] for owner in source])
 
 
-def _learn(folder, prepared, samples: dict[str, np.ndarray], source_rows, side, csc, settings, seed) -> None:
+def _learn(
+    folder: Path,
+    prepared: Path,
+    samples: dict[str, np.ndarray],
+    source_rows: int,
+    side: int,
+    csc: CscSettings,
+    settings: DictionarySettings,
+    seed: int,
+) -> None:
     """Learn what is not there yet: fetch the images first, then start the actors, so that neither waits for a CPU that
     the other holds."""
     import ray
@@ -99,10 +108,10 @@ def _learn(folder, prepared, samples: dict[str, np.ndarray], source_rows, side, 
     room, asks, device = _room(settings)
     learner, arguments = ray.remote(**asks)(Learner), (folder, copies, side, csc, settings, seed, device)
 
-    def start():
+    def start() -> Any:
         return learner.remote(*arguments)
 
-    def call(actor, name: str):
+    def call(actor: Any, name: str) -> Any:
         return actor.learn.remote(name, number[name])
 
     progress.add(0, f"clusters {finished}/{len(samples)}")
@@ -112,7 +121,7 @@ def _learn(folder, prepared, samples: dict[str, np.ndarray], source_rows, side, 
         progress.add(images[name], f"clusters {finished}/{len(samples)}")
 
 
-def _room(settings: DictionarySettings) -> tuple[int, dict[str, int], str]:
+def _room(settings: DictionarySettings) -> tuple[int, dict[str, Any], str]:
     """For how many learners the Ray cluster has room, what each asks of it, and on which device it learns."""
     has = cluster_resources()
     gpus = has.gpus if settings.engine == "torch" else 0

@@ -57,7 +57,7 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, imag
         compute=pool,
     )
     # Closing ends the actors, after an error too.
-    with closing(iter(results.iter_rows())) as outcomes:
+    with closing(iter(results.iter_rows())) as outcomes:  # type: ignore[type-var]  # Ray's iterator is a generator
         for outcome in outcomes:
             if outcome["error"] is not None:
                 raise outcome["error"]
@@ -66,7 +66,7 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, imag
 class _Extractor:
     """Does and commits one unit a call; it holds the unit's latents and the pixels of one batch."""
 
-    def __init__(self, model, folder: Path, side: int, device: str, progress):
+    def __init__(self, model: Any, folder: Path, side: int, device: str, progress: Any):
         import ray
 
         # The bytes do not depend on the number of cores.
@@ -76,7 +76,7 @@ class _Extractor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         # Raised here, an error would reach the driver as text only, wrapped by Ray Data.
-        error = None
+        error: DataError | SinkError | None = None
         try:
             self._write(batch["unit"][0].name, *self._extract(batch["unit"][0]))
         except DataError as e:
@@ -89,7 +89,8 @@ class _Extractor:
     def _extract(self, unit: Unit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (n,) int64, labels (n,) int64 and latents (n, d) float32, in the prepared order."""
         rows, labels = np.empty((2, unit.rows), np.int64)
-        latents, bad = np.empty((unit.rows, self.network.dim), np.float32), []
+        latents = np.empty((unit.rows, self.network.dim), np.float32)
+        bad: list[tuple[int, str]] = []
         stop = 0
         for table in read_tables(unit, max(1, min(BATCH, BATCH_PIXELS // self.side**2))):
             images = torch.from_numpy(read_pixels(table, self.side).copy()).to(self.device).float().div_(255)

@@ -39,7 +39,7 @@ def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict
     blocks = min(len(source.shards), max(cluster_resources().cpus, size // BLOCK_BYTES))
     numbers = ray.data.from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
     rows = numbers.map_batches(
-        _decode_shards,
+        _decode_shards,  # type: ignore[arg-type]  # Ray's type knows no ``fn_kwargs``
         batch_size=1,
         fn_kwargs={"shards": ray.put(source.shards), "split": split, "side": data.image_size, "progress": progress},
     )
@@ -66,7 +66,7 @@ def choose_split(rows: int, data: DataSettings, seed: int) -> np.ndarray:
     return split
 
 
-def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progress) -> pa.Table:
+def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: int, progress: Any) -> pa.Table:
     import ray
 
     shards, split = ray.get(shards), ray.get(split)
@@ -79,6 +79,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards, split, side: int, progr
             try:
                 if row.error is not None:
                     raise row.error
+                assert row.data is not None  # as there is no error
                 pixels, message = _resized(decode_image(row.data).pixels, side), None
                 part = "train" if split[row.row] == 1 else "validation"
             except ImageError as e:

@@ -2,14 +2,18 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raypurify.config import INITS, Settings
 from raypurify.errors import BundleError, SinkError
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.stages import StageOutput, only_one, run_stage
+
+if TYPE_CHECKING:
+    from raypurify.containers.source import Source
 
 STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust_first", "robust", "calibrate")
 # Stages that only some settings ask for.
@@ -39,7 +43,7 @@ def fit(data: list[str], settings: Settings, run_dir: str | Path, address: str |
     return bundle
 
 
-def _stages(run_dir: Path, source, settings: Settings) -> StageOutput:
+def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
     from raypurify.clusters.files import load_clusters
     from raypurify.fit.clustering import cluster
@@ -51,7 +55,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> StageOutput:
 
     seed, side = settings.seed, settings.data.image_size
 
-    def stage(name: str, depends: dict[str, Any], inputs: tuple[StageOutput, ...], body) -> StageOutput:
+    def stage(name: str, depends: dict[str, Any], inputs: tuple[StageOutput, ...], body: Callable) -> StageOutput:
         marks = tuple(done.fingerprint for done in inputs) or (source.digest,)
         return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
 
@@ -113,7 +117,7 @@ def _stages(run_dir: Path, source, settings: Settings) -> StageOutput:
         )
 
     first = robust_stage("robust_first", baseline) if settings.robust_first else None
-    robust = robust_stage("robust", first if settings.robust.init == "first" else baseline)
+    robust = robust_stage("robust", first or baseline)
     about = {
         "name": settings.name,
         "settings": settings,
@@ -155,7 +159,7 @@ def _start(init: str) -> dict[str, str]:
     return {} if named else {"start": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _calibrate(*arguments) -> dict[str, Any]:
+def _calibrate(*arguments: Any) -> dict[str, Any]:
     """Measured where there is a GPU or a free core, not in the driver."""
     import ray
 

@@ -78,7 +78,8 @@ def train(
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers if least == workers else (least, workers), use_gpu=has.gpus >= least
+            num_workers=workers if least == workers else (least, workers),  # type: ignore[arg-type]  # Ray takes a range
+            use_gpu=has.gpus >= least,
         ),
         run_config=RunConfig(
             name="ray_train",
@@ -93,6 +94,7 @@ def train(
     except Exception as e:
         raise _cause(e) from e
     network = start()
+    assert result.checkpoint is not None  # the training has ended
     with result.checkpoint.as_directory() as directory:
         network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
     save_network(folder / NETWORK, network)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    robust = "attack" in config["settings"]
-    settings = (RobustTrainingSettings if robust else TrainingSettings)(**config["settings"])
+    kind = RobustTrainingSettings if "attack" in config["settings"] else TrainingSettings
+    settings = kind(**config["settings"])
+    robust = settings if isinstance(settings, RobustTrainingSettings) else None
     folder, prepared, side, seed = Path(config["folder"]), Path(config["prepared"]), config["side"], config["seed"]
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)
@@ -54,25 +55,25 @@ def work(config: dict[str, Any]) -> None:
     if rank == 0:
         keep_lines(folder, resume["epochs"] if resume else 0)
 
-    def epoch_batches(epoch: int, first: int):
+    def epoch_batches(epoch: int, first: int) -> Iterator[Batch]:
         for table in epoch_tables(units, side, batch, steps, epoch, seed, rank, world, first):
             images, labels = read_pixels(table, side).copy(), table.column("label").to_numpy().copy()
             clusters = None
-            if cluster_of_row is not None:
+            if distributions is not None and cluster_of_row is not None:
                 own = clusters_of(table.column("row").to_numpy(), cluster_of_row, distributions.clusters)
                 clusters = torch.from_numpy(own)
             yield Batch(torch.from_numpy(images), torch.from_numpy(labels), clusters)
 
     count = _counter(config["progress"])
 
-    def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+    def on_epoch(epoch: int, metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
         count(0, now=True)
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         if not rank:
             add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
         report(metrics, state)
 
-    def report(metrics: dict[str, Any], state) -> None:
+    def report(metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
         if rank:
             ray.train.report(metrics)
             return
@@ -85,11 +86,11 @@ def work(config: dict[str, Any]) -> None:
         epoch_batches,
         settings,
         steps,
-        semantic=semantic_of(settings, distributions) if robust else None,
+        semantic=semantic_of(robust, distributions) if robust else None,
         validate=partial(
             validate,
             batches=_checked(prepared, side, seed, rank, world),
-            attack=check_attack(settings.attack) if robust else None,
+            attack=check_attack(robust.attack) if robust else None,
             distributions=distributions,
             together=world > 1,
         ),
@@ -103,7 +104,7 @@ def work(config: dict[str, Any]) -> None:
     )
 
 
-def _counter(progress) -> Callable[[int, bool], None]:
+def _counter(progress: Any) -> Callable[..., None]:
     """Tells the progress actor of images once a second, or ``now``: the steps of a small network are many."""
     waiting, told = 0, time.monotonic()
 

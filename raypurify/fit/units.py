@@ -30,7 +30,7 @@ def cut_units(files: list[tuple[Path, int]], unit_rows: int) -> list[Unit]:
     [5, 2]
     """
     firsts = list(accumulate((rows for _, rows in files), initial=0))
-    units = []
+    units: list[Unit] = []
     for start in range(0, firsts[-1], unit_rows):
         stop = min(start + unit_rows, firsts[-1])
         spans = ((path, max(0, start - first), min(rows, stop - first)) for (path, rows), first in zip(files, firsts))

@@ -50,6 +50,9 @@ class CifarResNet(nn.Module):
     torch.Size([1, 10])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, depth: int, classes: int = 10):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:

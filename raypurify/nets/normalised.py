@@ -19,6 +19,9 @@ class Normalised(nn.Module):
     tensor([[0.5000, 0.5000]])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,

@@ -37,7 +37,8 @@ class Purifier(Protocol):
     DataError, by :func:`checked`.
     """
 
-    min_size: int
+    @property
+    def min_size(self) -> int: ...
 
     def purify(self, images: Tensor) -> Purified: ...
 

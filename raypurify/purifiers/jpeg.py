@@ -25,7 +25,7 @@ class JPEG(Transform):
 
     quality: int = 75
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.quality not in range(1, 101):
             raise ConfigError(f"quality={self.quality!r}: JPEG quality is a whole number from 1 to 100")
 

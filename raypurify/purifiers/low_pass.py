@@ -27,7 +27,7 @@ class LowPass(Transform):
 
     differentiable: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (0 <= self.tikhonov < math.inf and isinstance(self.pad, int) and self.pad >= 0):
             raise ConfigError(
                 f"tikhonov={self.tikhonov!r}, pad={self.pad!r}: need a finite number ≥ 0 and a whole number ≥ 0"

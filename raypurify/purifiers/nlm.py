@@ -33,7 +33,7 @@ class NonLocalMeans(Transform):
     # scikit-image drops an axis of one pixel.
     min_size: ClassVar[int] = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("search", self.search), ("patch", self.patch)):
             if value not in range(1, 100, 2):
                 raise ConfigError(f"{name}={value!r}: need an odd whole number from 1 to 99")

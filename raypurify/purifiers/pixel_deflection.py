@@ -37,7 +37,7 @@ class PixelDeflection(Transform):
     # One level of wavelets needs two pixels.
     min_size: ClassVar[int] = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_seed(self.seed)
         if not (0 < self.share <= 1 and 0 < self.sigma < math.inf):
             raise ConfigError(f"share={self.share!r}, sigma={self.sigma!r}: need 0 < share ≤ 1, sigma > 0 and finite")

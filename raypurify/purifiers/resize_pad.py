@@ -33,7 +33,7 @@ class ResizePad(Transform):
     min_size: ClassVar[int] = 2
     differentiable: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_seed(self.seed)
         if not 0 < self.smallest < 1:
             raise ConfigError(f"smallest={self.smallest!r}: need 0 < smallest < 1")
@@ -48,6 +48,6 @@ class ResizePad(Transform):
         least = max(1, min(math.ceil(self.smallest * longest), longest - 1))
         scale = rng.integers(least, longest) / longest
         new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
-        top, left = rng.integers(height - new_height + 1), rng.integers(width - new_width + 1)
+        top, left = int(rng.integers(height - new_height + 1)), int(rng.integers(width - new_width + 1))
         small = F.interpolate(image[None], (new_height, new_width), mode="bilinear", antialias=True)[0]
         return F.pad(small, (left, width - new_width - left, top, height - new_height - top))

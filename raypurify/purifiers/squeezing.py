@@ -27,7 +27,7 @@ class BitDepth(Transform):
 
     bits: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bits not in range(1, 9):
             raise ConfigError(f"bits={self.bits!r}: need a whole number from 1 to 8")
 
@@ -53,7 +53,7 @@ class Median(Transform):
 
     differentiable: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size not in range(2, 32):
             raise ConfigError(f"size={self.size!r}: need a whole number from 2 to 31")
 

@@ -59,7 +59,7 @@ def generator_of(pixels: np.ndarray, seed: int) -> np.random.Generator:
     >>> bool(generator_of(image, 0).random() == generator_of(image.copy(), 0).random())
     True
     """
-    digest = hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
     return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32)])
 
 

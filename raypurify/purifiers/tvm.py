@@ -40,7 +40,7 @@ class TotalVariation(Transform):
     min_size: ClassVar[int] = 8
     differentiable: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_seed(self.seed)
         if not (0 <= self.drop < 1 and 0 < self.lmbda < math.inf):
             raise ConfigError(f"drop={self.drop!r}, lmbda={self.lmbda!r}: need 0 ≤ drop < 1, lmbda > 0 and finite")

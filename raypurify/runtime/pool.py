@@ -34,8 +34,13 @@ def work_off(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    waiting, deaths = deque(items), Counter()
-    left, actors, idle, busy = len(waiting), [], [], {}
+    waiting = deque(items)
+    left = len(waiting)
+    deaths: Counter[Item | None] = Counter()
+    actors: list[Any] = []
+    idle: list[Any] = []
+    busy: dict[Any, tuple[Any, Item | None]] = {}
+    item: Item | None
 
     def launch() -> None:
         actors.append(start())

@@ -20,7 +20,14 @@ class Progress:
     def __init__(self, folder: Path | None, total: int, unit: str, start: int = 0):
         self.path = folder / FILE if folder else None
         self._reached: dict[str, int] = {}
-        self.state = {"done": start, "total": total, "unit": unit, "start": start, "note": "", "started": time.time()}
+        self.state: dict[str, Any] = {
+            "done": start,
+            "total": total,
+            "unit": unit,
+            "start": start,
+            "note": "",
+            "started": time.time(),
+        }
         self._write()
 
     def add(self, count: int = 1, note: str | None = None) -> None:
@@ -72,7 +79,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def shared_progress(folder: Path, total: int, unit: str, start: int = 0):
+def shared_progress(folder: Path, total: int, unit: str, start: int = 0) -> Any:
     """A Progress that tasks on any node add to: a Ray actor without CPUs of its own, on the driver's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

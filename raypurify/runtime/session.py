@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Ray reads these when it is imported or first started, so they are set before either.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,7 +52,7 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    common = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if address:
         ray.init(address=address, **common)
     else:

@@ -10,12 +10,14 @@ same cluster. Whatever goes wrong with one image is a :class:`~raypurify.serve.h
 status in ``http.STATUS``.
 """
 
+from typing import Any
+
 from raypurify.serve.settings import ServeSettings
 
 __all__ = ["ServeSettings", "build", "run", "serving"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Ray is imported only by those who serve.
     if name == "build":
         from raypurify.serve.app import build

@@ -34,7 +34,7 @@ api = FastAPI(
     version=__version__,
     description="Removes adversarial perturbations from images. Send an image, get the purified image.",
 )
-api.add_exception_handler(HTTPException, refuse)
+api.add_exception_handler(HTTPException, refuse)  # type: ignore[arg-type]  # it is called with these alone
 
 _BODY = {
     "required": True,
@@ -106,8 +106,9 @@ class PurifierReplica:
 
     def reconfigure(self, config: dict) -> None:
         """Take the ``user_config`` of the deployment, now and whenever it changes."""
-        self.purify.set_max_batch_size(config["max_batch_size"])
-        self.purify.set_batch_wait_timeout_s(config["batch_wait_s"])
+        batched: Any = self.purify  # with the setters that ``serve.batch`` gave it
+        batched.set_max_batch_size(config["max_batch_size"])
+        batched.set_batch_wait_timeout_s(config["batch_wait_s"])
 
     @serve.batch
     async def purify(self, images: list[np.ndarray]) -> list:
@@ -195,7 +196,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     settings: ServeSettings = parse_settings(args)
     read_manifest(settings.bundle)
     waiting = 2 * settings.max_batch_size
-    purifier = PurifierReplica.options(
+    purifier = PurifierReplica.options(  # type: ignore[attr-defined]  # a deployment, which Ray types as the class
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
             "min_replicas": settings.min_replicas,
@@ -209,7 +210,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     ).bind(settings.bundle, settings.device, max(1, int(settings.num_cpus)))
     # The ingress takes in more than the purifiers hold, so that it is the one to answer 503, with a reason.
     room = settings.max_replicas * waiting + 2 * settings.max_queued_requests
-    return Ingress.options(
+    return Ingress.options(  # type: ignore[attr-defined]  # likewise
         ray_actor_options={"num_cpus": 0.1},
         autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": max(1, room // 2)},
         max_ongoing_requests=room,

@@ -1,6 +1,7 @@
 """A running application as the purifier of bulk work, from inside the same Ray cluster."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def check_endpoint(digest: str) -> None:
         raise BundleError(f"the endpoint serves the bundle {served[:16]}…, not {digest[:16]}…; name the same one")
 
 
-def purify_there(images: list[np.ndarray]) -> list:
+def purify_there(images: list[np.ndarray]) -> list:  # type: ignore[return]  # the last try returns or raises
     """Purify uint8 (H, W, 3) images in a replica, with the results of :func:`raypurify.purifiers.batch.purify_pixels`.
 
     A replica that dies over them is replaced by Serve, and asked again.
@@ -45,7 +46,7 @@ def purify_there(images: list[np.ndarray]) -> list:
             time.sleep(_PAUSE_S)
 
 
-def _handle():
+def _handle() -> Any:
     from ray import serve
 
     return serve.get_deployment_handle("Purifier", APP)

@@ -1,7 +1,8 @@
 """The HTTP side without Ray: reading a request's image under a cap, answers, errors as JSON."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request
@@ -29,7 +30,8 @@ class Refusal(HTTPException):
     """An answer that is no image: status, a short stable ``error`` slug and a message for people."""
 
     def __init__(self, status: int, error: str, message: str, headers: dict[str, str] | None = None):
-        super().__init__(status, {"error": error, "message": message}, headers)
+        detail: Any = {"error": error, "message": message}
+        super().__init__(status, detail, headers)
 
     @classmethod
     def of(cls, error: ImageError) -> "Refusal":
@@ -39,7 +41,7 @@ class Refusal(HTTPException):
 
 async def refuse(request: Request, error: HTTPException) -> JSONResponse:
     """Answer an HTTP error with ``{"error": slug, "message": text}``."""
-    body = error.detail
+    body: Any = error.detail
     if not isinstance(body, dict):
         body = {"error": HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), "message": str(error.detail)}
     return JSONResponse(body, error.status_code, error.headers)
@@ -77,7 +79,7 @@ def _header(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
 
 
-async def _capped(request: Request, limit: int, max_bytes: int) -> AsyncIterator[bytes]:
+async def _capped(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
@@ -86,7 +88,7 @@ async def _capped(request: Request, limit: int, max_bytes: int) -> AsyncIterator
         yield chunk
 
 
-async def _form_file(request: Request, stream: AsyncIterator[bytes]) -> bytes:
+async def _form_file(request: Request, stream: AsyncGenerator[bytes, None]) -> bytes:
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
     except (MultiPartException, KeyError) as error:

@@ -32,10 +32,10 @@ def measure_clean(
         hits.add("cluster_class", cluster_class[index], labels)
         distances.append(distance.cpu())
         on_images(len(images))
-    distances = torch.cat(distances)
-    threshold = float(torch.quantile(distances, quantile))
-    calibration = Calibration(distance_threshold=threshold, quantile=quantile, images=len(distances))
-    return calibration, hits.figures(distances)
+    every = torch.cat(distances)
+    threshold = float(torch.quantile(every, quantile))
+    calibration = Calibration(distance_threshold=threshold, quantile=quantile, images=len(every))
+    return calibration, hits.figures(every)
 
 
 def measure_attacked(
@@ -72,7 +72,7 @@ def measure_attacked(
 class _Hits:
     """Which images each classifier was right on."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.of: dict[str, list[bool]] = {}
 
     def add(self, name: str, predicted: Tensor, labels: Tensor) -> None:

@@ -1,6 +1,7 @@
 """A training between two steps: everything that a resumed run needs to equal the uninterrupted one."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -73,7 +74,7 @@ class Run:
             raise TrainingError(message) from e
 
     def move_to(
-        self, step: int = 0, sums: tuple[float, ...] = (0.0, 0.0, 0.0), images: int = 0, seconds: float = 0.0
+        self, step: int = 0, sums: Sequence[float] = (0.0, 0.0, 0.0), images: int = 0, seconds: float = 0.0
     ) -> None:
         """Set where in an epoch the training is, at its beginning by default."""
         self.step, self.sums, self.images, self.seconds = step, tuple(sums), images, seconds

@@ -134,8 +134,8 @@ def _from_parquet(path: Path, side: int, part: str) -> ImageSet:
             f"{path}: the image column holds {kind}, not the {3 * side * side} raw bytes of a {side}×{side} image: "
             "give the prepare folder of a fit, and data.image_size as it was there"
         )
-    columns = (table.column(name).to_numpy().astype(np.int64) for name in ("row", "label"))
-    return ImageSet(*columns, read_pixels(table, side))
+    rows, labels = (table.column(name).to_numpy().astype(np.int64) for name in ("row", "label"))
+    return ImageSet(rows, labels, read_pixels(table, side))
 
 
 def _from_npz(path: Path, side: int, first: int) -> ImageSet:

@@ -64,7 +64,8 @@ def validate(
     if together:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-    batches, figures = list(batches), {}
+    batches = list(batches)
+    figures: dict[str, float] = {}
     for name, perturb in {"validation_": None, **({"validation_pgd_": attack} if attack else {})}.items():
         found = measure(network, batches, attack=perturb, distributions=distributions, seed=seed)
         images = found.pop("images")
@@ -72,7 +73,7 @@ def validate(
     return figures
 
 
-def _mean(figures: dict[str, float], images: int, network: nn.Module) -> dict[str, float]:
+def _mean(figures: dict[str, float], images: float, network: nn.Module) -> dict[str, float]:
     """Means over the images of all workers."""
     sums: Tensor = torch.tensor([*figures.values(), 1.0], dtype=torch.float64) * images
     sums = sums.to(next(network.parameters()).device)

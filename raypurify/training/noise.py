@@ -15,7 +15,7 @@ def with_noise(image: np.ndarray, sizes: Sequence[float], seed: int, row: int) -
     0.04
     """
     draw = np.random.default_rng((seed % 2**32, row))
-    size, noise = sizes[draw.integers(len(sizes))], draw.standard_normal(image.shape, np.float32)
+    size, noise = sizes[int(draw.integers(len(sizes)))], draw.standard_normal(image.shape, np.float32)
     x = image.astype(np.float32) / 255
     noisy = np.clip(x + noise * (size * np.linalg.norm(x) / np.linalg.norm(noise)), 0, 1)
     return np.round(noisy * 255) / np.float32(255)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from raypurify.errors import ConfigError, DataError, TrainingError
 from raypurify.files import replacing, write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
+from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import ImageSet, clusters_of, count_classes
 from raypurify.training.guard import guard_of
@@ -66,7 +68,7 @@ def train_here(
     if distributions and distributions.dim != network.dim:
         raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
     semantic = semantic_of(settings.robust, distributions) if robust else None
-    digests = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in inputs]
+    digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in inputs]
     decisive = part.model_dump(exclude={"checkpoint_steps"})
     identity = {"settings": decisive, "network": architecture, "seed": settings.seed, "images": digests}
     resume = _resume(out, identity)
@@ -79,11 +81,11 @@ def train_here(
         distributions=distributions,
     )
 
-    def epoch_batches(epoch: int, first: int):
+    def epoch_batches(epoch: int, first: int) -> Iterator[Batch]:
         order = epoch_order(len(images), epoch, settings.seed)[first * part.batch_size : steps * part.batch_size]
         return images.batches(order, part.batch_size, own)
 
-    def on_epoch(epoch: int, metrics: dict[str, Any], state) -> None:
+    def on_epoch(epoch: int, metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         add_line(out, epoch, metrics | {"device": device_name(device)})
         print(_line(epoch, part.epochs, metrics), flush=True)
@@ -91,7 +93,7 @@ def train_here(
             write_checkpoint(out / CHECKPOINT, state())
 
     train_epochs(
-        network.to(device, memory_format=torch.channels_last),
+        network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stubs lack it
         epoch_batches,
         part,
         steps,

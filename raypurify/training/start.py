@@ -1,6 +1,7 @@
 """The weights a training starts from."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,9 +10,7 @@ from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network
 
 
-def starting_network(
-    init: str, architecture: dict[str, int | float], seed: int, baseline: Path | None = None
-) -> WideResNet:
+def starting_network(init: str, architecture: dict[str, Any], seed: int, baseline: Path | None = None) -> WideResNet:
     """A WideResNet of ``architecture`` (depth, width, classes, dropout), with the weights that ``robust.init`` names.
 
     ``"random"``: drawn from ``seed``; ``"baseline"`` and ``"first"``: those of the file ``baseline``; otherwise those
@@ -31,7 +30,7 @@ def starting_network(
     given = init in ("baseline", "first")
     if given and baseline is None:
         raise ConfigError(f"robust.init is {init}, but no such network is given: give it, or set random or a path")
-    path = baseline if given else Path(init).expanduser()
+    path = baseline if given and baseline else Path(init).expanduser()
     if not path.is_file():
         raise ConfigError(f"robust.init: there is no network at {path}")
     found = load_network(path)

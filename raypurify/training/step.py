@@ -102,8 +102,9 @@ def objective(
     logits = logits.float()
     distances = logits.new_zeros(len(labels))
     if semantic.distributions is not None:
+        assert clusters is not None  # a batch names them where there are distributions
         distances = semantic.distributions.own_distance(latents, clusters.to(latents.device))
-    if trades:
+    if clean is not None:
         loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * distances.mean()
     else:
         loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
