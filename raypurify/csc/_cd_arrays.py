@@ -8,9 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba.extending import register_jitable
 
-from raypurify.csc._cd_kernels import CELL, PATCH, TOGETHER, block_side
 from raypurify.csc._lanes import LANES, ROWS
+
+# What is combined at once in a correlation: atoms, and taps of each.
+TOGETHER = 4
+# Correlations are taken by blocks of at most this many pixels squared, which stay in the second-level cache.
+_BLOCK = 48
+# Per round at most one coefficient joins in each patch of this many pixels squared.
+PATCH = 2
+# Least side of the cells that the working set is kept in.
+CELL = 8
 
 
 class Atoms(NamedTuple):
@@ -78,6 +87,14 @@ class Cells(NamedTuple):
     first: np.ndarray
     dirty: np.ndarray
     across: int
+
+
+@register_jitable
+def block_side(side: int) -> int:
+    """Length of the blocks that a side of the image is divided into, a multiple of the patches."""
+    parts = (side + _BLOCK - 1) // _BLOCK
+    length = (side + parts - 1) // parts
+    return length + -length % PATCH
 
 
 def lay_out(atoms: np.ndarray) -> Atoms:

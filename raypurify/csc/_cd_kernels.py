@@ -7,27 +7,19 @@ planes, block by block. ``residual``, ``atoms``, ``active`` and ``cells`` are th
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from raypurify.csc._cd_arrays import PATCH, TOGETHER, Atoms, Cells, Residual, WorkingSet, block_side
 from raypurify.csc._lanes import window_add, window_dot
 
-if TYPE_CHECKING:
-    from raypurify.csc._cd_arrays import Atoms, Cells, Residual, WorkingSet
-
 _MATH = {"contract", "nsz", "arcp"}
-# Pixels of one stretch of a correlation, and what is combined at once there: atoms, and taps of each.
-_CHUNK, TOGETHER = 2048, 4
-# Correlations are taken by blocks of at most this many pixels squared, which stay in the second-level cache.
-_BLOCK = 48
-# Per round at most one coefficient joins in each patch of this many pixels squared.
-PATCH = 2
+# Pixels of one stretch of a correlation.
+_CHUNK = 2048
 # Sweeps over the working set per round, and the share of the tolerance below which a step is not worth taking.
 _SWEEPS, _IDLE = 200, 0.1
-# Least side of the cells that the working set is kept in.
-CELL = 8
 
 
 def _compiled(**options: Any) -> Callable[[Callable], Callable]:
@@ -43,7 +35,7 @@ def _compiled(**options: Any) -> Callable[[Callable], Callable]:
 
 
 @_compiled()
-def add_atom(residual: "Residual", y: int, x: int, atoms: "Atoms", base: int, factor: float) -> None:
+def add_atom(residual: Residual, y: int, x: int, atoms: Atoms, base: int, factor: float) -> None:
     """Add ``factor`` times the atom that begins at ``base`` in the taps to the residual at ``(y, x)``.
 
     It goes wherever it shows on the torus and its margins of h − 1 rows above, 2(h − 1) below, and alike left and
@@ -78,7 +70,7 @@ def _shrink(t: float, lmbda: float, nonneg: bool) -> float:
 
 @_compiled()
 def compute_residual(
-    residual: "Residual", signal: np.ndarray, atoms: "Atoms", active: "WorkingSet", lmbda: float, nonneg: bool
+    residual: Residual, signal: np.ndarray, atoms: Atoms, active: WorkingSet, lmbda: float, nonneg: bool
 ) -> float:
     """``s − Dx`` of ``signal`` (3, H, W) and the active coefficients, on the torus and one atom further.
 
@@ -172,15 +164,7 @@ def correlate(
 
 
 @_compiled()
-def block_side(side: int) -> int:
-    """Length of the blocks that a side of the image is divided into, a multiple of the patches."""
-    parts = (side + _BLOCK - 1) // _BLOCK
-    length = (side + parts - 1) // parts
-    return length + -length % PATCH
-
-
-@_compiled()
-def screen(patches: np.ndarray, residual: "Residual", y0: int, x0: int, atoms: "Atoms", nonneg: bool) -> float:
+def screen(patches: np.ndarray, residual: Residual, y0: int, x0: int, atoms: Atoms, nonneg: bool) -> float:
     """The largest correlation in every patch of the block at ``(y0, x0)``; returns the largest of all.
 
     ``patches`` is (patches, 4) T: the magnitude, and the atom, row and column where it is; those of the block are
@@ -221,10 +205,10 @@ def screen(patches: np.ndarray, residual: "Residual", y0: int, x0: int, atoms: "
 
 @_compiled()
 def descend(
-    residual: "Residual",
-    atoms: "Atoms",
-    active: "WorkingSet",
-    cells: "Cells",
+    residual: Residual,
+    atoms: Atoms,
+    active: WorkingSet,
+    cells: Cells,
     lmbda: float,
     tol: float,
     nonneg: bool,
@@ -279,7 +263,7 @@ def descend(
 
 @_compiled()
 def join(
-    patches: np.ndarray, level: float, height: int, width: int, active: "WorkingSet", cells: "Cells"
+    patches: np.ndarray, level: float, height: int, width: int, active: WorkingSet, cells: Cells
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Let the best coefficient of every patch join if it is above ``level``, and let zeros go.
 

@@ -115,6 +115,7 @@ def test_an_attacker_who_takes_it_for_the_one_before_shares_its_attacks(run, tre
     assert float(found["known", "FGSM", "none"]["accuracy"]) <= float(found["unknown", "FGSM", "none"]["accuracy"])
 
 
+@pytest.mark.slow
 def test_a_robust_network_stays_one_by_adversarial_training(data_file, tree, local_ray, tmp_path):
     attack = {"norm": "linf", "eps": 0.03, "steps": 2}
     training = {"epochs": 1, "batch_size": 32, "lr": 0.001, "loss": "trades", "alpha": 0, "attack": attack}

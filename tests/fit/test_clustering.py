@@ -166,6 +166,7 @@ def test_numbers_of_clusters_by_setting(local_ray, tmp_path, settings, of_class)
         assert picture.height > 100
 
 
+@pytest.mark.slow
 def test_lost_nodes_change_no_label(local_ray, tmp_path):
     big = np.array_split(planted(4, 60000, 24, seed=1) * 0.2, 5)
     write_latents(tmp_path / "latents", [big, [planted(2, 100, 24, seed=2)]])

@@ -68,20 +68,21 @@ def trained(local_ray, small_run, tmp_path):
     return run
 
 
-def test_a_killed_worker_changes_no_figure(trained, tmp_path):
-    lines, network = trained("undisturbed")
-    assert [line["workers"] for line in lines] == [2] * SETTINGS.epochs
+def test_a_killed_worker_changes_no_figure(trained, small_run, small_settings, tmp_path):
+    """Against the baseline of the small run, which nothing has disturbed."""
+    lines, network = read_lines(small_run / "baseline"), load_file(small_run / "baseline" / NETWORK)
+    assert [line["workers"] for line in lines] == [2] * small_settings.baseline.epochs
     folder, killed = tmp_path / "killed", []
 
     def kill() -> None:
-        while len(read_lines(folder)) < 2:
+        while not read_lines(folder):
             time.sleep(0.02)
         killed.append(workers()[-1])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    again, other = trained("killed", SETTINGS.model_copy(update={"checkpoint_steps": 1}))
+    again, other = trained("killed", small_settings.baseline.model_copy(update={"checkpoint_steps": 1}))
     killer.join(5)
     assert killed
     assert len(again) == len(lines)
