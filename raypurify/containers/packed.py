@@ -43,7 +43,7 @@ def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
 
 
 def cut_rows(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
-    """Where each shard starts, and its rows: small row groups are merged whole, one of two shards or more is cut evenly.
+    """Where each shard starts, and its rows: small row groups are merged whole, one of two shards or more cut evenly.
 
     >>> [*cut_rows([2, 9, 2], 4)]
     [(0, 2), (2, 3), (5, 3), (8, 3), (11, 2)]
