@@ -146,11 +146,11 @@ class Place:
             return sorted(os.listdir(self.path))
         return sorted(info.base_name for info in self.remote.get_file_info(fs.FileSelector(self.path)))
 
-    def walk(self) -> Iterator[tuple[str, Stamp | None]]:
+    def walk(self) -> Iterator[tuple[str, Stamp | str]]:
         """Every file below, as (path relative to here, stamp).
 
-        The stamp is None for what is no regular file: a device, a pipe, a link to a folder. Links to files count as
-        files; one that leads nowhere has size 0.
+        What is no regular file has in place of a stamp what it is: "devices and pipes" or "links to folders". Links to
+        files count as files; one that leads nowhere has size 0. Raises OSError where a folder cannot be listed.
         """
         if self.remote is None:
             yield from _walk_disk(self.path, "")
@@ -255,7 +255,32 @@ def _of_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
     import fsspec
 
     backend, path = fsspec.core.url_to_fs(uri)
-    return fs.PyFileSystem(fs.FSSpecHandler(backend)), path
+    return fs.PyFileSystem(_Listing(backend)), path
+
+
+class _Listing(fs.FSSpecHandler):
+    """A file system of fsspec whose listings are whole: its own walk passes over folders that cannot be listed."""
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        from fsspec import AbstractFileSystem
+        from fsspec.asyn import AsyncFileSystem
+
+        kind = type(self.fs)
+        by_itself = kind.find is not AbstractFileSystem.find
+        by_itself |= getattr(kind, "_find", AsyncFileSystem._find) is not AsyncFileSystem._find
+        # A store that lists all keys at once says so where it cannot.
+        if by_itself or not self.fs.isdir(selector.base_dir):
+            return super().get_file_info_selector(selector)
+        found, waiting = [], [selector.base_dir]
+        while waiting:
+            folder = waiting.pop()
+            for info in self.fs.ls(folder, detail=True):
+                if info["name"].strip("/") == folder.strip("/"):
+                    continue
+                found.append(self._create_file_info(info["name"], info))
+                if selector.recursive and info["type"] == "directory":
+                    waiting.append(info["name"])
+        return found
 
 
 def _escaped(uri: str) -> str:
@@ -297,7 +322,7 @@ def _stamp(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | None]]:
+def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | str]]:
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             relative = posixpath.join(below, entry.name)
@@ -305,9 +330,11 @@ def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | None]]:
                 yield from _walk_disk(root, relative)
                 continue
             try:
-                stamp = _stamp(entry.stat()) if entry.is_file() else None
-                if stamp is None and entry.is_symlink() and not os.path.exists(entry.path):
+                stamp: Stamp | str = _stamp(entry.stat()) if entry.is_file() else "devices and pipes"
+                if entry.is_symlink() and entry.is_dir():
+                    stamp = "links to folders"
+                elif isinstance(stamp, str) and not os.path.exists(entry.path):
                     stamp = (0, 0)
-            except OSError:  # a link to itself
+            except OSError:  # a link to itself, or a file that has gone by now
                 stamp = (0, 0)
             yield relative, stamp

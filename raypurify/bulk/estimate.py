@@ -2,14 +2,14 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 import raypurify
 from raypurify.containers.selection import select
-from raypurify.containers.source import Source, read_shard
+from raypurify.containers.source import Source, passed_over_text, read_shard
 from raypurify.errors import ImageError
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files, purify_pixels
 from raypurify.runtime.progress import duration
@@ -20,7 +20,8 @@ MEASURED = 16
 @dataclass(frozen=True)
 class Estimate:
     """``rows`` images in ``shards``; of ``measured`` sampled ones ``failed`` could not be read, the others took
-    ``seconds`` each on one core and became files of ``bytes`` each, on average."""
+    ``seconds`` each on one core and became files of ``bytes`` each, on average. ``ignored`` is what the source passed
+    over, by its reason."""
 
     rows: int
     shards: int
@@ -28,13 +29,16 @@ class Estimate:
     failed: int
     seconds: float
     bytes: float
+    ignored: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         cores = os.cpu_count() or 1
         bad = f", {self.failed} of them unreadable" if self.failed else ""
+        passed = [f"ignored:    {passed_over_text(self.ignored)}"] if self.ignored else []
         return "\n".join(
             (
                 f"images:     {self.rows:,} in {self.shards:,} shard{'s' * (self.shards != 1)}",
+                *passed,
                 f"measured:   {self.measured} images{bad}: {1e3 * self.seconds:.1f} ms an image on one core",
                 f"whole job:  {_span(self.rows * self.seconds)} of core time, "
                 f"{_span(self.rows * self.seconds / cores)} on {cores} cores like this one",
@@ -64,6 +68,7 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
         failed=len(rows) - len(good),
         seconds=seconds / len(rows),
         bytes=sum(map(len, good)) / len(rows),
+        ignored=source.ignored,
     )
 
 

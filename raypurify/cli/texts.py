@@ -9,6 +9,7 @@ from raypurify.bundle import BundleFacts
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.sink import status
+from raypurify.containers.source import passed_over_text
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.run import OPTIONAL, STAGES
@@ -95,7 +96,7 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
     lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
     if summary.ignored:
-        lines.append(f"ignored:    {summary.ignored:,} of the files there, which are no images by their names")
+        lines.append(f"ignored:    {passed_over_text(summary.passed_over)}")
     lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]
     if summary.failed:
         lines.append(f"errors:     {shown}/errors.parquet")

@@ -1,7 +1,7 @@
 """What a container is to the rest of the house: a few functions, and what they are given and give back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from raypurify.containers.ledger import recorded_outputs, scratch
@@ -36,28 +36,29 @@ class Plan:
 
     ``rows`` is the total, ``classes`` the names of the classes (None without labels), ``digest`` identifies names,
     sizes and what else is cheap to read. ``portions`` cuts the rows into shards of about so many, in their order, and
-    opens nothing again.
+    opens nothing again. ``passed`` counts by its reason what inside of the files is no part of any row.
     """
 
     rows: int
     classes: tuple[str, ...] | None
     digest: str
     portions: Callable[[int], Iterable[Portion]]
+    passed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sink:
     """An output that belongs to one job: the format of its images, the names of its shards, and its rows in all.
 
-    ``ignored`` files of the input were passed over. ``renamed`` holds the few names of outputs that the container's
-    writer cannot tell from a shard alone. Sinks travel to other processes.
+    ``ignored`` counts by its reason what of the input was passed over. ``renamed`` holds the few names of outputs that
+    the container's writer cannot tell from a shard alone. Sinks travel to other processes.
     """
 
     place: Place
     format: str
     shards: tuple[str, ...]
     rows: int
-    ignored: int
+    ignored: dict[str, int]
     renamed: dict[str, str]
 
     @property
@@ -87,7 +88,7 @@ class Container:
       files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
     * ``plan(listing)`` looks through the files. Raises SourceError naming what cannot be used.
     * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
-      the file as a whole is gone, damaged or not the one that was planned.
+      the file as a whole is gone, damaged or not the one that was planned. Who asks for the rows counts them.
     * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.
     * ``write(sink, shard, images)`` puts a shard into the output, rows with an error left out, and returns the name of
       the output by row number. The same images make the same bytes, whatever an earlier attempt left there.

@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,8 @@ _MERGE_ROWS = 1 << 16
 @dataclass(frozen=True)
 class Summary:
     """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
-    lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written."""
+    lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written.
+    ``passed_over`` says of what was ``ignored`` how much it was by its reason, and is not recorded."""
 
     rows: int
     written: int
@@ -60,6 +61,7 @@ class Summary:
     reasons: dict[str, int]
     classes: dict[str, int]
     mean_relative_change: float | None
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -
     marker(out, shard).write(to_bytes(pa.Table.from_pylist(provenance, PROVENANCE)), scratch(out))
 
 
-def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: int) -> Summary:
+def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str, int]) -> Summary:
     """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it.
 
     Raises :class:`SinkError` where a part cannot be read, or they do not hold all ``rows``.
@@ -196,13 +198,15 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: int) -> S
         written=written,
         failed=failed,
         flagged=flagged,
-        ignored=ignored,
+        ignored=sum(ignored.values()),
         shards=len(shards),
         reasons=dict(sorted(reasons.items())),
         classes={str(name): count for name, count in sorted(classes.items(), key=lambda item: str(item[0]))},
         mean_relative_change=change / written if written else None,
+        passed_over=ignored,
     )
-    text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
+    recorded = {name: value for name, value in asdict(summary).items() if name != "passed_over"}
+    text = json.dumps(recorded, indent=2, ensure_ascii=False) + "\n"
     (out / STATE / "summary.json").write(text.encode(), scratch(out))
     return summary
 

@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
 from raypurify.containers.ledger import to_bytes
 from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
-from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard
+from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
 _READ_ROWS = 64
 _MAX_CLASSES = 100_000
+_FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,11 @@ def plan(listing: Listing) -> Plan:
         stamp = place.stamp
         with open_file(place) as file:
             _check_columns(place, file.schema_arrow, column)
+            groups = _group_rows(file, place)
             digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
             schemas.append(file.schema_arrow)
             ids.append(_ids(file, place, key))
             pairs |= _label_pairs(file)
-            groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
         folder = posixpath.dirname(path)
         whole = ParquetCut(stamp=stamp, folder=folder, span=sum(groups), start=0, key=key, column=column)
         tables.append(_Table(place, groups, whole))
@@ -153,7 +154,14 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
 
 
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
-    """The shard's rows in record batches of those ``columns`` that exist (``a.b`` is a field of a struct)."""
+    """The shard's rows in record batches of those ``columns`` that exist (``a.b`` is a field of a struct).
+
+    Raises SourceError where the file is gone, damaged, or holds fewer rows.
+    """
+    return counted(shard, _read_batches(shard, columns, rows), lambda batch: batch.num_rows)
+
+
+def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     check_stamp(shard)
     cut: ParquetCut = shard.cut
     with open_file(shard.place) as file:
@@ -181,9 +189,11 @@ def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -
                 if part.num_rows:
                     yield part
                 if not left:
-                    return
+                    break
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
+        if cut.column in wanted and not left:
+            _check_values(file, shard, groups)
 
 
 def _portions(tables: Sequence[_Table], shard_rows: int) -> Iterator[Portion]:
@@ -206,6 +216,31 @@ def _check_columns(place: Place, schema: pa.Schema, image_column: str) -> None:
             f"{place}: column {image_column!r} is {kind}; expected binary (the bytes of an image file) "
             "or a struct with a binary field 'bytes'"
         )
+
+
+def _group_rows(file: pq.ParquetFile, place: Place) -> tuple[int, ...]:
+    """The rows of each row group. Raises SourceError where the footer counts other rows in all."""
+    groups = tuple(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
+    if sum(groups) != file.metadata.num_rows or any(count < 0 for count in groups):
+        raise SourceError(
+            f"{place}: is damaged in its footer, which counts {file.metadata.num_rows} rows, and {sum(groups)} in "
+            "its row groups; get or write it again"
+        )
+    return groups
+
+
+def _check_values(file: pq.ParquetFile, shard: Shard, groups: Sequence[int]) -> None:
+    """Raises SourceError where row groups hold more images than rows by the footer, of which Arrow reads as many as it
+    says. To be called once they are read, because pyarrow dies of asking a damaged footer for a column."""
+    column = shard.cut.column
+    (leaf,) = (k for k in range(len(file.schema)) if file.schema.column(k).path in (column, f"{column}.bytes"))
+    for number in groups:
+        group = file.metadata.row_group(number)
+        if group.column(leaf).num_values != group.num_rows:
+            raise SourceError(
+                f"{shard.place}: is damaged in its footer: row group {number} has {group.num_rows} rows and "
+                f"{group.column(leaf).num_values} images; get or write it again"
+            )
 
 
 def _footer(place: Place) -> str:

@@ -1,11 +1,14 @@
 """One image on its way from a source to a sink, and the shard of images that one task works on."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from raypurify.errors import ImageError
+from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
+_LOST = "it is damaged, or changed since the job was planned; get it again"
+Held = TypeVar("Held")
 MAX_FILE_BYTES = 256 << 20
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
@@ -43,6 +46,22 @@ class Shard:
     rows: int
     cut: Any
     classes: tuple[str, ...] | None = None
+
+
+def counted(shard: Shard, held: Iterable[Held], rows: Callable[[Held], int] = lambda _: 1) -> Iterator[Held]:
+    """What is read of a shard, each of so many ``rows``, as it comes.
+
+    Raises SourceError where it ends before as many rows as were planned, or holds more: a file whose own counts do not
+    agree has lost some.
+    """
+    count = 0
+    for item in held:
+        count += rows(item)
+        if count > shard.rows:
+            raise SourceError(f"{shard.place}: holds more than the {shard.rows} rows of shard {shard.name}; {_LOST}")
+        yield item
+    if count < shard.rows:
+        raise SourceError(f"{shard.place}: holds {count} of the {shard.rows} rows of shard {shard.name}; {_LOST}")
 
 
 def file_id(path: str) -> str:

@@ -6,21 +6,29 @@ order of shards and rows depends on names alone, so a rerun cuts the same shards
 
 import os
 import posixpath
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.ledger import STATE
 from raypurify.containers.registry import CONTAINERS, container_of
-from raypurify.containers.rows import Row, Shard
+from raypurify.containers.rows import Row, Shard, counted
 from raypurify.errors import SourceError
 from raypurify.storage import Place, Stamp, common_folder, redact, resolve, same_store
+
+_SHOWN_REASONS = 8
+_REMEDIES = {
+    "links to folders": " (`cp -rL` makes folders of them)",
+    "links in tars": " (`tar --dereference` packs what they lead to)",
+}
 
 
 @dataclass(frozen=True)
 class Source:
-    """An input: its shards, the total of rows, the class names (None without labels), the number of files that were
-    passed over because they are no images, and a ``digest`` of names, sizes and Parquet footers (not of contents)."""
+    """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
+    Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason."""
 
     kind: str
     uris: tuple[str, ...]
@@ -29,7 +37,7 @@ class Source:
     rows: int
     classes: tuple[str, ...] | None
     digest: str
-    ignored: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
 
 
 def open_source(
@@ -68,21 +76,35 @@ def open_source(
         raise SourceError(f"{', '.join(shown)}: inputs of two stores cannot be mixed; run one job for each")
     kinds = [place.kind for place in places]
     root = common_folder([place if kind == "folder" else place.parent for place, kind in zip(places, kinds)])
-    files, hidden = _list_files(places, kinds, root)
+    files, ignored = _list_files(places, kinds, root)
     where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-    container, paths = _choose(files, hidden, where)
+    container, paths = _choose(files, ignored, where)
     plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column))
     shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
-    ignored = hidden + len(files) - len(paths)
-    return Source(container.kind, shown, places, shards, plan.rows, plan.classes, plan.digest, ignored)
+    passed_over = dict(sorted((ignored + Counter(plan.passed)).items()))
+    return Source(container.kind, shown, places, shards, plan.rows, plan.classes, plan.digest, passed_over)
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
     """The rows of one shard, in order, read as they are asked for. A row that cannot be read carries an ``error``.
 
-    Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``.
+    Raises :class:`SourceError` where the whole file is gone or damaged since ``open_source``, or does not hold exactly
+    the rows that were planned.
     """
-    return CONTAINERS[shard.kind].read(shard)
+    return counted(shard, CONTAINERS[shard.kind].read(shard))
+
+
+def passed_over_text(ignored: dict[str, int]) -> str:
+    """What was passed over of an input, for people: the most frequent reasons, and what to do where there is something.
+
+    >>> passed_over_text({".txt files": 2, "links to folders": 1})
+    '2 .txt files, 1 links to folders (`cp -rL` makes folders of them)'
+    """
+    # Links may be whole classes, however few they are.
+    most = sorted(ignored, key=lambda reason: (not reason.startswith("links"), -ignored[reason]))
+    shown = [f"{ignored[reason]:,} {reason}{_REMEDIES.get(reason, '')}" for reason in sorted(most[:_SHOWN_REASONS])]
+    rest = sum(ignored[reason] for reason in most[_SHOWN_REASONS:])
+    return ", ".join(shown + [f"{rest:,} others"] * bool(rest))
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:
@@ -91,15 +113,19 @@ def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:
     for index, (name, place, rows, cut) in enumerate(plan.portions(shard_rows)):
         shards.append(Shard(index, name, kind, place, first, rows, cut, plan.classes))
         first += rows
+    if first != plan.rows:
+        raise SourceError(f"{shards[0].place}: the shards hold {first} rows, the input {plan.rows}; report this")
     return tuple(shards)
 
 
-def _choose(files: dict[str, Stamp], hidden: int, where: str) -> tuple[Container, list[str]]:
-    """The one container of which there are files, and these in order."""
+def _choose(files: dict[str, Stamp], ignored: Counter[str], where: str) -> tuple[Container, list[str]]:
+    """The one container of which there are files, and these in order; the others are added to ``ignored``."""
     found: dict[str, list[str]] = {kind: [] for kind in CONTAINERS}
     for path in sorted(files):
         if container := container_of(path):
             found[container.kind].append(path)
+        else:
+            ignored[_suffix_reason(path)] += 1
     held = [(CONTAINERS[kind], paths) for kind, paths in found.items() if paths]
     if len(held) > 1:
         (one, first), (other, second) = held[:2]
@@ -110,7 +136,8 @@ def _choose(files: dict[str, Stamp], hidden: int, where: str) -> tuple[Container
         *nouns, last = (container.noun for container in CONTAINERS.values())
         known = " ".join(suffix for container in CONTAINERS.values() for suffix in sorted(container.suffixes))
         raise SourceError(
-            f"{where}: holds no {', '.join(nouns)} or {last} ({hidden + len(files)} others); known: {known}"
+            f"{where}: holds no {', '.join(nouns)} or {last} "
+            f"({passed_over_text(ignored) or 'nothing is there'}); known: {known}"
         )
     return held[0]
 
@@ -125,10 +152,12 @@ def _find(uri: str | os.PathLike) -> Place:
     raise SourceError(f"{redact(uri)}: no such file or folder; check the path")
 
 
-def _list_files(places: Sequence[Place], kinds: Sequence[str | None], root: Place) -> tuple[dict[str, Stamp], int]:
-    """The files by their path below ``root``, and how many are hidden or no regular files."""
+def _list_files(
+    places: Sequence[Place], kinds: Sequence[str | None], root: Place
+) -> tuple[dict[str, Stamp], Counter[str]]:
+    """The files by their path below ``root``, and by its reason how much is hidden or no regular file."""
     files: dict[str, Stamp] = {}
-    ignored = 0
+    ignored: Counter[str] = Counter()
     for place, kind in zip(places, kinds):
         below = posixpath.relpath(place.path, root.path)
         try:
@@ -136,8 +165,10 @@ def _list_files(places: Sequence[Place], kinds: Sequence[str | None], root: Plac
                 files[below] = place.stamp
                 continue
             for path, stamp in place.walk():
-                if stamp is None or _hidden(path):
-                    ignored += 1
+                if _hidden(path):
+                    ignored["hidden names"] += 1
+                elif isinstance(stamp, str):
+                    ignored[stamp] += 1
                 else:
                     files[posixpath.normpath(posixpath.join(below, path))] = stamp
         except OSError as error:
@@ -149,3 +180,11 @@ def _hidden(path: str) -> bool:
     container = container_of(path)
     marks = container.hidden if container else "."
     return any(part[0] in marks or part == STATE for part in path.split("/"))
+
+
+def _suffix_reason(path: str) -> str:
+    suffix = posixpath.splitext(path)[1].lower()
+    if not suffix:
+        return "files without a suffix"
+    # Numbers and texts after a dot are no suffixes, and may be as many as there are files.
+    return f"{suffix} files" if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix) else "other files"

@@ -1,8 +1,9 @@
 """WebDataset tars as a container: consecutive members of one key are a sample, and one of them is its image.
 
 The key of a member is its path up to the first dot of the file name, the rest is its suffix: ``a/7.jpg`` and
-``a/7.cls`` are the sample ``a/7``, whose id has the tar's path in front and whose label ``.cls`` holds. Members that
-are no regular files are passed over. Every shard becomes a tar, named after it.
+``a/7.cls`` are the sample ``a/7``, whose id has the tar's path in front and whose label ``.cls`` holds. A hard link is
+the file that it points to; symbolic links and devices are passed over and counted. Every shard becomes a tar, named
+after it.
 """
 
 import copy
@@ -11,15 +12,18 @@ import io
 import posixpath
 import tarfile
 from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
 from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
-from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
+from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
+from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
 from raypurify.errors import ImageError, SinkError, SourceError
 from raypurify.storage import Place, Stamp
 
@@ -42,21 +46,23 @@ class Sample:
 @dataclass(frozen=True, kw_only=True)
 class TarCut(FileCut):
     """Samples of a tar from the one whose first header stands at byte ``offset``. ``prefix``, the tar's path without
-    its suffix, begins their ids."""
+    its suffix, begins their ids; ``links`` are the hard links among their members."""
 
     offset: int
     prefix: str
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Tar:
-    """One tar as planned: where each of its samples begins."""
+    """One tar as planned: where each of its samples begins, and the hard links."""
 
     place: Place
     path: str
     key: str
     stamp: Stamp
-    offsets: array
+    offsets: array = field(default_factory=partial(array, "q"))
+    links: list[Link] = field(default_factory=list)
 
 
 def plan(listing: Listing) -> Plan:
@@ -66,10 +72,11 @@ def plan(listing: Listing) -> Plan:
     """
     digest, labels, paths = hashlib.sha256(), set(), list(listing.stamps)
     tars: list[_Tar] = []
+    passed: Counter[str] = Counter()
     for stem, path in zip(unique_keys(paths), paths):
         place = listing.root / path
-        tar = _Tar(place, path, stem, place.stamp, array("q"))
-        for key, offset, label, mark in _scan(place):
+        tar = _Tar(place, path, stem, place.stamp)
+        for key, offset, label, mark in _scan(place, tar.links, passed):
             digest.update(f"{path}\0{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
             tar.offsets.append(offset)
             if label is not None:
@@ -79,7 +86,7 @@ def plan(listing: Listing) -> Plan:
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples")
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
-    return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars))
+    return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars), dict(passed))
 
 
 def read(shard: Shard) -> Iterator[Row]:
@@ -133,16 +140,20 @@ WEBDATASET = Container(
 
 def read_samples(shard: Shard) -> Iterator[Sample]:
     """The samples of a shard, in their order. Raises SourceError where the tar has changed since it was planned."""
+    return counted(shard, _read_samples(shard))
+
+
+def _read_samples(shard: Shard) -> Iterator[Sample]:
     check_stamp(shard)
     cut: TarCut = shard.cut
     wanted = None if cut.picked is None else set(cut.picked)
     with _opened(shard.place, cut.offset) as tar:
-        for number, (key, members) in enumerate(_grouped(tar)):
-            if number == cut.span:
-                return
+        for number, (key, held) in enumerate(_grouped(tar, cut.offset, cut.links)):
             if wanted is None or number in wanted:
-                held = tuple((member, _read(tar, member, shard.place)) for member in members)
-                yield Sample(key, held, _image_of(shard.place, key, members))
+                data = tuple((member.info, _read(tar, member, shard.place)) for member in held)
+                yield Sample(key, data, _image_of(shard.place, key, held))
+            if number + 1 == cut.span:
+                return
 
 
 def suffix_of(name: str) -> tuple[str, str]:
@@ -160,7 +171,9 @@ def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
     for tar in tars:
         folder, prefix = posixpath.dirname(tar.path), posixpath.splitext(tar.path)[0]
         for number, (start, rows) in enumerate(cut_rows([len(tar.offsets)], shard_rows)):
-            cut = TarCut(stamp=tar.stamp, folder=folder, span=rows, offset=tar.offsets[start], prefix=prefix)
+            offset, stop = tar.offsets[start], (*tar.offsets[start + rows : start + rows + 1], tar.stamp[0])[0]
+            links = tuple(tar.links[bisect_left(tar.links, (offset,)) : bisect_left(tar.links, (stop,))])
+            cut = TarCut(stamp=tar.stamp, folder=folder, span=rows, offset=offset, prefix=prefix, links=links)
             yield Portion(f"{tar.key}-{number:05d}", tar.place, rows, cut)
 
 
@@ -168,60 +181,55 @@ def _id(shard: Shard, sample: Sample) -> str:
     return file_id(f"{shard.cut.prefix}/{sample.key}")
 
 
-def _scan(place: Place) -> Iterator[tuple[str, int, int | None, str]]:
-    """(key, offset of its first header, label, what tells it from another) of every sample."""
+def _scan(place: Place, links: list[Link], passed: Counter[str]) -> Iterator[tuple[str, int, int | None, str]]:
+    """(key, offset of its first header, label, what tells it from another) of every sample. Adds the hard links to
+    ``links``, and what is passed over to ``passed``."""
     seen: set[str] = set()
     with _opened(place, 0) as tar:
-        for key, members in _grouped(tar):
+        for key, held in _grouped(tar, 0, None, passed):
             if key in seen:
                 raise SourceError(
                     f"{place}: the members of sample {file_id(key)!r} do not stand together, or it comes twice; "
                     "sort the tar by name, and give each sample a name of its own"
                 )
             seen.add(key)
-            _image_of(place, key, members)
-            labelled = [m for m in members if suffix_of(m.name)[1] == ".cls" and m.size <= _MAX_LABEL_BYTES]
-            label = _number(_bytes(tar, labelled[0])) if labelled else None
-            yield key, members[0].offset, label, " ".join(f"{m.name}:{m.size}" for m in members)
+            _image_of(place, key, held)
+            links += (Link(member.at, member.source, member.info.size) for member in held if member.source != member.at)
+            labelled = [m for m in held if suffix_of(m.info.name)[1] == ".cls" and m.info.size <= _MAX_LABEL_BYTES]
+            label = _number(read_member(tar, labelled[0])) if labelled else None
+            yield key, held[0].at, label, " ".join(f"{m.info.name}:{m.info.size}" for m in held)
 
 
-def _grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    members = (member for member in _members(tar) if member.isreg())
-    for key, group in groupby(members, key=lambda member: suffix_of(member.name)[0]):
+def _grouped(
+    tar: tarfile.TarFile, offset: int, links: Sequence[Link] | None, passed: Counter[str] | None = None
+) -> Iterator[tuple[str, list[Member]]]:
+    def files() -> Iterator[Member]:
+        for member in members(tar, offset, links):
+            if member.info.isreg():
+                yield member
+            elif passed is not None and (reason := passed_over(member.info)):
+                passed[reason] += 1
+
+    for key, group in groupby(files(), key=lambda member: suffix_of(member.info.name)[0]):
         yield key, list(group)
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (member := tar.next()) is not None:
-        # Python would keep every header of the file.
-        tar.members = []  # type: ignore[attr-defined]  # typeshed lacks it
-        yield member
-
-
-def _image_of(place: Place, key: str, members: Sequence[tarfile.TarInfo]) -> int | None:
-    found = [k for k, member in enumerate(members) if suffix_of(member.name)[1].lower() in IMAGE_SUFFIXES]
+def _image_of(place: Place, key: str, held: Sequence[Member]) -> int | None:
+    found = [k for k, member in enumerate(held) if suffix_of(member.info.name)[1].lower() in IMAGE_SUFFIXES]
     if len(found) > 1:
-        names = " and ".join(file_id(members[k].name) for k in found[:2])
+        names = " and ".join(file_id(held[k].info.name) for k in found[:2])
         raise SourceError(f"{place}: sample {file_id(key)!r} has two images, {names}; rename one, e.g. to {key}.1.png")
     return found[0] if found else None
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Place) -> bytes | None:
-    image = suffix_of(member.name)[1].lower() in IMAGE_SUFFIXES
-    if member.size > MAX_FILE_BYTES and image:
+def _read(tar: tarfile.TarFile, member: Member, place: Place) -> bytes | None:
+    name, size = member.info.name, member.info.size
+    image = suffix_of(name)[1].lower() in IMAGE_SUFFIXES
+    if size > MAX_FILE_BYTES and image:
         return None
-    if member.size > _MAX_SIDECAR_BYTES and not image:
-        raise SourceError(f"{place}: {file_id(member.name)} holds {member.size:,} bytes; a sidecar may hold 64 MiB")
-    data = _bytes(tar, member)
-    if len(data) < member.size:
-        raise tarfile.ReadError("it ends within a member")
-    return data
-
-
-def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # a regular file
-    return file.read()
+    if size > _MAX_SIDECAR_BYTES and not image:
+        raise SourceError(f"{place}: {file_id(name)} holds {size:,} bytes; a sidecar may hold 64 MiB")
+    return read_member(tar, member)
 
 
 def _label(sample: Sample) -> int | None:
@@ -243,5 +251,7 @@ def _opened(place: Place, offset: int) -> Iterator[tarfile.TarFile]:
             raw.seek(offset)
             with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape", encoding="utf-8") as tar:
                 yield tar
+    except TarDamage as error:
+        raise SourceError(f"{place}: {error}") from error
     except (OSError, tarfile.TarError, EOFError) as error:
         raise SourceError(f"{place}: is no readable tar: {error}; a compressed one has to be unpacked first") from error

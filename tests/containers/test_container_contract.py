@@ -149,7 +149,7 @@ def test_rows_are_the_images_in_order_with_ids_of_their_own(case, source):
     assert [row.row for row in rows] == list(range(COUNT)) == list(range(source.rows))
     assert len({row.id for row in rows}) == COUNT
     assert not any(row.error for row in rows)
-    assert (source.kind, source.ignored) == (case.kind, 0)
+    assert (source.kind, source.ignored) == (case.kind, {})
     assert all(row.label is None or source.classes[row.label] for row in rows)
     assert len({shard.name for shard in source.shards}) == len(source.shards) > 2
     assert [shard.index for shard in source.shards] == list(range(len(source.shards)))

@@ -43,7 +43,12 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
         ".git/x.png",
     )
     source = open_source(tmp_path, shard_rows=2)
-    assert (source.kind, source.rows, source.ignored, source.classes) == ("folder", 5, 4, None)
+    assert (source.kind, source.rows, source.ignored, source.classes) == (
+        "folder",
+        5,
+        {".csv files": 1, ".txt files": 1, "hidden names": 2},
+        None,
+    )
     assert [shard.name for shard in source.shards] == ["part-00000", "part-00001", "part-00002"]
     rows = rows_of(source)
     assert [row.id for row in rows] == ["Z.webp", "a/10.png", "a/2.png", "b.JPG", "é.png"]
@@ -102,7 +107,7 @@ def test_a_file_that_cannot_be_read_is_a_row_with_an_error(tmp_path):
         "none.png": "empty",
     }
     assert [row.id for row in rows_of(source) if row.data] == ["a.png", "inner.png"]
-    assert source.ignored == 2
+    assert source.ignored == {"devices and pipes": 1, "links to folders": 1}
 
 
 def test_the_digest_follows_names_and_sizes_not_the_place(tmp_path):
@@ -127,8 +132,8 @@ def test_inputs_that_cannot_be_used_are_named(tmp_path):
         (tmp_path / "absent", "absent: no such file or folder"),
         ("memory://sources/absent", "absent: no such file or folder"),
         ([], "no input given"),
-        (tmp_path / "text", r"text: holds no image, Parquet file or tar \(2 others\)"),
-        (tmp_path / "empty", r"empty: holds no image, .* \(0 others\)"),
+        (tmp_path / "text", r"text: holds no image, Parquet file or tar \(1 .doc files, 1 .txt files\)"),
+        (tmp_path / "empty", r"empty: holds no image, .* \(nothing is there\)"),
         (tmp_path / "both", r"both images \(a.png\) and Parquet files \(t.parquet\)"),
         (tmp_path / "fake", "t.parquet: is no readable Parquet file"),
         (tmp_path / "zero.parquet", "hold no rows"),
@@ -172,7 +177,7 @@ def test_several_parquet_files_are_one_source(tmp_path):
     source = open_source(tmp_path)
     assert [row.id for row in rows_of(source)] == ["7", "8", "9", "x", "y"]
     assert [shard.name for shard in source.shards] == ["b-00000", "a-00000"]
-    assert source.ignored == 1
+    assert source.ignored == {"hidden names": 1}
     listed = open_source([tmp_path / "sub/a.parquet", str(tmp_path / "b.parquet")])
     assert listed.digest == source.digest
 

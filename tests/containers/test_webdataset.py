@@ -139,7 +139,7 @@ def truncated(path):
         (lambda p: tar(p, []), "the tars hold no samples"),
         (lambda p: p.write_bytes(b"no tar" * 500), "x.tar: is no readable tar"),
         (lambda p: p.write_bytes(b""), "x.tar: is no readable tar"),
-        (truncated, "x.tar: is no readable tar"),
+        (truncated, "x.tar: is cut off at byte"),
     ],
 )
 def test_tars_that_cannot_be_used_are_named(tmp_path, make, message):
