@@ -251,6 +251,25 @@ def test_no_changed_byte_of_a_parquet_footer_loses_a_row(tmp_path):
             assert len(rows) >= 23, (at, value)
 
 
+def test_a_parquet_footer_whose_row_counts_are_wrong_together_is_refused(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"image %d" % k for k in range(23)]}), path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    # 23 rows, as a number of Thrift.
+    counts, refused = [at for at in range(footer, len(whole)) if whole[at] == 46], []
+    for pair in itertools.combinations(counts, 2):
+        data = bytearray(whole)
+        for at in pair:
+            data[at] = 44
+        path.write_bytes(data)
+        try:
+            assert len(rows_of(open_source(path))) >= 23, pair
+        except SourceError as error:
+            refused.append(str(error))
+    assert any("has 22 rows and 23 images" in message for message in refused)
+
+
 def test_no_cut_of_a_parquet_file_loses_a_row(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": [b"image %d" % k for k in range(23)]}), path, row_group_size=9)
