@@ -12,7 +12,7 @@ from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.selection import select, shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
 from raypurify.containers.source import Source, open_source
-from raypurify.errors import ConfigError, SinkError
+from raypurify.errors import ConfigError, SinkError, SourceError
 from raypurify.pictures import contact_sheet
 from raypurify.purifiers.batch import MAX_PIXELS
 from raypurify.storage import redact
@@ -31,6 +31,8 @@ def purify(
     sheet: int = 8,
     limit: int | None = None,
     sample: int | None = None,
+    image_column: str | None = None,
+    drop_failed: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     engine: str = "actors",
@@ -43,8 +45,11 @@ def purify(
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
     undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`); ``part`` (i, n) does every n-th shard, beside jobs that do the others.
-    ``retry_failed`` does shards with bad images again. One job at a time writes an output, or a part of it.
+    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files; where it is not given,
+    it is that of the job that ``output`` belongs to, or is found (:func:`raypurify.containers.source.open_source`).
+    Rows of Parquet files whose image failed keep their other columns, and with ``drop_failed`` are left out. ``part``
+    (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images again.
+    One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
     None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.
 
@@ -52,7 +57,7 @@ def purify(
     """
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
-    source = planned(inputs, limit, sample)
+    source = planned_for(output, inputs, limit, sample, image_column, overwrite)
     settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
         raise SinkError(
@@ -60,7 +65,15 @@ def purify(
         )
     with held(output_of(output, source), part) as lease:
         arguments = _arguments(inputs, bundle, limit, sample)
-        sink = open_sink(output, source, settings=settings, format=format, overwrite=overwrite, arguments=arguments)
+        sink = open_sink(
+            output,
+            source,
+            settings=settings,
+            format=format,
+            overwrite=overwrite,
+            arguments=arguments,
+            drop_failed=drop_failed,
+        )
         if retry_failed:
             reopen_failed(output)
         mine = shards_of(source.shards, part)
@@ -99,14 +112,43 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         sheet=0,
         limit=arguments["limit"],
         sample=arguments["sample"],
+        image_column=settings.get("image_column"),
+        # Jobs that were recorded before there was a choice left them out.
+        drop_failed=settings.get("drop_failed", True),
         retry_failed=True,
         address=address,
     )
 
 
-def planned(inputs: list[str], limit: int | None = None, sample: int | None = None) -> Source:
+def planned(
+    inputs: list[str], limit: int | None = None, sample: int | None = None, image_column: str | None = None
+) -> Source:
     """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle."""
-    return select(open_source(inputs, shard_rows=_shard_rows), limit, sample)
+    source = open_source(inputs, shard_rows=_shard_rows, image_column=image_column, labels=False)
+    return select(source, limit, sample)
+
+
+def planned_for(
+    output: str, inputs: list[str], limit: int | None, sample: int | None, image_column: str | None, overwrite: bool
+) -> Source:
+    """What :func:`planned` gives for a job that goes on: where no column is named, with that of the job ``output``
+    belongs to, unless it is to be overwritten."""
+    recorded = None if image_column or overwrite else _recorded_column(output)
+    if recorded:
+        try:
+            return planned(inputs, limit, sample, recorded)
+        except SourceError:
+            # Maybe another input, for which the output will be refused in words that fit.
+            pass
+    return planned(inputs, limit, sample, image_column)
+
+
+def _recorded_column(output: str) -> str | None:
+    try:
+        return recorded_job(output)["settings"].get("image_column")
+    except SinkError:
+        # Whoever claims the output says what is wrong with it.
+        return None
 
 
 def _shard_rows(rows: int) -> int:

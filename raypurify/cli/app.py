@@ -27,6 +27,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of Parquet files with the images; default: image, or the one that it can be.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
 
 
@@ -56,6 +59,7 @@ def fit(
     set: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
+    image_column: ImageColumn = None,
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
@@ -65,7 +69,7 @@ def fit(
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
-    bundle = run([*data, *(more_data or [])], settings, run_dir, address)
+    bundle = run([*data, *(more_data or [])], settings, run_dir, address, image_column=image_column)
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
 
 
@@ -132,6 +136,10 @@ def purify(
     sheet: Annotated[int, typer.Option(help="Input/purified pairs in the picture; 0: no picture.", min=0, max=64)] = 8,
     limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
     sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
+    image_column: ImageColumn = None,
+    drop_failed: Annotated[
+        bool, typer.Option("--drop-failed", help="Leave Parquet rows out whose image failed; else it is null there.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
     ] = None,
@@ -150,7 +158,7 @@ def purify(
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
     begun = time.monotonic()
-    from raypurify.bulk.job import planned
+    from raypurify.bulk.job import planned_for
     from raypurify.bulk.job import purify as run
     from raypurify.bulk.shards import ActorShape
     from raypurify.containers.selection import part_of
@@ -160,7 +168,7 @@ def purify(
         from raypurify.bulk.estimate import estimate
         from raypurify.containers.sink import output_of
 
-        source = planned([input], limit, sample)
+        source = planned_for(output, [input], limit, sample, image_column, overwrite)
         output_of(output, source)
         print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
         return
@@ -174,6 +182,8 @@ def purify(
         sheet=sheet,
         limit=limit,
         sample=sample,
+        image_column=image_column,
+        drop_failed=drop_failed,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
         engine=engine,

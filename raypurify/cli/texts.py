@@ -95,6 +95,10 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     shown = f"{place}/{STATE}"
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
     lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
+    if summary.kept:
+        lines.append(
+            f"kept:       {summary.kept:,} rows of failed images, without image; --drop-failed leaves them out"
+        )
     if summary.ignored:
         lines.append(f"ignored:    {passed_over_text(summary.passed_over)}")
     lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]

@@ -14,11 +14,13 @@ from raypurify.storage import Place, Stamp
 @dataclass(frozen=True)
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
-    ``image_column`` is the column of a table in which the images stand."""
+    ``image_column`` is the column of a table in which the images stand, None where it has to be found; without
+    ``labels`` no one asks for classes."""
 
     root: Place
     stamps: dict[str, Stamp]
-    image_column: str = "image"
+    image_column: str | None = None
+    labels: bool = True
 
 
 class Portion(NamedTuple):
@@ -36,7 +38,8 @@ class Plan:
 
     ``rows`` is the total, ``classes`` the names of the classes (None without labels), ``digest`` identifies names,
     sizes and what else is cheap to read. ``portions`` cuts the rows into shards of about so many, in their order, and
-    opens nothing again. ``passed`` counts by its reason what inside of the files is no part of any row.
+    opens nothing again. ``passed`` counts by its reason what inside of the files is no part of any row. Of
+    tables, ``image_column`` is the one that holds the images, and ``ids`` says what rows are named by.
     """
 
     rows: int
@@ -44,6 +47,8 @@ class Plan:
     digest: str
     portions: Callable[[int], Iterable[Portion]]
     passed: dict[str, int] = field(default_factory=dict)
+    image_column: str | None = None
+    ids: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Sink:
     """An output that belongs to one job: the format of its images, the names of its shards, and its rows in all.
 
     ``ignored`` counts by its reason what of the input was passed over. ``renamed`` holds the few names of outputs that
-    the container's writer cannot tell from a shard alone. Sinks travel to other processes.
+    the container's writer cannot tell from a shard alone. ``keep_failed`` says that what else a row holds is written
+    where its image failed. Sinks travel to other processes.
     """
 
     place: Place
@@ -60,6 +66,7 @@ class Sink:
     rows: int
     ignored: dict[str, int]
     renamed: dict[str, str]
+    keep_failed: bool = False
 
     @property
     def suffix(self) -> str:
@@ -90,10 +97,13 @@ class Container:
     * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
       the file as a whole is gone, damaged or not the one that was planned. Who asks for the rows counts them.
     * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.
-    * ``write(sink, shard, images)`` puts a shard into the output, rows with an error left out, and returns the name of
-      the output by row number. The same images make the same bytes, whatever an earlier attempt left there.
+    * ``write(sink, shard, images)`` puts a shard into the output, rows with an error left out or, where
+      ``sink.keep_failed``, without their image, and returns the name of the output by row number. The same images make
+      the same bytes, whatever an earlier attempt left there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
+    * ``has_columns``: its images stand in a column that can be named; ``keeps_failed``: its ``write`` can keep what
+      else a row holds whose image failed.
     """
 
     kind: str
@@ -106,3 +116,5 @@ class Container:
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
     hidden: str = "."
+    has_columns: bool = False
+    keeps_failed: bool = False

@@ -50,7 +50,8 @@ _MERGE_ROWS = 1 << 16
 class Summary:
     """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
     lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written.
-    ``passed_over`` says of what was ``ignored`` how much it was by its reason, and is not recorded."""
+    ``passed_over`` says of what was ``ignored`` how much it was by its reason, ``kept`` how many of the failed stand in
+    the output without their image; neither is recorded."""
 
     rows: int
     written: int
@@ -62,6 +63,7 @@ class Summary:
     classes: dict[str, int]
     mean_relative_change: float | None
     passed_over: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
         mean_relative_change=change / written if written else None,
         passed_over=ignored,
     )
-    recorded = {name: value for name, value in asdict(summary).items() if name != "passed_over"}
+    recorded = {name: value for name, value in asdict(summary).items() if name not in ("passed_over", "kept")}
     text = json.dumps(recorded, indent=2, ensure_ascii=False) + "\n"
     (out / STATE / "summary.json").write(text.encode(), scratch(out))
     return summary

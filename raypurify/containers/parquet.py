@@ -1,11 +1,11 @@
 """Parquet files as a container: one row is an image with its other columns, and every shard becomes a file.
 
 The image column is binary, or a struct with a binary field ``bytes``; ``id``, ``label`` and ``label_name`` are
-optional. Outputs are named after their shard and keep the schema and every other column.
+optional. Outputs are named after their shard and keep the schema, every other column, and the rows of images that
+failed, with a null for the image.
 """
 
 import hashlib
-import json
 import posixpath
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -19,25 +19,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
-from raypurify.containers.ledger import to_bytes
+from raypurify.containers.image_column import check_columns, find_image_column
 from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
+from raypurify.containers.parquet_labels import Pair, classes_of, label_pairs
+from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, written_as
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
 _READ_ROWS = 64
-_MAX_CLASSES = 100_000
 _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetCut(FileCut):
-    """Rows of a Parquet file from row ``start`` on. ``key`` is the file's part of ids, where it has no column ``id``;
-    ``column`` holds the images."""
+    """Rows of a Parquet file from row ``start`` on. ``key`` is the file's part of ids, where it has no column ``id``
+    or not ``own_ids``; ``column`` holds the images."""
 
     start: int
     key: str
     column: str
+    own_ids: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,46 @@ class _Table:
 
 
 def plan(listing: Listing) -> Plan:
-    """Rows, classes and shards of Parquet files (``Container.plan``). Footers, ids and labels are read."""
+    """Rows, classes and shards of Parquet files (``Container.plan``). Footers, ids and labels are read.
+
+    A job that asks for no labels needs no ids of the user's either: those that do not serve are left alone.
+    """
     root, column, paths = listing.root, listing.image_column, list(listing.stamps)
     digest = hashlib.sha256()
     tables: list[_Table] = []
-    ids, pairs, schemas = [], set(), []
+    pairs: set[Pair] = set()
+    schemas: list[pa.Schema] = []
+    ids: list[pa.ChunkedArray] | None = []
     for key, path in zip(unique_keys(paths), paths):
         place = root / path
         stamp = place.stamp
         with open_file(place) as file:
-            _check_columns(place, file.schema_arrow, column)
+            column = find_image_column(place, file.schema_arrow, column)
+            check_columns(place, file.schema_arrow, column)
             groups = _group_rows(file, place)
             digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
             schemas.append(file.schema_arrow)
-            ids.append(_ids(file, place, key))
-            pairs |= _label_pairs(file)
+            ids = _with_ids(ids, file, place, key, needed=listing.labels)
+            if listing.labels:
+                pairs |= label_pairs(file)
         folder = posixpath.dirname(path)
         whole = ParquetCut(stamp=stamp, folder=folder, span=sum(groups), start=0, key=key, column=column)
         tables.append(_Table(place, groups, whole))
-    _check_unique(pa.chunked_array([chunk for part in ids for chunk in part.chunks], pa.large_string()), root)
+    own_ids = ids is not None and _are_unique(ids, root, needed=listing.labels)
+    tables = [replace(table, whole=replace(table.whole, own_ids=own_ids)) for table in tables]
     rows = sum(table.whole.span for table in tables)
     if not rows:
         raise SourceError(f"{root}: the Parquet files hold no rows")
-    return Plan(rows, _classes(pairs, schemas[0], root), digest.hexdigest(), partial(_portions, tables))
+    if column != "image":
+        digest.update(f"images in {column}\n".encode())
+    return Plan(
+        rows=rows,
+        classes=classes_of(pairs, schemas[0], root) if listing.labels else None,
+        digest=digest.hexdigest(),
+        portions=partial(_portions, tables),
+        image_column=column,
+        ids="column id" if own_ids and any("id" in schema.names for schema in schemas) else "file and row",
+    )
 
 
 def read(shard: Shard) -> Iterator[Row]:
@@ -80,12 +99,14 @@ def read(shard: Shard) -> Iterator[Row]:
     cut: ParquetCut = shard.cut
     index = {name: number for number, name in enumerate(shard.classes or ())}
     row = shard.first_row
-    for batch in read_batches(shard, ("id", "label", "label_name", cut.column)):
+    asked = ("id",) * cut.own_ids + ("label", "label_name") * bool(index)
+    for batch in read_batches(shard, (*asked, cut.column)):
         count = batch.num_rows
         at = row - shard.first_row
         names = set(batch.schema.names)
         numbers = cut.numbers[at : at + count]
-        ids = _strings(batch["id"]) if "id" in names else [f"{cut.key}-{cut.start + number}" for number in numbers]
+        own = cut.own_ids and "id" in names
+        ids = _strings(batch["id"]) if own else [f"{cut.key}-{cut.start + number}" for number in numbers]
         label_column = "label" if "label" in names else "label_name"
         labels = batch[label_column].to_pylist() if index and label_column in names else [None] * count
         column = batch[cut.column]
@@ -107,10 +128,11 @@ def read(shard: Shard) -> Iterator[Row]:
 def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
     """One Parquet file of the shard's rows, the schema and every other column as they were (``Container.write``)."""
     with open_file(shard.place) as file:
-        schema = file.schema_arrow
+        stored = file.schema_arrow
+    schema = plain_schema(stored)
     field = schema.field(shard.cut.column)
-    kept = np.array([not isinstance(image, ImageError) for _, image in images])
-    good = [image for _, image in images if not isinstance(image, ImageError)]
+    kept = np.array([sink.keep_failed or not isinstance(image, ImageError) for _, image in images], bool)
+    good = [None if isinstance(image, ImageError) else image for (_, image), keep in zip(images, kept) if keep]
     others = [name for name in schema.names if name != field.name]
     inner = [f"{field.name}.{part.name}" for part in field.type if part.name != "bytes"] if _is_struct(field) else []
     columns = {}
@@ -121,7 +143,7 @@ def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
     columns[field.name] = _image_column(field, good, columns.get(field.name))
     table = pa.table([columns[name] for name in schema.names], schema=schema)
     # Encoded images neither compress nor repeat.
-    data = to_bytes(table, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
+    data = written_as(table, stored, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
     return put_file(sink, shard, ".parquet", data)
 
 
@@ -135,6 +157,8 @@ PARQUET = Container(
     write=write,
     written=partial(numbered_files, suffix=".parquet"),
     hidden="._",
+    has_columns=True,
+    keeps_failed=True,
 )
 
 
@@ -154,7 +178,8 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
 
 
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
-    """The shard's rows in record batches of those ``columns`` that exist (``a.b`` is a field of a struct).
+    """The shard's rows in record batches of plain types, of those ``columns`` that exist (``a.b`` is a field of a
+    struct).
 
     Raises SourceError where the file is gone, damaged, or holds fewer rows.
     """
@@ -178,7 +203,10 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
             first += count
         left = cut.span
         try:
-            for batch in file.iter_batches(rows, row_groups=groups, columns=wanted):
+            alone = any(nests_dictionaries(field.type) for field in file.schema_arrow)
+            runs = [[group] for group in groups] if alone else [groups]
+            batches = (batch for run in runs for batch in file.iter_batches(rows, row_groups=run, columns=wanted))
+            for batch in map(plain_batch, batches):
                 part = batch.slice(skip, left)
                 skip = max(0, skip - batch.num_rows)
                 at = cut.span - left
@@ -203,21 +231,6 @@ def _portions(tables: Sequence[_Table], shard_rows: int) -> Iterator[Portion]:
             yield Portion(f"{cut.key}-{number:05d}", table.place, rows, cut)
 
 
-def _check_columns(place: Place, schema: pa.Schema, image_column: str) -> None:
-    if image_column not in schema.names:
-        raise SourceError(
-            f"{place}: has no column {image_column!r}; its columns are {', '.join(schema.names)}; "
-            "name the one that holds the image files"
-        )
-    kind = schema.field(image_column).type
-    inner = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
-        raise SourceError(
-            f"{place}: column {image_column!r} is {kind}; expected binary (the bytes of an image file) "
-            "or a struct with a binary field 'bytes'"
-        )
-
-
 def _group_rows(file: pq.ParquetFile, place: Place) -> tuple[int, ...]:
     """The rows of each row group. Raises SourceError where the footer counts other rows in all."""
     groups = tuple(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
@@ -233,7 +246,8 @@ def _check_values(file: pq.ParquetFile, shard: Shard, groups: Sequence[int]) -> 
     """Raises SourceError where row groups hold more images than rows by the footer, of which Arrow reads as many as it
     says. To be called once they are read, because pyarrow dies of asking a damaged footer for a column."""
     column = shard.cut.column
-    (leaf,) = (k for k in range(len(file.schema)) if file.schema.column(k).path in (column, f"{column}.bytes"))
+    path = f"{column}.bytes" if _is_struct(file.schema_arrow.field(column)) else column
+    leaf = next(k for k in range(len(file.schema)) if file.schema.column(k).path == path)
     for number in groups:
         group = file.metadata.row_group(number)
         if group.column(leaf).num_values != group.num_rows:
@@ -257,11 +271,24 @@ def _strings(column: pa.Array | pa.ChunkedArray) -> list[str]:
     return pc.cast(column, pa.large_string()).to_pylist()
 
 
+def _with_ids(
+    ids: list[pa.ChunkedArray] | None, file: pq.ParquetFile, place: Place, key: str, needed: bool
+) -> list[pa.ChunkedArray] | None:
+    """The ``ids`` with those of one more file; None where they do not serve and are not ``needed``."""
+    try:
+        return None if ids is None else [*ids, _ids(file, place, key)]
+    except SourceError:
+        if needed:
+            raise
+        return None
+
+
 def _ids(file: pq.ParquetFile, place: Place, key: str) -> pa.ChunkedArray:
     schema = file.schema_arrow
     if "id" not in schema.names:
         return pa.chunked_array([[f"{key}-{row}" for row in range(file.metadata.num_rows)]], pa.large_string())
-    kind = schema.field("id").type
+    kind = plain_type(schema.field("id").type)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise SourceError(f"{place}: column 'id' is {kind}; expected strings or integers")
     column = file.read(columns=["id"])["id"]
@@ -270,74 +297,35 @@ def _ids(file: pq.ParquetFile, place: Place, key: str) -> pa.ChunkedArray:
     return pc.cast(column, pa.large_string())
 
 
-def _check_unique(ids: pa.ChunkedArray, root: Place) -> None:
+def _are_unique(parts: Sequence[pa.ChunkedArray], root: Place, needed: bool) -> bool:
+    """Whether no id comes twice. Raises SourceError where one does and they are ``needed``."""
+    ids = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.large_string())
     if pc.count_distinct(ids).as_py() == len(ids):
-        return
+        return True
+    if not needed:
+        return False
     counted = pc.value_counts(ids)
     first = counted.filter(pc.greater(counted.field("counts"), 1))[0].as_py()
     raise SourceError(f"{root}: the id {first['values']!r} appears {first['counts']} times; ids must be unique")
-
-
-def _label_pairs(file: pq.ParquetFile) -> set[tuple[int | str | None, str | None]]:
-    schema = file.schema_arrow
-    names = [name for name in ("label", "label_name") if name in schema.names and _is_label(schema.field(name).type)]
-    pairs = set()
-    if names:
-        for batch in file.iter_batches(1 << 16, columns=names):
-            table = pa.table([_plain(batch[name]) for name in names], names).group_by(names).aggregate([])
-            held = {name: table[name].to_pylist() for name in names}
-            pairs |= set(zip(*(held.get(name, [None] * len(table)) for name in ("label", "label_name"))))
-    return pairs
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _classes(pairs: set, schema: pa.Schema, root: Place) -> tuple[str, ...] | None:
-    labels = {label for label, _ in pairs if label is not None}
-    if not labels:
-        return tuple(sorted({str(name) for _, name in pairs if name is not None})) or None
-    if all(isinstance(label, str) for label in labels):
-        return tuple(sorted(labels))
-    if any(isinstance(label, str) or label >= _MAX_CLASSES for label in labels):
-        raise SourceError(f"{root}: column 'label' must hold class indices below {_MAX_CLASSES:,} or class names")
-    named: dict[int, str] = {}
-    for label, name in pairs:
-        if label is not None and name is not None and label >= 0 and named.setdefault(label, str(name)) != str(name):
-            both = " and ".join(sorted(repr(str(n)) for l, n in pairs if l == label))  # noqa: E741
-            raise SourceError(f"{root}: label {label} has more than one name: {both}; give each class one name")
-    known = _feature_names(schema) if not named else []
-    count = max(max(labels) + 1, len(known))
-    return tuple(known[i] if i < len(known) else named.get(i, str(i)) for i in range(count)) or None
-
-
-def _feature_names(schema: pa.Schema) -> list[str]:
-    # Hugging Face datasets keep the class names in the schema's metadata.
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return []
 
 
 def _is_struct(field: pa.Field) -> bool:
     return pa.types.is_struct(field.type)
 
 
-def _image_column(field: pa.Field, images: list[bytes], old: pa.ChunkedArray | None) -> pa.Array:
+def _image_column(field: pa.Field, images: list[bytes | None], old: pa.ChunkedArray | None) -> pa.Array:
+    """The images as a column, None for those that failed; the fields of a struct besides them are those of ``old``."""
     if not _is_struct(field):
-        return pa.array(images, field.type)
-    parts = []
-    for part in field.type:
-        if part.name == "bytes":
-            parts.append(pa.array(images, part.type))
-        else:
-            assert old is not None  # fields besides the bytes are those of an old column
-            parts.append(pa.array([row[part.name] for row in old.to_pylist()], part.type))
-    return pa.StructArray.from_arrays(parts, fields=list(field.type))
+        return _files(images, field)
+    held = None if old is None else pa.concat_arrays(old.chunks) if old.num_chunks else pa.array([], old.type)
+    others = iter([] if held is None else range(held.type.num_fields))
+    parts = [
+        _files(images, part) if part.name == "bytes" else pc.struct_field(held, [next(others)]) for part in field.type
+    ]
+    lost = held.is_null() if held is not None and held.null_count else None
+    return pa.StructArray.from_arrays(parts, fields=list(field.type), mask=lost)
+
+
+def _files(images: list[bytes | None], field: pa.Field) -> pa.Array:
+    # Where a column allows no nulls, no bytes stand for no image.
+    return pa.array(images if field.nullable else [image or b"" for image in images], field.type)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from raypurify.containers.source import Source
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
 from raypurify.storage import Place, redact, resolve, within
+
+# What jobs did that were recorded before these settings were.
+_EARLIER = {"drop_failed": True, "image_column": "image"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def open_sink(
     format: str = "png",
     overwrite: bool = False,
     arguments: dict | None = None,
+    drop_failed: bool = False,
 ) -> Sink:
     """Claim an output for this job, or take up the same job again.
 
@@ -49,7 +53,8 @@ def open_sink(
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
     others make one file per shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an
-    earlier job of raypurify has written there, and no other file.
+    earlier job of raypurify has written there, and no other file. What else a row holds whose image failed is kept,
+    where the container can do that, unless ``drop_failed``.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
@@ -59,6 +64,11 @@ def open_sink(
     shown = redact(uri)
     try:
         out = output_of(uri, source)
+        container = CONTAINERS[source.kind]
+        if container.has_columns:
+            settings = settings | {"image_column": source.image_column}
+        if container.keeps_failed:
+            settings = settings | {"drop_failed": drop_failed}
         job = {
             "format_version": ledger.FORMAT_VERSION,
             "format": format,
@@ -68,6 +78,7 @@ def open_sink(
                 "rows": source.rows,
                 "shards": len(source.shards),
                 "uris": list(source.uris),
+                **({"ids": source.ids} if source.ids else {}),
             },
             "settings": settings,
             "arguments": arguments or {},
@@ -75,9 +86,9 @@ def open_sink(
         _claim(out, shown, json.loads(json.dumps(job)), overwrite)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
-    renamed = CONTAINERS[source.kind].renamed(source.shards, SUFFIX[format])
+    renamed = container.renamed(source.shards, SUFFIX[format])
     names = tuple(shard.name for shard in source.shards)
-    return Sink(out, format, names, source.rows, source.ignored, renamed)
+    return Sink(out, format, names, source.rows, source.ignored, renamed, container.keeps_failed and not drop_failed)
 
 
 def output_of(uri: str | os.PathLike, source: Source) -> Place:
@@ -150,7 +161,7 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
             ledger.scratch(sink.place).delete_folder()
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
-    return summary
+    return replace(summary, kept=summary.failed if sink.keep_failed else 0)
 
 
 def status(uri: str | os.PathLike) -> Status:
@@ -200,9 +211,16 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
             _remove_output(out, old)
         ledger.forget(out)
     elif old is not None:
-        differences = ", ".join(ledger.differing(_identity(old), _identity(job)))
+        before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
+        old = old | {"settings": before | old["settings"]}
+        differences = ledger.differing(_identity(old), _identity(job))
         if differences:
-            raise SinkError(f"{shown}: belongs to another job, with other {differences}; choose another or overwrite")
+            others = ", ".join(differences)
+            drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
+            remedy = "--drop-failed goes on with it; or " if drops and len(differences) == 1 else ""
+            raise SinkError(
+                f"{shown}: belongs to another job, with other {others}; {remedy}choose another or overwrite"
+            )
         return
     elif set(out.names()) - {STATE}:
         raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
@@ -210,7 +228,8 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
 
 
 def _identity(job: dict) -> dict:
-    source = {key: value for key, value in job["source"].items() if key != "uris"}
+    # What names the rows follows from the input.
+    source = {key: value for key, value in job["source"].items() if key not in ("uris", "ids")}
     return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
 
 

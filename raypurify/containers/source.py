@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.ledger import STATE
@@ -28,7 +28,8 @@ _REMEDIES = {
 @dataclass(frozen=True)
 class Source:
     """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
-    Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason."""
+    Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. Of tables,
+    ``image_column`` holds the images, and ``ids`` says what names the rows: "column id", or "file and row"."""
 
     kind: str
     uris: tuple[str, ...]
@@ -38,13 +39,16 @@ class Source:
     classes: tuple[str, ...] | None
     digest: str
     ignored: dict[str, int] = field(default_factory=dict)
+    image_column: str | None = None
+    ids: str | None = None
 
 
 def open_source(
     uris: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     shard_rows: int | Callable[[int], int] = 256,
-    image_column: str = "image",
+    image_column: str | None = None,
+    labels: bool = True,
 ) -> Source:
     """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
 
@@ -53,10 +57,14 @@ def open_source(
     **Folder:** every regular file below with an image suffix is a row; its id is the path relative to the folder (for a
     list: to the deepest folder that holds all of it), a name that is not UTF-8 is percent-encoded; if every image lies
     in a subfolder, the first level of subfolders are the classes, sorted. Names starting with a dot and links to
-    folders are passed over. **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; ``id``,
-    ``label``, ``label_name`` are optional; files and folders whose name starts with ``_`` or a dot are passed over.
-    **WebDataset:** tars, as :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the
+    folders are passed over. **Parquet:** ``image_column`` is binary or a struct with a field ``bytes``; where none is
+    named, it is ``image``, or the only image column of a name such as ``img`` or ``jpg``, or the only image column.
+    ``id``, ``label``, ``label_name`` are optional; files and folders whose name starts with ``_`` or a dot are passed
+    over. **WebDataset:** tars, as :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the
     sample's key, ``.cls`` its label.
+
+    Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
+    anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
 
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
@@ -79,10 +87,28 @@ def open_source(
     files, ignored = _list_files(places, kinds, root)
     where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
     container, paths = _choose(files, ignored, where)
-    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column))
+    if image_column is not None and not container.has_columns:
+        raise SourceError(
+            f"{where}: --image-column {image_column} is for Parquet files, the input holds {container.noun}s; "
+            "leave it out"
+        )
+    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column, labels))
+    if not labels:
+        plan = replace(plan, classes=None)
     shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
     passed_over = dict(sorted((ignored + Counter(plan.passed)).items()))
-    return Source(container.kind, shown, places, shards, plan.rows, plan.classes, plan.digest, passed_over)
+    return Source(
+        kind=container.kind,
+        uris=shown,
+        places=places,
+        shards=shards,
+        rows=plan.rows,
+        classes=plan.classes,
+        digest=plan.digest,
+        ignored=passed_over,
+        image_column=plan.image_column,
+        ids=plan.ids,
+    )
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
