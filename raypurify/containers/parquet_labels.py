@@ -35,7 +35,7 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def classes_of(pairs: set[Pair], schema: pa.Schema, root: Place) -> tuple[str, ...] | None:
+def classes_of(pairs: set, schema: pa.Schema, root: Place) -> tuple[str, ...] | None:
     """The names of the classes in order of their index, None without labels.
 
     Raises SourceError where labels are mixed or too large, or a class has two names.

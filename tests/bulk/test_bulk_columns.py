@@ -1,0 +1,46 @@
+"""A job that goes on takes the column and the choice of failed rows that are recorded with its output."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raypurify.bulk import job
+from raypurify.containers.sink import open_sink
+from raypurify.errors import SourceError
+
+ARGUMENTS = {"inputs": ["in"], "bundle": "cifar10", "limit": None, "sample": None}
+
+
+@pytest.fixture
+def begun(tmp_path):
+    path, out = str(tmp_path / "t.parquet"), str(tmp_path / "out")
+    pq.write_table(pa.table({"jpg": [b"x"], "png": [b"y"], "label": [100_000], "id": [0.5]}), path)
+    source = job.planned([path], image_column="png")
+    open_sink(out, source, settings={"max_pixels": 1}, arguments=ARGUMENTS, drop_failed=True)
+    return path, out
+
+
+def test_a_rerun_takes_the_recorded_column(begun, tmp_path):
+    path, out = begun
+    assert job.planned_for(out, [path], None, None, None, False).image_column == "png"
+    assert job.planned_for(out, [path], None, None, "jpg", False).image_column == "jpg"
+    for other, overwrite in ((out, True), (str(tmp_path / "none"), False)):
+        with pytest.raises(SourceError, match="jpg or png; say which"):
+            job.planned_for(other, [path], None, None, None, overwrite)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.png").write_bytes(b"x")
+    assert job.planned_for(out, [str(tmp_path / "in")], None, None, None, False).kind == "folder"
+
+
+def test_retry_takes_what_is_recorded_and_what_older_jobs_did(begun, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(job, "purify", lambda *args, **options: asked.append(options))
+    job.retry(begun[1])
+    record = tmp_path / "out/_raypurify/job.json"
+    older = json.loads(record.read_text())
+    del older["settings"]["image_column"], older["settings"]["drop_failed"]
+    record.write_text(json.dumps(older))
+    job.retry(begun[1])
+    assert [(options["image_column"], options["drop_failed"]) for options in asked] == [("png", True), (None, True)]
