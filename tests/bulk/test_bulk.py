@@ -19,6 +19,7 @@ import raypurify
 from raypurify.bulk.estimate import MEASURED, estimate
 from raypurify.bulk.job import planned, purify, retry
 from raypurify.cli.app import app
+from raypurify.cli.texts import summary_text
 from raypurify.containers.lease import held
 from raypurify.containers.source import open_source
 from raypurify.errors import BundleError, SinkError, SourceError
@@ -221,7 +222,8 @@ def test_an_output_that_another_job_writes_is_refused(local_ray, tmp_path):
     assert not [name for name in files_below(tmp_path) if "lease" in name]
 
 
-def test_parquet_keeps_its_columns_and_leaves_bad_rows_to_errors(local_ray, tmp_path):
+@pytest.mark.parametrize(("drop_failed", "left"), [(False, range(7)), (True, (0, 1, 3, 4, 5))])
+def test_parquet_keeps_its_columns_and_says_what_failed(local_ray, tmp_path, drop_failed, left):
     good = [p.read_bytes() for p in sorted(EXAMPLES.rglob("*.png"))[:5]]
     images = [*good[:2], b"", *good[2:], b"no image"]
     table = pa.table(
@@ -233,15 +235,16 @@ def test_parquet_keeps_its_columns_and_leaves_bad_rows_to_errors(local_ray, tmp_
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    summary = purify([str(tmp_path / "in.parquet")], str(tmp_path / "out"), "cifar10", sheet=0)
-    assert (summary.written, summary.failed) == (5, 2)
-    written = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "out").glob("*.parquet"))])
+    out = tmp_path / "out"
+    summary = purify([str(tmp_path / "in.parquet")], str(out), "cifar10", sheet=0, drop_failed=drop_failed)
+    assert (summary.written, summary.failed, summary.kept) == (5, 2, 0 if drop_failed else 2)
+    assert ("kept:       2 rows" in summary_text(summary, str(out), 1.0)) == (not drop_failed)
+    written = pa.concat_tables([pq.read_table(p) for p in sorted(out.glob("*.parquet"))])
     assert written.schema.names == table.schema.names
-    assert written["id"].to_pylist() == ["row-0", "row-1", "row-3", "row-4", "row-5"]
-    assert written["caption"].to_pylist() == [f"caption {i}" for i in (0, 1, 3, 4, 5)]
-    for data in written["image"].to_pylist():
-        assert decode_image(data).pixels.shape == (32, 32, 3)
-    errors = pq.read_table(tmp_path / "out" / "_raypurify" / "errors.parquet").to_pylist()
+    assert written.drop_columns("image").equals(table.drop_columns("image").take(list(left)))
+    for row, data in zip(left, written["image"].to_pylist()):
+        assert data is None if row in (2, 6) else decode_image(data).pixels.shape == (32, 32, 3)
+    errors = pq.read_table(out / "_raypurify" / "errors.parquet").to_pylist()
     assert [(e["id"], e["reason"]) for e in errors] == [("row-2", "empty"), ("row-6", "not-an-image")]
 
 
