@@ -23,8 +23,6 @@ def choose(inputs: Inputs, kind: str | None, where: str) -> tuple[Container, lis
     It is the one that ``kind`` (a key of ``KINDS``) names; else the only one of which there are files, where Parquet
     files without images do not count beside others. Raises :class:`SourceError` where that is none, or not one.
     """
-    if kind is not None and kind not in KINDS:
-        raise SourceError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
     held, ignored = _sorted_out(inputs)
     if kind is not None:
         for paths in (held.pop(other) for other in [*held] if other != KINDS[kind].kind):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from raypurify.containers.contract import Listing, Plan
 from raypurify.containers.kinds import choose
 from raypurify.containers.listing import list_inputs
-from raypurify.containers.registry import CONTAINERS
+from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.errors import SourceError
 from raypurify.storage import Place, redact
@@ -74,6 +74,8 @@ def open_source(
     """
     if not callable(shard_rows) and shard_rows < 1:
         raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
+    if kind is not None and kind not in KINDS:
+        raise SourceError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
     given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
     if not given:
         raise SourceError("no input given; name a folder of images or Parquet files")
