@@ -136,7 +136,7 @@ def train(
 def purify(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="IN...", help="Images in folders, Parquet or WebDataset tars: paths, URIs or patterns."),
+        typer.Argument(metavar="IN", help="Images in folders, Parquet or WebDataset tars: paths, URIs or patterns."),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
