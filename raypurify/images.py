@@ -1,7 +1,8 @@
 """Bytes ⇄ image, and the limits and errors of one image.
 
 What comes in is untrusted: the size is read from the header before any pixel is allocated, only the formats named in
-``FORMATS`` are ever opened, and whatever goes wrong becomes an :class:`~raypurify.errors.ImageError` with a reason.
+``FORMATS``, and HEIC with the extra ``heic``, are ever opened, and whatever goes wrong becomes an
+:class:`~raypurify.errors.ImageError` with a reason.
 
 What goes out has the size, the orientation, the alpha channel and the kind of colour of what came in:
 
@@ -19,20 +20,30 @@ made transparent
 ======================================  ============  ==================================================
 """
 
+import importlib.util
 import io
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from raypurify.errors import DataError, ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+# Pillow knows AVIF since 11.3, and may be built without.
+_AVIF = "avif" in features.modules and bool(features.check("avif"))
+_HEIF = importlib.util.find_spec("pillow_heif") is not None
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM") + ("AVIF",) * _AVIF
+# Of the formats that not every installation reads.
+MORE_SUFFIXES = (".avif",) * _AVIF + (".heic", ".heif", ".hif") * _HEIF
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
+# What an AVIF or HEIC says that it is, after "ftyp".
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION = 0x0112
 _MAX_ICC = 1 << 20
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
@@ -75,7 +86,7 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
         raise ImageError("empty", "the image holds no bytes")
     _check_size(_webp_size(data), max_pixels, min_size)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image.size, max_pixels, min_size)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
@@ -190,8 +201,25 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    try:
+        # Only those who decode an image load it.
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
+
+
 def _unidentified(data: bytes) -> ImageError:
-    if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS and "HEIF" not in _formats():
+        return ImageError("not-an-image", "HEIC is read where `pip install 'raypurify[heic]'` was done, on every node")
+    if brand in _AVIF_BRANDS and not _AVIF:
+        return ImageError("not-an-image", "AVIF is read by Pillow 11.3 or newer: `pip install 'pillow>=11.3'`")
+    known = brand in _AVIF_BRANDS + _HEIF_BRANDS or data.startswith(_MAGIC)
+    if known or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return ImageError("truncated", f"the image is cut short or damaged: {len(data):,} bytes end inside its header")
     names = ", ".join(FORMATS)
     return ImageError("not-an-image", f"{len(data):,} bytes starting {data[:8]!r} are no image; known formats: {names}")

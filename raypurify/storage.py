@@ -146,14 +146,29 @@ class Place:
             return sorted(os.listdir(self.path))
         return sorted(info.base_name for info in self.remote.get_file_info(fs.FileSelector(self.path)))
 
-    def walk(self) -> Iterator[tuple[str, Stamp | str]]:
+    def entries(self) -> Iterator[tuple[str, Stamp | None]]:
+        """What is directly in this folder, as (name, stamp), None in place of the stamp of a folder. Links are what
+        they lead to; what is neither file nor folder is left out. Raises OSError where there is no folder."""
+        if self.remote is None:
+            for name in sorted(os.listdir(self.path)):
+                place = self / name
+                if kind := place.kind:
+                    yield name, None if kind == "folder" else place.stamp
+            return
+        for info in sorted(self.remote.get_file_info(fs.FileSelector(self.path)), key=lambda info: info.base_name):
+            yield info.base_name, None if info.type == fs.FileType.Directory else (info.size or 0, info.mtime_ns or 0)
+
+    def walk(self, followed: dict[str, str] | None = None) -> Iterator[tuple[str, Stamp | str]]:
         """Every file below, as (path relative to here, stamp).
 
         What is no regular file has in place of a stamp what it is: "devices and pipes" or "links to folders". Links to
-        files count as files; one that leads nowhere has size 0. Raises OSError where a folder cannot be listed.
+        files count as files; one that leads nowhere has size 0. With ``followed``, links to folders are folders, unless
+        they lead to one that holds them ("links in a loop"), and it takes up, by its folder, what is read elsewhere: a
+        folder that a link leads to, or the first of its files that links lead to. Raises OSError where a folder cannot
+        be listed.
         """
         if self.remote is None:
-            yield from _walk_disk(self.path, "")
+            yield from _walk_disk(self.path, "", followed)
             return
         for info in self.remote.get_file_info(fs.FileSelector(self.path, recursive=True)):
             if info.type != fs.FileType.Directory:
@@ -322,19 +337,44 @@ def _stamp(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | str]]:
+def _walk_disk(
+    root: str, below: str, followed: dict[str, str] | None, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, Stamp | str]]:
+    """``Place.walk`` of the folder ``below``; where links are followed, ``above`` identifies the folders it is in."""
+    if followed is not None:
+        above |= {_identity(os.stat(os.path.join(root, below)))}
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             relative = posixpath.join(below, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk_disk(root, relative)
+            if entry.is_dir(follow_symlinks=False) or _leads_on(entry, followed, above):
+                yield from _walk_disk(root, relative, followed, above)
                 continue
             try:
                 stamp: Stamp | str = _stamp(entry.stat()) if entry.is_file() else "devices and pipes"
                 if entry.is_symlink() and entry.is_dir():
-                    stamp = "links to folders"
+                    stamp = "links to folders" if followed is None else "links in a loop"
                 elif isinstance(stamp, str) and not os.path.exists(entry.path):
                     stamp = (0, 0)
             except OSError:  # a link to itself, or a file that has gone by now
                 stamp = (0, 0)
             yield relative, stamp
+
+
+def _leads_on(entry: os.DirEntry, followed: dict[str, str] | None, above: frozenset[tuple[int, int]]) -> bool:
+    """Whether an entry is a link to a folder that is to be followed; enters what a link leads to in ``followed``."""
+    if followed is None or not entry.is_symlink():
+        return False
+    try:
+        target = os.path.join(os.path.dirname(entry.path), os.readlink(entry.path))
+        if not entry.is_dir():
+            followed.setdefault(os.path.dirname(target), target)
+        elif _identity(entry.stat()) not in above:
+            followed[target] = target
+            return True
+    except OSError:  # a link to itself
+        pass
+    return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

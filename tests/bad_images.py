@@ -9,7 +9,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 
 def pixels(height: int = 24, width: int = 20, seed: int = 0) -> np.ndarray:
@@ -73,7 +73,12 @@ def odd_images() -> dict[str, tuple[bytes, str]]:
     rgba.putalpha(clear)
     la.putalpha(clear)
     grey16 = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    return {
+    more = {}
+    if "avif" in features.modules and features.check("avif"):
+        more["rgb.avif"] = encode(rgb, "AVIF"), "RGB"
+        more["alpha.avif"] = encode(rgba, "AVIF"), "RGBA"
+        more["rotated.avif"] = with_orientation(6, "AVIF"), "RGB"
+    return more | {
         "rgb.png": (encode(rgb), "RGB"),
         "rgb.jpg": (encode(rgb, "JPEG"), "RGB"),
         "rgb.webp": (encode(rgb, "WEBP", lossless=True), "RGB"),

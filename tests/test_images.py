@@ -1,13 +1,15 @@
 import io
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from bad_images import broken_images, encode, odd_images, pixels, with_orientation
+from bad_images import broken_images, encode, frames, odd_images, pixels, with_orientation
 from PIL import Image
 
 from raypurify.errors import DataError, ImageError
-from raypurify.images import SUFFIX, decode_image, encode_image, to_float, to_pixels
+from raypurify.images import FORMATS, SUFFIX, decode_image, encode_image, to_float, to_pixels
 
 ODD, BROKEN = odd_images(), broken_images()
 
@@ -55,7 +57,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_allocated(name):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_cut_file_never_comes_back_padded(format):
     data = encode(pixels(40, 40, seed=5), format)
     whole = decode_image(data).pixels
@@ -172,3 +174,37 @@ def test_floats_and_pixels_round_half_up_and_clamp():
     np.testing.assert_array_equal(to_pixels(np.full((3, 1, 1), np.inf)), np.full((1, 1, 3), 255, np.uint8))
     with pytest.raises(DataError, match="NaN"):
         to_pixels(np.full((3, 2, 2), np.nan, np.float32))
+
+
+def test_heic_is_read_upright_and_whole_or_not_at_all():
+    heif = pytest.importorskip("pillow_heif", reason="needs raypurify[heic]")
+    heif.register_heif_opener()
+    picture = pixels(48, 40)
+    data = with_orientation(6, "HEIF", quality=95)
+    assert decode_image(encode(picture, "HEIF", quality=95)).pixels.shape == picture.shape
+    turned = decode_image(data)
+    assert (turned.pixels.shape, turned.orientation) == ((20, 24, 3), 1)
+    # Half the colour is not stored.
+    ahead, back = (np.abs(turned.pixels.astype(int) - np.rot90(pixels(), k)).mean() for k in (-1, 1))
+    assert ahead < 15 < 30 < back
+    for end in range(1, len(data), 7):
+        with pytest.raises(ImageError) as caught:
+            decode_image(data[:end])
+        assert caught.value.reason in ("truncated", "not-an-image")
+    with pytest.raises(ImageError, match="holds 3 frames or pages"):
+        decode_image(frames("HEIF"))
+
+
+def test_without_its_reader_heic_names_the_extra_and_the_others_are_read(tmp_path):
+    """In a process of its own, with a package in the way that cannot be imported."""
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('no library')")
+    code = (
+        "import sys\nsys.path.insert(0, sys.argv[1])\n"
+        "from raypurify.errors import ImageError\nfrom raypurify.images import decode_image\n"
+        "print(decode_image(b'P5 2 1 255 ' + bytes([0, 255])).mode)\n"
+        "try:\n    decode_image(bytes([0, 0, 0, 24]) + b'ftypheic' + bytes(40))\n"
+        "except ImageError as error:\n    print(error.reason, error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    told = "not-an-image HEIC is read where `pip install 'raypurify[heic]'` was done, on every node"
+    assert run.stdout.splitlines() == ["L", told], run.stderr

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 
 import raypurify
+from raypurify.containers.passed_over import passed_over_text
 from raypurify.containers.selection import select
-from raypurify.containers.source import Source, passed_over_text, read_shard
+from raypurify.containers.source import Source, read_shard
 from raypurify.errors import ImageError
 from raypurify.purifiers.batch import MAX_PIXELS, purify_files, purify_pixels
 from raypurify.runtime.progress import duration

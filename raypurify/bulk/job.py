@@ -32,6 +32,8 @@ def purify(
     limit: int | None = None,
     sample: int | None = None,
     image_column: str | None = None,
+    kind: str | None = None,
+    follow_links: bool = False,
     drop_failed: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
@@ -46,7 +48,8 @@ def purify(
     undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
     (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files; where it is not given,
-    it is that of the job that ``output`` belongs to, or is found (:func:`raypurify.containers.source.open_source`).
+    it is that of the job that ``output`` belongs to, or is found (:func:`raypurify.containers.source.open_source`,
+    which also says what ``kind`` and ``follow_links`` do and which patterns may name inputs).
     Rows of Parquet files whose image failed keep their other columns, and with ``drop_failed`` are left out. ``part``
     (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images again.
     One job at a time writes an output, or a part of it.
@@ -57,14 +60,15 @@ def purify(
     """
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
-    source = planned_for(output, inputs, limit, sample, image_column, overwrite)
+    reading = {"kind": kind, "follow_links": follow_links}
+    source = planned_for(output, inputs, limit, sample, image_column, overwrite, **reading)
     settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
     with held(output_of(output, source), part) as lease:
-        arguments = _arguments(inputs, bundle, limit, sample)
+        arguments = _arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading})
         sink = open_sink(
             output,
             source,
@@ -113,6 +117,8 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         limit=arguments["limit"],
         sample=arguments["sample"],
         image_column=settings.get("image_column"),
+        kind=arguments.get("kind"),
+        follow_links=arguments.get("follow_links", False),
         # Jobs that were recorded before there was a choice left them out.
         drop_failed=settings.get("drop_failed", True),
         retry_failed=True,
@@ -121,26 +127,37 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
 
 
 def planned(
-    inputs: list[str], limit: int | None = None, sample: int | None = None, image_column: str | None = None
+    inputs: list[str],
+    limit: int | None = None,
+    sample: int | None = None,
+    image_column: str | None = None,
+    **reading: Any,
 ) -> Source:
-    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle."""
-    source = open_source(inputs, shard_rows=_shard_rows, image_column=image_column, labels=False)
+    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle.
+    ``reading`` is ``kind`` and ``follow_links`` of ``open_source``."""
+    source = open_source(inputs, shard_rows=_shard_rows, image_column=image_column, labels=False, **reading)
     return select(source, limit, sample)
 
 
 def planned_for(
-    output: str, inputs: list[str], limit: int | None, sample: int | None, image_column: str | None, overwrite: bool
+    output: str,
+    inputs: list[str],
+    limit: int | None,
+    sample: int | None,
+    image_column: str | None,
+    overwrite: bool,
+    **reading: Any,
 ) -> Source:
     """What :func:`planned` gives for a job that goes on: where no column is named, with that of the job ``output``
     belongs to, unless it is to be overwritten."""
     recorded = None if image_column or overwrite else _recorded_column(output)
     if recorded:
         try:
-            return planned(inputs, limit, sample, recorded)
+            return planned(inputs, limit, sample, recorded, **reading)
         except SourceError:
             # Maybe another input, for which the output will be refused in words that fit.
             pass
-    return planned(inputs, limit, sample, image_column)
+    return planned(inputs, limit, sample, image_column, **reading)
 
 
 def _recorded_column(output: str) -> str | None:
@@ -155,14 +172,14 @@ def _shard_rows(rows: int) -> int:
     return 256 if rows >= SMALL else max(16, -(-rows // 8))
 
 
-def _arguments(inputs: list[str], bundle: str, limit: int | None, sample: int | None) -> dict[str, Any]:
+def _arguments(inputs: list[str], bundle: str, choices: dict[str, Any]) -> dict[str, Any]:
     """What ``retry`` needs to know; nothing where that would record a password."""
-    uris = [_absolute(uri) for uri in (*inputs, bundle)]
+    uris = [*(uri if "://" in uri else os.path.abspath(uri) for uri in inputs), _absolute(bundle)]
     if [*map(redact, uris)] != uris:
         return {}
-    return {"inputs": uris[:-1], "bundle": uris[-1], "limit": limit, "sample": sample}
+    return {"inputs": uris[:-1], "bundle": uris[-1], **choices}
 
 
-def _absolute(path: str) -> str:
+def _absolute(bundle: str) -> str:
     """Actors, and later runs, have another working directory: a relative path is made absolute, a name or URI stays."""
-    return os.path.abspath(path) if os.path.exists(path) else path
+    return os.path.abspath(bundle) if os.path.exists(bundle) else bundle

@@ -30,6 +30,10 @@ INTERRUPTED = 130
 ImageColumn = Annotated[
     str | None, typer.Option(help="Column of Parquet files with the images; default: image, or the one that it can be.")
 ]
+Kind = Annotated[
+    str | None, typer.Option(help="What to read where there are several: images, parquet or tars; default: found.")
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read folders and files that links lead to.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
 
 
@@ -49,7 +53,9 @@ def main() -> None:
 
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
 def fit(
-    data: Annotated[list[str], typer.Option(help="Labelled clean images: Parquet, tars or a folder; may be repeated.")],
+    data: Annotated[
+        list[str], typer.Option(help="Labelled clean images: Parquet, tars, a folder, or a pattern; may be repeated.")
+    ],
     run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files and the bundle; shared by all nodes.")],
     more_data: Annotated[
         list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
@@ -60,6 +66,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
     image_column: ImageColumn = None,
+    kind: Kind = None,
+    follow_links: FollowLinks = False,
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
@@ -69,7 +77,8 @@ def fit(
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
-    bundle = run([*data, *(more_data or [])], settings, run_dir, address, image_column=image_column)
+    uris = [*data, *(more_data or [])]
+    bundle = run(uris, settings, run_dir, address, image_column=image_column, kind=kind, follow_links=follow_links)
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
 
 
@@ -125,8 +134,9 @@ def train(
 
 @app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")
 def purify(
-    input: Annotated[
-        str, typer.Argument(metavar="IN", help="Images in a folder, Parquet or WebDataset tars; a path or URI.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="IN", help="Images in folders, Parquet or WebDataset tars: paths, URIs or patterns."),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
@@ -137,6 +147,8 @@ def purify(
     limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
     sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
     image_column: ImageColumn = None,
+    kind: Kind = None,
+    follow_links: FollowLinks = False,
     drop_failed: Annotated[
         bool, typer.Option("--drop-failed", help="Leave Parquet rows out whose image failed; else it is null there.")
     ] = False,
@@ -168,12 +180,13 @@ def purify(
         from raypurify.bulk.estimate import estimate
         from raypurify.containers.sink import output_of
 
-        source = planned_for(output, [input], limit, sample, image_column, overwrite)
+        reading = {"kind": kind, "follow_links": follow_links}
+        source = planned_for(output, inputs, limit, sample, image_column, overwrite, **reading)
         output_of(output, source)
         print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
         return
     summary = run(
-        [input],
+        inputs,
         output,
         bundle,
         format=format,
@@ -183,6 +196,8 @@ def purify(
         limit=limit,
         sample=sample,
         image_column=image_column,
+        kind=kind,
+        follow_links=follow_links,
         drop_failed=drop_failed,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,

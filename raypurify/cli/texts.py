@@ -8,8 +8,8 @@ from pathlib import Path
 from raypurify.bundle import BundleFacts
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
+from raypurify.containers.passed_over import passed_over_text
 from raypurify.containers.sink import status
-from raypurify.containers.source import passed_over_text
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.run import OPTIONAL, STAGES

@@ -12,10 +12,10 @@
   provenance of every image, the errors of those that could not be purified.
 * The **lease** keeps a second job from writing to the same output.
 
-The path of a row: ``open_source`` lists the files, finds their container by suffix and lets it ``plan``; the plan's
-portions become numbered shards, which travel to the actors; ``read_shard`` lets the container ``read`` the rows of one,
-bytes as stored; what became of each goes to ``write_shard``, which lets the container ``write`` the images and then
-commits the shard to the ledger, last of all its provenance.
+The path of a row: ``open_source`` lists the files that names and patterns stand for, chooses their container and lets
+it ``plan``; the plan's portions become numbered shards, which travel to the actors; ``read_shard`` lets the container
+``read`` the rows of one, bytes as stored; what became of each goes to ``write_shard``, which lets the container
+``write`` the images and then commits the shard to the ledger, last of all its provenance.
 
 **To add a container:** write one file with its cut, ``plan``, ``read``, ``pick`` and ``write``
 (:class:`raypurify.containers.contract.Container` says what each promises; :mod:`raypurify.containers.packed` has what

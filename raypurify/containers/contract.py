@@ -15,12 +15,13 @@ from raypurify.storage import Place, Stamp
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
     ``image_column`` is the column of a table in which the images stand, None where it has to be found; without
-    ``labels`` no one asks for classes."""
+    ``labels`` no one asks for classes. With ``follow_links``, links may lead out of ``root``."""
 
     root: Place
     stamps: dict[str, Stamp]
     image_column: str | None = None
     labels: bool = True
+    follow_links: bool = False
 
 
 class Portion(NamedTuple):

@@ -9,7 +9,7 @@ import hashlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
@@ -20,10 +20,12 @@ from raypurify.storage import Place, Stamp, overlapped, within
 
 @dataclass(frozen=True)
 class FolderCut:
-    """The images of a shard: their paths below its folder, and the stamps they had when the job was planned."""
+    """The images of a shard: their paths below its folder, and the stamps they had when the job was planned. Links
+    that lead out of the folder are read where ``follow_links`` says so."""
 
     paths: tuple[str, ...]
     stamps: tuple[Stamp, ...]
+    follow_links: bool = False
 
 
 def plan(listing: Listing) -> Plan:
@@ -53,7 +55,8 @@ def read(shard: Shard) -> Iterator[Row]:
         path = cut.paths[number]
         label = index[file_id(path.split("/")[0])] if index else None
         try:
-            data, error = _read_file(shard.place / path, shard.place, cut.stamps[number]), None
+            root = None if cut.follow_links else shard.place
+            data, error = _read_file(shard.place / path, root, cut.stamps[number]), None
         except ImageError as refused:
             data, error = None, refused
         return Row(file_id(path), shard.first_row + number, data, label, error)
@@ -63,7 +66,7 @@ def read(shard: Shard) -> Iterator[Row]:
 
 def pick(cut: FolderCut, rows: Sequence[int]) -> FolderCut:
     """The cut of some of its files (``Container.pick``)."""
-    return FolderCut(tuple(cut.paths[row] for row in rows), tuple(cut.stamps[row] for row in rows))
+    return replace(cut, paths=tuple(cut.paths[row] for row in rows), stamps=tuple(cut.stamps[row] for row in rows))
 
 
 def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
@@ -114,13 +117,14 @@ def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
     files = list(listing.stamps.items())
     for number, first in enumerate(range(0, len(files), shard_rows)):
         paths, stamps = zip(*files[first : first + shard_rows])
-        yield Portion(f"part-{number:05d}", listing.root, len(paths), FolderCut(paths, stamps))
+        yield Portion(f"part-{number:05d}", listing.root, len(paths), FolderCut(paths, stamps, listing.follow_links))
 
 
-def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:
+def _read_file(file: Place, root: Place | None, stamp: Stamp) -> bytes:
+    """The bytes of one image, which lies within ``root`` where that is given."""
     try:
-        if not within(file, root):
-            raise ImageError("unreadable", f"{file}: a link that leads out of {root}; copy the file instead")
+        if root is not None and not within(file, root):
+            raise ImageError("unreadable", f"{file}: a link that leads out of {root}; --follow-links reads it")
         data = file.read(MAX_FILE_BYTES + 1)
         # A store would be asked once more for every file.
         found = file.stamp if file.remote is None else (len(data), stamp[1])

@@ -22,7 +22,7 @@ def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str
     if len(found) > 1:
         raise SourceError(
             f"{place}: its images may be in {' or '.join(found)}; say which: --image-column {found[0]} "
-            f"(in Python image_column={found[0]!r})"
+            f"(image_column={found[0]!r} in Python and in a grid)"
         )
     if not found:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -43,7 +43,7 @@ def check_columns(place: Place, schema: pa.Schema, column: str) -> None:
     if column not in schema.names:
         raise SourceError(
             f"{place}: has no column {column!r}; its columns are {', '.join(schema.names)}; "
-            "name the one that holds the image files with --image-column (in Python image_column=)"
+            "name the one that holds the image files with --image-column (image_column in Python and in a grid)"
         )
     kind = schema.field(column).type
     if not is_image(kind):

@@ -7,8 +7,10 @@ from raypurify.containers.folder import FOLDER
 from raypurify.containers.parquet import PARQUET
 from raypurify.containers.webdataset import WEBDATASET
 
-# By the kind that job.json records; messages name them in this order.
-CONTAINERS: dict[str, Container] = {container.kind: container for container in (FOLDER, PARQUET, WEBDATASET)}
+# By what users call them (--kind); messages name them in this order.
+KINDS: dict[str, Container] = {"images": FOLDER, "parquet": PARQUET, "tars": WEBDATASET}
+# By the kind that job.json records.
+CONTAINERS: dict[str, Container] = {container.kind: container for container in KINDS.values()}
 
 
 def container_of(path: str) -> Container | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from raypurify.errors import ImageError, SourceError
+from raypurify.images import MORE_SUFFIXES
 from raypurify.storage import Place
 
 _LOST = "it is damaged, or changed since the job was planned; get it again"
@@ -13,6 +14,7 @@ MAX_FILE_BYTES = 256 << 20
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib")
     + (".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+    + MORE_SUFFIXES
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from raypurify.containers.selection import select
-from raypurify.containers.source import open_source, read_shard
+from raypurify.containers.source import read_shard
 from raypurify.errors import DataError
 from raypurify.evaluation.grid import ImagesSpec
 from raypurify.images import decode_image
@@ -33,7 +33,7 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
 
     Raises SourceError, or DataError where an image has no label, cannot be read or is of another size than the first.
     """
-    source = select(open_source(spec.paths), spec.limit, spec.sample)
+    source = select(spec.open(), spec.limit, spec.sample)
     ids, labels, pixels = [], [], []
     for shard in source.shards:
         for row in read_shard(shard):

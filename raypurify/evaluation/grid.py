@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from raypurify.config import RobustTrainingSettings, TrainingSettings, apply_override
+from raypurify.containers.registry import KINDS
+from raypurify.containers.source import Source, open_source
 from raypurify.errors import ConfigError
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.papers import TABLES
@@ -41,10 +43,24 @@ class _Spec(BaseModel):
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
-class ImagesSpec(_Spec):
-    """The images of an evaluation, of one size; ``size`` squashes them to a square first."""
+class _InputSpec(_Spec):
+    """Where labelled images are, as ``open_source`` takes it."""
 
     paths: Paths
+    image_column: str | None = Field(None, description="column of Parquet files with the images; default: found")
+    kind: Literal[tuple(KINDS)] | None = Field(  # type: ignore[valid-type]  # known when it runs
+        None, description="what to read where there are several; default: found"
+    )
+    follow_links: bool = Field(False, description="read folders and files that links lead to")
+
+    def open(self) -> Source:
+        """The source of these images. Raises SourceError."""
+        return open_source(self.paths, image_column=self.image_column, kind=self.kind, follow_links=self.follow_links)
+
+
+class ImagesSpec(_InputSpec):
+    """The images of an evaluation, of one size; ``size`` squashes them to a square first."""
+
     limit: int | None = Field(None, ge=1, description="the first so many")
     sample: int | None = Field(None, ge=1, description="a seeded choice of so many")
     size: int | None = Field(None, ge=8)
@@ -67,10 +83,9 @@ def _kind(training: object) -> str:
     return "robust" if "attack" in names else "plain"
 
 
-class RetrainingSpec(_Spec):
+class RetrainingSpec(_InputSpec):
     """The training of ``raypurify retrain``: on which images, as a purifier of the grid leaves them, and how."""
 
-    paths: Paths
     size: int = Field(32, ge=8, description="the side that images are resized to before")
     validation: int = Field(5000, ge=1, description="images held out, for the accuracy after every epoch")
     limit: int | None = Field(None, ge=1, description="train on at most so many images")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raypurify.config import DataSettings
-from raypurify.containers.source import open_source
 from raypurify.errors import ConfigError, DataError, SinkError
 from raypurify.evaluation.grid import ClassifierSpec, Grid
 from raypurify.runtime.stages import only_one, run_stage
@@ -51,7 +50,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
     spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
     data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
     outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
-    source = open_source(how.paths)
+    source = how.open()
     marks = purifier_digest(defence), classifier_digest(spec)
     with only_one(run_dir), ray_session(address):
         images = run_stage(

@@ -405,7 +405,7 @@ def test_a_store_that_lists_only_a_part_is_refused(tmp_path, monkeypatch):
 
 def test_what_is_passed_over_is_counted_by_its_reason(tmp_path):
     root = tmp_path / "in"
-    for name in ("cat/1.png", "cat/2.heic", "cat/3.HEIC", "cat/notes", "cat/.DS_Store", ".git/x.png", "dog/4.png"):
+    for name in ("cat/1.png", "cat/2.jxl", "cat/3.JXL", "cat/notes", "cat/.DS_Store", ".git/x.png", "dog/4.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(PNG)
     (tmp_path / "horse").mkdir()
@@ -415,7 +415,7 @@ def test_what_is_passed_over_is_counted_by_its_reason(tmp_path):
     source = open_source(root)
     assert source.rows == 2
     assert source.ignored == {
-        ".heic files": 2,
+        ".jxl images that are not read": 2,
         "devices and pipes": 1,
         "files without a suffix": 1,
         "hidden names": 2,
@@ -435,9 +435,10 @@ def test_the_texts_list_what_is_passed_over(tmp_path):
     from raypurify.cli.texts import summary_text
     from raypurify.containers.ledger import Summary
 
-    ignored = {".heic files": 2, "hidden names": 1, "links to folders": 1_000}
+    ignored = {".jxl images that are not read": 2, "hidden names": 1, "links to folders": 1_000}
     summary = Summary(1, 1, 0, 0, 1_003, 1, {}, {}, 0.0, ignored)
-    line = "ignored:    2 .heic files, 1 hidden names, 1,000 links to folders (`cp -rL` makes folders of them)"
+    text = "2 .jxl images that are not read, 1 hidden names, 1,000 links to folders (--follow-links reads them)"
+    line = f"ignored:    {text}"
     assert line in summary_text(summary, str(tmp_path), 1.0).splitlines()
     assert line in str(Estimate(1, 1, 1, 0, 1.0, 1.0, ignored)).splitlines()
     assert "ignored" not in str(Estimate(1, 1, 1, 0, 1.0, 1.0))
@@ -448,7 +449,7 @@ def test_an_input_of_nothing_but_links_says_so(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "cat/1.png").write_bytes(PNG)
     os.symlink(tmp_path / "cat", tmp_path / "in/cat")
-    with pytest.raises(SourceError, match=r"holds no image, .*1 links to folders \(`cp -rL`"):
+    with pytest.raises(SourceError, match=r"holds no image, .*1 links to folders \(--follow-links"):
         open_source(tmp_path / "in")
 
 

@@ -1,10 +1,15 @@
 """What a grid file may say, and how wrong ones are refused."""
 
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from raypurify.attacks import PGD
-from raypurify.errors import ConfigError
+from raypurify.containers.source import read_shard
+from raypurify.errors import ConfigError, SourceError
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.subjects import make_attack, make_purifier, purifier_digest
 
@@ -107,3 +112,20 @@ def test_unknown_names_and_settings_are_refused_before_any_work():
         make_purifier("y", grid.purifiers["y"])
     with pytest.raises(ConfigError, match=r"purifier 'z': .*lmbda"):
         make_purifier("z", grid.purifiers["z"])
+
+
+def test_images_and_those_of_a_retraining_are_opened_as_the_grid_says(tmp_path):
+    (tmp_path / "cat").mkdir()
+    pq.write_table(pa.table({"a": [b"x"], "b": [b"y"], "label": ["cat"]}), tmp_path / "t.parquet")
+    (tmp_path / "cat/1.png").write_bytes(b"z")
+    os.symlink("cat", tmp_path / "dog")
+    paths = str(tmp_path)
+    table = {"paths": paths, "kind": "parquet", "image_column": "b"}
+    grid = load_grid(changed(images=table, retraining={"paths": paths, "kind": "images", "follow_links": True}))
+    batches = grid.images.open()
+    assert [row.data for row in read_shard(batches.shards[0])] == [b"y"]
+    assert grid.retraining.open().classes == ("cat", "dog")
+    with pytest.raises(SourceError, match="image_column='a' in Python and in a grid"):
+        load_grid(changed(images={**table, "image_column": None})).images.open()
+    with pytest.raises(ConfigError, match=r"images\.kind: Input should be 'images', 'parquet' or 'tars'"):
+        load_grid(changed(images={**table, "kind": "tar"}))
