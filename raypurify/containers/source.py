@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.ledger import STATE
+from raypurify.containers.look import Look
 from raypurify.containers.registry import CONTAINERS, container_of
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.errors import SourceError
-from raypurify.storage import Place, Stamp, common_folder, redact, resolve, same_store
+from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, same_store
 
 _SHOWN_REASONS = 8
 _REMEDIES = {
@@ -92,7 +93,8 @@ def open_source(
             f"{where}: --image-column {image_column} is for Parquet files, the input holds {container.noun}s; "
             "leave it out"
         )
-    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column, labels))
+    listing = Listing(root, {path: files[path] for path in paths}, image_column, labels)
+    plan = container.plan(listing, _look_into(container, listing))
     if not labels:
         plan = replace(plan, classes=None)
     shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
@@ -131,6 +133,15 @@ def passed_over_text(ignored: dict[str, int]) -> str:
     shown = [f"{ignored[reason]:,} {reason}{_REMEDIES.get(reason, '')}" for reason in sorted(most[:_SHOWN_REASONS])]
     rest = sum(ignored[reason] for reason in most[_SHOWN_REASONS:])
     return ", ".join(shown + [f"{rest:,} others"] * bool(rest))
+
+
+def _look_into(container: Container, listing: Listing) -> dict[str, Look]:
+    """The looks into all files, by their path. Raises SourceError at the first that cannot be used."""
+    look = container.look
+    if look is None:
+        return {}
+    paths = list(listing.stamps)
+    return dict(zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels), paths)))
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:
