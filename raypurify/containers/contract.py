@@ -1,10 +1,11 @@
 """What a container is to the rest of the house: a few functions, and what they are given and give back."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from raypurify.containers.ledger import recorded_outputs, scratch
+from raypurify.containers.look import Look
 from raypurify.containers.rows import Row, Shard
 from raypurify.errors import ImageError
 from raypurify.images import SUFFIX
@@ -35,7 +36,7 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a container says of a listing after one look into its files.
+    """What a container says of a listing after one look into each of its files.
 
     ``rows`` is the total, ``classes`` the names of the classes (None without labels), ``digest`` identifies names,
     sizes and what else is cheap to read. ``portions`` cuts the rows into shards of about so many, in their order, and
@@ -94,7 +95,10 @@ class Container:
 
     * ``kind``: its name in ``job.json`` and in shards; ``noun``: one of its files, in messages; ``suffixes`` of its
       files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
-    * ``plan(listing)`` looks through the files. Raises SourceError naming what cannot be used.
+    * ``look(place, labels)`` says what one file holds, of its classes too where ``labels``; it may be called in another
+      process. Raises SourceError where the file cannot be used. None where a container's files are not opened to plan.
+    * ``plan(listing, looks)`` merges the looks into all files of the listing, by their path and in its order, and opens
+      none. Raises SourceError naming what does not go together.
     * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
       the file as a whole is gone, damaged or not the one that was planned. Who asks for the rows counts them.
     * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.
@@ -110,12 +114,13 @@ class Container:
     kind: str
     noun: str
     suffixes: frozenset[str]
-    plan: Callable[[Listing], Plan]
+    plan: Callable[[Listing, Mapping[str, Look]], Plan]
     read: Callable[[Shard], Iterator[Row]]
     pick: Callable[[Any, Sequence[int]], Any]
     write: Callable[[Sink, Shard, Images], dict[int, str]]
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
+    look: Callable[[Place, bool], Look] | None = None
     hidden: str = "."
     has_columns: bool = False
     keeps_failed: bool = False

@@ -8,11 +8,12 @@ already has the suffix keeps its name, the others become ``b.jpg.png``.
 import hashlib
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.look import Look
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place, Stamp, overlapped, within
@@ -28,8 +29,8 @@ class FolderCut:
     follow_links: bool = False
 
 
-def plan(listing: Listing) -> Plan:
-    """Rows, classes and shards of the image files of a folder (``Container.plan``); none of them is opened."""
+def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
+    """Rows, classes and shards of the image files of a folder (``Container.plan``), by their names alone."""
     paths = list(listing.stamps)
     repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
     if repeated:

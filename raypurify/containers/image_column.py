@@ -13,7 +13,7 @@ _KNOWN = ("image", "img", "jpg", "png", "webp", "jpeg")
 def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str:
     """The column that is ``named``; else ``image``, the one image column of a known name, or the only image column.
 
-    Raises SourceError where there is none or more than one, naming them; :func:`check_columns` says whether it serves.
+    Raises SourceError where there is none or more than one, naming them; :func:`check_column` says whether it serves.
     """
     if named is not None or "image" in schema.names:
         return named or "image"
@@ -35,11 +35,15 @@ def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str
     return found[0]
 
 
-def check_columns(place: Place, schema: pa.Schema, column: str) -> None:
-    """Raises SourceError where ``column`` is missing or holds no image files, or two columns have one name."""
+def check_names(place: Place, schema: pa.Schema) -> None:
+    """Raises SourceError where two columns have one name."""
     for name in schema.names:
         if (count := schema.names.count(name)) > 1:
             raise SourceError(f"{place}: has {count} columns named {name!r}; rename one of them")
+
+
+def check_column(place: Place, schema: pa.Schema, column: str) -> None:
+    """Raises SourceError where ``column`` is missing or holds no image files."""
     if column not in schema.names:
         raise SourceError(
             f"{place}: has no column {column!r}; its columns are {', '.join(schema.names)}; "

@@ -1,13 +1,16 @@
 """What containers share that hold many images in one file: how files are named and cut, and that none has changed."""
 
+import hashlib
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE
+from raypurify.containers.look import Look
 from raypurify.containers.rows import Shard, file_id
 from raypurify.errors import SourceError
 from raypurify.storage import Place, Stamp
@@ -74,6 +77,20 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
     if len(set(stems)) == len(stems):
         return stems
     return [f"{number:05d}-{stem}" for number, stem in enumerate(stems)]
+
+
+def digest_of(looks: Mapping[str, Look], more: str = "") -> str:
+    """What identifies an input of many files: their paths, and the digest of each; ``more`` where that is not all."""
+    digest = hashlib.sha256()
+    for path, look in looks.items():
+        digest.update(f"{path}\0{look.digest}\n".encode("utf-8", "surrogateescape"))
+    digest.update(more.encode())
+    return digest.hexdigest()
+
+
+def passed_in(looks: Mapping[str, Look]) -> dict[str, int]:
+    """What was passed over in all files, by its reason."""
+    return dict(sum((Counter(look.passed) for look in looks.values()), Counter()))
 
 
 def check_stamp(shard: Shard) -> None:

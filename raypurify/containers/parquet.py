@@ -8,10 +8,11 @@ failed, with a null for the image.
 import hashlib
 import posixpath
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
-from raypurify.containers.image_column import check_columns, find_image_column
-from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
-from raypurify.containers.parquet_labels import Pair, classes_of, label_pairs
+from raypurify.containers.image_column import check_column, check_names, find_image_column
+from raypurify.containers.look import Look
+from raypurify.containers.packed import (
+    FileCut,
+    check_stamp,
+    cut_rows,
+    digest_of,
+    numbered_files,
+    pick_rows,
+    put_file,
+    unique_keys,
+)
+from raypurify.containers.parquet_labels import classes_of, label_pairs
 from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, written_as
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
@@ -42,55 +53,53 @@ class ParquetCut(FileCut):
     own_ids: bool = True
 
 
-@dataclass(frozen=True)
-class _Table:
-    """One file as planned: ``groups`` are the rows of its row groups; the cut is of all of it."""
+def look(place: Place, labels: bool) -> Look:
+    """The rows of a Parquet file's row groups, its footer's digest, schema and ids (``Container.look``), and where
+    ``labels`` the pairs of label and name that it holds."""
+    stamp = place.stamp
+    with open_file(place) as file:
+        schema = file.schema_arrow
+        check_names(place, schema)
+        groups = _group_rows(file, place)
+        arrays = {"groups": pa.array(groups, pa.int64()), "schema": pa.array([schema.serialize().to_pybytes()])}
+        facts: dict[str, Any] = {}
+        if "id" in schema.names:
+            try:
+                arrays["ids"] = _ids(file, place)
+            except SourceError as error:
+                facts["ids"] = str(error)
+        if labels:
+            facts["labels"] = sorted(map(list, label_pairs(file)), key=repr)
+    return Look(stamp, _footer(place), sum(groups), facts=facts, arrays=arrays)
 
-    place: Place
-    groups: tuple[int, ...]
-    whole: ParquetCut
 
-
-def plan(listing: Listing) -> Plan:
-    """Rows, classes and shards of Parquet files (``Container.plan``). Footers, ids and labels are read.
+def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
+    """Rows, classes and shards of Parquet files (``Container.plan``).
 
     A job that asks for no labels needs no ids of the user's either: those that do not serve are left alone.
     """
-    root, column, paths = listing.root, listing.image_column, list(listing.stamps)
-    digest = hashlib.sha256()
-    tables: list[_Table] = []
-    pairs: set[Pair] = set()
-    schemas: list[pa.Schema] = []
-    ids: list[pa.ChunkedArray] | None = []
-    for key, path in zip(unique_keys(paths), paths):
-        place = root / path
-        stamp = place.stamp
-        with open_file(place) as file:
-            column = find_image_column(place, file.schema_arrow, column)
-            check_columns(place, file.schema_arrow, column)
-            groups = _group_rows(file, place)
-            digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
-            schemas.append(file.schema_arrow)
-            ids = _with_ids(ids, file, place, key, needed=listing.labels)
-            if listing.labels:
-                pairs |= label_pairs(file)
-        folder = posixpath.dirname(path)
-        whole = ParquetCut(stamp=stamp, folder=folder, span=sum(groups), start=0, key=key, column=column)
-        tables.append(_Table(place, groups, whole))
-    own_ids = ids is not None and _are_unique(ids, root, needed=listing.labels)
-    tables = [replace(table, whole=replace(table.whole, own_ids=own_ids)) for table in tables]
-    rows = sum(table.whole.span for table in tables)
+    root, column = listing.root, listing.image_column
+    schemas = {path: _schema(one) for path, one in looks.items()}
+    for path, schema in schemas.items():
+        column = find_image_column(root / path, schema, column)
+        check_column(root / path, schema, column)
+    assert column is not None  # there is a file at least
+    rows = sum(one.rows for one in looks.values())
     if not rows:
         raise SourceError(f"{root}: the Parquet files hold no rows")
-    if column != "image":
-        digest.update(f"images in {column}\n".encode())
+    own_ids = _own_ids(listing, looks)
+    named = own_ids and any("ids" in one.arrays for one in looks.values())
+    classes = None
+    if listing.labels:
+        pairs = {(label, name) for one in looks.values() for label, name in one.facts["labels"]}
+        classes = classes_of(pairs, next(iter(schemas.values())), root)
     return Plan(
         rows=rows,
-        classes=classes_of(pairs, schemas[0], root) if listing.labels else None,
-        digest=digest.hexdigest(),
-        portions=partial(_portions, tables),
+        classes=classes,
+        digest=digest_of(looks, "" if column == "image" else f"images in {column}\n"),
+        portions=partial(_portions, listing, looks, column, own_ids),
         image_column=column,
-        ids="column id" if own_ids and any("id" in schema.names for schema in schemas) else "file and row",
+        ids="column id" if named else "file and row",
     )
 
 
@@ -151,6 +160,7 @@ PARQUET = Container(
     kind="parquet",
     noun="Parquet file",
     suffixes=frozenset((".parquet",)),
+    look=look,
     plan=plan,
     read=read,
     pick=pick_rows,
@@ -224,11 +234,16 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
             _check_values(file, shard, groups)
 
 
-def _portions(tables: Sequence[_Table], shard_rows: int) -> Iterator[Portion]:
-    for table in tables:
-        for number, (start, rows) in enumerate(cut_rows(table.groups, shard_rows)):
-            cut = replace(table.whole, start=start, span=rows)
-            yield Portion(f"{cut.key}-{number:05d}", table.place, rows, cut)
+def _portions(
+    listing: Listing, looks: Mapping[str, Look], column: str, own_ids: bool, shard_rows: int
+) -> Iterator[Portion]:
+    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
+        one, folder = looks[path], posixpath.dirname(path)
+        for number, (start, rows) in enumerate(cut_rows(one.arrays["groups"].to_pylist(), shard_rows)):
+            cut = ParquetCut(
+                stamp=one.stamp, folder=folder, span=rows, start=start, key=key, column=column, own_ids=own_ids
+            )
+            yield Portion(f"{key}-{number:05d}", listing.root / path, rows, cut)
 
 
 def _group_rows(file: pq.ParquetFile, place: Place) -> tuple[int, ...]:
@@ -271,42 +286,47 @@ def _strings(column: pa.Array | pa.ChunkedArray) -> list[str]:
     return pc.cast(column, pa.large_string()).to_pylist()
 
 
-def _with_ids(
-    ids: list[pa.ChunkedArray] | None, file: pq.ParquetFile, place: Place, key: str, needed: bool
-) -> list[pa.ChunkedArray] | None:
-    """The ``ids`` with those of one more file; None where they do not serve and are not ``needed``."""
-    try:
-        return None if ids is None else [*ids, _ids(file, place, key)]
-    except SourceError:
-        if needed:
-            raise
-        return None
+def _schema(one: Look) -> pa.Schema:
+    return pa.ipc.read_schema(pa.BufferReader(one.arrays["schema"][0].as_py()))
 
 
-def _ids(file: pq.ParquetFile, place: Place, key: str) -> pa.ChunkedArray:
-    schema = file.schema_arrow
-    if "id" not in schema.names:
-        return pa.chunked_array([[f"{key}-{row}" for row in range(file.metadata.num_rows)]], pa.large_string())
-    kind = plain_type(schema.field("id").type)
+def _ids(file: pq.ParquetFile, place: Place) -> pa.Array:
+    """The column ``id``. Raises SourceError where it cannot name rows."""
+    kind = plain_type(file.schema_arrow.field("id").type)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise SourceError(f"{place}: column 'id' is {kind}; expected strings or integers")
     column = file.read(columns=["id"])["id"]
     if column.null_count:
         raise SourceError(f"{place}: column 'id' has {column.null_count} empty rows; every row needs an id")
-    return pc.cast(column, pa.large_string())
+    return pa.concat_arrays([pa.array([], pa.large_string()), *pc.cast(column, pa.large_string()).chunks])
 
 
-def _are_unique(parts: Sequence[pa.ChunkedArray], root: Place, needed: bool) -> bool:
-    """Whether no id comes twice. Raises SourceError where one does and they are ``needed``."""
-    ids = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.large_string())
+def _own_ids(listing: Listing, looks: Mapping[str, Look]) -> bool:
+    """Whether the ids that files hold name their rows. Raises SourceError where they do not and the job asks for
+    labels, which one learns from or measures by."""
+    refused = next((one.facts["ids"] for one in looks.values() if "ids" in one.facts), None)
+    if refused is not None:
+        if listing.labels:
+            raise SourceError(refused)
+        return False
+    if not any("ids" in one.arrays for one in looks.values()):
+        return True
+    ids = pa.chunked_array(
+        [
+            looks[path].arrays["ids"]
+            if "ids" in looks[path].arrays
+            else pa.array([f"{key}-{row}" for row in range(looks[path].rows)], pa.large_string())
+            for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps)
+        ]
+    )
     if pc.count_distinct(ids).as_py() == len(ids):
         return True
-    if not needed:
+    if not listing.labels:
         return False
     counted = pc.value_counts(ids)
     first = counted.filter(pc.greater(counted.field("counts"), 1))[0].as_py()
-    raise SourceError(f"{root}: the id {first['values']!r} appears {first['counts']} times; ids must be unique")
+    raise SourceError(f"{listing.root}: the id {first['values']!r} appears {first['counts']} times; ids must be unique")
 
 
 def _is_struct(field: pa.Field) -> bool:

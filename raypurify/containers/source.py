@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from raypurify.containers.contract import Listing, Plan
+from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.kinds import choose
 from raypurify.containers.listing import list_inputs
+from raypurify.containers.look import Look
 from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.errors import SourceError
-from raypurify.storage import Place, redact
+from raypurify.storage import Place, overlapped, redact
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def open_source(
             "leave it out"
         )
     stamps = {path: inputs.files[path] for path in paths}
-    plan = container.plan(Listing(inputs.root, stamps, image_column, labels, follow_links))
+    listing = Listing(inputs.root, stamps, image_column, labels, follow_links)
+    plan = container.plan(listing, _look_into(container, listing))
     if not labels:
         plan = replace(plan, classes=None)
     shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
@@ -115,6 +117,15 @@ def read_shard(shard: Shard) -> Iterator[Row]:
     the rows that were planned.
     """
     return counted(shard, CONTAINERS[shard.kind].read(shard))
+
+
+def _look_into(container: Container, listing: Listing) -> dict[str, Look]:
+    """The looks into all files, by their path. Raises SourceError at the first that cannot be used."""
+    look = container.look
+    if look is None:
+        return {}
+    paths = list(listing.stamps)
+    return dict(zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels), paths)))
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:

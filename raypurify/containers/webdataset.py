@@ -12,20 +12,33 @@ import io
 import posixpath
 import tarfile
 from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
+import numpy as np
+import pyarrow as pa
+
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
-from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
+from raypurify.containers.look import Look
+from raypurify.containers.packed import (
+    FileCut,
+    check_stamp,
+    cut_rows,
+    digest_of,
+    numbered_files,
+    passed_in,
+    pick_rows,
+    put_file,
+    unique_keys,
+)
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
 from raypurify.errors import ImageError, SinkError, SourceError
-from raypurify.storage import Place, Stamp
+from raypurify.storage import Place
 
 # Sidecars are held in memory with the images of their shard.
 _MAX_SIDECAR_BYTES = 64 << 20
@@ -53,40 +66,39 @@ class TarCut(FileCut):
     links: tuple[Link, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Tar:
-    """One tar as planned: where each of its samples begins, and the hard links."""
+def look(place: Place, labels: bool) -> Look:
+    """Where each sample of a tar begins, and its hard links (``Container.look``). Every header is read, and where
+    ``labels`` the ``.cls`` members.
 
-    place: Place
-    path: str
-    key: str
-    stamp: Stamp
-    offsets: array = field(default_factory=partial(array, "q"))
-    links: list[Link] = field(default_factory=list)
-
-
-def plan(listing: Listing) -> Plan:
-    """Rows, classes and shards of tars (``Container.plan``). Every header is read, and the ``.cls`` members.
-
-    Raises SourceError naming a tar that is damaged, or holds a key twice, apart, or with two images.
+    Raises SourceError where it is damaged, or holds a key twice, apart, or with two images.
     """
-    digest, labels, paths = hashlib.sha256(), set(), list(listing.stamps)
-    tars: list[_Tar] = []
-    passed: Counter[str] = Counter()
-    for stem, path in zip(unique_keys(paths), paths):
-        place = listing.root / path
-        tar = _Tar(place, path, stem, place.stamp)
-        for key, offset, label, mark in _scan(place, tar.links, passed):
-            digest.update(f"{path}\0{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
-            tar.offsets.append(offset)
-            if label is not None:
-                labels.add(label)
-        tars.append(tar)
-    rows = sum(len(tar.offsets) for tar in tars)
+    digest, stamp = hashlib.sha256(), place.stamp
+    offsets, passed = array("q"), Counter[str]()
+    links: list[Link] = []
+    classes = 0
+    for key, offset, label, mark in _scan(place, labels, links, passed):
+        digest.update(f"{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
+        offsets.append(offset)
+        classes = max(classes, 0 if label is None else label + 1)
+    arrays = {"offsets": pa.array(np.array(offsets, np.int64))}
+    if links:
+        arrays["links"] = pa.array(np.array(links, np.int64).ravel())
+    return Look(stamp, digest.hexdigest(), len(offsets), dict(passed), {"classes": classes}, arrays)
+
+
+def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
+    """Rows, classes and shards of tars (``Container.plan``)."""
+    rows = sum(one.rows for one in looks.values())
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples")
-    classes = tuple(map(str, range(max(labels) + 1))) if labels else None
-    return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars), dict(passed))
+    classes = max(one.facts["classes"] for one in looks.values())
+    return Plan(
+        rows=rows,
+        classes=tuple(map(str, range(classes))) if classes else None,
+        digest=digest_of(looks),
+        portions=partial(_portions, listing, looks),
+        passed=passed_in(looks),
+    )
 
 
 def read(shard: Shard) -> Iterator[Row]:
@@ -130,6 +142,7 @@ WEBDATASET = Container(
     kind="tar",
     noun="tar",
     suffixes=frozenset((".tar",)),
+    look=look,
     plan=plan,
     read=read,
     pick=pick_rows,
@@ -167,23 +180,29 @@ def suffix_of(name: str) -> tuple[str, str]:
     return posixpath.join(folder, stem), dot + rest
 
 
-def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
-    for tar in tars:
-        folder, prefix = posixpath.dirname(tar.path), posixpath.splitext(tar.path)[0]
-        for number, (start, rows) in enumerate(cut_rows([len(tar.offsets)], shard_rows)):
-            offset, stop = tar.offsets[start], (*tar.offsets[start + rows : start + rows + 1], tar.stamp[0])[0]
-            links = tuple(tar.links[bisect_left(tar.links, (offset,)) : bisect_left(tar.links, (stop,))])
-            cut = TarCut(stamp=tar.stamp, folder=folder, span=rows, offset=offset, prefix=prefix, links=links)
-            yield Portion(f"{tar.key}-{number:05d}", tar.place, rows, cut)
+def _portions(listing: Listing, looks: Mapping[str, Look], shard_rows: int) -> Iterator[Portion]:
+    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
+        one = looks[path]
+        folder, prefix = posixpath.dirname(path), posixpath.splitext(path)[0]
+        offsets = one.arrays["offsets"].to_numpy()
+        held = one.arrays["links"].to_numpy().reshape(-1, 3) if "links" in one.arrays else np.empty((0, 3), np.int64)
+        for number, (start, rows) in enumerate(cut_rows([one.rows], shard_rows)):
+            offset, stop = (int(edge) for edge in (*offsets[start : start + rows + 1 : rows], one.stamp[0])[:2])
+            low, high = np.searchsorted(held[:, 0], (offset, stop))
+            links = tuple(Link(*link) for link in held[low:high].tolist())
+            cut = TarCut(stamp=one.stamp, folder=folder, span=rows, offset=offset, prefix=prefix, links=links)
+            yield Portion(f"{key}-{number:05d}", listing.root / path, rows, cut)
 
 
 def _id(shard: Shard, sample: Sample) -> str:
     return file_id(f"{shard.cut.prefix}/{sample.key}")
 
 
-def _scan(place: Place, links: list[Link], passed: Counter[str]) -> Iterator[tuple[str, int, int | None, str]]:
-    """(key, offset of its first header, label, what tells it from another) of every sample. Adds the hard links to
-    ``links``, and what is passed over to ``passed``."""
+def _scan(
+    place: Place, labels: bool, links: list[Link], passed: Counter[str]
+) -> Iterator[tuple[str, int, int | None, str]]:
+    """(key, offset of its first header, label where ``labels``, what tells it from another) of every sample. Adds the
+    hard links to ``links``, and what is passed over to ``passed``."""
     seen: set[str] = set()
     with _opened(place, 0) as tar:
         for key, held in _grouped(tar, 0, None, passed):
@@ -195,9 +214,15 @@ def _scan(place: Place, links: list[Link], passed: Counter[str]) -> Iterator[tup
             seen.add(key)
             _image_of(place, key, held)
             links += (Link(member.at, member.source, member.info.size) for member in held if member.source != member.at)
-            labelled = [m for m in held if suffix_of(m.info.name)[1] == ".cls" and m.info.size <= _MAX_LABEL_BYTES]
-            label = _number(read_member(tar, labelled[0])) if labelled else None
+            label = _label_of(tar, held) if labels else None
             yield key, held[0].at, label, " ".join(f"{m.info.name}:{m.info.size}" for m in held)
+
+
+def _label_of(tar: tarfile.TarFile, held: Sequence[Member]) -> int | None:
+    for member in held:
+        if suffix_of(member.info.name)[1] == ".cls" and member.info.size <= _MAX_LABEL_BYTES:
+            return _number(read_member(tar, member))
+    return None
 
 
 def _grouped(
