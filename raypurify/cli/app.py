@@ -30,6 +30,12 @@ INTERRUPTED = 130
 ImageColumn = Annotated[
     str | None, typer.Option(help="Column of Parquet files with the images; default: image, or the one that it can be.")
 ]
+ImageMember = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXT", help="Members of tars that are images, e.g. jpg or left.png,right.png; default: all but masks."
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
 
 
@@ -60,6 +66,7 @@ def fit(
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
     image_column: ImageColumn = None,
+    image_member: ImageMember = None,
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
@@ -69,7 +76,9 @@ def fit(
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
-    bundle = run([*data, *(more_data or [])], settings, run_dir, address, image_column=image_column)
+    bundle = run(
+        [*data, *(more_data or [])], settings, run_dir, address, image_column=image_column, image_member=image_member
+    )
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
 
 
@@ -137,8 +146,10 @@ def purify(
     limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
     sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
     image_column: ImageColumn = None,
+    image_member: ImageMember = None,
     drop_failed: Annotated[
-        bool, typer.Option("--drop-failed", help="Leave Parquet rows out whose image failed; else it is null there.")
+        bool,
+        typer.Option("--drop-failed", help="Leave Parquet rows and samples out whose image failed; else only it."),
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
@@ -168,7 +179,7 @@ def purify(
         from raypurify.bulk.estimate import estimate
         from raypurify.containers.sink import output_of
 
-        source = planned_for(output, [input], limit, sample, image_column, overwrite)
+        source = planned_for(output, [input], limit, sample, image_column, overwrite, image_member)
         output_of(output, source)
         print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
         return
@@ -183,6 +194,7 @@ def purify(
         limit=limit,
         sample=sample,
         image_column=image_column,
+        image_member=image_member,
         drop_failed=drop_failed,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,

@@ -14,13 +14,15 @@ from raypurify.storage import Place, Stamp
 @dataclass(frozen=True)
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
-    ``image_column`` is the column of a table in which the images stand, None where it has to be found; without
-    ``labels`` no one asks for classes."""
+    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``image_member``
+    names the extensions of a tar's members that are images, None where their names tell; without ``labels`` no one asks
+    for classes."""
 
     root: Place
     stamps: dict[str, Stamp]
     image_column: str | None = None
     labels: bool = True
+    image_member: str | None = None
 
 
 class Portion(NamedTuple):
@@ -102,8 +104,8 @@ class Container:
       the same bytes, whatever an earlier attempt left there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
-    * ``has_columns``: its images stand in a column that can be named; ``keeps_failed``: its ``write`` can keep what
-      else a row holds whose image failed.
+    * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
+      whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed.
     """
 
     kind: str
@@ -117,4 +119,5 @@ class Container:
     written: Callable[[Place], Iterable[str]] = recorded_outputs
     hidden: str = "."
     has_columns: bool = False
+    has_members: bool = False
     keeps_failed: bool = False

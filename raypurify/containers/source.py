@@ -15,6 +15,7 @@ from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.ledger import STATE
 from raypurify.containers.registry import CONTAINERS, container_of
 from raypurify.containers.rows import Row, Shard, counted
+from raypurify.containers.tar_names import named_members
 from raypurify.errors import SourceError
 from raypurify.storage import Place, Stamp, common_folder, redact, resolve, same_store
 
@@ -29,7 +30,8 @@ _REMEDIES = {
 class Source:
     """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
     Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. Of tables,
-    ``image_column`` holds the images, and ``ids`` says what names the rows: "column id", or "file and row"."""
+    ``image_column`` holds the images, and ``ids`` says what names the rows: "column id", or "file and row". Of tars,
+    ``image_member`` names the extensions of images where that was asked for."""
 
     kind: str
     uris: tuple[str, ...]
@@ -41,6 +43,7 @@ class Source:
     ignored: dict[str, int] = field(default_factory=dict)
     image_column: str | None = None
     ids: str | None = None
+    image_member: str | None = None
 
 
 def open_source(
@@ -48,6 +51,7 @@ def open_source(
     *,
     shard_rows: int | Callable[[int], int] = 256,
     image_column: str | None = None,
+    image_member: str | None = None,
     labels: bool = True,
 ) -> Source:
     """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
@@ -61,7 +65,8 @@ def open_source(
     named, it is ``image``, or the only image column of a name such as ``img`` or ``jpg``, or the only image column.
     ``id``, ``label``, ``label_name`` are optional; files and folders whose name starts with ``_`` or a dot are passed
     over. **WebDataset:** tars, as :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the
-    sample's key, ``.cls`` its label.
+    sample's key, ``.cls`` its label; ``image_member`` ("jpg", "left.png,right.png") are the extensions of images, where
+    these are not all members with the suffix of an image file that is no mask.
 
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
@@ -92,7 +97,12 @@ def open_source(
             f"{where}: --image-column {image_column} is for Parquet files, the input holds {container.noun}s; "
             "leave it out"
         )
-    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column, labels))
+    if image_member is not None and not container.has_members:
+        raise SourceError(
+            f"{where}: --image-member {image_member} is for tars, the input holds {container.noun}s; leave it out"
+        )
+    image_member = None if image_member is None else named_members(image_member)
+    plan = container.plan(Listing(root, {path: files[path] for path in paths}, image_column, labels, image_member))
     if not labels:
         plan = replace(plan, classes=None)
     shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
@@ -108,6 +118,7 @@ def open_source(
         ignored=passed_over,
         image_column=plan.image_column,
         ids=plan.ids,
+        image_member=image_member,
     )
 
 
