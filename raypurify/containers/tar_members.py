@@ -70,15 +70,16 @@ def members(tar: tarfile.TarFile, at: int, links: Sequence[Link] | None = None) 
         at = following
 
 
-def open_member(tar: tarfile.TarFile, source: int) -> IO[bytes]:
-    """The member whose header stands at byte ``source``, as a file to read and seek in where it lies."""
+def open_member(tar: tarfile.TarFile, source: int) -> tuple[str, IO[bytes]]:
+    """The member whose header stands at byte ``source``: its name, and itself as a file to read and seek in."""
     info = _header(tar, source)
-    return (tar.extractfile(info) if info is not None else None) or io.BytesIO()
+    file = tar.extractfile(info) if info is not None else None
+    return info.name if info else "", file or io.BytesIO()
 
 
 def read_member(tar: tarfile.TarFile, member: Member) -> bytes:
     """The bytes of a member that is a file."""
-    file = tar.extractfile(member.info) if member.source == member.at else open_member(tar, member.source)
+    file = tar.extractfile(member.info) if member.source == member.at else open_member(tar, member.source)[1]
     data = file.read() if file is not None else b""
     if len(data) != member.info.size:
         raise TarDamage(f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}")

@@ -76,7 +76,7 @@ def opened(
     try:
         with place.open(_READ_AHEAD) as raw:
             codec = codec or codec_of(raw)
-            file = raw if codec == PLAIN else cast(BinaryIO, Unpacked(partial(place.open, _READ_AHEAD), codec))
+            file = raw if codec == PLAIN else cast(BinaryIO, Unpacked(raw, partial(place.open, _READ_AHEAD), codec))
             try:
                 with _tar_from(file, offset if outer is None else outer) as tar:
                     if outer is None:
@@ -96,16 +96,14 @@ def opened(
 def tar_within(tar: tarfile.TarFile, at: int, offset: int = 0) -> Iterator[tarfile.TarFile]:
     """The tar that the member is whose header stands at byte ``at``. Raises TarDamage, in the block too, where it
     cannot be read."""
-    name = "a tar"
+    name, file = open_member(tar, at)
     try:
-        file = open_member(tar, at)
-        name = file_id(str(getattr(file, "name", None) or name))
         with _tar_from(cast(BinaryIO, file), offset) as inner:
             yield inner
     except TarDamage as error:
-        raise TarDamage(f"{name} in it {error}") from error
+        raise TarDamage(f"{file_id(name)} in it {error}") from error
     except tarfile.TarError as error:
-        raise TarDamage(f"{name} in it is no readable tar: {error}") from error
+        raise TarDamage(f"{file_id(name)} in it is no readable tar: {error}") from error
 
 
 def codec_in(tar: tarfile.TarFile) -> str:

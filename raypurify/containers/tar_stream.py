@@ -28,25 +28,23 @@ def codec_of(raw: BinaryIO) -> str:
 
 
 class Unpacked:
-    """What is in a compressed file, which ``opener`` opens and this closes, to read and seek in."""
+    """What is in a compressed file, to read and seek in. ``raw`` is the file at its start, and ``opener`` opens it
+    again where it has to be begun anew; closing this closes it."""
 
-    def __init__(self, opener: Callable[[], BinaryIO], codec: str):
+    def __init__(self, raw: BinaryIO, opener: Callable[[], BinaryIO], codec: str):
         self.codec = codec
-        self._opener, self._raw = opener, None
+        self._opener = opener
         self._at = 0
-        self._begin()
+        self._begin(raw)
 
-    def _begin(self) -> None:
-        self.close()
-        self._raw: BinaryIO | None = self._opener()
-        self._chunks = _chunks(self._raw, self.codec)
+    def _begin(self, raw: BinaryIO) -> None:
+        self._raw, self._chunks = raw, _chunks(raw, self.codec)
         # The bytes that were unpacked last, and where they end.
         self._kept, self._end = b"", 0
 
     def close(self) -> None:
         """Close the file below."""
-        if self._raw is not None:
-            self._raw.close()
+        self._raw.close()
 
     def tell(self) -> int:
         """Where the next read begins."""
@@ -63,7 +61,8 @@ class Unpacked:
     def read(self, size: int = -1) -> bytes:
         """So many bytes, fewer at the end. Raises StreamDamage where the stream is damaged or cut off before."""
         if self._at < self._end - len(self._kept):
-            self._begin()
+            self.close()
+            self._begin(self._opener())
         parts: list[bytes] = []
         while size:
             if self._at < self._end:

@@ -174,20 +174,21 @@ def _inner(outer: _Tar, group: Group, is_tar: bool) -> _Tar:
             f"{outer.place}: holds the tar {name}, which can be read there only where both are not compressed, and no "
             f"tar holds them; `tar -xf {file_id(outer.place.name)}` unpacks it, then name the folder"
         )
-    path = path_within(cut.prefix, member.info.name)
-    whole = replace(cut, folder=posixpath.dirname(path), prefix=stem_of(path), outer=member.source)
-    return _Tar(outer.place, path, whole)
+    prefix = stem_of(path_within(cut.prefix, member.info.name))
+    whole = replace(cut, folder=posixpath.dirname(prefix), prefix=prefix, outer=member.source)
+    return _Tar(outer.place, path_within(outer.path, member.info.name), whole)
 
 
 def _check_apart(root: Place, tars: Sequence[_Tar]) -> None:
     """Raises SourceError where two tars would give the same ids."""
     paths: dict[str, str] = {}
     for tar in tars:
-        if (other := paths.setdefault(tar.whole.prefix, tar.path)) != tar.path:
+        if other := paths.get(tar.whole.prefix):
             raise SourceError(
                 f"{root}: the samples of {file_id(other)} and {file_id(tar.path)} would have the same names; "
                 "leave one of them out, or rename it"
             )
+        paths[tar.whole.prefix] = tar.path
 
 
 def _class_of(tar: _Tar) -> str:
