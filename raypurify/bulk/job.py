@@ -18,6 +18,8 @@ from raypurify.purifiers.batch import MAX_PIXELS
 from raypurify.storage import redact
 
 SMALL = 2048
+# What names the images in a file, and belongs to a job.
+_NAMES = ("image_column", "image_member")
 
 
 def purify(
@@ -34,6 +36,7 @@ def purify(
     image_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
+    image_member: str | None = None,
     drop_failed: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
@@ -47,10 +50,11 @@ def purify(
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
     undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files; where it is not given,
-    it is that of the job that ``output`` belongs to, or is found (:func:`raypurify.containers.source.open_source`,
-    which also says what ``kind`` and ``follow_links`` do and which patterns may name inputs).
-    Rows of Parquet files whose image failed keep their other columns, and with ``drop_failed`` are left out. ``part``
+    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
+    those of tars; where they are not given, they are those of the job that ``output`` belongs to, or found
+    (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
+    patterns may name inputs). Rows of Parquet files and samples of tars whose image failed keep what else they hold,
+    and with ``drop_failed`` are left out. ``part``
     (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images again.
     One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
@@ -61,7 +65,8 @@ def purify(
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
     reading = {"kind": kind, "follow_links": follow_links}
-    source = planned_for(output, inputs, limit, sample, image_column, overwrite, **reading)
+    named = {"image_column": image_column, "image_member": image_member}
+    source = planned_for(output, inputs, limit, sample, overwrite, **named, **reading)
     settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
         raise SinkError(
@@ -119,6 +124,7 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         image_column=settings.get("image_column"),
         kind=arguments.get("kind"),
         follow_links=arguments.get("follow_links", False),
+        image_member=settings.get("image_member"),
         # Jobs that were recorded before there was a choice left them out.
         drop_failed=settings.get("drop_failed", True),
         retry_failed=True,
@@ -130,12 +136,11 @@ def planned(
     inputs: list[str],
     limit: int | None = None,
     sample: int | None = None,
-    image_column: str | None = None,
     **reading: Any,
 ) -> Source:
     """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle.
-    ``reading`` is ``kind`` and ``follow_links`` of ``open_source``."""
-    source = open_source(inputs, shard_rows=_shard_rows, image_column=image_column, labels=False, **reading)
+    ``reading`` are options of ``open_source``."""
+    source = open_source(inputs, shard_rows=_shard_rows, labels=False, **reading)
     return select(source, limit, sample)
 
 
@@ -144,28 +149,30 @@ def planned_for(
     inputs: list[str],
     limit: int | None,
     sample: int | None,
-    image_column: str | None,
     overwrite: bool,
     **reading: Any,
 ) -> Source:
-    """What :func:`planned` gives for a job that goes on: where no column is named, with that of the job ``output``
-    belongs to, unless it is to be overwritten."""
-    recorded = None if image_column or overwrite else _recorded_column(output)
-    if recorded:
+    """What :func:`planned` gives for a job that goes on: where neither column nor members are named, with those of the
+    job ``output`` belongs to, unless it is to be overwritten."""
+    named = overwrite or any(reading.get(name) for name in _NAMES)
+    recorded = {} if named else _recorded_names(output)
+    if any(recorded.values()):
         try:
-            return planned(inputs, limit, sample, recorded, **reading)
+            return planned(inputs, limit, sample, **reading | recorded)
         except SourceError:
             # Maybe another input, for which the output will be refused in words that fit.
             pass
-    return planned(inputs, limit, sample, image_column, **reading)
+    return planned(inputs, limit, sample, **reading)
 
 
-def _recorded_column(output: str) -> str | None:
+def _recorded_names(output: str) -> dict[str, str | None]:
+    """The image column and the image members of the job that an output belongs to."""
     try:
-        return recorded_job(output)["settings"].get("image_column")
+        settings = recorded_job(output)["settings"]
     except SinkError:
         # Whoever claims the output says what is wrong with it.
-        return None
+        return {}
+    return {name: settings.get(name) for name in _NAMES}
 
 
 def _shard_rows(rows: int) -> int:

@@ -34,6 +34,12 @@ Kind = Annotated[
     str | None, typer.Option(help="What to read where there are several: images, parquet or tars; default: found.")
 ]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read folders and files that links lead to.")]
+ImageMember = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXT", help="Members of tars that are images, e.g. jpg or left.png,right.png; default: all but masks."
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
 
 
@@ -68,6 +74,7 @@ def fit(
     image_column: ImageColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
+    image_member: ImageMember = None,
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
@@ -77,8 +84,16 @@ def fit(
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
-    uris = [*data, *(more_data or [])]
-    bundle = run(uris, settings, run_dir, address, image_column=image_column, kind=kind, follow_links=follow_links)
+    bundle = run(
+        [*data, *(more_data or [])],
+        settings,
+        run_dir,
+        address,
+        image_column=image_column,
+        image_member=image_member,
+        kind=kind,
+        follow_links=follow_links,
+    )
     print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
 
 
@@ -149,8 +164,10 @@ def purify(
     image_column: ImageColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
+    image_member: ImageMember = None,
     drop_failed: Annotated[
-        bool, typer.Option("--drop-failed", help="Leave Parquet rows out whose image failed; else it is null there.")
+        bool,
+        typer.Option("--drop-failed", help="Leave Parquet rows and samples out whose image failed; else only it."),
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
@@ -180,8 +197,13 @@ def purify(
         from raypurify.bulk.estimate import estimate
         from raypurify.containers.sink import output_of
 
-        reading = {"kind": kind, "follow_links": follow_links}
-        source = planned_for(output, inputs, limit, sample, image_column, overwrite, **reading)
+        reading = {
+            "image_column": image_column,
+            "image_member": image_member,
+            "kind": kind,
+            "follow_links": follow_links,
+        }
+        source = planned_for(output, inputs, limit, sample, overwrite, **reading)
         output_of(output, source)
         print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
         return
@@ -198,6 +220,7 @@ def purify(
         image_column=image_column,
         kind=kind,
         follow_links=follow_links,
+        image_member=image_member,
         drop_failed=drop_failed,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,

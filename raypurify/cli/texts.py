@@ -97,7 +97,7 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
     if summary.kept:
         lines.append(
-            f"kept:       {summary.kept:,} rows of failed images, without image; --drop-failed leaves them out"
+            f"kept:       {summary.kept:,} rows of failed images, with all but the image; --drop-failed leaves them out"
         )
     if summary.ignored:
         lines.append(f"ignored:    {passed_over_text(summary.passed_over)}")

@@ -15,14 +15,16 @@ from raypurify.storage import Place, Stamp
 @dataclass(frozen=True)
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
-    ``image_column`` is the column of a table in which the images stand, None where it has to be found; without
-    ``labels`` no one asks for classes. With ``follow_links``, links may lead out of ``root``."""
+    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``image_member``
+    names the extensions of a tar's members that are images, None where their names tell; without ``labels`` no one asks
+    for classes. With ``follow_links``, links may lead out of ``root``."""
 
     root: Place
     stamps: dict[str, Stamp]
     image_column: str | None = None
     labels: bool = True
     follow_links: bool = False
+    image_member: str | None = None
 
 
 class Portion(NamedTuple):
@@ -95,8 +97,9 @@ class Container:
 
     * ``kind``: its name in ``job.json`` and in shards; ``noun``: one of its files, in messages; ``suffixes`` of its
       files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
-    * ``look(place, labels)`` says what one file holds, of its classes too where ``labels``; it may be called in another
-      process. Raises SourceError where the file cannot be used. None where a container's files are not opened to plan.
+    * ``look(place, labels, image_member)`` says what one file holds, of its classes too where ``labels``; it may be
+      called in another process. Raises SourceError where the file cannot be used. None where a container's files are
+      not opened to plan.
     * ``plan(listing, looks)`` merges the looks into all files of the listing, by their path and in its order, and opens
       none. Raises SourceError naming what does not go together.
     * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
@@ -107,8 +110,8 @@ class Container:
       the same bytes, whatever an earlier attempt left there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
-    * ``has_columns``: its images stand in a column that can be named; ``keeps_failed``: its ``write`` can keep what
-      else a row holds whose image failed.
+    * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
+      whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed.
     """
 
     kind: str
@@ -120,7 +123,8 @@ class Container:
     write: Callable[[Sink, Shard, Images], dict[int, str]]
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
-    look: Callable[[Place, bool], Look] | None = None
+    look: Callable[[Place, bool, str | None], Look] | None = None
     hidden: str = "."
     has_columns: bool = False
+    has_members: bool = False
     keeps_failed: bool = False

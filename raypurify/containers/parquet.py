@@ -53,7 +53,7 @@ class ParquetCut(FileCut):
     own_ids: bool = True
 
 
-def look(place: Place, labels: bool) -> Look:
+def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
     """The rows of a Parquet file's row groups, its footer's digest, schema and ids (``Container.look``), and where
     ``labels`` the pairs of label and name that it holds."""
     stamp = place.stamp

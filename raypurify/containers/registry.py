@@ -14,10 +14,11 @@ CONTAINERS: dict[str, Container] = {container.kind: container for container in K
 
 
 def container_of(path: str) -> Container | None:
-    """The container that a file belongs to by its suffix, None where it is of none.
+    """The container that a file belongs to by its suffix, which may have two parts, None where it is of none.
 
-    >>> container_of("a/1.JPG").kind, container_of("notes.txt")
-    ('folder', None)
+    >>> container_of("a/1.JPG").kind, container_of("a.tar.GZ").kind, container_of("notes.gz")
+    ('folder', 'tar', None)
     """
-    suffix = posixpath.splitext(path)[1].lower()
-    return next((container for container in CONTAINERS.values() if suffix in container.suffixes), None)
+    stem, last = posixpath.splitext(path.lower())
+    suffixes = (posixpath.splitext(stem)[1] + last, last)
+    return next((one for suffix in suffixes for one in CONTAINERS.values() if suffix in one.suffixes), None)

@@ -23,7 +23,7 @@ from raypurify.images import SUFFIX
 from raypurify.storage import Place, redact, resolve, within
 
 # What jobs did that were recorded before these settings were.
-_EARLIER = {"drop_failed": True, "image_column": "image"}
+_EARLIER = {"drop_failed": True, "image_column": "image", "image_member": None}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def open_sink(
         container = CONTAINERS[source.kind]
         if container.has_columns:
             settings = settings | {"image_column": source.image_column}
+        if container.has_members:
+            settings = settings | {"image_member": source.image_member}
         if container.keeps_failed:
             settings = settings | {"drop_failed": drop_failed}
         job = {

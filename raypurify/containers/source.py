@@ -15,6 +15,7 @@ from raypurify.containers.listing import list_inputs
 from raypurify.containers.look import Look
 from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
+from raypurify.containers.tar_names import named_members
 from raypurify.errors import SourceError
 from raypurify.storage import Place, overlapped, redact
 
@@ -24,7 +25,8 @@ class Source:
     """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
     Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. ``places`` are
     those of :class:`raypurify.containers.listing.Inputs`. Of tables, ``image_column`` holds the images, and ``ids``
-    says what names the rows: "column id", or "file and row"."""
+    says what names the rows: "column id", or "file and row". Of tars, ``image_member`` names the extensions of images
+    where that was asked for."""
 
     kind: str
     uris: tuple[str, ...]
@@ -36,6 +38,7 @@ class Source:
     ignored: dict[str, int] = field(default_factory=dict)
     image_column: str | None = None
     ids: str | None = None
+    image_member: str | None = None
 
 
 def open_source(
@@ -43,6 +46,7 @@ def open_source(
     *,
     shard_rows: int | Callable[[int], int] = 256,
     image_column: str | None = None,
+    image_member: str | None = None,
     labels: bool = True,
     kind: str | None = None,
     follow_links: bool = False,
@@ -61,7 +65,8 @@ def open_source(
     ``img`` or ``jpg``, or the only image column. ``id``, ``label``, ``label_name`` are optional; files and folders
     whose name starts with ``_`` or a dot are passed over. **WebDataset:** tars, as
     :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the sample's key, ``.cls`` its
-    label.
+    label; ``image_member`` ("jpg", "left.png,right.png") are the extensions of images, where these are not all
+    members with the suffix of an image file that is no mask.
 
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
@@ -89,8 +94,13 @@ def open_source(
             f"{where}: --image-column {image_column} is for Parquet files, the input holds {container.noun}s; "
             "leave it out"
         )
+    if image_member is not None and not container.has_members:
+        raise SourceError(
+            f"{where}: --image-member {image_member} is for tars, the input holds {container.noun}s; leave it out"
+        )
+    image_member = None if image_member is None else named_members(image_member)
     stamps = {path: inputs.files[path] for path in paths}
-    listing = Listing(inputs.root, stamps, image_column, labels, follow_links)
+    listing = Listing(inputs.root, stamps, image_column, labels, follow_links, image_member)
     plan = container.plan(listing, _look_into(container, listing))
     if not labels:
         plan = replace(plan, classes=None)
@@ -107,6 +117,7 @@ def open_source(
         ignored=passed_over,
         image_column=plan.image_column,
         ids=plan.ids,
+        image_member=image_member,
     )
 
 
@@ -125,7 +136,9 @@ def _look_into(container: Container, listing: Listing) -> dict[str, Look]:
     if look is None:
         return {}
     paths = list(listing.stamps)
-    return dict(zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels), paths)))
+    return dict(
+        zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels, listing.image_member), paths))
+    )
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:

@@ -7,10 +7,11 @@ zeros of the first cannot be told from members that zeros were written over.
 """
 
 import copy
+import io
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 from raypurify.containers.rows import file_id
 
@@ -19,6 +20,8 @@ _BLOCK = tarfile.BLOCKSIZE
 _MAX_PADDING = 4 << 20
 # Headers of text for the header that follows: PAX records, and the long names of GNU.
 _PAX, _LONG_NAMES = (b"x", b"g", b"X"), (b"L", b"K")
+# They are held in memory.
+_MAX_TEXT = 16 << 20
 _LABELS, _DEVICES = (b"V", b"D"), (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 _RECORD = re.compile(rb"(\d{1,9}) [^=]+=")
 
@@ -67,10 +70,16 @@ def members(tar: tarfile.TarFile, at: int, links: Sequence[Link] | None = None) 
         at = following
 
 
+def open_member(tar: tarfile.TarFile, source: int) -> tuple[str, IO[bytes]]:
+    """The member whose header stands at byte ``source``: its name, and itself as a file to read and seek in."""
+    info = _header(tar, source)
+    file = tar.extractfile(info) if info is not None else None
+    return info.name if info else "", file or io.BytesIO()
+
+
 def read_member(tar: tarfile.TarFile, member: Member) -> bytes:
     """The bytes of a member that is a file."""
-    info = member.info if member.source == member.at else _header(tar, member.source)
-    file = tar.extractfile(info) if info is not None else None
+    file = tar.extractfile(member.info) if member.source == member.at else open_member(tar, member.source)[1]
     data = file.read() if file is not None else b""
     if len(data) != member.info.size:
         raise TarDamage(f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}")
@@ -82,6 +91,13 @@ def passed_over(info: tarfile.TarInfo) -> str | None:
     if info.issym():
         return "links in tars"
     return "devices and pipes in tars" if info.type in _DEVICES else None
+
+
+def check_start(raw: BinaryIO) -> None:
+    """Raises TarError where what stands before the header at the place of ``raw`` is damaged, or too much to hold."""
+    at = raw.tell()
+    _check_extensions(raw, raw.read(_BLOCK))
+    raw.seek(at)
 
 
 def _as_file(info: tarfile.TarInfo, size: int) -> tarfile.TarInfo:
@@ -131,8 +147,8 @@ def _check_extensions(raw: BinaryIO, block: bytes) -> None:
     """Raises TarError where the PAX records before a header are damaged, of which tarfile would take what it finds."""
     while (kind := block[156:157]) in (*_PAX, *_LONG_NAMES):
         size = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
-        if size < 0:
-            raise tarfile.HeaderError("a size below 0")
+        if not 0 <= size <= _MAX_TEXT:
+            raise tarfile.HeaderError(f"{size:,} bytes of names and facts")
         padded = -(-size // _BLOCK) * _BLOCK
         if kind in _PAX:
             _check_records(raw.read(padded)[:size], size)

@@ -1,282 +1,140 @@
-"""WebDataset tars as a container: consecutive members of one key are a sample, and one of them is its image.
+"""WebDataset tars as a container: consecutive members of one key are a sample, and each of its images is a row.
 
-The key of a member is its path up to the first dot of the file name, the rest is its suffix: ``a/7.jpg`` and
-``a/7.cls`` are the sample ``a/7``, whose id has the tar's path in front and whose label ``.cls`` holds. A hard link is
-the file that it points to; symbolic links and devices are passed over and counted. Every shard becomes a tar, named
-after it.
+The key of a member is its path up to the first dot of the file name, the rest is its extension: ``a/7.jpg`` and
+``a/7.cls`` are the sample ``a/7``, whose id has the tar's path in front and whose label ``.cls`` holds.
+:mod:`raypurify.containers.tar_names` says which members are images; where a sample has several, their ids end in their
+extensions. A hard link is the file that it points to; symbolic links, devices, hidden names and READMEs are passed over
+and counted. A tar may be compressed. A tar of nothing but tars is read as if these were files in a folder of its name,
+which without any ``.cls`` are the classes. Every shard becomes a tar, named after it.
 """
 
-import copy
-import hashlib
-import io
 import posixpath
-import tarfile
-from array import array
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
-import pyarrow as pa
 
-from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.contract import Container, Listing, Plan, Portion
 from raypurify.containers.look import Look
-from raypurify.containers.packed import (
-    FileCut,
-    check_stamp,
-    cut_rows,
-    digest_of,
-    numbered_files,
-    passed_in,
-    pick_rows,
-    put_file,
-    unique_keys,
-)
-from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
-from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
-from raypurify.errors import ImageError, SinkError, SourceError
+from raypurify.containers.packed import cut_rows, digest_of, numbered_files, passed_in, pick_rows, unique_keys
+from raypurify.containers.rows import file_id
+from raypurify.containers.tar_members import Link
+from raypurify.containers.tar_names import path_within, stem_of
+from raypurify.containers.tar_rows import TarCut, read, write
+from raypurify.containers.tar_scan import TAR_SUFFIXES, look
+from raypurify.errors import SourceError
 from raypurify.storage import Place
 
-# Sidecars are held in memory with the images of their shard.
-_MAX_SIDECAR_BYTES = 64 << 20
-_MAX_LABEL_BYTES = 32
-# Many headers and small members in one request to a store.
-_READ_AHEAD = 4 << 20
+_NO_END = 1 << 62
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample: its key, its members with their bytes (None: too large to read), and the one that is the image."""
+class _Tar:
+    """One tar as planned: by row where its sample begins, and its hard links, (n, 3) as ``Link``, by where they stand.
+    The cut is of all of it."""
 
-    key: str
-    members: tuple[tuple[tarfile.TarInfo, bytes | None], ...]
-    image: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TarCut(FileCut):
-    """Samples of a tar from the one whose first header stands at byte ``offset``. ``prefix``, the tar's path without
-    its suffix, begins their ids; ``links`` are the hard links among their members."""
-
-    offset: int
-    prefix: str
-    links: tuple[Link, ...] = ()
-
-
-def look(place: Place, labels: bool) -> Look:
-    """Where each sample of a tar begins, and its hard links (``Container.look``). Every header is read, and where
-    ``labels`` the ``.cls`` members.
-
-    Raises SourceError where it is damaged, or holds a key twice, apart, or with two images.
-    """
-    digest, stamp = hashlib.sha256(), place.stamp
-    offsets, passed = array("q"), Counter[str]()
-    links: list[Link] = []
-    classes = 0
-    for key, offset, label, mark in _scan(place, labels, links, passed):
-        digest.update(f"{key}\0{mark}\n".encode("utf-8", "surrogateescape"))
-        offsets.append(offset)
-        classes = max(classes, 0 if label is None else label + 1)
-    arrays = {"offsets": pa.array(np.array(offsets, np.int64))}
-    if links:
-        arrays["links"] = pa.array(np.array(links, np.int64).ravel())
-    return Look(stamp, digest.hexdigest(), len(offsets), dict(passed), {"classes": classes}, arrays)
+    place: Place
+    path: str
+    whole: TarCut
+    offsets: np.ndarray
+    links: np.ndarray
 
 
 def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
-    """Rows, classes and shards of tars (``Container.plan``)."""
+    """Rows, classes and shards of tars (``Container.plan``). Raises SourceError where two would give the same ids."""
+    tars = [tar for path, one in looks.items() for tar in _tars(listing, path, one)]
     rows = sum(one.rows for one in looks.values())
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples")
-    classes = max(one.facts["classes"] for one in looks.values())
+    named = listing.image_member
+    if named is not None and not any(one.facts["images"] for one in looks.values()):
+        raise SourceError(
+            f"{listing.root}: no sample has a member of the extension {named.replace(',', ' or ')}, which "
+            "--image-member names; it is all that stands behind the first dot of the file name"
+        )
+    _check_apart(listing.root, tars)
+    labels = max(one.facts["classes"] for one in looks.values())
+    classes = tuple(map(str, range(labels))) if labels else None
+    if not labels and all(tar.whole.outer is not None for tar in tars):
+        classes = tuple(sorted({_class_of(tar) for tar in tars}))
+        tars = [replace(tar, whole=replace(tar.whole, label=classes.index(_class_of(tar)))) for tar in tars]
     return Plan(
         rows=rows,
-        classes=tuple(map(str, range(classes))) if classes else None,
-        digest=digest_of(looks),
-        portions=partial(_portions, listing, looks),
+        classes=classes,
+        digest=digest_of(looks, "" if named is None else f"images in {named}\n"),
+        portions=partial(_portions, tars),
         passed=passed_in(looks),
     )
-
-
-def read(shard: Shard) -> Iterator[Row]:
-    """The rows of a tar's shard (``Container.read``)."""
-    for row, sample in enumerate(read_samples(shard), shard.first_row):
-        identity, data, error = _id(shard, sample), None, None
-        if sample.image is None:
-            error = ImageError("empty", f"{shard.place}: sample {file_id(sample.key)} holds no image")
-        else:
-            member, data = sample.members[sample.image]
-            where = f"{shard.place}: {file_id(member.name)}"
-            if data is None:
-                error = ImageError("too-large", f"{where} holds {member.size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
-            elif not data:
-                data, error = None, ImageError("empty", f"{where} holds no bytes")
-        yield Row(identity, row, data, _label(sample) if shard.classes else None, error)
-
-
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
-    """One tar of the shard's samples, every sidecar in its place (``Container.write``)."""
-    buffer = io.BytesIO()
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
-    ) as tar:
-        for sample, (row, image) in zip(read_samples(shard), images):
-            if _id(shard, sample) != row.id:
-                raise SinkError(f"{shard.place}: changed while shard {shard.name} was worked on; run again")
-            if isinstance(image, ImageError):
-                continue
-            for number, (member, held) in enumerate(sample.members):
-                entry = copy.copy(member)
-                if number == sample.image:
-                    entry.name, held = sample.key + sink.suffix, image
-                assert held is not None  # only an image may be too large to read
-                entry.size, entry.pax_headers = len(held), {}
-                tar.addfile(entry, io.BytesIO(held))
-    return put_file(sink, shard, ".tar", buffer.getvalue())
 
 
 WEBDATASET = Container(
     kind="tar",
     noun="tar",
-    suffixes=frozenset((".tar",)),
+    suffixes=TAR_SUFFIXES,
     look=look,
     plan=plan,
     read=read,
     pick=pick_rows,
     write=write,
     written=partial(numbered_files, suffix=".tar"),
+    has_members=True,
+    keeps_failed=True,
 )
 
 
-def read_samples(shard: Shard) -> Iterator[Sample]:
-    """The samples of a shard, in their order. Raises SourceError where the tar has changed since it was planned."""
-    return counted(shard, _read_samples(shard))
+def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
+    """The tars of a file: those that it holds, or itself."""
+    stem = stem_of(path)
+    offsets = one.arrays["offsets"].to_numpy()
+    links = one.arrays["links"].to_numpy().reshape(-1, 3) if "links" in one.arrays else np.empty((0, 3), np.int64)
+    for name, outer, rows, linked in one.facts["tars"]:
+        name = name.encode("latin-1").decode("utf-8", "surrogateescape")
+        prefix = stem if outer is None else stem_of(path_within(stem, name))
+        whole = TarCut(
+            stamp=one.stamp,
+            folder=posixpath.dirname(prefix),
+            span=0,
+            offset=0,
+            prefix=prefix,
+            codec=one.facts["codec"],
+            outer=outer,
+            image_member=listing.image_member,
+        )
+        tar_path = path if outer is None else path_within(path, name)
+        yield _Tar(listing.root / path, tar_path, whole, offsets[:rows], links[:linked])
+        offsets, links = offsets[rows:], links[linked:]
 
 
-def _read_samples(shard: Shard) -> Iterator[Sample]:
-    check_stamp(shard)
-    cut: TarCut = shard.cut
-    wanted = None if cut.picked is None else set(cut.picked)
-    with _opened(shard.place, cut.offset) as tar:
-        for number, (key, held) in enumerate(_grouped(tar, cut.offset, cut.links)):
-            if wanted is None or number in wanted:
-                data = tuple((member.info, _read(tar, member, shard.place)) for member in held)
-                yield Sample(key, data, _image_of(shard.place, key, held))
-            if number + 1 == cut.span:
-                return
+def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
+    for key, tar in zip(unique_keys([f"{tar.whole.prefix}.tar" for tar in tars]), tars):
+        begins = tar.offsets.tolist()
+        # The images of a sample stay together.
+        starts = {bisect_left(begins, begins[start]) for start, _ in cut_rows([len(begins)], shard_rows)}
+        for number, (start, stop) in enumerate(pairwise(sorted(starts | {len(begins)}))):
+            offset, end = begins[start], begins[stop] if stop < len(begins) else _NO_END
+            low, high = np.searchsorted(tar.links[:, 0], (offset, end))
+            links = tuple(Link(*link) for link in tar.links[low:high].tolist())
+            counts = tuple(len([*rows]) for _, rows in groupby(begins[start:stop]))
+            if len(counts) == stop - start:
+                counts = ()
+            cut = replace(tar.whole, span=stop - start, offset=offset, links=links, counts=counts)
+            yield Portion(f"{key}-{number:05d}", tar.place, stop - start, cut)
 
 
-def suffix_of(name: str) -> tuple[str, str]:
-    """``(key, suffix)`` of a member's name.
-
-    >>> suffix_of("a.b/7.seg.png")
-    ('a.b/7', '.seg.png')
-    """
-    folder, base = posixpath.split(name)
-    stem, dot, rest = base.partition(".")
-    return posixpath.join(folder, stem), dot + rest
-
-
-def _portions(listing: Listing, looks: Mapping[str, Look], shard_rows: int) -> Iterator[Portion]:
-    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
-        one = looks[path]
-        folder, prefix = posixpath.dirname(path), posixpath.splitext(path)[0]
-        offsets = one.arrays["offsets"].to_numpy()
-        held = one.arrays["links"].to_numpy().reshape(-1, 3) if "links" in one.arrays else np.empty((0, 3), np.int64)
-        for number, (start, rows) in enumerate(cut_rows([one.rows], shard_rows)):
-            offset, stop = (int(edge) for edge in (*offsets[start : start + rows + 1 : rows], one.stamp[0])[:2])
-            low, high = np.searchsorted(held[:, 0], (offset, stop))
-            links = tuple(Link(*link) for link in held[low:high].tolist())
-            cut = TarCut(stamp=one.stamp, folder=folder, span=rows, offset=offset, prefix=prefix, links=links)
-            yield Portion(f"{key}-{number:05d}", listing.root / path, rows, cut)
+def _check_apart(root: Place, tars: Sequence[_Tar]) -> None:
+    """Raises SourceError where two tars would give the same ids."""
+    paths: dict[str, str] = {}
+    for tar in tars:
+        if other := paths.get(tar.whole.prefix):
+            raise SourceError(
+                f"{root}: the samples of {file_id(other)} and {file_id(tar.path)} would have the same names; "
+                "leave one of them out, or rename it"
+            )
+        paths[tar.whole.prefix] = tar.path
 
 
-def _id(shard: Shard, sample: Sample) -> str:
-    return file_id(f"{shard.cut.prefix}/{sample.key}")
-
-
-def _scan(
-    place: Place, labels: bool, links: list[Link], passed: Counter[str]
-) -> Iterator[tuple[str, int, int | None, str]]:
-    """(key, offset of its first header, label where ``labels``, what tells it from another) of every sample. Adds the
-    hard links to ``links``, and what is passed over to ``passed``."""
-    seen: set[str] = set()
-    with _opened(place, 0) as tar:
-        for key, held in _grouped(tar, 0, None, passed):
-            if key in seen:
-                raise SourceError(
-                    f"{place}: the members of sample {file_id(key)!r} do not stand together, or it comes twice; "
-                    "sort the tar by name, and give each sample a name of its own"
-                )
-            seen.add(key)
-            _image_of(place, key, held)
-            links += (Link(member.at, member.source, member.info.size) for member in held if member.source != member.at)
-            label = _label_of(tar, held) if labels else None
-            yield key, held[0].at, label, " ".join(f"{m.info.name}:{m.info.size}" for m in held)
-
-
-def _label_of(tar: tarfile.TarFile, held: Sequence[Member]) -> int | None:
-    for member in held:
-        if suffix_of(member.info.name)[1] == ".cls" and member.info.size <= _MAX_LABEL_BYTES:
-            return _number(read_member(tar, member))
-    return None
-
-
-def _grouped(
-    tar: tarfile.TarFile, offset: int, links: Sequence[Link] | None, passed: Counter[str] | None = None
-) -> Iterator[tuple[str, list[Member]]]:
-    def files() -> Iterator[Member]:
-        for member in members(tar, offset, links):
-            if member.info.isreg():
-                yield member
-            elif passed is not None and (reason := passed_over(member.info)):
-                passed[reason] += 1
-
-    for key, group in groupby(files(), key=lambda member: suffix_of(member.info.name)[0]):
-        yield key, list(group)
-
-
-def _image_of(place: Place, key: str, held: Sequence[Member]) -> int | None:
-    found = [k for k, member in enumerate(held) if suffix_of(member.info.name)[1].lower() in IMAGE_SUFFIXES]
-    if len(found) > 1:
-        names = " and ".join(file_id(held[k].info.name) for k in found[:2])
-        raise SourceError(f"{place}: sample {file_id(key)!r} has two images, {names}; rename one, e.g. to {key}.1.png")
-    return found[0] if found else None
-
-
-def _read(tar: tarfile.TarFile, member: Member, place: Place) -> bytes | None:
-    name, size = member.info.name, member.info.size
-    image = suffix_of(name)[1].lower() in IMAGE_SUFFIXES
-    if size > MAX_FILE_BYTES and image:
-        return None
-    if size > _MAX_SIDECAR_BYTES and not image:
-        raise SourceError(f"{place}: {file_id(name)} holds {size:,} bytes; a sidecar may hold 64 MiB")
-    return read_member(tar, member)
-
-
-def _label(sample: Sample) -> int | None:
-    for member, data in sample.members:
-        if suffix_of(member.name)[1] == ".cls" and data is not None and len(data) <= _MAX_LABEL_BYTES:
-            return _number(data)
-    return None
-
-
-def _number(data: bytes) -> int | None:
-    text = data.strip()
-    return int(text) if text.isdigit() and len(text) < 6 else None
-
-
-@contextmanager
-def _opened(place: Place, offset: int) -> Iterator[tarfile.TarFile]:
-    try:
-        with place.open(_READ_AHEAD) as raw:
-            raw.seek(offset)
-            with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape", encoding="utf-8") as tar:
-                yield tar
-    except TarDamage as error:
-        raise SourceError(f"{place}: {error}") from error
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise SourceError(f"{place}: is no readable tar: {error}; a compressed one has to be unpacked first") from error
+def _class_of(tar: _Tar) -> str:
+    return file_id(posixpath.basename(tar.whole.prefix))

@@ -29,13 +29,15 @@ def fit(
     image_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
+    image_member: str | None = None,
 ) -> Path:
     """Learn a bundle from clean labelled images and return its folder, ``run_dir/bundle``.
 
     Runs on the Ray cluster there is (see ``session``), or starts one on this machine. Call it again with the same
     arguments after any interruption: complete stages are skipped, the rest goes on. On several machines ``run_dir``
-    must be on storage they share. ``image_column`` is that of Parquet files; where it is not given, it is found
-    (:func:`raypurify.containers.source.open_source`, which says what ``kind`` and ``follow_links`` do).
+    must be on storage they share. ``image_column`` is that of Parquet files, ``image_member`` names the images of
+    tars; where they are not given, they are found (:func:`raypurify.containers.source.open_source`, which says what
+    ``kind`` and ``follow_links`` do).
 
     Raises SourceError, DataError, TrainingError or SinkError with what to do about it.
     """
@@ -45,7 +47,9 @@ def fit(
     if "://" in str(run_dir):
         raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
     run_dir = Path(run_dir).expanduser().resolve()
-    source = open_source(data, image_column=image_column, kind=kind, follow_links=follow_links)
+    source = open_source(
+        data, image_column=image_column, image_member=image_member, kind=kind, follow_links=follow_links
+    )
     with only_one(run_dir), ray_session(address):
         calibrated = _stages(run_dir, source, settings)
     bundle = run_dir / "bundle"

@@ -1,6 +1,7 @@
 """A job that goes on takes the column and the choice of failed rows that are recorded with its output."""
 
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,14 +25,31 @@ def begun(tmp_path):
 
 def test_a_rerun_takes_the_recorded_column(begun, tmp_path):
     path, out = begun
-    assert job.planned_for(out, [path], None, None, None, False).image_column == "png"
-    assert job.planned_for(out, [path], None, None, "jpg", False).image_column == "jpg"
+    assert job.planned_for(out, [path], None, None, False).image_column == "png"
+    assert job.planned_for(out, [path], None, None, False, image_column="jpg").image_column == "jpg"
     for other, overwrite in ((out, True), (str(tmp_path / "none"), False)):
         with pytest.raises(SourceError, match="jpg or png; say which"):
-            job.planned_for(other, [path], None, None, None, overwrite)
+            job.planned_for(other, [path], None, None, overwrite)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.png").write_bytes(b"x")
-    assert job.planned_for(out, [str(tmp_path / "in")], None, None, None, False).kind == "folder"
+    assert job.planned_for(out, [str(tmp_path / "in")], None, None, False).kind == "folder"
+
+
+def test_a_rerun_takes_the_recorded_members(tmp_path):
+    path, out = str(tmp_path / "t.tar"), str(tmp_path / "out")
+    with tarfile.open(path, "w") as tar:
+        for name in ("0.jpg", "0.thumb.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    open_sink(out, job.planned([path], image_member="jpg"), settings={"max_pixels": 1}, arguments=ARGUMENTS)
+    named = (job.planned_for(out, [path], None, None, False, image_member=given) for given in (None, "thumb.jpg,jpg"))
+    assert [(source.image_member, source.rows) for source in named] == [("jpg", 1), ("jpg,thumb.jpg", 2)]
+    assert job.planned_for(out, [path], None, None, True).rows == 2
+    # An output of the time when this was no question.
+    record = tmp_path / "out/_raypurify/job.json"
+    older = json.loads(record.read_text())
+    del older["settings"]["image_member"], older["settings"]["drop_failed"]
+    record.write_text(json.dumps(older))
+    assert job.planned_for(out, [path], None, None, False).image_member is None
 
 
 def test_retry_takes_what_is_recorded_and_what_older_jobs_did(begun, tmp_path, monkeypatch):
@@ -44,3 +62,4 @@ def test_retry_takes_what_is_recorded_and_what_older_jobs_did(begun, tmp_path, m
     record.write_text(json.dumps(older))
     job.retry(begun[1])
     assert [(options["image_column"], options["drop_failed"]) for options in asked] == [("png", True), (None, True)]
+    assert [options["image_member"] for options in asked] == [None, None]

@@ -80,9 +80,8 @@ def test_a_tar_becomes_tars_with_every_sidecar_in_its_place(two, tmp_path):
     assert (finish(sink).written, finish(sink).failed) == (69, 1)
     expected = []
     for k in range(70):
-        if k != 15:
-            names = (".cls", b"%d\n" % (k % 3)), (".png", b"<%d>" % k), (".seg.png", b"mask %d" % k), (".json", b"{}")
-            expected += [(f"d/{k:04d}{suffix}", data) for suffix, data in names]
+        names = (".cls", b"%d\n" % (k % 3)), (".png", b"<%d>" % k), (".seg.png", b"mask %d" % k), (".json", b"{}")
+        expected += [(f"d/{k:04d}{suffix}", data) for suffix, data in names if (k, suffix) != (15, ".png")]
     made = sorted((tmp_path / "out").rglob("*.tar"), key=lambda path: path.name)
     assert {path.name for path in made} == {f"{shard.name}.tar" for shard in source.shards}
     assert {path.parent.relative_to(tmp_path / "out") for path in made} == {
@@ -90,9 +89,10 @@ def test_a_tar_becomes_tars_with_every_sidecar_in_its_place(two, tmp_path):
     }
     by_name = {path.name: members_of(path) for path in made}
     assert [member for shard in source.shards for member in by_name[f"{shard.name}.tar"]] == expected
-    # The output is an input again.
-    again = open_source(made)
-    assert again.rows == 69
+    # The output is an input again, of the images that are there.
+    again = rows_of(open_source(made))
+    assert [row.id[-4:] for row in again if row.error] == ["0015"]
+    assert len(again) == 70
 
 
 def test_times_modes_and_owners_travel_and_bytes_do_not_depend_on_the_run(tmp_path):
@@ -134,8 +134,7 @@ def truncated(path):
     ("make", "message"),
     [
         (lambda p: tar(p, [("a.png", PNG), ("b.png", PNG), ("a.cls", b"1")]), "sample 'a' do not stand together"),
-        (lambda p: tar(p, [("a.png", PNG), ("a.png", PNG)]), "'a' has two images, a.png and a.png"),
-        (lambda p: tar(p, [("a.png", PNG), ("a.jpg", PNG)]), "'a' has two images, a.png and a.jpg; rename one"),
+        (lambda p: tar(p, [("a.png", PNG), ("a.png", PNG)]), "holds two images of the name a.png"),
         (lambda p: tar(p, []), "the tars hold no samples"),
         (lambda p: p.write_bytes(b"no tar" * 500), "x.tar: is no readable tar"),
         (lambda p: p.write_bytes(b""), "x.tar: is no readable tar"),
