@@ -98,8 +98,8 @@ def _scan(
             raise SourceError(f"{about.place}: holds two images of the name {file_id(name)}; rename one of them")
         about.links.extend(Link(m.at, m.source, m.info.size) for m in group.members if m.source != m.at)
         about.offsets.extend([group.members[0].at] * max(1, len(group.images)))
-        labels = (label for suffix, label in zip(group.suffixes, group.taken) if suffix == ".cls")
-        yield about.name, group, next(labels, None)
+        found = (label for suffix, label in zip(group.suffixes, group.taken) if suffix == ".cls")
+        yield about.name, group, next(found, None)
     if not nests:
         tars.append(about)
 
