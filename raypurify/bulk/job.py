@@ -1,23 +1,23 @@
 """Bulk purification: the shards of a source into a sink of the same container, each exactly once."""
 
 import os
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from raypurify.bulk.estimate import Estimate, estimate
+from raypurify.bulk.planning import looking_for, planned_for
 from raypurify.bulk.shards import ENGINES, ActorShape, Work, work_off_shards
 from raypurify.bundle import load_bundle
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
-from raypurify.containers.selection import select, shards_of
+from raypurify.containers.selection import shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
-from raypurify.containers.source import Source, open_source
-from raypurify.errors import ConfigError, SinkError, SourceError
+from raypurify.errors import ConfigError, SinkError
 from raypurify.pictures import contact_sheet
 from raypurify.purifiers.batch import MAX_PIXELS
 from raypurify.storage import redact
-
-SMALL = 2048
 
 
 def purify(
@@ -33,6 +33,7 @@ def purify(
     sample: int | None = None,
     image_column: str | None = None,
     drop_failed: bool = False,
+    strict: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     engine: str = "actors",
@@ -43,13 +44,14 @@ def purify(
 
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
-    undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
-    ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files; where it is not given,
-    it is that of the job that ``output`` belongs to, or is found (:func:`raypurify.containers.source.open_source`).
-    Rows of Parquet files whose image failed keep their other columns, and with ``drop_failed`` are left out. ``part``
-    (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images again.
-    One job at a time writes an output, or a part of it.
+    undone, and a SourceError at the end says so. Files that cannot be used from the beginning are told of at once and
+    left out; the summary names them, and a later run that finds them mended does them. ``strict`` refuses them.
+    ``sheet`` input/output pairs, a seeded choice, are drawn into ``output/_raypurify/sheet.png`` (0: none). ``limit``
+    and ``sample`` take part of the images (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of
+    Parquet files; where it is not given, it is that of the job that ``output`` belongs to, or is found
+    (:func:`raypurify.containers.source.open_source`). Rows of Parquet files whose image failed keep their other
+    columns, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard, beside jobs that do the
+    others. ``retry_failed`` does shards with bad images again. One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
     None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.
 
@@ -57,13 +59,17 @@ def purify(
     """
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
-    source = planned_for(output, inputs, limit, sample, image_column, overwrite)
-    settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
-    with held(output_of(output, source), part) as lease:
+    # Row numbers, by which images are chosen, would move when a file is mended.
+    strict = strict or bool(limit or sample)
+    with ExitStack() as stack:
+        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
+        source = planned_for(output, inputs, limit, sample, image_column, overwrite, looking)
+        settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
+        lease = stack.enter_context(held(output_of(output, source), part))
         arguments = _arguments(inputs, bundle, limit, sample)
         sink = open_sink(
             output,
@@ -120,39 +126,26 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
     )
 
 
-def planned(
-    inputs: list[str], limit: int | None = None, sample: int | None = None, image_column: str | None = None
-) -> Source:
-    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle."""
-    source = open_source(inputs, shard_rows=_shard_rows, image_column=image_column, labels=False)
-    return select(source, limit, sample)
-
-
-def planned_for(
-    output: str, inputs: list[str], limit: int | None, sample: int | None, image_column: str | None, overwrite: bool
-) -> Source:
-    """What :func:`planned` gives for a job that goes on: where no column is named, with that of the job ``output``
-    belongs to, unless it is to be overwritten."""
-    recorded = None if image_column or overwrite else _recorded_column(output)
-    if recorded:
-        try:
-            return planned(inputs, limit, sample, recorded)
-        except SourceError:
-            # Maybe another input, for which the output will be refused in words that fit.
-            pass
-    return planned(inputs, limit, sample, image_column)
-
-
-def _recorded_column(output: str) -> str | None:
-    try:
-        return recorded_job(output)["settings"].get("image_column")
-    except SinkError:
-        # Whoever claims the output says what is wrong with it.
-        return None
-
-
-def _shard_rows(rows: int) -> int:
-    return 256 if rows >= SMALL else max(16, -(-rows // 8))
+def rehearse(
+    inputs: list[str],
+    output: str,
+    bundle: str = "cifar10",
+    *,
+    format: str = "png",
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    limit: int | None = None,
+    sample: int | None = None,
+    image_column: str | None = None,
+    strict: bool = False,
+    address: str | None = None,
+) -> Estimate:
+    """What :func:`purify` would do and cost; nothing is written, and refused is what it would refuse of the input."""
+    strict = strict or bool(limit or sample)
+    with looking_for(output, overwrite, strict, reading=True, address=address) as looking:
+        source = planned_for(output, inputs, limit, sample, image_column, overwrite, looking)
+        output_of(output, source)
+        return estimate(source, bundle, format=format, max_pixels=max_pixels)
 
 
 def _arguments(inputs: list[str], bundle: str, limit: int | None, sample: int | None) -> dict[str, Any]:

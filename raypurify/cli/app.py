@@ -140,6 +140,9 @@ def purify(
     drop_failed: Annotated[
         bool, typer.Option("--drop-failed", help="Leave Parquet rows out whose image failed; else it is null there.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an input with a damaged tar or Parquet file; else do the others.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
     ] = None,
@@ -158,19 +161,28 @@ def purify(
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
     begun = time.monotonic()
-    from raypurify.bulk.job import planned_for
     from raypurify.bulk.job import purify as run
+    from raypurify.bulk.job import rehearse
     from raypurify.bulk.shards import ActorShape
     from raypurify.containers.selection import part_of
     from raypurify.purifiers.batch import MAX_PIXELS
 
     if dry_run:
-        from raypurify.bulk.estimate import estimate
-        from raypurify.containers.sink import output_of
-
-        source = planned_for(output, [input], limit, sample, image_column, overwrite)
-        output_of(output, source)
-        print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
+        print(
+            rehearse(
+                [input],
+                output,
+                bundle,
+                format=format,
+                overwrite=overwrite,
+                max_pixels=max_pixels or MAX_PIXELS,
+                limit=limit,
+                sample=sample,
+                image_column=image_column,
+                strict=strict,
+                address=address,
+            )
+        )
         return
     summary = run(
         [input],
@@ -184,6 +196,7 @@ def purify(
         sample=sample,
         image_column=image_column,
         drop_failed=drop_failed,
+        strict=strict,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
         engine=engine,
@@ -205,11 +218,11 @@ def retry_failed(
 
 
 def _report(summary: "Summary | None", output: str, seconds: float) -> None:
-    """What became of a purify job; exits with 1 where images failed."""
+    """What became of a purify job; exits with 1 where images failed, or files of the input could not be used."""
     from raypurify.cli.texts import summary_text
 
     print(summary_text(summary, output, seconds))
-    if summary is not None and summary.failed:
+    if summary is not None and (summary.failed or summary.damaged):
         raise typer.Exit(1)
 
 

@@ -8,16 +8,17 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from raypurify.containers.contract import Container, Listing, Plan
 from raypurify.containers.ledger import STATE
-from raypurify.containers.look import Look
+from raypurify.containers.looking import Looking, look_into
+from raypurify.containers.packed import digest_of
 from raypurify.containers.registry import CONTAINERS, container_of
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.errors import SourceError
-from raypurify.storage import Place, Stamp, common_folder, overlapped, redact, resolve, same_store
+from raypurify.storage import Place, Stamp, common_folder, redact, resolve, same_store
 
 _SHOWN_REASONS = 8
 _REMEDIES = {
@@ -30,7 +31,11 @@ _REMEDIES = {
 class Source:
     """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
     Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. Of tables,
-    ``image_column`` holds the images, and ``ids`` says what names the rows: "column id", or "file and row"."""
+    ``image_column`` holds the images, and ``ids`` says what names the rows: "column id", or "file and row".
+
+    ``parts`` are the digests of files that hold many images, by path, and ``mark`` what else the digest is made of;
+    ``damaged`` says of files why they cannot be used: nothing else is about them. ``shard_rows`` is about how many rows
+    a shard has."""
 
     kind: str
     uris: tuple[str, ...]
@@ -42,6 +47,15 @@ class Source:
     ignored: dict[str, int] = field(default_factory=dict)
     image_column: str | None = None
     ids: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    mark: str = ""
+    damaged: dict[str, str] = field(default_factory=dict)
+    shard_rows: int = 0
+
+    def digest_without(self, paths: Collection[str]) -> str:
+        """The digest that the source would have without some of its files."""
+        parts = {path: part for path, part in self.parts.items() if path not in paths}
+        return digest_of(parts, self.mark) if len(parts) < len(self.parts) else self.digest
 
 
 def open_source(
@@ -50,6 +64,7 @@ def open_source(
     shard_rows: int | Callable[[int], int] = 256,
     image_column: str | None = None,
     labels: bool = True,
+    looking: Looking | None = None,
 ) -> Source:
     """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
 
@@ -67,6 +82,8 @@ def open_source(
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
 
+    ``looking`` says how files are looked into. Where it has someone to tell of damaged ones, these are left out.
+
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
     >>> open_source("/no/such/folder")
@@ -76,6 +93,7 @@ def open_source(
     """
     if not callable(shard_rows) and shard_rows < 1:
         raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
+    looking = looking or Looking()
     given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
     if not given:
         raise SourceError("no input given; name a folder of images or Parquet files")
@@ -94,10 +112,16 @@ def open_source(
             "leave it out"
         )
     listing = Listing(root, {path: files[path] for path in paths}, image_column, labels)
-    plan = container.plan(listing, _look_into(container, listing))
+    looks, damaged = look_into(container, listing, looking)
+    if damaged and not looks:
+        raise next(iter(damaged.values()))
+    plan = container.plan(listing, looks)
+    for error in plan.refused.values():
+        looking.refuse(error)
     if not labels:
         plan = replace(plan, classes=None)
-    shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
+    asked = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
+    shards = _number(container.kind, plan, asked)
     passed_over = dict(sorted((ignored + Counter(plan.passed)).items()))
     return Source(
         kind=container.kind,
@@ -110,6 +134,10 @@ def open_source(
         ignored=passed_over,
         image_column=plan.image_column,
         ids=plan.ids,
+        parts=plan.parts,
+        mark=plan.mark,
+        damaged={path: str(error) for path, error in sorted((damaged | plan.refused).items())},
+        shard_rows=asked,
     )
 
 
@@ -133,15 +161,6 @@ def passed_over_text(ignored: dict[str, int]) -> str:
     shown = [f"{ignored[reason]:,} {reason}{_REMEDIES.get(reason, '')}" for reason in sorted(most[:_SHOWN_REASONS])]
     rest = sum(ignored[reason] for reason in most[_SHOWN_REASONS:])
     return ", ".join(shown + [f"{rest:,} others"] * bool(rest))
-
-
-def _look_into(container: Container, listing: Listing) -> dict[str, Look]:
-    """The looks into all files, by their path. Raises SourceError at the first that cannot be used."""
-    look = container.look
-    if look is None:
-        return {}
-    paths = list(listing.stamps)
-    return dict(zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels), paths)))
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +30,13 @@ from raypurify.containers.packed import (
     check_stamp,
     cut_rows,
     digest_of,
+    keyed,
     numbered_files,
     passed_in,
     pick_rows,
     put_file,
-    unique_keys,
 )
+from raypurify.containers.read_ahead import ReadAhead
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
 from raypurify.errors import ImageError, SinkError, SourceError
@@ -43,8 +45,6 @@ from raypurify.storage import Place
 # Sidecars are held in memory with the images of their shard.
 _MAX_SIDECAR_BYTES = 64 << 20
 _MAX_LABEL_BYTES = 32
-# Many headers and small members in one request to a store.
-_READ_AHEAD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,14 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples")
     classes = max(one.facts["classes"] for one in looks.values())
+    parts = {path: one.digest for path, one in looks.items()}
     return Plan(
         rows=rows,
         classes=tuple(map(str, range(classes))) if classes else None,
-        digest=digest_of(looks),
+        digest=digest_of(parts),
         portions=partial(_portions, listing, looks),
         passed=passed_in(looks),
+        parts=parts,
     )
 
 
@@ -181,8 +183,7 @@ def suffix_of(name: str) -> tuple[str, str]:
 
 
 def _portions(listing: Listing, looks: Mapping[str, Look], shard_rows: int) -> Iterator[Portion]:
-    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
-        one = looks[path]
+    for key, path, one in keyed(listing, looks):
         folder, prefix = posixpath.dirname(path), posixpath.splitext(path)[0]
         offsets = one.arrays["offsets"].to_numpy()
         held = one.arrays["links"].to_numpy().reshape(-1, 3) if "links" in one.arrays else np.empty((0, 3), np.int64)
@@ -269,10 +270,15 @@ def _number(data: bytes) -> int | None:
     return int(text) if text.isdigit() and len(text) < 6 else None
 
 
+def _reader(place: Place) -> BinaryIO:
+    file = place.open()
+    return file if place.remote is None else cast(BinaryIO, ReadAhead(file))
+
+
 @contextmanager
 def _opened(place: Place, offset: int) -> Iterator[tarfile.TarFile]:
     try:
-        with place.open(_READ_AHEAD) as raw:
+        with _reader(place) as raw:
             raw.seek(offset)
             with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape", encoding="utf-8") as tar:
                 yield tar
