@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from io import BufferedReader
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -85,12 +84,11 @@ class Place:
         info = self.remote.get_file_info(self.path)
         return info.size or 0, info.mtime_ns or 0
 
-    def open(self, ahead: int = 0) -> BinaryIO:
-        """Open this file to read and seek in. A store is asked at every read, unless for so many bytes ``ahead``."""
+    def open(self) -> BinaryIO:
+        """Open this file to read and seek in. A store is asked at every read."""
         if self.remote is None:
             return open(self.path, "rb")
-        file = self.remote.open_input_file(self.path)
-        return BufferedReader(file, ahead) if ahead else file
+        return self.remote.open_input_file(self.path)
 
     def read(self, limit: int = -1) -> bytes:
         """The content of this file, of its first ``limit`` bytes where that is not negative. Raises OSError."""

@@ -22,7 +22,7 @@ MEASURED = 16
 class Estimate:
     """``rows`` images in ``shards``; of ``measured`` sampled ones ``failed`` could not be read, the others took
     ``seconds`` each on one core and became files of ``bytes`` each, on average. ``ignored`` is what the source passed
-    over, by its reason."""
+    over, by its reason, ``damaged`` how many of its files cannot be used."""
 
     rows: int
     shards: int
@@ -31,14 +31,17 @@ class Estimate:
     seconds: float
     bytes: float
     ignored: dict[str, int] = field(default_factory=dict)
+    damaged: int = 0
 
     def __str__(self) -> str:
         cores = os.cpu_count() or 1
         bad = f", {self.failed} of them unreadable" if self.failed else ""
         passed = [f"ignored:    {passed_over_text(self.ignored)}"] if self.ignored else []
+        lost = [f"damaged:    {self.damaged:,} files, whose images are not counted"] if self.damaged else []
         return "\n".join(
             (
                 f"images:     {self.rows:,} in {self.shards:,} shard{'s' * (self.shards != 1)}",
+                *lost,
                 *passed,
                 f"measured:   {self.measured} images{bad}: {1e3 * self.seconds:.1f} ms an image on one core",
                 f"whole job:  {_span(self.rows * self.seconds)} of core time, "
@@ -70,6 +73,7 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
         seconds=seconds / len(rows),
         bytes=sum(map(len, good)) / len(rows),
         ignored=source.ignored,
+        damaged=len(source.damaged),
     )
 
 

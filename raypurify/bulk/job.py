@@ -1,25 +1,23 @@
 """Bulk purification: the shards of a source into a sink of the same container, each exactly once."""
 
 import os
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from raypurify.bulk.estimate import Estimate, estimate
+from raypurify.bulk.planning import looking_for, planned_for
 from raypurify.bulk.shards import ENGINES, ActorShape, Work, work_off_shards
 from raypurify.bundle import load_bundle
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
-from raypurify.containers.selection import select, shards_of
+from raypurify.containers.selection import shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
-from raypurify.containers.source import Source, open_source
-from raypurify.errors import ConfigError, SinkError, SourceError
+from raypurify.errors import ConfigError, SinkError
 from raypurify.pictures import contact_sheet
 from raypurify.purifiers.batch import MAX_PIXELS
 from raypurify.storage import redact
-
-SMALL = 2048
-# What names the images in a file, and belongs to a job.
-_NAMES = ("image_column", "image_member")
 
 
 def purify(
@@ -38,6 +36,7 @@ def purify(
     follow_links: bool = False,
     image_member: str | None = None,
     drop_failed: bool = False,
+    strict: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     engine: str = "actors",
@@ -48,15 +47,16 @@ def purify(
 
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
-    undone, and a SourceError at the end says so. ``sheet`` input/output pairs, a seeded choice, are drawn into
-    ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
-    those of tars; where they are not given, they are those of the job that ``output`` belongs to, or found
-    (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
-    patterns may name inputs). Rows of Parquet files and samples of tars whose image failed keep what else they hold,
-    and with ``drop_failed`` are left out. ``part``
-    (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images again.
-    One job at a time writes an output, or a part of it.
+    undone, and a SourceError at the end says so. Files that cannot be used from the beginning are told of at once and
+    left out; the summary names them, and a later run that finds them mended does them. ``strict`` refuses them.
+    ``sheet`` input/output pairs, a seeded choice, are drawn into ``output/_raypurify/sheet.png`` (0: none). ``limit``
+    and ``sample`` take part of the images (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of
+    Parquet files, ``image_member`` names those of tars; where they are not given, they are those of the job that
+    ``output`` belongs to, or found (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and
+    ``follow_links`` do and which patterns may name inputs). Rows of Parquet files and samples of tars whose image
+    failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
+    beside jobs that do the others. ``retry_failed`` does shards with bad images again. One job at a time writes an
+    output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
     None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.
 
@@ -64,15 +64,19 @@ def purify(
     """
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
-    reading = {"kind": kind, "follow_links": follow_links}
+    reading: dict[str, Any] = {"kind": kind, "follow_links": follow_links}
     named = {"image_column": image_column, "image_member": image_member}
-    source = planned_for(output, inputs, limit, sample, overwrite, **named, **reading)
-    settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
-    with held(output_of(output, source), part) as lease:
+    # Row numbers, by which images are chosen, would move when a file is mended.
+    strict = strict or bool(limit or sample)
+    with ExitStack() as stack:
+        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
+        source = planned_for(output, inputs, limit, sample, overwrite, looking, **named, **reading)
+        settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
+        lease = stack.enter_context(held(output_of(output, source), part))
         arguments = _arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading})
         sink = open_sink(
             output,
@@ -132,51 +136,27 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
     )
 
 
-def planned(
+def rehearse(
     inputs: list[str],
+    output: str,
+    bundle: str = "cifar10",
+    *,
+    format: str = "png",
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
     limit: int | None = None,
     sample: int | None = None,
+    strict: bool = False,
+    address: str | None = None,
     **reading: Any,
-) -> Source:
-    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle.
+) -> Estimate:
+    """What :func:`purify` would do and cost; nothing is written, and refused is what it would refuse of the input.
     ``reading`` are options of ``open_source``."""
-    source = open_source(inputs, shard_rows=_shard_rows, labels=False, **reading)
-    return select(source, limit, sample)
-
-
-def planned_for(
-    output: str,
-    inputs: list[str],
-    limit: int | None,
-    sample: int | None,
-    overwrite: bool,
-    **reading: Any,
-) -> Source:
-    """What :func:`planned` gives for a job that goes on: where neither column nor members are named, with those of the
-    job ``output`` belongs to, unless it is to be overwritten."""
-    named = overwrite or any(reading.get(name) for name in _NAMES)
-    recorded = {} if named else _recorded_names(output)
-    if any(recorded.values()):
-        try:
-            return planned(inputs, limit, sample, **reading | recorded)
-        except SourceError:
-            # Maybe another input, for which the output will be refused in words that fit.
-            pass
-    return planned(inputs, limit, sample, **reading)
-
-
-def _recorded_names(output: str) -> dict[str, str | None]:
-    """The image column and the image members of the job that an output belongs to."""
-    try:
-        settings = recorded_job(output)["settings"]
-    except SinkError:
-        # Whoever claims the output says what is wrong with it.
-        return {}
-    return {name: settings.get(name) for name in _NAMES}
-
-
-def _shard_rows(rows: int) -> int:
-    return 256 if rows >= SMALL else max(16, -(-rows // 8))
+    strict = strict or bool(limit or sample)
+    with looking_for(output, overwrite, strict, reading=True, address=address) as looking:
+        source = planned_for(output, inputs, limit, sample, overwrite, looking, **reading)
+        output_of(output, source)
+        return estimate(source, bundle, format=format, max_pixels=max_pixels)
 
 
 def _arguments(inputs: list[str], bundle: str, choices: dict[str, Any]) -> dict[str, Any]:

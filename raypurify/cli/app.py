@@ -169,6 +169,9 @@ def purify(
         bool,
         typer.Option("--drop-failed", help="Leave Parquet rows and samples out whose image failed; else only it."),
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an input with a damaged tar or Parquet file; else do the others.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
     ] = None,
@@ -187,25 +190,31 @@ def purify(
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
     begun = time.monotonic()
-    from raypurify.bulk.job import planned_for
     from raypurify.bulk.job import purify as run
+    from raypurify.bulk.job import rehearse
     from raypurify.bulk.shards import ActorShape
     from raypurify.containers.selection import part_of
     from raypurify.purifiers.batch import MAX_PIXELS
 
     if dry_run:
-        from raypurify.bulk.estimate import estimate
-        from raypurify.containers.sink import output_of
-
-        reading = {
-            "image_column": image_column,
-            "image_member": image_member,
-            "kind": kind,
-            "follow_links": follow_links,
-        }
-        source = planned_for(output, inputs, limit, sample, overwrite, **reading)
-        output_of(output, source)
-        print(estimate(source, bundle, format=format, max_pixels=max_pixels or MAX_PIXELS))
+        print(
+            rehearse(
+                inputs,
+                output,
+                bundle,
+                format=format,
+                overwrite=overwrite,
+                max_pixels=max_pixels or MAX_PIXELS,
+                limit=limit,
+                sample=sample,
+                image_column=image_column,
+                kind=kind,
+                follow_links=follow_links,
+                image_member=image_member,
+                strict=strict,
+                address=address,
+            )
+        )
         return
     summary = run(
         inputs,
@@ -222,6 +231,7 @@ def purify(
         follow_links=follow_links,
         image_member=image_member,
         drop_failed=drop_failed,
+        strict=strict,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
         engine=engine,
@@ -243,11 +253,11 @@ def retry_failed(
 
 
 def _report(summary: "Summary | None", output: str, seconds: float) -> None:
-    """What became of a purify job; exits with 1 where images failed."""
+    """What became of a purify job; exits with 1 where images failed, or files of the input could not be used."""
     from raypurify.cli.texts import summary_text
 
     print(summary_text(summary, output, seconds))
-    if summary is not None and summary.failed:
+    if summary is not None and (summary.failed or summary.damaged):
         raise typer.Exit(1)
 
 

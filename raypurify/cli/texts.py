@@ -80,9 +80,11 @@ def status_text(folder: str) -> str:
             f"{where} is neither the run directory of fit or retrain nor the output of purify ({error})"
         ) from error
     state = "complete" if job.complete else "not complete"
+    damaged = job.job["source"].get("damaged")
     return (
         f"purify        {state}: {job.committed}/{job.shards} shards, "
         f"{job.written + job.failed:,}/{job.rows:,} images, {job.failed:,} failed"
+        + (f"\ndamaged       {_damaged_text(damaged)}" if damaged else "")
     )
 
 
@@ -99,6 +101,8 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
         lines.append(
             f"kept:       {summary.kept:,} rows of failed images, with all but the image; --drop-failed leaves them out"
         )
+    if summary.damaged:
+        lines.append(f"damaged:    {_damaged_text(summary.damaged)}")
     if summary.ignored:
         lines.append(f"ignored:    {passed_over_text(summary.passed_over)}")
     lines += [f"time:       {duration(seconds)}", f"provenance: {shown}/provenance.parquet"]
@@ -107,3 +111,9 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     if (out / STATE / "sheet.png").kind:
         lines.append(f"picture:    {shown}/sheet.png")
     return "\n".join(lines)
+
+
+def _damaged_text(damaged: dict[str, str]) -> str:
+    """How many files of the input could not be used, and the first of them."""
+    first = " ".join(next(iter(damaged.values())).split())
+    return f"{len(damaged):,} of the input's files, left out; when mended, the same command does them: {first}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from raypurify.containers.ledger import recorded_outputs, scratch
 from raypurify.containers.look import Look
 from raypurify.containers.rows import Row, Shard
-from raypurify.errors import ImageError
+from raypurify.errors import ImageError, SourceError
 from raypurify.images import SUFFIX
 from raypurify.storage import Place, Stamp
 
@@ -44,6 +44,9 @@ class Plan:
     sizes and what else is cheap to read. ``portions`` cuts the rows into shards of about so many, in their order, and
     opens nothing again. ``passed`` counts by its reason what inside of the files is no part of any row. Of
     tables, ``image_column`` is the one that holds the images, and ``ids`` says what rows are named by.
+
+    Where files are looked into, ``parts`` has the digest of each by its path, of which ``digest`` is made together with
+    ``mark``; ``refused`` are the files that do not go with the others, which are in nothing else of the plan.
     """
 
     rows: int
@@ -53,6 +56,9 @@ class Plan:
     passed: dict[str, int] = field(default_factory=dict)
     image_column: str | None = None
     ids: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    mark: str = ""
+    refused: dict[str, SourceError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Sink:
 
     ``ignored`` counts by its reason what of the input was passed over. ``renamed`` holds the few names of outputs that
     the container's writer cannot tell from a shard alone. ``keep_failed`` says that what else a row holds is written
-    where its image failed. Sinks travel to other processes.
+    where its image failed. ``damaged`` are the files of the input that cannot be used, and why: none of the ``rows`` is
+    of them. Sinks travel to other processes.
     """
 
     place: Place
@@ -71,6 +78,7 @@ class Sink:
     ignored: dict[str, int]
     renamed: dict[str, str]
     keep_failed: bool = False
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def suffix(self) -> str:
@@ -100,8 +108,9 @@ class Container:
     * ``look(place, labels, image_member)`` says what one file holds, of its classes too where ``labels``; it may be
       called in another process. Raises SourceError where the file cannot be used. None where a container's files are
       not opened to plan.
-    * ``plan(listing, looks)`` merges the looks into all files of the listing, by their path and in its order, and opens
-      none. Raises SourceError naming what does not go together.
+    * ``plan(listing, looks)`` merges the looks into the files of the listing that can be used, by their path and in its
+      order, and opens none; the name of a shard depends on all files of the listing. Raises SourceError naming what
+      does not go together.
     * ``read(shard)`` yields its rows in order; one that cannot be read carries an ``error``. Raises SourceError where
       the file as a whole is gone, damaged or not the one that was planned. Who asks for the rows counts them.
     * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.

@@ -1,12 +1,13 @@
 """What a job keeps beside its output, in ``OUT/_raypurify``: whose output it is, what is done, what became of each row.
 
     job.json                       the job: source, settings, format; another job may not write here
+    plan/*.arrow                   what was found in the files of the input (:mod:`raypurify.containers.looking`)
     lease*.json                    who is writing here now (:mod:`raypurify.containers.lease`)
     errors/<shard>.parquet         the rows of a shard that could not be purified
     provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
     provenance.parquet, errors.parquet, summary.json      the same for the whole job, once every shard is committed
 
-Nothing in these files depends on when, where or in which order the shards were worked on.
+Nothing in these files but ``plan`` depends on when, where or in which order the shards were worked on.
 """
 
 import json
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from raypurify.errors import SinkError
 from raypurify.storage import Place, overlapped
 
-STATE, LEASE = "_raypurify", "lease"
+STATE, LEASE, PLAN = "_raypurify", "lease", "plan"
 FORMAT_VERSION = 1
 PROVENANCE = pa.schema(
     [
@@ -44,6 +45,8 @@ PROVENANCE = pa.schema(
 )
 ERRORS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("message", pa.string()), ("shard", pa.string())])
 _MERGE_ROWS = 1 << 16
+# What job.json says, or follows from the settings.
+_UNRECORDED = ("passed_over", "kept", "damaged")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Summary:
     """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
     lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written.
     ``passed_over`` says of what was ``ignored`` how much it was by its reason, ``kept`` how many of the failed stand in
-    the output without their image; neither is recorded."""
+    the output without their image, ``damaged`` why files of the input could not be used; none of these is recorded."""
 
     rows: int
     written: int
@@ -64,6 +67,7 @@ class Summary:
     mean_relative_change: float | None
     passed_over: dict[str, int] = field(default_factory=dict)
     kept: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,9 @@ def errors_part(out: Place, shard: str) -> Place:
 
 
 def forget(out: Place) -> None:
-    """Remove every record of an output but the lease of whoever is about to write there."""
+    """Remove every record of an output but what was found in inputs, and the lease of who is about to write there."""
     for name in (out / STATE).names():
-        if not name.startswith(LEASE):
+        if not name.startswith(LEASE) and name != PLAN:
             (out / STATE / name).delete()
             (out / STATE / name).delete_folder()
 
@@ -207,7 +211,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
         mean_relative_change=change / written if written else None,
         passed_over=ignored,
     )
-    recorded = {name: value for name, value in asdict(summary).items() if name not in ("passed_over", "kept")}
+    recorded = {name: value for name, value in asdict(summary).items() if name not in _UNRECORDED}
     text = json.dumps(recorded, indent=2, ensure_ascii=False) + "\n"
     (out / STATE / "summary.json").write(text.encode(), scratch(out))
     return summary

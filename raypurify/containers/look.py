@@ -27,7 +27,7 @@ _PLAIN = pa.schema(
         ("facts", pa.string()),
     ]
 )
-_ARRAY = "array "
+_ARRAY, _MARK = "array ", b"mark"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Look:
 Looks = dict[str, tuple[Stamp, Look]]
 
 
-def looks_to_bytes(looks: Looks) -> bytes:
+def looks_to_bytes(looks: Looks, mark: str) -> bytes:
     """An Arrow IPC stream of looks of one container, a row for each with its arrays as lists, and behind it the SHA-256
-    of its bytes."""
+    of its bytes. ``mark`` says how they were made."""
     rows = [
         {
             "path": path.encode("utf-8", "surrogateescape"),
@@ -67,7 +67,7 @@ def looks_to_bytes(looks: Looks) -> bytes:
     held = [look.arrays for _, look in looks.values()]
     for name in dict.fromkeys(name for arrays in held for name in arrays):
         columns[_ARRAY + name] = _lists([arrays.get(name) for arrays in held])
-    batch = pa.record_batch(columns)
+    batch = pa.record_batch(columns, metadata={_MARK: mark})
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, batch.schema) as writer:
         writer.write_batch(batch)
@@ -75,12 +75,14 @@ def looks_to_bytes(looks: Looks) -> bytes:
     return data + hashlib.sha256(data).digest()
 
 
-def looks_from_bytes(data: bytes) -> Looks:
-    """What :func:`looks_to_bytes` has written. Raises SourceError where it is damaged."""
+def looks_from_bytes(data: bytes, mark: str) -> Looks:
+    """What :func:`looks_to_bytes` has written. Raises SourceError where it is damaged, or has another ``mark``."""
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise SourceError("what was found in the input is kept in a file that is damaged")
     try:
         batch = pa.ipc.open_stream(data).read_next_batch()
+        if (batch.schema.metadata or {}).get(_MARK) != mark.encode():
+            raise SourceError("what was found in the input was found in another way")
         arrays = {name.removeprefix(_ARRAY): batch[name] for name in batch.schema.names[len(_PLAIN) :]}
         looks: Looks = {}
         for number, row in enumerate(batch.select(_PLAIN.names).to_pylist()):

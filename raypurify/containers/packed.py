@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from raypurify.containers.contract import Sink
+from raypurify.containers.contract import Listing, Sink
 from raypurify.containers.ledger import STATE
 from raypurify.containers.look import Look
 from raypurify.containers.rows import Shard, file_id
@@ -79,13 +79,20 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
     return [f"{number:05d}-{stem}" for number, stem in enumerate(stems)]
 
 
-def digest_of(looks: Mapping[str, Look], more: str = "") -> str:
-    """What identifies an input of many files: their paths, and the digest of each; ``more`` where that is not all."""
+def digest_of(parts: Mapping[str, str], mark: str = "") -> str:
+    """What identifies an input of many files: their paths, and the digest of each; ``mark`` where that is not all."""
     digest = hashlib.sha256()
-    for path, look in looks.items():
-        digest.update(f"{path}\0{look.digest}\n".encode("utf-8", "surrogateescape"))
-    digest.update(more.encode())
+    for path, part in parts.items():
+        digest.update(f"{path}\0{part}\n".encode("utf-8", "surrogateescape"))
+    digest.update(mark.encode())
     return digest.hexdigest()
+
+
+def keyed(listing: Listing, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, Look]]:
+    """Each file of a listing that can be used, as (short name, path, look); the others keep their names."""
+    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
+        if path in looks:
+            yield key, path, looks[path]
 
 
 def passed_in(looks: Mapping[str, Look]) -> dict[str, int]:

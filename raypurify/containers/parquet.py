@@ -27,10 +27,10 @@ from raypurify.containers.packed import (
     check_stamp,
     cut_rows,
     digest_of,
+    keyed,
     numbered_files,
     pick_rows,
     put_file,
-    unique_keys,
 )
 from raypurify.containers.parquet_labels import classes_of, label_pairs
 from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, written_as
@@ -78,28 +78,28 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
 
     A job that asks for no labels needs no ids of the user's either: those that do not serve are left alone.
     """
-    root, column = listing.root, listing.image_column
-    schemas = {path: _schema(one) for path, one in looks.items()}
-    for path, schema in schemas.items():
-        column = find_image_column(root / path, schema, column)
-        check_column(root / path, schema, column)
-    assert column is not None  # there is a file at least
+    looks, column, refused = _with_images(listing, looks)
     rows = sum(one.rows for one in looks.values())
     if not rows:
-        raise SourceError(f"{root}: the Parquet files hold no rows")
+        raise next(iter(refused.values()), SourceError(f"{listing.root}: the Parquet files hold no rows"))
     own_ids = _own_ids(listing, looks)
     named = own_ids and any("ids" in one.arrays for one in looks.values())
     classes = None
     if listing.labels:
         pairs = {(label, name) for one in looks.values() for label, name in one.facts["labels"]}
-        classes = classes_of(pairs, next(iter(schemas.values())), root)
+        classes = classes_of(pairs, _schema(next(iter(looks.values()))), listing.root)
+    parts = {path: one.digest for path, one in looks.items()}
+    mark = "" if column == "image" else f"images in {column}\n"
     return Plan(
         rows=rows,
         classes=classes,
-        digest=digest_of(looks, "" if column == "image" else f"images in {column}\n"),
+        digest=digest_of(parts, mark),
         portions=partial(_portions, listing, looks, column, own_ids),
         image_column=column,
         ids="column id" if named else "file and row",
+        parts=parts,
+        mark=mark,
+        refused=refused,
     )
 
 
@@ -237,8 +237,8 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
 def _portions(
     listing: Listing, looks: Mapping[str, Look], column: str, own_ids: bool, shard_rows: int
 ) -> Iterator[Portion]:
-    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
-        one, folder = looks[path], posixpath.dirname(path)
+    for key, path, one in keyed(listing, looks):
+        folder = posixpath.dirname(path)
         for number, (start, rows) in enumerate(cut_rows(one.arrays["groups"].to_pylist(), shard_rows)):
             cut = ParquetCut(
                 stamp=one.stamp, folder=folder, span=rows, start=start, key=key, column=column, own_ids=own_ids
@@ -286,6 +286,20 @@ def _strings(column: pa.Array | pa.ChunkedArray) -> list[str]:
     return pc.cast(column, pa.large_string()).to_pylist()
 
 
+def _with_images(listing: Listing, looks: Mapping[str, Look]) -> tuple[dict[str, Look], str, dict[str, SourceError]]:
+    """The files that hold images in the column of the listing, or of the first that has one; that column; and the
+    errors of the others."""
+    column, found, refused = listing.image_column, {}, {}
+    for path, one in looks.items():
+        try:
+            name = find_image_column(listing.root / path, _schema(one), column)
+            check_column(listing.root / path, _schema(one), name)
+            found[path], column = one, name
+        except SourceError as error:
+            refused[path] = error
+    return found, column or "", refused
+
+
 def _schema(one: Look) -> pa.Schema:
     return pa.ipc.read_schema(pa.BufferReader(one.arrays["schema"][0].as_py()))
 
@@ -314,10 +328,10 @@ def _own_ids(listing: Listing, looks: Mapping[str, Look]) -> bool:
         return True
     ids = pa.chunked_array(
         [
-            looks[path].arrays["ids"]
-            if "ids" in looks[path].arrays
-            else pa.array([f"{key}-{row}" for row in range(looks[path].rows)], pa.large_string())
-            for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps)
+            one.arrays["ids"]
+            if "ids" in one.arrays
+            else pa.array([f"{key}-{row}" for row in range(one.rows)], pa.large_string())
+            for key, _, one in keyed(listing, looks)
         ]
     )
     if pc.count_distinct(ids).as_py() == len(ids):

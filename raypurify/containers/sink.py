@@ -54,7 +54,8 @@ def open_sink(
     How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
     others make one file per shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an
     earlier job of raypurify has written there, and no other file. What else a row holds whose image failed is kept,
-    where the container can do that, unless ``drop_failed``.
+    where the container can do that, unless ``drop_failed``. A job that was begun while files of its input were damaged
+    is the same job when they are mended, and has their shards to do.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
@@ -81,16 +82,34 @@ def open_sink(
                 "shards": len(source.shards),
                 "uris": list(source.uris),
                 **({"ids": source.ids} if source.ids else {}),
+                # Where damaged files are mended, the shards of the others are to be cut as they are now.
+                **({"damaged": source.damaged, "shard_rows": source.shard_rows} if source.damaged else {}),
             },
             "settings": settings,
             "arguments": arguments or {},
         }
-        _claim(out, shown, json.loads(json.dumps(job)), overwrite)
+        _claim(out, shown, json.loads(json.dumps(job)), source, overwrite)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
     renamed = container.renamed(source.shards, SUFFIX[format])
     names = tuple(shard.name for shard in source.shards)
-    return Sink(out, format, names, source.rows, source.ignored, renamed, container.keeps_failed and not drop_failed)
+    return Sink(
+        place=out,
+        format=format,
+        shards=names,
+        rows=source.rows,
+        ignored=source.ignored,
+        renamed=renamed,
+        keep_failed=container.keeps_failed and not drop_failed,
+        damaged=source.damaged,
+    )
+
+
+def check_claimable(uri: str | os.PathLike, overwrite: bool) -> None:
+    """Raises :class:`SinkError` where a folder cannot become the output of any job."""
+    with _reached(uri) as out:
+        if not overwrite and out.kind == "folder" and ledger.read_job(out) is None:
+            _check_empty(out, redact(uri))
 
 
 def output_of(uri: str | os.PathLike, source: Source) -> Place:
@@ -163,7 +182,7 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
             ledger.scratch(sink.place).delete_folder()
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
-    return replace(summary, kept=summary.failed if sink.keep_failed else 0)
+    return replace(summary, kept=summary.failed if sink.keep_failed else 0, damaged=sink.damaged)
 
 
 def status(uri: str | os.PathLike) -> Status:
@@ -201,7 +220,7 @@ def _check_apart(out: Place, source: Source) -> None:
             raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
 
 
-def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
+def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -> None:
     try:
         old = ledger.read_job(out)
     except SinkError:
@@ -215,7 +234,15 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
     elif old is not None:
         before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
         old = old | {"settings": before | old["settings"]}
-        differences = ledger.differing(_identity(old), _identity(job))
+        mended = old["source"].get("damaged", {}).keys() - source.damaged.keys()
+        since = source.damaged.keys() - old["source"].get("damaged", {}).keys()
+        seen = job if since else job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
+        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
+        if since:
+            raise SinkError(
+                f"{shown}: its job was begun with {min(since)} whole, which cannot be used now: "
+                f"{source.damaged[min(since)]}; mend it, choose another output or overwrite"
+            )
         if differences:
             others = ", ".join(differences)
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
@@ -223,15 +250,22 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
             raise SinkError(
                 f"{shown}: belongs to another job, with other {others}; {remedy}choose another or overwrite"
             )
-        return
-    elif set(out.names()) - {STATE}:
-        raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
+        if not mended:
+            return
+    else:
+        _check_empty(out, shown)
     ledger.write_job(out, job)
 
 
-def _identity(job: dict) -> dict:
-    # What names the rows follows from the input.
-    source = {key: value for key, value in job["source"].items() if key not in ("uris", "ids")}
+def _check_empty(out: Place, shown: str) -> None:
+    if set(out.names()) - {STATE}:
+        raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
+
+
+def _identity(job: dict, mended: bool) -> dict:
+    # What names the rows follows from the input, and how many there are where no file of it is new.
+    loose = ("uris", "damaged", "shard_rows") + (("rows", "shards") if mended else ("ids",))
+    source = {key: value for key, value in job["source"].items() if key not in loose}
     return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
 
 

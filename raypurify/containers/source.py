@@ -6,18 +6,19 @@ order of shards and rows depends on names alone, so a rerun cuts the same shards
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from raypurify.containers.contract import Container, Listing, Plan
+from raypurify.containers.contract import Listing, Plan
 from raypurify.containers.kinds import choose
 from raypurify.containers.listing import list_inputs
-from raypurify.containers.look import Look
+from raypurify.containers.looking import Looking, look_into
+from raypurify.containers.packed import digest_of
 from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.containers.tar_names import named_members
 from raypurify.errors import SourceError
-from raypurify.storage import Place, overlapped, redact
+from raypurify.storage import Place, redact
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class Source:
     Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. ``places`` are
     those of :class:`raypurify.containers.listing.Inputs`. Of tables, ``image_column`` holds the images, and ``ids``
     says what names the rows: "column id", or "file and row". Of tars, ``image_member`` names the extensions of images
-    where that was asked for."""
+    where that was asked for.
+
+    ``parts`` are the digests of files that hold many images, by path, and ``mark`` what else the digest is made of;
+    ``damaged`` says of files why they cannot be used: nothing else is about them. ``shard_rows`` is about how many rows
+    a shard has."""
 
     kind: str
     uris: tuple[str, ...]
@@ -39,6 +44,15 @@ class Source:
     image_column: str | None = None
     ids: str | None = None
     image_member: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    mark: str = ""
+    damaged: dict[str, str] = field(default_factory=dict)
+    shard_rows: int = 0
+
+    def digest_without(self, paths: Collection[str]) -> str:
+        """The digest that the source would have without some of its files."""
+        parts = {path: part for path, part in self.parts.items() if path not in paths}
+        return digest_of(parts, self.mark) if len(parts) < len(self.parts) else self.digest
 
 
 def open_source(
@@ -50,6 +64,7 @@ def open_source(
     labels: bool = True,
     kind: str | None = None,
     follow_links: bool = False,
+    looking: Looking | None = None,
 ) -> Source:
     """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
 
@@ -71,6 +86,8 @@ def open_source(
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
 
+    ``looking`` says how files are looked into. Where it has someone to tell of damaged ones, these are left out.
+
     Raises :class:`SourceError` naming what is missing, empty, mixed, not readable or not unique.
 
     >>> open_source("/no/such/folder")
@@ -82,6 +99,7 @@ def open_source(
         raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
     if kind is not None and kind not in KINDS:
         raise SourceError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
+    looking = looking or Looking()
     given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
     if not given:
         raise SourceError("no input given; name a folder of images or Parquet files")
@@ -101,10 +119,16 @@ def open_source(
     image_member = None if image_member is None else named_members(image_member)
     stamps = {path: inputs.files[path] for path in paths}
     listing = Listing(inputs.root, stamps, image_column, labels, follow_links, image_member)
-    plan = container.plan(listing, _look_into(container, listing))
+    looks, damaged = look_into(container, listing, looking)
+    if damaged and not looks:
+        raise next(iter(damaged.values()))
+    plan = container.plan(listing, looks)
+    for error in plan.refused.values():
+        looking.refuse(error)
     if not labels:
         plan = replace(plan, classes=None)
-    shards = _number(container.kind, plan, shard_rows(plan.rows) if callable(shard_rows) else shard_rows)
+    asked = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
+    shards = _number(container.kind, plan, asked)
     passed_over = dict(sorted((ignored + Counter(plan.passed)).items()))
     return Source(
         kind=container.kind,
@@ -118,6 +142,10 @@ def open_source(
         image_column=plan.image_column,
         ids=plan.ids,
         image_member=image_member,
+        parts=plan.parts,
+        mark=plan.mark,
+        damaged={path: str(error) for path, error in sorted((damaged | plan.refused).items())},
+        shard_rows=asked,
     )
 
 
@@ -128,17 +156,6 @@ def read_shard(shard: Shard) -> Iterator[Row]:
     the rows that were planned.
     """
     return counted(shard, CONTAINERS[shard.kind].read(shard))
-
-
-def _look_into(container: Container, listing: Listing) -> dict[str, Look]:
-    """The looks into all files, by their path. Raises SourceError at the first that cannot be used."""
-    look = container.look
-    if look is None:
-        return {}
-    paths = list(listing.stamps)
-    return dict(
-        zip(paths, overlapped(lambda path: look(listing.root / path, listing.labels, listing.image_member), paths))
-    )
 
 
 def _number(kind: str, plan: Plan, shard_rows: int) -> tuple[Shard, ...]:

@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from raypurify.containers.read_ahead import ReadAhead
 from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, check_start, members, open_member, passed_over
 from raypurify.containers.tar_names import is_hidden, is_image, is_note, suffix_of
 from raypurify.containers.tar_stream import PLAIN, StreamDamage, Unpacked, codec_of
 from raypurify.errors import SourceError
 from raypurify.storage import Place
-
-# Many headers and small members in one request to a store.
-_READ_AHEAD = 4 << 20
 
 
 class Group(NamedTuple):
@@ -74,9 +72,9 @@ def opened(
     Raises SourceError, in the block too, where the tar cannot be read.
     """
     try:
-        with place.open(_READ_AHEAD) as raw:
+        with _reader(place) as raw:
             codec = codec or codec_of(raw)
-            file = raw if codec == PLAIN else cast(BinaryIO, Unpacked(raw, partial(place.open, _READ_AHEAD), codec))
+            file = raw if codec == PLAIN else cast(BinaryIO, Unpacked(raw, partial(_reader, place), codec))
             try:
                 with _tar_from(file, offset if outer is None else outer) as tar:
                     if outer is None:
@@ -109,6 +107,11 @@ def tar_within(tar: tarfile.TarFile, at: int, offset: int = 0) -> Iterator[tarfi
 def codec_in(tar: tarfile.TarFile) -> str:
     """How the file of an open tar is compressed."""
     return getattr(tar.fileobj, "codec", PLAIN)
+
+
+def _reader(place: Place) -> BinaryIO:
+    file = place.open()
+    return file if place.remote is None else cast(BinaryIO, ReadAhead(file))
 
 
 def _tar_from(raw: BinaryIO, offset: int) -> tarfile.TarFile:

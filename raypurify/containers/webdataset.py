@@ -61,12 +61,16 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     if not labels and all(tar.whole.outer is not None for tar in tars):
         classes = tuple(sorted({_class_of(tar) for tar in tars}))
         tars = [replace(tar, whole=replace(tar.whole, label=classes.index(_class_of(tar)))) for tar in tars]
+    parts = {path: one.digest for path, one in looks.items()}
+    mark = "" if named is None else f"images in {named}\n"
     return Plan(
         rows=rows,
         classes=classes,
-        digest=digest_of(looks, "" if named is None else f"images in {named}\n"),
-        portions=partial(_portions, tars),
+        digest=digest_of(parts, mark),
+        portions=partial(_portions, listing, tars),
         passed=passed_in(looks),
+        parts=parts,
+        mark=mark,
     )
 
 
@@ -108,8 +112,15 @@ def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
         offsets, links = offsets[rows:], links[linked:]
 
 
-def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
-    for key, tar in zip(unique_keys([f"{tar.whole.prefix}.tar" for tar in tars]), tars):
+def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
+    held = {place: list(same) for place, same in groupby(tars, key=lambda tar: tar.place)}
+    named: list[tuple[str, _Tar | None]] = []
+    for path in listing.stamps:
+        # A file that cannot be used keeps its name.
+        named += [(tar.whole.prefix, tar) for tar in held.get(listing.root / path, ())] or [(stem_of(path), None)]
+    for key, (_, tar) in zip(unique_keys([f"{prefix}.tar" for prefix, _ in named]), named):
+        if tar is None:
+            continue
         begins = tar.offsets.tolist()
         # The images of a sample stay together.
         starts = {bisect_left(begins, begins[start]) for start, _ in cut_rows([len(begins)], shard_rows)}

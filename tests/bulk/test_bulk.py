@@ -17,7 +17,8 @@ from PIL import Image
 
 import raypurify
 from raypurify.bulk.estimate import MEASURED, estimate
-from raypurify.bulk.job import planned, purify, retry
+from raypurify.bulk.job import purify, retry
+from raypurify.bulk.planning import planned
 from raypurify.cli.app import app
 from raypurify.cli.texts import summary_text
 from raypurify.containers.lease import held

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypurify.bulk import job
+from raypurify.bulk import job, planning
 from raypurify.containers.sink import open_sink
 from raypurify.errors import SourceError
 
@@ -18,21 +18,21 @@ ARGUMENTS = {"inputs": ["in"], "bundle": "cifar10", "limit": None, "sample": Non
 def begun(tmp_path):
     path, out = str(tmp_path / "t.parquet"), str(tmp_path / "out")
     pq.write_table(pa.table({"jpg": [b"x"], "png": [b"y"], "label": [100_000], "id": [0.5]}), path)
-    source = job.planned([path], image_column="png")
+    source = planning.planned([path], image_column="png")
     open_sink(out, source, settings={"max_pixels": 1}, arguments=ARGUMENTS, drop_failed=True)
     return path, out
 
 
 def test_a_rerun_takes_the_recorded_column(begun, tmp_path):
     path, out = begun
-    assert job.planned_for(out, [path], None, None, False).image_column == "png"
-    assert job.planned_for(out, [path], None, None, False, image_column="jpg").image_column == "jpg"
+    assert planning.planned_for(out, [path]).image_column == "png"
+    assert planning.planned_for(out, [path], image_column="jpg").image_column == "jpg"
     for other, overwrite in ((out, True), (str(tmp_path / "none"), False)):
         with pytest.raises(SourceError, match="jpg or png; say which"):
-            job.planned_for(other, [path], None, None, overwrite)
+            planning.planned_for(other, [path], overwrite=overwrite)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.png").write_bytes(b"x")
-    assert job.planned_for(out, [str(tmp_path / "in")], None, None, False).kind == "folder"
+    assert planning.planned_for(out, [str(tmp_path / "in")]).kind == "folder"
 
 
 def test_a_rerun_takes_the_recorded_members(tmp_path):
@@ -40,16 +40,16 @@ def test_a_rerun_takes_the_recorded_members(tmp_path):
     with tarfile.open(path, "w") as tar:
         for name in ("0.jpg", "0.thumb.jpg"):
             tar.addfile(tarfile.TarInfo(name))
-    open_sink(out, job.planned([path], image_member="jpg"), settings={"max_pixels": 1}, arguments=ARGUMENTS)
-    named = (job.planned_for(out, [path], None, None, False, image_member=given) for given in (None, "thumb.jpg,jpg"))
+    open_sink(out, planning.planned([path], image_member="jpg"), settings={"max_pixels": 1}, arguments=ARGUMENTS)
+    named = (planning.planned_for(out, [path], image_member=given) for given in (None, "thumb.jpg,jpg"))
     assert [(source.image_member, source.rows) for source in named] == [("jpg", 1), ("jpg,thumb.jpg", 2)]
-    assert job.planned_for(out, [path], None, None, True).rows == 2
+    assert planning.planned_for(out, [path], overwrite=True).rows == 2
     # An output of the time when this was no question.
     record = tmp_path / "out/_raypurify/job.json"
     older = json.loads(record.read_text())
     del older["settings"]["image_member"], older["settings"]["drop_failed"]
     record.write_text(json.dumps(older))
-    assert job.planned_for(out, [path], None, None, False).image_member is None
+    assert planning.planned_for(out, [path]).image_member is None
 
 
 def test_retry_takes_what_is_recorded_and_what_older_jobs_did(begun, tmp_path, monkeypatch):

@@ -20,16 +20,18 @@ def test_looks_come_back_from_their_file(name, tmp_path):
     looks = {file: (stamp, look(place / file, True)) for file, stamp in place.walk()}
     # A name that is not UTF-8, and a look without what the others have.
     looks["caf\udce9"] = (1, 2), Look((3, 4), "d", 0, {"links": 1}, {"a": [["é", None]]})
-    assert looks_from_bytes(looks_to_bytes(looks)) == looks
+    assert looks_from_bytes(looks_to_bytes(looks, "m"), "m") == looks
 
 
 def test_a_damaged_file_of_looks_is_told_at_every_byte():
-    whole = looks_to_bytes({"a.tar": ((1, 2), Look((1, 2), "d", 3))})
+    whole = looks_to_bytes({"a.tar": ((1, 2), Look((1, 2), "d", 3))}, "m")
     cut = [whole[:end] for end in range(len(whole))]
     flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
     for data in cut + flipped:
         with pytest.raises(SourceError, match="damaged"):
-            looks_from_bytes(data)
+            looks_from_bytes(data, "m")
+    with pytest.raises(SourceError, match="another way"):
+        looks_from_bytes(whole, "n")
 
 
 def test_the_digest_of_tables_is_that_of_their_footers(tmp_path):

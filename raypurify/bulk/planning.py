@@ -1,0 +1,133 @@
+"""Planning a purify job: its input in shards, as the job that its output belongs to was planned, on the cluster."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from raypurify.containers.look import Look
+from raypurify.containers.looking import Looking, Unseen, in_threads
+from raypurify.containers.selection import select
+from raypurify.containers.sink import check_claimable, recorded_job
+from raypurify.containers.source import Source, open_source
+from raypurify.errors import SinkError, SourceError
+from raypurify.runtime.session import ray_session
+from raypurify.runtime.tasks import in_tasks
+from raypurify.storage import resolve
+
+SMALL = 2048
+# What names the images in a file, and belongs to a job.
+_NAMES = ("image_column", "image_member")
+# Files that threads of this process look into sooner than a Ray would have started.
+_FEW_FILES, _FEW_BYTES = 64, 1 << 30
+# A task that looks into small files has several.
+_BUNDLE_FILES, _BUNDLE_BYTES = 32, 64 << 20
+
+
+def planned(
+    inputs: list[str],
+    limit: int | None = None,
+    sample: int | None = None,
+    looking: Looking | None = None,
+    shard_rows: int | None = None,
+    **reading: Any,
+) -> Source:
+    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle.
+    ``reading`` are other options of ``open_source``."""
+    source = open_source(inputs, shard_rows=shard_rows or _shard_rows, labels=False, looking=looking, **reading)
+    return select(source, limit, sample)
+
+
+def planned_for(
+    output: str,
+    inputs: list[str],
+    limit: int | None = None,
+    sample: int | None = None,
+    overwrite: bool = False,
+    looking: Looking | None = None,
+    **reading: Any,
+) -> Source:
+    """What :func:`planned` gives for a job that goes on: where neither column nor members are named, with those of the
+    job ``output`` belongs to, and cut as that was where files of it were damaged; unless it is to be overwritten."""
+    job = {} if overwrite else _recorded(output)
+    named = any(reading.get(name) for name in _NAMES)
+    recorded = {} if named else {name: job.get("settings", {}).get(name) for name in _NAMES}
+    shard_rows = job.get("source", {}).get("shard_rows")
+    if any(recorded.values()) or shard_rows:
+        try:
+            return planned(inputs, limit, sample, looking, shard_rows, **reading | recorded)
+        except SourceError:
+            # Maybe another input, for which the output will be refused in words that fit.
+            pass
+    return planned(inputs, limit, sample, looking, **reading)
+
+
+@contextmanager
+def looking_for(
+    output: str, overwrite: bool = False, strict: bool = False, reading: bool = False, address: str | None = None
+) -> Iterator[Looking]:
+    """How the job of an output looks into its input: by tasks of the cluster where there is much to look into, which is
+    joined until the block ends. Damaged files are told of on standard error, unless ``strict``.
+
+    Raises SinkError where the output can be that of no job.
+    """
+    check_claimable(output, overwrite)
+    with ExitStack() as stack:
+        yield Looking(
+            each=partial(_each, lambda: stack.enter_context(ray_session(address))),
+            out=resolve(output),
+            reading=reading,
+            damaged=None if strict else _Told(),
+        )
+
+
+class _Told:
+    """Says each error once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def __call__(self, error: SourceError) -> None:
+        text = " ".join(str(error).split())
+        if text not in self.said:
+            self.said.add(text)
+            print(f"raypurify: left out: {text}", file=sys.stderr, flush=True)
+
+
+def _each(
+    join: Callable[[], object], function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
+) -> Iterator[Look | SourceError]:
+    if len(items) <= _FEW_FILES and sum(item.size for item in items) <= _FEW_BYTES:
+        return in_threads(function, items)
+    join()
+    return in_tasks(function, _bundles(items), _lost)
+
+
+def _bundles(items: Sequence[Unseen]) -> Iterator[list[Unseen]]:
+    held: list[Unseen] = []
+    size = 0
+    for item in items:
+        if held and (len(held) == _BUNDLE_FILES or size + item.size > _BUNDLE_BYTES):
+            yield held
+            held, size = [], 0
+        held.append(item)
+        size += item.size
+    if held:
+        yield held
+
+
+def _lost(item: Unseen, why: str) -> SourceError:
+    return SourceError(f"{item.path}: the process that looked into it has died, twice; it may be damaged ({why})")
+
+
+def _recorded(output: str) -> dict:
+    try:
+        return recorded_job(output)
+    except SinkError:
+        # Whoever claims the output says what is wrong with it.
+        return {}
+
+
+def _shard_rows(rows: int) -> int:
+    return 256 if rows >= SMALL else max(16, -(-rows // 8))

@@ -1,0 +1,127 @@
+"""Looking into every file of an input: several at once, none twice, and a damaged one costs itself alone.
+
+What was found is kept beside the output, ``KEPT`` files of the input in each file there, by the path and the stamp that
+a file was listed with. A kept look is used only by the version that made it, and one that is damaged is made anew.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from raypurify.containers.contract import Container, Listing
+from raypurify.containers.ledger import PLAN, STATE, scratch
+from raypurify.containers.look import Look, Looks, looks_from_bytes, looks_to_bytes
+from raypurify.containers.registry import CONTAINERS
+from raypurify.errors import SourceError
+from raypurify.storage import Place, overlapped
+from raypurify.version import __version__
+
+KEPT = 16
+
+
+class Unseen(NamedTuple):
+    """A file to look into, and its size."""
+
+    path: str
+    size: int
+
+
+class Each(Protocol):
+    """A way to call a function for each of many files: its results in their order. Whoever calls it in other processes
+    may send it."""
+
+    def __call__(
+        self, function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
+    ) -> Iterator[Look | SourceError]: ...
+
+
+def in_threads(
+    function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
+) -> Iterator[Look | SourceError]:
+    """Each file looked into by a thread of this process, several at once; one alone here and now."""
+    return overlapped(function, items) if len(items) > 1 else map(function, items)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How to look into the files of an input: ``each`` does it for many, ``out`` is the output beside which looks are
+    kept, to which nothing is written where only ``reading``, and ``damaged`` is told of every file that cannot be used.
+    Without it the first of them ends the look."""
+
+    each: Each = in_threads
+    out: Place | None = None
+    reading: bool = False
+    damaged: Callable[[SourceError], None] | None = None
+
+    def refuse(self, error: SourceError) -> None:
+        """Tell of a file that cannot be used. Raises the error where no one is to be told."""
+        if self.damaged is None:
+            raise error
+        self.damaged(error)
+
+
+def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dict[str, Look], dict[str, SourceError]]:
+    """The looks into the files of a listing, and the errors of those that cannot be used, both by path in order."""
+    looks: dict[str, Look] = {}
+    refused: dict[str, SourceError] = {}
+    if container.look is None:
+        return looks, refused
+    mark = f"{container.kind}, labels {listing.labels}, members {listing.image_member}, raypurify {__version__}"
+    kept = _kept(how.out / STATE / PLAN, mark) if how.out else {}
+    known = {path: kept[path][1] for path, stamp in listing.stamps.items() if path in kept and kept[path][0] == stamp}
+    unseen = [Unseen(path, stamp[0]) for path, stamp in listing.stamps.items() if path not in known]
+    found = iter(how.each(partial(_look, container.kind, listing.root, listing.labels, listing.image_member), unseen))
+    paths = iter(listing.stamps)
+    number = 0
+    while group := list(islice(paths, KEPT)):
+        for path in group:
+            look = known[path] if path in known else next(found)
+            if isinstance(look, SourceError):
+                how.refuse(look)
+                refused[path] = look
+            else:
+                looks[path] = look
+        if how.out and not how.reading and any(path in looks and path not in known for path in group):
+            _keep(how.out, number, {path: (listing.stamps[path], looks[path]) for path in group if path in looks}, mark)
+        number += 1
+    if how.out and not how.reading:
+        _drop(how.out, number)
+    return looks, refused
+
+
+def _look(kind: str, root: Place, labels: bool, image_member: str | None, file: Unseen) -> Look | SourceError:
+    look = CONTAINERS[kind].look
+    assert look is not None  # who asks has asked that
+    try:
+        return look(root / file.path, labels, image_member)
+    except SourceError as error:
+        return error
+
+
+def _kept(folder: Place, mark: str) -> Looks:
+    def read(name: str) -> Looks:
+        with suppress(SourceError, OSError):
+            return looks_from_bytes((folder / name).read(), mark)
+        return {}
+
+    kept: Looks = {}
+    for looks in overlapped(read, (name for name in folder.names() if name.endswith(".arrow"))):
+        kept |= looks
+    return kept
+
+
+def _drop(out: Place, number: int) -> None:
+    """Remove what was kept of an input that had more files."""
+    with suppress(OSError):
+        for name in (out / STATE / PLAN).names():
+            if name.removesuffix(".arrow").isdigit() and int(name.removesuffix(".arrow")) >= number:
+                (out / STATE / PLAN / name).delete()
+
+
+def _keep(out: Place, number: int, looks: Looks, mark: str) -> None:
+    # A disk that is full, or an output that may not be written: claiming it will say so.
+    with suppress(OSError):
+        (out / STATE / PLAN / f"{number:06d}.arrow").write(looks_to_bytes(looks, mark), scratch(out))
