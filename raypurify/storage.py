@@ -4,6 +4,7 @@ The local disk goes through ``os``, because pyarrow cannot name a file whose nam
 write is made durable and renamed into place, where an object store's put is atomic by itself.
 """
 
+import errno
 import os
 import posixpath
 import re
@@ -11,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from io import BufferedReader
@@ -42,6 +43,14 @@ _STORES: dict[str, dict[str, Any]] = {
     "s3": {"connect_timeout": 4.0, "request_timeout": 20.0, "allow_delayed_open": True},
     "gcs": {"retry_time_limit": timedelta(seconds=10)},
 }
+# What a file system says of a name that it cannot hold: too long, of unknown characters, a folder's, or below a file.
+_OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+# Of S3 and GCS alike, in bytes.
+_MAX_KEY = 1024
+
+
+class BadName(OSError):
+    """The file system cannot hold a file of this name, whatever is in it and however often it is tried."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,15 @@ class Place:
             self.remote.create_dir(self.path, recursive=True)
 
     def write(self, data: bytes, scratch: "Place") -> None:
-        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``."""
-        self.parent.make_folder()
+        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``.
+
+        Raises BadName where the file system cannot hold a file of this name, OSError where it cannot be written now.
+        """
         if self.remote is not None:
-            with self.remote.open_output_stream(self.path) as file:
+            with self._naming():
+                self.parent.make_folder()
+                stream = self.remote.open_output_stream(self.path)
+            with stream as file:
                 file.write(data)
             return
         scratch.make_folder()
@@ -118,7 +132,9 @@ class Place:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            with self._naming():
+                self.parent.make_folder()
+                os.replace(temporary, self.path)
         except OSError:
             # A full disk would keep the empty file for ever.
             with suppress(OSError):
@@ -126,11 +142,14 @@ class Place:
             raise
 
     def delete(self) -> None:
-        """Remove this file; nothing happens where there is none, or a folder."""
+        """Remove this file; nothing happens where there is none, or a folder. Raises BadName as ``write`` does."""
         if self.remote is None:
             if os.path.lexists(self.path) and self.kind != "folder":
                 os.remove(self.path)
-        elif self.kind == "file":
+            return
+        with self._naming():
+            found = self.kind
+        if found == "file":
             self.remote.delete_file(self.path)
 
     def delete_folder(self) -> None:
@@ -158,6 +177,21 @@ class Place:
         for info in self.remote.get_file_info(fs.FileSelector(self.path, recursive=True)):
             if info.type != fs.FileType.Directory:
                 yield posixpath.relpath(info.path, self.path), (info.size or 0, info.mtime_ns or 0)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What is refused in this block for the name alone, whatever stands in the file, is a BadName."""
+        try:
+            store = self.remote is not None and self.remote.type_name in _STORES
+            if store and len(self.path.encode().partition(b"/")[2]) > _MAX_KEY:
+                raise OSError(errno.ENAMETOOLONG, f"longer than {_MAX_KEY:,} bytes")
+            yield
+        except UnicodeEncodeError as error:
+            raise BadName(f"{self}: no file can have this name here: not UTF-8") from error
+        except (OSError, ArrowInvalid) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_NAMES:
+                raise
+            raise BadName(f"{self}: no file can have this name here: {getattr(error, 'strerror', error)}") from error
 
 
 def resolve(uri: str | os.PathLike) -> Place:

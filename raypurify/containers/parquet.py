@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.image_column import check_columns, find_image_column
 from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.parquet_labels import Pair, classes_of, label_pairs
@@ -125,7 +125,7 @@ def read(shard: Shard) -> Iterator[Row]:
             row += 1
 
 
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One Parquet file of the shard's rows, the schema and every other column as they were (``Container.write``)."""
     with open_file(shard.place) as file:
         stored = file.schema_arrow

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
-from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
@@ -105,7 +105,7 @@ def read(shard: Shard) -> Iterator[Row]:
         yield Row(identity, row, data, _label(sample) if shard.classes else None, error)
 
 
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One tar of the shard's samples, every sidecar in its place (``Container.write``)."""
     buffer = io.BytesIO()
     with tarfile.open(
