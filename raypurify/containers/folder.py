@@ -142,7 +142,7 @@ def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:
     except OSError as error:
         if file.remote is not None and not isinstance(error, FileNotFoundError | PermissionError):
             # A store that is out of reach says nothing of the image.
-            raise SourceError(f"{file}: cannot be read: {error}") from error
+            raise SourceError(f"{file}: cannot be read: {error}; run again when it is in reach") from error
         raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")

@@ -86,9 +86,11 @@ def check_stamp(shard: Shard) -> None:
     try:
         found = shard.place.stamp
     except OSError as error:
-        raise SourceError(f"{shard.place}: cannot be opened: {error.strerror or error}") from error
+        raise SourceError(
+            f"{shard.place}: cannot be opened: {error.strerror or error}; run again when it is mended"
+        ) from error
     if found != shard.cut.stamp:
-        raise SourceError(f"{shard.place}: changed since the job was planned")
+        raise SourceError(f"{shard.place}: changed since the job was planned; run again when it is whole")
 
 
 def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> Outputs:

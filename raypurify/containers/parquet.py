@@ -81,7 +81,7 @@ def plan(listing: Listing) -> Plan:
     tables = [replace(table, whole=replace(table.whole, own_ids=own_ids)) for table in tables]
     rows = sum(table.whole.span for table in tables)
     if not rows:
-        raise SourceError(f"{root}: the Parquet files hold no rows")
+        raise SourceError(f"{root}: the Parquet files hold no rows; check the path")
     if column != "image":
         digest.update(f"images in {column}\n".encode())
     return Plan(
@@ -168,12 +168,12 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
     try:
         raw = place.open()
     except OSError as error:
-        raise SourceError(f"{place}: cannot be opened: {error.strerror or error}") from error
+        raise SourceError(f"{place}: cannot be opened: {error.strerror or error}; check its permissions") from error
     with raw:
         try:
             file = pq.ParquetFile(raw, buffer_size=4 << 20)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{place}: is no readable Parquet file: {error}") from error
+            raise SourceError(f"{place}: is no readable Parquet file: {error}; get or write it again") from error
         yield file
 
 
@@ -219,7 +219,9 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
                 if not left:
                     break
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
+            raise SourceError(
+                f"{shard.place}: damaged in the rows of shard {shard.name}: {error}; get it again"
+            ) from error
         if cut.column in wanted and not left:
             _check_values(file, shard, groups)
 

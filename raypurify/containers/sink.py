@@ -119,7 +119,9 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
     results = sorted(results, key=lambda result: result[0].row)
     expected = range(shard.first_row, shard.first_row + shard.rows)
     if [row.row for row, _, _ in results] != list(expected):
-        raise SinkError(f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once")
+        raise SinkError(
+            f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once; report this"
+        )
     try:
         outputs = CONTAINERS[shard.kind].write(sink, shard, [(row, image) for row, image, _ in results])
         good, failed, size = [], [], 0
@@ -156,7 +158,10 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
     Raises :class:`SinkError` while shards are not committed.
     """
     if left := missing(sink):
-        raise SinkError(f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first")
+        raise SinkError(
+            f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first; "
+            "run the same command again"
+        )
     try:
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
@@ -221,11 +226,15 @@ def _claim(out: Place, shown: str, job: dict, overwrite: bool) -> None:
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
             remedy = "--drop-failed goes on with it; or " if drops and len(differences) == 1 else ""
             raise SinkError(
-                f"{shown}: belongs to another job, with other {others}; {remedy}choose another or overwrite"
+                f"{shown}: belongs to another job, with other {others}; {remedy}"
+                "choose another output, or replace this one by --overwrite"
             )
         return
     elif set(out.names()) - {STATE}:
-        raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
+        raise SinkError(
+            f"{shown}: is not empty and no output of raypurify; "
+            "choose another folder, or write beside what is there by --overwrite"
+        )
     ledger.write_job(out, job)
 
 

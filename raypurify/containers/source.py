@@ -163,7 +163,7 @@ def _choose(files: dict[str, Stamp], ignored: Counter[str], where: str) -> tuple
         known = " ".join(suffix for container in CONTAINERS.values() for suffix in sorted(container.suffixes))
         raise SourceError(
             f"{where}: holds no {', '.join(nouns)} or {last} "
-            f"({passed_over_text(ignored) or 'nothing is there'}); known: {known}"
+            f"({passed_over_text(ignored) or 'nothing is there'}); check the path; known: {known}"
         )
     return held[0]
 
@@ -174,7 +174,7 @@ def _find(uri: str | os.PathLike) -> Place:
         if place.kind is not None:
             return place
     except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"{redact(uri)}: cannot be reached: {error}") from error
+        raise SourceError(f"{redact(uri)}: cannot be reached: {error}; check the path") from error
     raise SourceError(f"{redact(uri)}: no such file or folder; check the path")
 
 
@@ -198,7 +198,7 @@ def _list_files(
                 else:
                     files[posixpath.normpath(posixpath.join(below, path))] = stamp
         except OSError as error:
-            raise SourceError(f"{place}: cannot be listed: {error}") from error
+            raise SourceError(f"{place}: cannot be listed: {error}; check its permissions") from error
     return files, ignored
 
 

@@ -73,7 +73,9 @@ def read_member(tar: tarfile.TarFile, member: Member) -> bytes:
     file = tar.extractfile(info) if info is not None else None
     data = file.read() if file is not None else b""
     if len(data) != member.info.size:
-        raise TarDamage(f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}")
+        raise TarDamage(
+            f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}; get it again"
+        )
     return data
 
 

@@ -84,7 +84,7 @@ def plan(listing: Listing) -> Plan:
         tars.append(tar)
     rows = sum(len(tar.offsets) for tar in tars)
     if not rows:
-        raise SourceError(f"{listing.root}: the tars hold no samples")
+        raise SourceError(f"{listing.root}: the tars hold no samples; check the path")
     classes = tuple(map(str, range(max(labels) + 1))) if labels else None
     return Plan(rows, classes, digest.hexdigest(), partial(_portions, tars), dict(passed))
 
@@ -228,7 +228,7 @@ def _read(tar: tarfile.TarFile, member: Member, place: Place) -> bytes | None:
     if size > MAX_FILE_BYTES and image:
         return None
     if size > _MAX_SIDECAR_BYTES and not image:
-        raise SourceError(f"{place}: {file_id(name)} holds {size:,} bytes; a sidecar may hold 64 MiB")
+        raise SourceError(f"{place}: {file_id(name)} holds {size:,} bytes; a sidecar must not hold more than 64 MiB")
     return read_member(tar, member)
 
 
