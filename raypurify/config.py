@@ -205,7 +205,7 @@ def load_settings(
     Raises ConfigError for an unknown preset, an unreadable file, an unknown key or a value out of range.
     """
     if preset and path:
-        raise ConfigError("give a preset or a settings file, not both; a file may start from a copy of a preset")
+        raise ConfigError("give a preset or a settings file, not both; copy the preset into the file to start from it")
     tree: dict[str, Any] = {}
     if preset:
         if preset not in presets():
@@ -215,7 +215,7 @@ def load_settings(
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"cannot read settings file {path}: {e}") from e
+            raise ConfigError(f"cannot read settings file {path}: {e}; check the path") from e
         tree = _parse_yaml(text, str(path))
     for override in overrides:
         apply_override(tree, override)
@@ -223,7 +223,7 @@ def load_settings(
         return Settings.model_validate(tree)
     except ValidationError as e:
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
-        raise ConfigError(f"settings not usable: {problems}") from e
+        raise ConfigError(f"settings not usable: {problems}; mend them in the file or by --set") from e
 
 
 def _preset_dir() -> "Traversable":
@@ -234,7 +234,7 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}") from e
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -246,14 +246,16 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one value of a settings tree, by ``a.b=value``. Raises ConfigError for anything else."""
     key, sign, value = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"override {override!r} is not of the form key.subkey=value, e.g. csc.lmbda=0.1")
+        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
     *parents, leaf = key.strip().split(".")
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+            raise ConfigError(
+                f"override {override!r}: {parent!r} is a value, not a group of settings; give a key of a group"
+            )
     try:
         node[leaf] = yaml.safe_load(value)
     except yaml.YAMLError as e:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from e
+        raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e

@@ -10,14 +10,17 @@ What goes out has the size, the orientation, the alpha channel and the kind of c
 mode as stored                          written as    how
 ======================================  ============  ==================================================
 ``1``, ``L``                            ``L``         grey is repeated over R, G, B; back by ITU-R 601 luma
-``LA``, ``La``, ``L`` with a colour     ``LA``        the same; alpha untouched
-made transparent
+``LA``, ``La``, ``L`` or ``1`` with a   ``LA``        the same; alpha untouched
+colour made transparent
 ``I;16`` (and ``I`` of a PGM or PNG)    ``L``         16-bit value v becomes v / 257, rounded half up
+``I;16`` with a colour made transparent ``LA``        the same; that very value is transparent
 ``RGB`` (8 or 16 bits a channel)        ``RGB``       of 16 bits the high byte is kept
 ``CMYK``, ``YCbCr``, ``P``, ``RGBX``    ``RGB``       Pillow's conversion
 ``RGBA``, ``RGBa``, ``PA``, ``P`` or    ``RGBA``      alpha untouched
 ``RGB`` with a transparent colour
 ======================================  ============  ==================================================
+
+A colour profile is written where it describes what is written: one of RGB with colours, one of grey levels with grey.
 """
 
 import importlib.util
@@ -31,6 +34,7 @@ import numpy as np
 from PIL import Image, features
 
 from raypurify.errors import DataError, ImageError
+from raypurify.scans import check_work, without_long_texts
 
 # Pillow knows AVIF since 11.3, and may be built without.
 _AVIF = "avif" in features.modules and bool(features.check("avif"))
@@ -75,8 +79,9 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
     """Decode one image file held in memory.
 
     Raises :class:`ImageError` with the reason ``empty``, ``not-an-image``, ``truncated`` (never padded),
-    ``too-large`` (more than ``max_pixels``), ``too-small`` (a side below ``min_size``), ``animated`` (more than one
-    frame or page) or ``unsupported-mode`` (floating point, 32-bit integers, CIE Lab).
+    ``too-large`` (more than ``max_pixels``), ``too-small`` (a side below ``min_size``), ``too-complex`` (more scans or
+    blocks than :mod:`raypurify.scans` lets pass), ``animated`` (more than one frame or page) or ``unsupported-mode``
+    (floating point, 32-bit integers, CIE Lab).
 
     >>> image = decode_image(b"P5 2 1 255 " + bytes([0, 255]))
     >>> image.mode, image.pixels.shape
@@ -85,6 +90,8 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
     if not data:
         raise ImageError("empty", "the image holds no bytes")
     _check_size(_webp_size(data), max_pixels, min_size)
+    check_work(data)
+    data = without_long_texts(data)
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image.size, max_pixels, min_size)
@@ -92,7 +99,7 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
             if frames > 1:
                 raise ImageError("animated", f"the {image.format} holds {frames} frames or pages; give one image")
             image.load()
-            return _unpack(image)
+            return _unpack(image, data)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -225,25 +232,50 @@ def _unidentified(data: bytes) -> ImageError:
     return ImageError("not-an-image", f"{len(data):,} bytes starting {data[:8]!r} are no image; known formats: {names}")
 
 
-def _unpack(image: Image.Image) -> Decoded:
+def _unpack(image: Image.Image, data: bytes) -> Decoded:
     mode = image.mode
     sixteen = mode.startswith("I;16") or (mode == "I" and image.format in ("PPM", "PNG"))
     if not sixteen and (mode == "I" or mode not in _GREY | _COLOUR):
         raise ImageError("unsupported-mode", f"pixels of mode {mode} are not supported; convert to 8-bit grey or RGB")
     orientation = _orientation(image)
     icc = image.info.get("icc_profile")
-    if not isinstance(icc, bytes) or len(icc) > _MAX_ICC or mode in ("CMYK", "YCbCr"):
+    # Those of CMYK and YCbCr files describe channels that are not written.
+    space = None if mode in ("CMYK", "YCbCr") else b"GRAY" if mode in _GREY else b"RGB "
+    if not isinstance(icc, bytes) or len(icc) > _MAX_ICC or icc[16:20] != space:
         icc = None
-    alpha = None
+    alpha = _alpha_of_key(image, data)
     if sixteen:
         levels = (np.asarray(image).astype(np.uint32) * 2 + 257) // 514
         pixels = np.repeat(levels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     else:
-        if "transparency" in image.info or mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        if alpha is not None:
+            del image.info["transparency"]
+        elif "transparency" in image.info or mode in ("LA", "La", "RGBA", "RGBa", "PA"):
             image = image.convert("LA" if mode in _GREY and mode != "1" else "RGBA")
             alpha = np.array(image.getchannel("A"))
         pixels = np.array(image.convert("RGB"))
     return Decoded(pixels, alpha, mode, orientation, icc)
+
+
+def _alpha_of_key(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """The alpha channel that a PNG's transparent colour makes, None where it has none or is of a palette.
+
+    Pillow compares colours of 8 bits only: of 2, 4 and 16 bits a channel its comparison finds nothing, or others.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or image.mode in ("P", "1") or not isinstance(key, int | tuple):
+        return None
+    bits = data[24]
+    levels, key = np.asarray(image), np.asarray(key)
+    if bits == 16 and image.mode == "RGB":
+        # What Pillow takes for little-endian are the low bytes of each channel.
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
+            low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+            levels = levels.astype(np.uint16) << 8 | np.asarray(low)
+    elif bits < 8:
+        key = key * 255 // ((1 << bits) - 1)
+    same = (levels == key).all(axis=-1) if levels.ndim == 3 else levels == key
+    return np.where(same, 0, 255).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ The local disk goes through ``os``, because pyarrow cannot name a file whose nam
 write is made durable and renamed into place, where an object store's put is atomic by itself.
 """
 
+import errno
 import os
 import posixpath
 import re
@@ -11,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
@@ -19,12 +20,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
+from raypurify.disk import Stamp, stamp_of, walk_disk
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CONNECTIONS = 8
-# Size in bytes and time of the last change in nanoseconds.
-Stamp = tuple[int, int]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 # A key of S3 is often given as it is, with slashes; what stands before the @ of Azure may be a container.
@@ -41,6 +42,14 @@ _STORES: dict[str, dict[str, Any]] = {
     "s3": {"connect_timeout": 4.0, "request_timeout": 20.0, "allow_delayed_open": True},
     "gcs": {"retry_time_limit": timedelta(seconds=10)},
 }
+# What a file system says of a name that it cannot hold: too long, of unknown characters, a folder's, or below a file.
+_OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+# Of S3 and GCS alike, in bytes.
+_MAX_KEY = 1024
+
+
+class BadName(OSError):
+    """The file system cannot hold a file of this name, whatever is in it and however often it is tried."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Place:
     def stamp(self) -> Stamp:
         """Size and time of the last change: they tell this file from another version of it, without reading it."""
         if self.remote is None:
-            return _stamp(os.stat(self.path))
+            return stamp_of(os.stat(self.path))
         info = self.remote.get_file_info(self.path)
         return info.size or 0, info.mtime_ns or 0
 
@@ -103,10 +112,15 @@ class Place:
             self.remote.create_dir(self.path, recursive=True)
 
     def write(self, data: bytes, scratch: "Place") -> None:
-        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``."""
-        self.parent.make_folder()
+        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``.
+
+        Raises BadName where the file system cannot hold a file of this name, OSError where it cannot be written now.
+        """
         if self.remote is not None:
-            with self.remote.open_output_stream(self.path) as file:
+            with self._naming():
+                self.parent.make_folder()
+                stream = self.remote.open_output_stream(self.path)
+            with stream as file:
                 file.write(data)
             return
         scratch.make_folder()
@@ -116,7 +130,9 @@ class Place:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            with self._naming():
+                self.parent.make_folder()
+                os.replace(temporary, self.path)
         except OSError:
             # A full disk would keep the empty file for ever.
             with suppress(OSError):
@@ -124,11 +140,14 @@ class Place:
             raise
 
     def delete(self) -> None:
-        """Remove this file; nothing happens where there is none, or a folder."""
+        """Remove this file; nothing happens where there is none, or a folder. Raises BadName as ``write`` does."""
         if self.remote is None:
             if os.path.lexists(self.path) and self.kind != "folder":
                 os.remove(self.path)
-        elif self.kind == "file":
+            return
+        with self._naming():
+            found = self.kind
+        if found == "file":
             self.remote.delete_file(self.path)
 
     def delete_folder(self) -> None:
@@ -166,11 +185,26 @@ class Place:
         be listed.
         """
         if self.remote is None:
-            yield from _walk_disk(self.path, "", followed)
+            yield from walk_disk(self.path, "", followed)
             return
         for info in self.remote.get_file_info(fs.FileSelector(self.path, recursive=True)):
             if info.type != fs.FileType.Directory:
                 yield posixpath.relpath(info.path, self.path), (info.size or 0, info.mtime_ns or 0)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What is refused in this block for the name alone, whatever stands in the file, is a BadName."""
+        try:
+            store = self.remote is not None and self.remote.type_name in _STORES
+            if store and len(self.path.encode().partition(b"/")[2]) > _MAX_KEY:
+                raise OSError(errno.ENAMETOOLONG, f"longer than {_MAX_KEY:,} bytes")
+            yield
+        except UnicodeEncodeError as error:
+            raise BadName(f"{self}: no file can have this name here: not UTF-8") from error
+        except (OSError, ArrowInvalid) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_NAMES:
+                raise
+            raise BadName(f"{self}: no file can have this name here: {getattr(error, 'strerror', error)}") from error
 
 
 def resolve(uri: str | os.PathLike) -> Place:
@@ -329,50 +363,3 @@ def _store(remote: fs.FileSystem) -> object:
         return remote
     _, (options,) = remote.__reduce__()
     return remote.type_name, options["endpoint_override"]
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns
-
-
-def _walk_disk(
-    root: str, below: str, followed: dict[str, str] | None, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[tuple[str, Stamp | str]]:
-    """``Place.walk`` of the folder ``below``; where links are followed, ``above`` identifies the folders it is in."""
-    if followed is not None:
-        above |= {_identity(os.stat(os.path.join(root, below)))}
-    with os.scandir(os.path.join(root, below)) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            relative = posixpath.join(below, entry.name)
-            if entry.is_dir(follow_symlinks=False) or _leads_on(entry, followed, above):
-                yield from _walk_disk(root, relative, followed, above)
-                continue
-            try:
-                stamp: Stamp | str = _stamp(entry.stat()) if entry.is_file() else "devices and pipes"
-                if entry.is_symlink() and entry.is_dir():
-                    stamp = "links to folders" if followed is None else "links in a loop"
-                elif isinstance(stamp, str) and not os.path.exists(entry.path):
-                    stamp = (0, 0)
-            except OSError:  # a link to itself, or a file that has gone by now
-                stamp = (0, 0)
-            yield relative, stamp
-
-
-def _leads_on(entry: os.DirEntry, followed: dict[str, str] | None, above: frozenset[tuple[int, int]]) -> bool:
-    """Whether an entry is a link to a folder that is to be followed; enters what a link leads to in ``followed``."""
-    if followed is None or not entry.is_symlink():
-        return False
-    try:
-        target = os.path.join(os.path.dirname(entry.path), os.readlink(entry.path))
-        if not entry.is_dir():
-            followed.setdefault(os.path.dirname(target), target)
-        elif _identity(entry.stat()) not in above:
-            followed[target] = target
-            return True
-    except OSError:  # a link to itself
-        pass
-    return False
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino

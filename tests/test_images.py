@@ -125,14 +125,6 @@ def test_a_wrong_orientation_is_no_orientation():
     assert decode_image(with_orientation(9)).orientation == 1
 
 
-def test_the_colour_profile_travels_except_from_cmyk():
-    icc = b"a profile"
-    decoded = decode_image(encode(pixels(), icc_profile=icc))
-    for format in SUFFIX:
-        assert decode_image(encode_image(decoded.pixels, decoded, format)).icc == icc
-    assert decode_image(encode(Image.fromarray(pixels()).convert("CMYK"), "JPEG", icc_profile=icc)).icc is None
-
-
 def test_equal_input_gives_equal_bytes():
     for name in ("alpha.png", "grey16.png", "rotated.jpg"):
         decoded = decode_image(ODD[name][0])

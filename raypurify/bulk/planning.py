@@ -118,7 +118,7 @@ def _bundles(items: Sequence[Unseen]) -> Iterator[list[Unseen]]:
 
 
 def _lost(item: Unseen, why: str) -> SourceError:
-    return SourceError(f"{item.path}: the process that looked into it has died, twice; it may be damaged ({why})")
+    return SourceError(f"{item.path}: the process that looked into it died twice ({why}); get it again")
 
 
 def _recorded(output: str) -> dict:

@@ -197,6 +197,6 @@ class _ShardPurifier:
                 caption = f"{facts['class']}, distance {facts['distance']:.1f}"
                 pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
         stats = write_shard(work.sink, shard, results)
-        outcomes = Counter(image.reason if isinstance(image, ImageError) else "purified" for _, image, _ in results)
+        outcomes = stats.reasons + Counter(purified=stats.written)
         self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
         return ShardOutcome(shard.name, outcomes, tuple(pairs))

@@ -83,7 +83,8 @@ class BundleFolder:
         data = _read(self.place / name, record.bytes)
         if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
             raise BundleError(
-                f"bundle {self.place}: {name} does not have the digest in the manifest; it is damaged or was changed"
+                f"bundle {self.place}: {name} does not have the digest in the manifest, it was damaged or changed; "
+                "fit or download the bundle again"
             )
         return data
 
@@ -98,7 +99,9 @@ class BundleFolder:
         elif any(not 0 <= c < len(self.manifest.classes) for c in self.manifest.cluster_class):
             problem = "cluster_class names a class that does not exist"
         if problem:
-            raise BundleError(f"bundle {self.place}: the tensors do not fit the manifest: {problem}")
+            raise BundleError(
+                f"bundle {self.place}: the tensors do not fit the manifest: {problem}; fit the bundle again"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ def read_facts(where: str | Path) -> BundleFacts:
     try:
         counts = shapes[DISTRIBUTIONS]["means"][0], shapes[DICTIONARIES]["atoms"][0]
     except (KeyError, IndexError) as e:
-        raise BundleError(f"bundle {bundle.place}: the tensors do not fit the manifest: {e}") from e
+        raise BundleError(
+            f"bundle {bundle.place}: the tensors do not fit the manifest: {e}; fit the bundle again"
+        ) from e
     bundle.check_counts(*counts)
     return BundleFacts(bundle.manifest, bundle.digest, shapes)
 
@@ -172,7 +177,7 @@ def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
         header = json.loads(data[8 : 8 + length])
         return {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise BundleError(f"{where} is not a safetensors file: {e}") from e
+        raise BundleError(f"{where} is not a safetensors file: {e}; fit the bundle again") from e
 
 
 def _open(where: str | Path) -> tuple[Place, bytes]:
@@ -182,12 +187,14 @@ def _open(where: str | Path) -> tuple[Place, bytes]:
     try:
         root = resolve(where)
     except (OSError, ValueError, ImportError) as e:
-        raise BundleError(f"cannot open bundle {redact(where)}: {e}") from e
+        raise BundleError(f"cannot open bundle {redact(where)}: {e}; check the path") from e
     try:
         return root, _read(root / MANIFEST, MAX_MANIFEST)
     except BundleError as e:
         known = ", ".join(shipped_bundles())
-        raise BundleError(f"no bundle at {redact(where)!r}: {e}; the shipped bundles are: {known}") from e
+        raise BundleError(
+            f"no bundle at {redact(where)!r}: {e}; check the path; the shipped bundles are: {known}"
+        ) from e
 
 
 def _manifest(text: bytes, root: Place) -> Manifest:
@@ -202,13 +209,14 @@ def _manifest(text: bytes, root: Place) -> Manifest:
         return Manifest.model_validate(tree)
     except ValidationError as e:
         first = e.errors()[0]
-        raise BundleError(f"bundle {root}: {MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+        where = f"{MANIFEST}: {'.'.join(map(str, first['loc']))}"
+        raise BundleError(f"bundle {root}: {where}: {first['msg']}; fit the bundle again") from e
     except (ValueError, RecursionError) as e:
-        raise BundleError(f"bundle {root}: {MANIFEST} is not valid JSON: {e}") from e
+        raise BundleError(f"bundle {root}: {MANIFEST} is not valid JSON: {e}; fit or download the bundle again") from e
 
 
 def _read(file: Place, limit: int) -> bytes:
     try:
         return file.read(limit + 1)
     except OSError as e:
-        raise BundleError(f"bundle file {file} is missing or unreadable: {e}") from e
+        raise BundleError(f"bundle file {file} is missing or unreadable: {e}; fit or download the bundle again") from e

@@ -83,11 +83,15 @@ def load_bundle(where: str | Path) -> Bundle:
         try:
             groups[name] = load_tensors(bundle.read(name))
         except SafetensorError as e:
-            raise BundleError(f"bundle {bundle.place}: {name} is not a safetensors file: {e}") from e
+            raise BundleError(
+                f"bundle {bundle.place}: {name} is not a safetensors file: {e}; fit the bundle again"
+            ) from e
     try:
         return _assemble(bundle, groups)
     except (KeyError, RuntimeError, ValueError, TypeError) as e:
-        raise BundleError(f"bundle {bundle.place}: the tensors do not fit the manifest: {e}") from e
+        raise BundleError(
+            f"bundle {bundle.place}: the tensors do not fit the manifest: {e}; fit the bundle again"
+        ) from e
 
 
 def _assemble(bundle: BundleFolder, groups: dict[str, dict[str, Tensor]]) -> Bundle:

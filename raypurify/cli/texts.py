@@ -77,7 +77,7 @@ def status_text(folder: str) -> str:
     except SinkError as error:
         where = redact(folder)
         raise SinkError(
-            f"{where} is neither the run directory of fit or retrain nor the output of purify ({error})"
+            f"{where} is neither the run directory of fit or retrain nor the output of purify ({error}); check the path"
         ) from error
     state = "complete" if job.complete else "not complete"
     damaged = job.job["source"].get("damaged")

@@ -1,6 +1,7 @@
 """What a container is to the rest of the house: a few functions, and what they are given and give back."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from raypurify.containers.look import Look
 from raypurify.containers.rows import Row, Shard
 from raypurify.errors import ImageError, SourceError
 from raypurify.images import SUFFIX
-from raypurify.storage import Place, Stamp
+from raypurify.storage import BadName, Place, Stamp
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,25 @@ class Sink:
         return SUFFIX[self.format]
 
     def put(self, name: str, data: bytes) -> None:
-        """Write one file of the output, whole or not at all; ``name`` is its path below the output."""
-        (self.place / name).write(data, scratch(self.place))
+        """Write one file of the output, whole or not at all; ``name`` is its path below the output.
+
+        Raises ImageError ``bad-name`` where the output's file system cannot hold a file of this name.
+        """
+        try:
+            (self.place / name).write(data, scratch(self.place))
+        except BadName as error:
+            raise ImageError("bad-name", f"{error}; rename what it is made from, or write to another store") from error
+
+    def remove(self, name: str) -> None:
+        """Remove one file of the output, if it is there."""
+        with suppress(BadName):
+            (self.place / name).delete()
 
 
 # Each row of a shard in order, with its encoded image, or why there is none.
 Images = Sequence[tuple[Row, bytes | ImageError]]
+# The name of the output that holds a row, by its number, or why there can be none of that name.
+Outputs = dict[int, str | ImageError]
 
 
 def no_names(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
@@ -115,8 +129,9 @@ class Container:
       the file as a whole is gone, damaged or not the one that was planned. Who asks for the rows counts them.
     * ``pick(cut, rows)``: the cut of those rows, counted from 0 within the cut, ascending.
     * ``write(sink, shard, images)`` puts a shard into the output, rows with an error left out or, where
-      ``sink.keep_failed``, without their image, and returns the name of the output by row number. The same images make
-      the same bytes, whatever an earlier attempt left there.
+      ``sink.keep_failed``, without their image, and returns the name of the output by row number, or the error of a
+      row whose output cannot have its name. The same images make the same bytes, whatever an earlier attempt left
+      there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
@@ -129,7 +144,7 @@ class Container:
     plan: Callable[[Listing, Mapping[str, Look]], Plan]
     read: Callable[[Shard], Iterator[Row]]
     pick: Callable[[Any, Sequence[int]], Any]
-    write: Callable[[Sink, Shard, Images], dict[int, str]]
+    write: Callable[[Sink, Shard, Images], Outputs]
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
     look: Callable[[Place, bool, str | None], Look] | None = None

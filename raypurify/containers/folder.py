@@ -2,7 +2,8 @@
 
 The id of an image is its path below the folder. Where every image lies in a subfolder, the first level of subfolders
 are the classes. ``a/b.jpg`` becomes ``a/b.png``; where two inputs would meet (``b.jpg``, ``b.bmp``), the one that
-already has the suffix keeps its name, the others become ``b.jpg.png``.
+already has the suffix keeps its name, the others become ``b.jpg.png``, as does one whose output would have the name of
+a folder of the output.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.look import Look
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
@@ -70,16 +71,19 @@ def pick(cut: FolderCut, rows: Sequence[int]) -> FolderCut:
     return replace(cut, paths=tuple(cut.paths[row] for row in rows), stamps=tuple(cut.stamps[row] for row in rows))
 
 
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One file for each image, several at once (``Container.write``)."""
 
-    def put(path: str, row: Row, image: bytes | ImageError) -> tuple[int, str] | None:
+    def put(path: str, row: Row, image: bytes | ImageError) -> tuple[int, str | ImageError] | None:
         name = sink.renamed.get(path) or posixpath.splitext(path)[0] + sink.suffix
         if isinstance(image, ImageError):
             # A killed attempt may have written an image that can no longer be read.
-            (sink.place / name).delete()
+            sink.remove(name)
             return None
-        sink.put(name, image)
+        try:
+            sink.put(name, image)
+        except ImageError as error:
+            return row.row, error
         return row.row, file_id(name)
 
     files = ((path, row, image) for path, (row, image) in zip(shard.cut.paths, images))
@@ -87,18 +91,20 @@ def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
 
 
 def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
-    """The outputs, by the path of their image, that are not stem + ``suffix``, because those of two would meet."""
+    """The outputs, by the path of their image, that are not stem + ``suffix``, because those of two would meet, or one
+    a folder."""
     paths = [path for shard in shards for path in shard.cut.paths]
     plain = {path: posixpath.splitext(path)[0] + suffix for path in paths}
-    wanted = Counter(plain.values())
-    taken = {path for path in paths if plain[path] == path}
+    wanted, folders = Counter(plain.values()), _folders(paths)
+    taken = folders | {path for path in paths if plain[path] == path}
     found = {}
-    for path in sorted(path for path in paths if plain[path] != path and wanted[plain[path]] > 1):
-        name = path + suffix
-        while name in taken or wanted[name]:
-            name += suffix
-        taken.add(name)
-        found[path] = name
+    for path, name in sorted(plain.items()):
+        if name in folders or (name != path and wanted[name] > 1):
+            name = path + suffix
+            while name in taken or wanted[name]:
+                name += suffix
+            taken.add(name)
+            found[path] = name
     return found
 
 
@@ -112,6 +118,15 @@ FOLDER = Container(
     write=write,
     renamed=renamed,
 )
+
+
+def _folders(paths: Sequence[str]) -> set[str]:
+    """All folders that hold one of the ``paths``."""
+    found, left = set[str](), {posixpath.dirname(path) for path in paths}
+    while left := left - found:
+        found |= left
+        left = {posixpath.dirname(folder) for folder in left}
+    return found
 
 
 def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
@@ -132,7 +147,7 @@ def _read_file(file: Place, root: Place | None, stamp: Stamp) -> bytes:
     except OSError as error:
         if file.remote is not None and not isinstance(error, FileNotFoundError | PermissionError):
             # A store that is out of reach says nothing of the image.
-            raise SourceError(f"{file}: cannot be read: {error}") from error
+            raise SourceError(f"{file}: cannot be read: {error}; run again when it is in reach") from error
         raise ImageError("unreadable", f"{file}: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("too-large", f"{file}: more than {MAX_FILE_BYTES:,} bytes")

@@ -66,7 +66,7 @@ def _is_parquet(root: Place, path: str) -> bool:
     try:
         return (root / path).read(len(_MAGIC)) == _MAGIC
     except OSError as error:
-        raise SourceError(f"{root / path}: cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{root / path}: cannot be read: {error.strerror or error}; check its permissions") from error
 
 
 def _is_metadata(root: Place, held: dict[str, list[str]]) -> bool:
@@ -95,4 +95,4 @@ def _nothing(kind: str | None, ignored: Counter[str]) -> str:
     *nouns, last = (container.noun for container in wanted)
     known = " ".join(suffix for container in wanted for suffix in sorted(container.suffixes))
     text = f"{', '.join(nouns)} or {last}" if nouns else last
-    return f"holds no {text} ({passed_over_text(ignored) or 'nothing is there'}); known: {known}"
+    return f"holds no {text} ({passed_over_text(ignored) or 'nothing is there'}); check the path; known: {known}"

@@ -40,7 +40,7 @@ class Lease:
     def check(self) -> None:
         """Raises SinkError once another job has taken the output over."""
         if self._lost:
-            raise SinkError(f"{self.out}: {self._lost}; this one stops, what it committed stays")
+            raise SinkError(f"{self.out}: {self._lost}; wait for its end. This one stops, and what it committed stays")
 
     def acquire(self) -> None:
         """Take the output and begin to renew the lease. Raises SinkError where another job writes there."""

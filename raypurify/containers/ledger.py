@@ -106,7 +106,9 @@ def read_job(out: Place) -> dict | None:
             raise SinkError(f"{file}: format version {version!r}, this raypurify knows {FORMAT_VERSION}; upgrade it")
         return job
     except (ValueError, TypeError, KeyError) as error:
-        raise SinkError(f"{file}: is damaged ({error!r}); choose another output or overwrite this one") from error
+        raise SinkError(
+            f"{file}: is damaged ({error!r}); choose another output, or replace this one by --overwrite"
+        ) from error
 
 
 def known_job(out: Place) -> dict:
@@ -198,7 +200,9 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
             writer.write_table(pa.concat_tables([schema.empty_table(), *held]))
         (out / STATE / f"{name}.parquet").write(tables[name].getvalue().to_pybytes(), scratch(out))
     if written + failed != rows:
-        raise SinkError(f"{out}: the parts hold {written + failed} rows, the source {rows}; overwrite the output")
+        raise SinkError(
+            f"{out}: the parts hold {written + failed} rows, the source {rows}; purify again with --overwrite"
+        )
     summary = Summary(
         rows=rows,
         written=written,

@@ -75,7 +75,7 @@ def list_inputs(uris: Sequence[str | os.PathLike], follow_links: bool = False) -
                 else:
                     found[posixpath.normpath(posixpath.join(below, path))] = stamp
         except OSError as error:
-            raise SourceError(f"{folder}: cannot be listed: {error}") from error
+            raise SourceError(f"{folder}: cannot be listed: {error}; check its permissions") from error
     led_to = [Place(path) for path in (followed or {}).values()]
     places = dict.fromkeys((*folders, *one_each.values(), *led_to, *open_folders))
     return Inputs(tuple(places), root, found, ignored)

@@ -78,11 +78,11 @@ def looks_to_bytes(looks: Looks, mark: str) -> bytes:
 def looks_from_bytes(data: bytes, mark: str) -> Looks:
     """What :func:`looks_to_bytes` has written. Raises SourceError where it is damaged, or has another ``mark``."""
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-        raise SourceError("what was found in the input is kept in a file that is damaged")
+        raise SourceError("what was found in the input is kept in a file that is damaged; delete it")
     try:
         batch = pa.ipc.open_stream(data).read_next_batch()
         if (batch.schema.metadata or {}).get(_MARK) != mark.encode():
-            raise SourceError("what was found in the input was found in another way")
+            raise SourceError("what was found in the input was found in another way; delete the file that keeps it")
         arrays = {name.removeprefix(_ARRAY): batch[name] for name in batch.schema.names[len(_PLAIN) :]}
         looks: Looks = {}
         for number, row in enumerate(batch.select(_PLAIN.names).to_pylist()):
@@ -92,7 +92,9 @@ def looks_from_bytes(data: bytes, mark: str) -> Looks:
             looks[row["path"].decode("utf-8", "surrogateescape")] = tuple(row["listed"]), look
         return looks
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError) as error:
-        raise SourceError(f"what was found in the input is kept in a file of another form: {error}") from error
+        raise SourceError(
+            f"what was found in the input is kept in a file of another form: {error}; delete it"
+        ) from error
 
 
 def _lists(arrays: list[pa.Array | None]) -> pa.LargeListArray:

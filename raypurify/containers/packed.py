@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from raypurify.containers.contract import Listing, Sink
+from raypurify.containers.contract import Listing, Outputs, Sink
 from raypurify.containers.ledger import STATE
 from raypurify.containers.look import Look
 from raypurify.containers.rows import Shard, file_id
-from raypurify.errors import SourceError
+from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place, Stamp
+
+# 255 without the number of a shard and the longest suffix.
+_MAX_KEY = 255 - len("-00000.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +71,17 @@ def cut_rows(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
-    """A short name for each file, for its shards: its stem, with a number in front where stems repeat.
+    """A short name for each file, for its shards: its stem, with a number in front where stems repeat, and cut where
+    files of its shards would have names of more than 255 bytes.
 
     >>> unique_keys(["a/x 1.tar", "y.tar"]), unique_keys(["a/x.tar", "b/x.tar"])
     (['x_1', 'y'], ['00000-x', '00001-x'])
     """
     stems = [re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2].rsplit(".", 1)[0]) for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number:05d}-{stem}" for number, stem in enumerate(stems)]
+    keys = [stem[:_MAX_KEY] for stem in stems]
+    if len(set(keys)) == len(keys):
+        return keys
+    return [f"{number:05d}-{stem}"[:_MAX_KEY] for number, stem in enumerate(stems)]
 
 
 def digest_of(parts: Mapping[str, str], mark: str = "") -> str:
@@ -105,16 +110,22 @@ def check_stamp(shard: Shard) -> None:
     try:
         found = shard.place.stamp
     except OSError as error:
-        raise SourceError(f"{shard.place}: cannot be opened: {error.strerror or error}") from error
+        raise SourceError(
+            f"{shard.place}: cannot be opened: {error.strerror or error}; run again when it is mended"
+        ) from error
     if found != shard.cut.stamp:
-        raise SourceError(f"{shard.place}: changed since the job was planned")
+        raise SourceError(f"{shard.place}: changed since the job was planned; run again when it is whole")
 
 
-def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> dict[int, str]:
+def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> Outputs:
     """Write the one file of a shard, named after it, and return its name for every row (as ``Container.write``)."""
     name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
-    sink.put(name, data)
-    return dict.fromkeys(range(shard.first_row, shard.first_row + shard.rows), file_id(name))
+    written: str | ImageError = file_id(name)
+    try:
+        sink.put(name, data)
+    except ImageError as error:
+        written = error
+    return dict.fromkeys(range(shard.first_row, shard.first_row + shard.rows), written)
 
 
 def numbered_files(out: Place, suffix: str) -> list[str]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.image_column import check_column, check_names, find_image_column
 from raypurify.containers.look import Look
 from raypurify.containers.packed import (
@@ -81,7 +81,9 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     looks, column, refused = _with_images(listing, looks)
     rows = sum(one.rows for one in looks.values())
     if not rows:
-        raise next(iter(refused.values()), SourceError(f"{listing.root}: the Parquet files hold no rows"))
+        raise next(
+            iter(refused.values()), SourceError(f"{listing.root}: the Parquet files hold no rows; check the path")
+        )
     own_ids = _own_ids(listing, looks)
     named = own_ids and any("ids" in one.arrays for one in looks.values())
     classes = None
@@ -134,7 +136,7 @@ def read(shard: Shard) -> Iterator[Row]:
             row += 1
 
 
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One Parquet file of the shard's rows, the schema and every other column as they were (``Container.write``)."""
     with open_file(shard.place) as file:
         stored = file.schema_arrow
@@ -178,12 +180,12 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
     try:
         raw = place.open()
     except OSError as error:
-        raise SourceError(f"{place}: cannot be opened: {error.strerror or error}") from error
+        raise SourceError(f"{place}: cannot be opened: {error.strerror or error}; check its permissions") from error
     with raw:
         try:
             file = pq.ParquetFile(raw, buffer_size=4 << 20)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{place}: is no readable Parquet file: {error}") from error
+            raise SourceError(f"{place}: is no readable Parquet file: {error}; get or write it again") from error
         yield file
 
 
@@ -229,7 +231,9 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
                 if not left:
                     break
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{shard.place}: damaged in the rows of shard {shard.name}: {error}") from error
+            raise SourceError(
+                f"{shard.place}: damaged in the rows of shard {shard.name}: {error}; get it again"
+            ) from error
         if cut.column in wanted and not left:
             _check_values(file, shard, groups)
 

@@ -55,7 +55,7 @@ def named_by(uri: str | os.PathLike, followed: dict[str, str] | None = None) -> 
             names.open_folders.extend(one.open_folders)
         return names
     except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"{shown}: cannot be reached: {error}") from error
+        raise SourceError(f"{shown}: cannot be reached: {error}; check the path") from error
 
 
 def _nothing(path: str, passed: Sequence[str]) -> str:

@@ -6,9 +6,10 @@ leaves shards that are recorded and whole, or not recorded and done again; both 
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -28,13 +29,15 @@ _EARLIER = {"drop_failed": True, "image_column": "image", "image_member": None}
 
 @dataclass(frozen=True)
 class ShardStats:
-    """One shard in numbers: ``written`` + ``failed`` = its rows, ``bytes`` of images written."""
+    """One shard in numbers: ``written`` + ``failed`` = its rows, ``bytes`` of images written, ``reasons`` counts the
+    failed by reason."""
 
     shard: str
     written: int
     failed: int
     flagged: int
     bytes: int
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
 def open_sink(
@@ -137,28 +140,29 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
     results = sorted(results, key=lambda result: result[0].row)
     expected = range(shard.first_row, shard.first_row + shard.rows)
     if [row.row for row, _, _ in results] != list(expected):
-        raise SinkError(f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once")
-    good = [(row, data, facts or {}) for row, data, facts in results if not isinstance(data, ImageError)]
-    errors = [
-        {"id": row.id, "reason": data.reason, "message": _text(data), "shard": shard.name}
-        for row, data, _ in results
-        if isinstance(data, ImageError)
-    ]
+        raise SinkError(
+            f"shard {shard.name}: got {len(results)} results that are not its {shard.rows} rows, each once; report this"
+        )
     try:
         outputs = CONTAINERS[shard.kind].write(sink, shard, [(row, image) for row, image, _ in results])
-        provenance = [
-            {"id": row.id, "output": outputs[row.row], **{name: facts[name] for name in _FACTS}}
-            for row, _, facts in good
-        ]
-        ledger.commit(sink.place, shard.name, provenance, errors)
+        good, failed, size = [], [], 0
+        for row, image, facts in results:
+            output = image if isinstance(image, ImageError) else outputs[row.row]
+            if isinstance(output, ImageError):
+                failed.append({"id": row.id, "reason": output.reason, "message": _text(output), "shard": shard.name})
+            else:
+                size += len(image) if isinstance(image, bytes) else 0
+                good.append({"id": row.id, "output": output, **{name: (facts or {})[name] for name in _FACTS}})
+        ledger.commit(sink.place, shard.name, good, failed)
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot write shard {shard.name}: {error}; run again when mended") from error
     return ShardStats(
         shard=shard.name,
         written=len(good),
-        failed=len(errors),
-        flagged=sum(bool(facts["flagged"]) for _, _, facts in good),
-        bytes=sum(len(data) for _, data, _ in good),
+        failed=len(failed),
+        flagged=sum(bool(row["flagged"]) for row in good),
+        bytes=size,
+        reasons=Counter(row["reason"] for row in failed),
     )
 
 
@@ -175,7 +179,10 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
     Raises :class:`SinkError` while shards are not committed.
     """
     if left := missing(sink):
-        raise SinkError(f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first")
+        raise SinkError(
+            f"{sink.place}: {len(left)} of {len(sink.shards)} shards are not done yet, {left[0]} first; "
+            "run the same command again"
+        )
     try:
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
@@ -248,7 +255,8 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
             remedy = "--drop-failed goes on with it; or " if drops and len(differences) == 1 else ""
             raise SinkError(
-                f"{shown}: belongs to another job, with other {others}; {remedy}choose another or overwrite"
+                f"{shown}: belongs to another job, with other {others}; {remedy}"
+                "choose another output, or replace this one by --overwrite"
             )
         if not mended:
             return
@@ -259,7 +267,10 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
 
 def _check_empty(out: Place, shown: str) -> None:
     if set(out.names()) - {STATE}:
-        raise SinkError(f"{shown}: is not empty and no output of raypurify; choose another folder or overwrite")
+        raise SinkError(
+            f"{shown}: is not empty and no output of raypurify; "
+            "choose another folder, or write beside what is there by --overwrite"
+        )
 
 
 def _identity(job: dict, mended: bool) -> dict:

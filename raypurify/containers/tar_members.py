@@ -82,7 +82,9 @@ def read_member(tar: tarfile.TarFile, member: Member) -> bytes:
     file = tar.extractfile(member.info) if member.source == member.at else open_member(tar, member.source)[1]
     data = file.read() if file is not None else b""
     if len(data) != member.info.size:
-        raise TarDamage(f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}")
+        raise TarDamage(
+            f"is cut off within {file_id(member.info.name)}, which begins at byte {member.source:,}; get it again"
+        )
     return data
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from raypurify.containers.contract import Images, Sink
+from raypurify.containers.contract import Images, Outputs, Sink
 from raypurify.containers.packed import FileCut, check_stamp, put_file
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted, file_id
 from raypurify.containers.tar_members import Link, Member, read_member
@@ -66,7 +66,7 @@ def read(shard: Shard) -> Iterator[Row]:
             row += 1
 
 
-def write(sink: Sink, shard: Shard, images: Images) -> dict[int, str]:
+def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One tar of the shard's samples, every sidecar in its place (``Container.write``).
 
     A sample of several images keeps those that are good, and is left out, where failed rows are, without any.
@@ -108,7 +108,7 @@ def _read_samples(shard: Shard) -> Iterator[Sample]:
         for group in groups(tar, cut.offset, cut.links, cut.image_member, take):
             if number in asked:
                 if max(1, len(group.images)) != (cut.counts[number] if cut.counts else 1):
-                    raise SourceError(f"{shard.place}: changed since the job was planned")
+                    raise SourceError(f"{shard.place}: changed since the job was planned; run again")
                 held = tuple((member.info, data) for member, data in zip(group.members, group.taken))
                 yield Sample(group.key, held, group.images, asked[number])
             if number == last:
@@ -168,7 +168,9 @@ def _bytes(tar: tarfile.TarFile, member: Member, shard: Shard) -> bytes | None:
     if size > MAX_FILE_BYTES and image:
         return None
     if size > _MAX_SIDECAR_BYTES and not image:
-        raise SourceError(f"{shard.place}: {file_id(name)} holds {size:,} bytes; a sidecar may hold 64 MiB")
+        raise SourceError(
+            f"{shard.place}: {file_id(name)} holds {size:,} bytes; a sidecar must not hold more than 64 MiB"
+        )
     return read_member(tar, member)
 
 

@@ -87,7 +87,7 @@ def opened(
     except (TarDamage, StreamDamage) as error:
         raise SourceError(f"{place}: {error}") from error
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise SourceError(f"{place}: is no readable tar: {error}") from error
+        raise SourceError(f"{place}: is no readable tar: {error}; get it again") from error
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def tar_within(tar: tarfile.TarFile, at: int, offset: int = 0) -> Iterator[tarfi
     except TarDamage as error:
         raise TarDamage(f"{file_id(name)} in it {error}") from error
     except tarfile.TarError as error:
-        raise TarDamage(f"{file_id(name)} in it is no readable tar: {error}") from error
+        raise TarDamage(f"{file_id(name)} in it is no readable tar: {error}; get the file again") from error
 
 
 def codec_in(tar: tarfile.TarFile) -> str:

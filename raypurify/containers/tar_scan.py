@@ -113,7 +113,7 @@ def _inner(outer: _Tar, group: Group, is_tar: bool) -> _Tar:
     if outer.outer is not None or outer.codec != PLAIN or group.suffixes[0].lower() != ".tar":
         raise SourceError(
             f"{outer.place}: holds the tar {name}, which can be read there only where both are not compressed, and no "
-            f"tar holds them; `tar -xf {file_id(outer.place.name)}` unpacks it, then name the folder"
+            f"tar holds them; unpack it by `tar -xf {file_id(outer.place.name)}`, then name the folder"
         )
     return _Tar(outer.place, outer.codec, member.info.name, member.source)
 

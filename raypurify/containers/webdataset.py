@@ -48,12 +48,12 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     tars = [tar for path, one in looks.items() for tar in _tars(listing, path, one)]
     rows = sum(one.rows for one in looks.values())
     if not rows:
-        raise SourceError(f"{listing.root}: the tars hold no samples")
+        raise SourceError(f"{listing.root}: the tars hold no samples; check the path")
     named = listing.image_member
     if named is not None and not any(one.facts["images"] for one in looks.values()):
         raise SourceError(
             f"{listing.root}: no sample has a member of the extension {named.replace(',', ' or ')}, which "
-            "--image-member names; it is all that stands behind the first dot of the file name"
+            "--image-member names; give all that stands behind the first dot of the file name"
         )
     _check_apart(listing.root, tars)
     labels = max(one.facts["classes"] for one in looks.values())

@@ -203,7 +203,9 @@ def load_grid(source: str | Path | dict, data: str | None = None, overrides: Seq
         try:
             source = yaml.safe_load(Path(source).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the grid {source}: {' '.join(str(error).split())}") from error
+            raise ConfigError(
+                f"cannot read the grid {source}: {' '.join(str(error).split())}; check the file"
+            ) from error
     if not isinstance(source, dict):
         raise ConfigError("a grid must be a mapping: images, classifiers, attacks, purifiers")
     tree = _filled(source, data)
@@ -213,7 +215,7 @@ def load_grid(source: str | Path | dict, data: str | None = None, overrides: Seq
         return Grid.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'grid'}: {p['msg']}" for p in error.errors())
-        raise ConfigError(f"grid not usable: {problems}") from error
+        raise ConfigError(f"grid not usable: {problems}; mend them in the file or by --set") from error
 
 
 def _filled(tree: Any, data: str | None) -> Any:

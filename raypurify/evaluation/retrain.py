@@ -32,7 +32,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
     """
     for group, name in (("classifiers", classifier), ("purifiers", purifier)):
         if name not in (known := getattr(grid, group)):
-            raise ConfigError(f"{name!r} is none of the {group} of the grid: {', '.join(known)}")
+            raise ConfigError(f"{name!r} is none of the {group} of the grid: {', '.join(known)}; name one of these")
     if grid.retraining is None:
         raise ConfigError("the grid has no part retraining: say there which images to train on")
     if "://" in str(run_dir):

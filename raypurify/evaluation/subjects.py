@@ -89,7 +89,9 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
         try:
             csc = type(purifier.settings.csc).model_validate(purifier.settings.csc.model_dump() | settings)
         except ValueError as error:
-            raise ConfigError(f"purifier {name!r}: {' '.join(str(error).split())}") from error
+            raise ConfigError(
+                f"purifier {name!r}: {' '.join(str(error).split())}; mend its settings in the grid"
+            ) from error
         purifier.settings = purifier.settings.model_copy(update={"csc": csc})
         return purifier
     if spec.purifier not in PURIFIERS:
@@ -115,4 +117,4 @@ def _made(where: str, kind: Callable, settings: dict[str, Any]) -> Any:
     try:
         return kind(**settings)
     except TypeError as error:
-        raise ConfigError(f"{where}: {str(error).replace('.__init__()', '')}") from error
+        raise ConfigError(f"{where}: {str(error).replace('.__init__()', '')}; mend its settings in the grid") from error

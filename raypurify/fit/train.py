@@ -55,7 +55,10 @@ def train(
     workers = settings.workers or has.gpus or WORKERS
     steps, batch = steps_of(rows, settings.batch_size, workers)
     if not batch or not steps:
-        raise TrainingError(f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers")
+        raise TrainingError(
+            f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers; "
+            "lower batch_size or workers"
+        )
     done = len(read_lines(folder))
     counted = steps * batch * workers
     config = {

@@ -56,7 +56,7 @@ class CifarResNet(nn.Module):
     def __init__(self, depth: int, classes: int = 10):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ConfigError(f"depth={depth}: a CIFAR ResNet has 6n + 2 layers: 20, 32, 44, 56, ...")
+            raise ConfigError(f"depth={depth}: a CIFAR ResNet must have 6n + 2 layers: 20, 32, 44, 56, ...")
         blocks = (depth - 2) // 6
         self.depth = depth
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
@@ -90,24 +90,26 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> CifarResNet
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such classifier checkpoint") from None
+        raise SourceError(f"{path}: no such classifier checkpoint; check the path") from None
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise SourceError(f"{path}: not a checkpoint of plain tensors ({reason})") from error
+        raise SourceError(
+            f"{path}: not a checkpoint of plain tensors ({reason}); save its state_dict by torch.save"
+        ) from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
     found = 6 * blocks + 2
     if not blocks or "linear.weight" not in state:
-        raise SourceError(f"{path}: holds no CIFAR ResNet (expected conv1, bn1, layer1..3, linear)")
+        raise SourceError(f"{path}: holds no CIFAR ResNet; expected tensors of conv1, bn1, layer1..3 and linear")
     if depth is not None and depth != found:
-        raise SourceError(f"{path}: holds a ResNet-{found}, but ResNet-{depth} was asked for")
+        raise SourceError(f"{path}: holds a ResNet-{found}, but ResNet-{depth} was asked for; leave depth out")
     network = CifarResNet(found, classes=len(state["linear.weight"]))
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise SourceError(f"{path}: does not fit ResNet-{found}: {reason}") from error
+        raise SourceError(f"{path}: does not fit ResNet-{found}: {reason}; check what it was saved from") from error
     return network.eval().requires_grad_(False)
 
 

@@ -28,7 +28,7 @@ def load_network(path: Path) -> WideResNet:
             network = WideResNet(**json.loads(file.metadata()["wide_resnet"]))
             network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise TrainingError(f"cannot read a network from {path}: {e}") from e
+        raise TrainingError(f"cannot read a network from {path}: {e}; check the path, or train again") from e
     return network.eval()
 
 
@@ -40,4 +40,6 @@ def load_weights(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as e:
-        raise TrainingError(f"cannot read weights from {path}: {' '.join(str(e).split())[:300]}") from e
+        raise TrainingError(
+            f"cannot read weights from {path}: {' '.join(str(e).split())[:300]}; check the path, or train again"
+        ) from e

@@ -23,7 +23,7 @@ def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
     models = torchvision_models()
     if name not in models.list_models(models):
         raise ConfigError(
-            f"torchvision has no classifier {name!r}; it has {', '.join(models.list_models(models)[:8])} …"
+            f"torchvision has no classifier {name!r}; choose one of {', '.join(models.list_models(models)[:8])} …"
         )
     if weights is None:
         raise ConfigError(f"{name} needs weights: the path of a state dict saved with torch.save")
@@ -34,7 +34,9 @@ def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
         network = models.get_model(name, weights=None, num_classes=classes, **options)
         network.load_state_dict({key: value for key, value in state.items() if not key.lower().startswith("aux")})
     except (RuntimeError, TypeError, ValueError) as error:
-        raise SourceError(f"{weights}: does not fit {name}: {' '.join(str(error).split())[:300]}") from error
+        raise SourceError(
+            f"{weights}: does not fit {name}: {' '.join(str(error).split())[:300]}; check the name"
+        ) from error
     return Normalised(network, IMAGENET_MEAN, IMAGENET_STD).eval().requires_grad_(False)
 
 
@@ -69,10 +71,12 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such file of weights") from None
+        raise SourceError(f"{path}: no such file of weights; check the path") from None
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise SourceError(f"{path}: not a file of plain tensors ({str(error).partition(chr(10))[0]})") from error
+        raise SourceError(
+            f"{path}: not a file of plain tensors ({str(error).partition(chr(10))[0]}); save its state_dict"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise SourceError(f"{path}: holds no state dict")
+        raise SourceError(f"{path}: holds no state dict; save one by torch.save(network.state_dict(), …)")
     return {str(key).removeprefix("module."): value for key, value in state.items()}

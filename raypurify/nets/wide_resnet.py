@@ -21,7 +21,7 @@ def blocks_per_group(depth: int) -> int:
     for offset in (4, 2):
         if depth > offset and (depth - offset) % 6 == 0:
             return (depth - offset) // 6
-    raise ConfigError(f"network depth {depth} is not 6n + 4 (10, 16, 22, 28, 34, 70 …) or 6n + 2 (32 of the paper)")
+    raise ConfigError(f"network depth {depth} must be 6n + 4 (10, 16, 22, 28, 34, 70 …) or 6n + 2 (32 of the paper)")
 
 
 class WideResNet(nn.Module):

@@ -19,6 +19,7 @@ STATUS = {
     "unsupported-mode": 415,
     "truncated": 422,
     "too-small": 422,
+    "too-complex": 422,
     "animated": 422,
     "unreadable": 422,
 }

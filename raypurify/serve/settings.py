@@ -42,7 +42,8 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
         settings = ServeSettings.model_validate(args)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"serve settings: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"serve settings: {where}: {first['msg']}; mend it in the file or the options") from error
     if settings.token_sha256 is None and not settings.no_auth:
         raise ConfigError(
             "serve settings: give token_sha256 (the SHA-256 of a token), or no_auth: true to answer anyone who calls"

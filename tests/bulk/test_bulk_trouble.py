@@ -143,7 +143,7 @@ def test_a_container_that_changes_leaves_its_shards_undone_and_no_others(local_r
     assert (status(out).committed, status(out).shards) == (2, 3)
 
     change_after_plan(lambda: None)
-    with pytest.raises(SourceError, match=r"1\.parquet: is no readable Parquet file"):
+    with pytest.raises(SinkError, match=r"begun with 1\.parquet whole.* is no readable Parquet file.*; mend it"):
         purify([str(folder)], str(out), "cifar10", sheet=0)
     (folder / "1.parquet").write_bytes(kept)
     assert purify([str(folder)], str(out), "cifar10", sheet=0).written == 60

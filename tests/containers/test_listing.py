@@ -109,7 +109,7 @@ def test_what_is_not_clear_asks_for_a_kind_which_is_then_read(tmp_path, name):
 
 def test_a_kind_that_is_not_there_or_not_known_is_named(tmp_path):
     build(tmp_path, "a/1.png")
-    with pytest.raises(SourceError, match=r"holds no tar \(1 \.png files \(--kind tars\)\); known: "):
+    with pytest.raises(SourceError, match=r"holds no tar \(1 \.png files \(--kind tars\)\); check the path; known: "):
         open_source(tmp_path, kind="tars")
     with pytest.raises(SourceError, match="unknown kind 'tar'; use one of images, parquet, tars"):
         open_source(tmp_path, kind="tar")

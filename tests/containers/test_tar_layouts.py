@@ -268,8 +268,8 @@ def test_tars_in_tars_stay_below_the_output_and_apart(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda one: ("x.tar", packed([("a.tar", packed([("b.tar", one)]))])), "`tar -xf x.tar` unpacks it"),
-        (lambda one: ("x.tar.gz", gzip.compress(packed([("a.tar", one)]))), "`tar -xf x.tar.gz` unpacks it"),
+        (lambda one: ("x.tar", packed([("a.tar", packed([("b.tar", one)]))])), "unpack it by `tar -xf x.tar`"),
+        (lambda one: ("x.tar.gz", gzip.compress(packed([("a.tar", one)]))), "unpack it by `tar -xf x.tar.gz`"),
         (
             lambda one: ("x.tar", packed([("a.tar.gz", gzip.compress(one))])),
             "holds the tar a.tar.gz, .*`tar -xf x.tar`",

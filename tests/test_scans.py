@@ -1,0 +1,100 @@
+"""Files that would keep a decoder busy are refused by what they hold, before they are decoded."""
+
+import struct
+import time
+
+import numpy as np
+import pytest
+from bad_images import encode, odd_images, pixels, png_chunk
+from PIL import Image
+
+from raypurify.errors import ImageError
+from raypurify.images import decode_image
+from raypurify.scans import MAX_BLOCKS, MAX_SCANS, check_work
+
+MANY = MAX_BLOCKS + 1
+
+
+def progressive(scans: int, size: int = 64) -> bytes:
+    """A progressive JPEG with its last scan repeated until there are so many."""
+    data = encode(pixels(size, size), "JPEG", progressive=True)
+    starts = [k for k in range(len(data)) if data[k : k + 2] == b"\xff\xda"]
+    return data[:-2] + data[starts[-1] : -2] * (scans - len(starts)) + data[-2:]
+
+
+def after_start(data: bytes, start: int, more: bytes) -> bytes:
+    return data[:start] + more + data[start:]
+
+
+def tiff(pages: int = 1, tiles: int = 1, order: str = "<", big: bool = False) -> bytes:
+    """A TIFF of so many pages, each only an entry, that claims so many strips."""
+    number, offset, entry, step = ("Q", "Q", "HHQQ", 36) if big else ("H", "I", "HHII", 18)
+    mark, start = (43, 16) if big else (42, 8)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", mark)
+    head += struct.pack(order + "HHQ", 8, 0, start) if big else struct.pack(order + "I", start)
+    ends = [start + step * (k + 1) for k in range(pages - 1)] + [0]
+    return head + b"".join(struct.pack(order + number + entry + offset, 1, 273, 4, tiles, 0, end) for end in ends)
+
+
+JPEG, PNG, GIF = encode(pixels(), "JPEG"), encode(pixels()), encode(pixels(), "GIF")
+TABLE = 13 + (3 << (GIF[10] & 7) + 1)
+FRAME = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\1\0\0"
+BMP = b"BM" + struct.pack("<IHHIIiiHHI", 0, 0, 0, 54, 40, 4, 4, 1, 8, 1)
+COSTLY = {
+    "scans": lambda: progressive(MAX_SCANS + 1),
+    "scans behind restarts": lambda: progressive(MAX_SCANS + 1).replace(b"\xff\xda", b"\xff\xd0\xff\xff\xda"),
+    "segments": lambda: after_start(JPEG, 2, b"\xff\xfe\0\2" * MANY),
+    "fill": lambda: after_start(JPEG, 2, b"\xff" * MANY),
+    "exif": lambda: after_start(JPEG, 2, (b"\xff\xe1\xff\xf0Exif\0\0" + bytes(0xFFF0 - 8)) * 101),
+    "chunks": lambda: after_start(PNG, 33, png_chunk(b"abCd", b"") * MANY),
+    "comments": lambda: after_start(GIF, TABLE, b"!\xfe\1a\0" * (MANY // 2)),
+    "parts of a comment": lambda: after_start(GIF, TABLE, b"!\xfe" + b"\1a" * MANY + b"\0"),
+    "frames": lambda: GIF[:-1] + FRAME * MANY + b";",
+    "junk": lambda: after_start(GIF, TABLE, b"\1" * MANY),
+    "strips": lambda: tiff(tiles=MANY),
+    "strips of a big one": lambda: tiff(tiles=MANY, order=">", big=True),
+    "numbers": lambda: b"P3 4 4 255\n" + b"7 " * (17 << 20),
+    "runs": lambda: BMP + bytes(33 << 20),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_what_takes_long_is_refused_at_once(name):
+    data = COSTLY[name]()
+    began = time.perf_counter()
+    with pytest.raises(ImageError, match="save it again") as caught:
+        decode_image(data)
+    assert caught.value.reason == "too-complex"
+    assert time.perf_counter() - began < 1
+
+
+def test_a_tiff_of_very_many_pages_is_refused_without_opening_each():
+    for order, big in (("<", False), (">", False), ("<", True)):
+        check_work(tiff(pages=1000, order=order, big=big))
+        with pytest.raises(ImageError, match="1,000 pages") as caught:
+            check_work(tiff(pages=1001, order=order, big=big))
+        assert caught.value.reason == "animated"
+
+
+def test_what_real_files_hold_passes():
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    for format in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"):
+        check_work(encode(noise, format))
+        data = encode(pixels(), format)
+        for end in range(len(data)):
+            check_work(data[:end])
+    for data, _ in odd_images().values():
+        check_work(data)
+    check_work(encode(Image.fromarray(noise), "TIFF", compression="tiff_lzw"))
+    for scans in (10, MAX_SCANS):
+        assert decode_image(progressive(scans)).pixels.shape == (64, 64, 3)
+    # A whole JPEG as a preview in EXIF, and one behind the end, as phones have it.
+    thumbnail = b"Exif\0\0" + progressive(MAX_SCANS + 1)
+    photo = encode(pixels(), "JPEG", exif=thumbnail[:60_000]) + progressive(MAX_SCANS + 1)
+    assert decode_image(photo).pixels.shape == pixels().shape
+
+
+def test_the_scans_that_pass_decode_in_bounded_time():
+    began = time.perf_counter()
+    decode_image(progressive(MAX_SCANS, 2000))
+    assert time.perf_counter() - began < 5
