@@ -37,7 +37,8 @@ class ImageError(RaypurifyError):
     """One image that cannot be purified. The rest of the work goes on.
 
     ``reason`` is a short stable slug (``empty``, ``not-an-image``, ``truncated``, ``too-large``, ``too-small``,
-    ``animated``, ``unsupported-mode``, ``unreadable``, ``changed``) for tables and counters; the message is for people.
+    ``animated``, ``unsupported-mode``, ``unreadable``, ``changed``, ``kills``) for tables and counters; the message is
+    for people.
     """
 
     def __init__(self, reason: str, message: str):
