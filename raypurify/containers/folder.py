@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.cuts import bytes_before, cut_bytes
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place, Stamp, overlapped, within
@@ -112,9 +113,15 @@ FOLDER = Container(
 
 def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
     files = list(listing.stamps.items())
-    for number, first in enumerate(range(0, len(files), shard_rows)):
-        paths, stamps = zip(*files[first : first + shard_rows])
-        yield Portion(f"part-{number:05d}", listing.root, len(paths), FolderCut(paths, stamps))
+    before = bytes_before([size for _, (size, _) in files])
+    for number, (first, rows) in enumerate(cut_bytes(_even_cuts(len(files), shard_rows), before)):
+        paths, stamps = zip(*files[first : first + rows])
+        yield Portion(f"part-{number:05d}", listing.root, rows, FolderCut(paths, stamps))
+
+
+def _even_cuts(files: int, shard_rows: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, files, shard_rows):
+        yield first, min(shard_rows, files - first)
 
 
 def _read_file(file: Place, root: Place, stamp: Stamp) -> bytes:

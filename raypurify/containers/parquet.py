@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
+from raypurify.containers.cuts import bytes_before_in_groups, cut_bytes, cut_rows
 from raypurify.containers.image_column import check_columns, find_image_column
-from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
+from raypurify.containers.packed import FileCut, check_stamp, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.parquet_labels import Pair, classes_of, label_pairs
 from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, written_as
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
-_READ_ROWS = 64
+_READ_ROWS, _READ_BYTES = 64, 16 << 20
 _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 
@@ -44,10 +45,11 @@ class ParquetCut(FileCut):
 
 @dataclass(frozen=True)
 class _Table:
-    """One file as planned: ``groups`` are the rows of its row groups; the cut is of all of it."""
+    """One file as planned: its row groups have the rows ``groups`` and bytes ``sizes``; the cut is of all of it."""
 
     place: Place
     groups: tuple[int, ...]
+    sizes: tuple[int, ...]
     whole: ParquetCut
 
 
@@ -69,6 +71,7 @@ def plan(listing: Listing) -> Plan:
             column = find_image_column(place, file.schema_arrow, column)
             check_columns(place, file.schema_arrow, column)
             groups = _group_rows(file, place)
+            sizes = tuple(_group_bytes(file, number) for number in range(len(groups)))
             digest.update(f"{path}\0{_footer(place)}\n".encode("utf-8", "surrogateescape"))
             schemas.append(file.schema_arrow)
             ids = _with_ids(ids, file, place, key, needed=listing.labels)
@@ -76,7 +79,7 @@ def plan(listing: Listing) -> Plan:
                 pairs |= label_pairs(file)
         folder = posixpath.dirname(path)
         whole = ParquetCut(stamp=stamp, folder=folder, span=sum(groups), start=0, key=key, column=column)
-        tables.append(_Table(place, groups, whole))
+        tables.append(_Table(place, groups, sizes, whole))
     own_ids = ids is not None and _are_unique(ids, root, needed=listing.labels)
     tables = [replace(table, whole=replace(table.whole, own_ids=own_ids)) for table in tables]
     rows = sum(table.whole.span for table in tables)
@@ -179,7 +182,7 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
 
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
     """The shard's rows in record batches of plain types, of those ``columns`` that exist (``a.b`` is a field of a
-    struct).
+    struct), of ``rows`` rows at most, and of heavy rows fewer.
 
     Raises SourceError where the file is gone, damaged, or holds fewer rows.
     """
@@ -201,6 +204,9 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
                     skip = cut.start - first
                 groups.append(group)
             first += count
+        held = sum(file.metadata.row_group(group).num_rows for group in groups)
+        mean = sum(_group_bytes(file, group) for group in groups) / max(1, held)
+        rows = max(1, min(rows, int(_READ_BYTES / max(1, mean))))
         left = cut.span
         try:
             alone = any(nests_dictionaries(field.type) for field in file.schema_arrow)
@@ -226,7 +232,8 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
 
 def _portions(tables: Sequence[_Table], shard_rows: int) -> Iterator[Portion]:
     for table in tables:
-        for number, (start, rows) in enumerate(cut_rows(table.groups, shard_rows)):
+        before = bytes_before_in_groups(table.groups, table.sizes)
+        for number, (start, rows) in enumerate(cut_bytes(cut_rows(table.groups, shard_rows), before)):
             cut = replace(table.whole, start=start, span=rows)
             yield Portion(f"{cut.key}-{number:05d}", table.place, rows, cut)
 
@@ -240,6 +247,11 @@ def _group_rows(file: pq.ParquetFile, place: Place) -> tuple[int, ...]:
             "its row groups; get or write it again"
         )
     return groups
+
+
+def _group_bytes(file: pq.ParquetFile, number: int) -> int:
+    """The bytes of a row group when it is unpacked, of all its columns."""
+    return max(0, file.metadata.row_group(number).total_byte_size)
 
 
 def _check_values(file: pq.ParquetFile, shard: Shard, groups: Sequence[int]) -> None:

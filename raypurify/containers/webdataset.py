@@ -12,16 +12,17 @@ import io
 import posixpath
 import tarfile
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from raypurify.containers.contract import Container, Images, Listing, Plan, Portion, Sink
-from raypurify.containers.packed import FileCut, check_stamp, cut_rows, numbered_files, pick_rows, put_file, unique_keys
+from raypurify.containers.cuts import bytes_before, cut_bytes, cut_rows
+from raypurify.containers.packed import FileCut, check_stamp, numbered_files, pick_rows, put_file, unique_keys
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, counted, file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, members, passed_over, read_member
 from raypurify.errors import ImageError, SinkError, SourceError
@@ -170,11 +171,20 @@ def suffix_of(name: str) -> tuple[str, str]:
 def _portions(tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
     for tar in tars:
         folder, prefix = posixpath.dirname(tar.path), posixpath.splitext(tar.path)[0]
-        for number, (start, rows) in enumerate(cut_rows([len(tar.offsets)], shard_rows)):
+        cuts = cut_bytes(cut_rows([len(tar.offsets)], shard_rows), bytes_before(_sample_sizes(tar)))
+        for number, (start, rows) in enumerate(cuts):
             offset, stop = tar.offsets[start], (*tar.offsets[start + rows : start + rows + 1], tar.stamp[0])[0]
             links = tuple(tar.links[bisect_left(tar.links, (offset,)) : bisect_left(tar.links, (stop,))])
             cut = TarCut(stamp=tar.stamp, folder=folder, span=rows, offset=offset, prefix=prefix, links=links)
             yield Portion(f"{tar.key}-{number:05d}", tar.place, rows, cut)
+
+
+def _sample_sizes(tar: _Tar) -> list[int]:
+    """The bytes of each sample with its sidecars, and with those that its hard links stand for."""
+    sizes = [stop - start for start, stop in pairwise((*tar.offsets, tar.stamp[0]))]
+    for link in tar.links:
+        sizes[bisect_right(tar.offsets, link.at) - 1] += link.size
+    return sizes
 
 
 def _id(shard: Shard, sample: Sample) -> str:
