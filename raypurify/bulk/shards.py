@@ -73,7 +73,8 @@ def work_off_shards(
             shape = replace(shape, gpus=0)
         shape, size, most = fit_pool(shape, len(shards), **_resources(address))
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
-        actor = ray.remote(num_cpus=shape.cpus, num_gpus=shape.gpus or None)(ShardActor)
+        asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
+        actor = ray.remote(**asks)(ShardActor)
         given, losses = ray.put(work), Losses()
 
         def call(one: Any, shard: Shard) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import pyarrow as pa
+
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE
 from raypurify.containers.rows import Shard, file_id
@@ -64,7 +66,7 @@ def check_stamp(shard: Shard) -> None:
         raise SourceError(f"{shard.place}: changed since the job was planned")
 
 
-def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> dict[int, str]:
+def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes | pa.Buffer) -> dict[int, str]:
     """Write the one file of a shard, named after it, and return its name for every row (as ``Container.write``)."""
     name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
     sink.put(name, data)

@@ -6,7 +6,7 @@ begun again until it has cost too many actors.
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -80,7 +80,7 @@ class Pool(Generic[Item]):
     def _at_work(self) -> int:
         return sum(seat.item is not None for seat in self._busy.values())
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """What happens until nothing waits or is at work; to be closed, which kills the actors."""
         import ray
 
