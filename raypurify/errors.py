@@ -37,8 +37,8 @@ class ImageError(RaypurifyError):
     """One image that cannot be purified. The rest of the work goes on.
 
     ``reason`` is a short stable slug (``empty``, ``not-an-image``, ``truncated``, ``too-large``, ``too-small``,
-    ``too-complex``, ``animated``, ``unsupported-mode``, ``unreadable``, ``changed``, ``bad-name``) for tables and
-    counters; the message is for people.
+    ``too-complex``, ``animated``, ``unsupported-mode``, ``unreadable``, ``changed``, ``bad-name``, ``kills``) for
+    tables and counters; the message is for people.
     """
 
     def __init__(self, reason: str, message: str):

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from raypurify.bulk.actor import Work
 from raypurify.bulk.estimate import Estimate, estimate
 from raypurify.bulk.planning import looking_for, planned_for
-from raypurify.bulk.shards import ENGINES, ActorShape, Work, work_off_shards
+from raypurify.bulk.shards import ENGINES, ActorShape, work_off_shards
 from raypurify.bundle import load_bundle
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
@@ -96,8 +97,7 @@ def purify(
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
             chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
             work = Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), engine)
-            total = sum(shard.rows for shard in mine)
-            pairs = work_off_shards(todo, work, actor or ActorShape(), total, lease.check, address)
+            pairs = work_off_shards(todo, mine, work, actor or ActorShape(), lease.check, address)
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
                 sink.put(f"{STATE}/sheet.png", picture)

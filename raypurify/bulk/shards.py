@@ -1,33 +1,31 @@
-"""Shards through a pool of actors that read, decode, purify, encode and commit; only numbers travel back."""
+"""The shards of a purify job through a pool of actors: which of them lives, what each death means, how far it is."""
 
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-
-import raypurify
-from raypurify.bulk.metrics import ShardMetrics
+from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
+from raypurify.bulk.poison import LIVES, Losses
 from raypurify.bundle import load_bundle
-from raypurify.containers.contract import Sink
-from raypurify.containers.rows import Row, Shard
-from raypurify.containers.sink import write_shard
-from raypurify.containers.source import read_shard
-from raypurify.errors import ConfigError, ImageError, RaypurifyError, SinkError, SourceError
+from raypurify.containers.rows import Shard
+from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
-from raypurify.purifiers.batch import purify_files, purify_pixels
 from raypurify.runtime.display import shown
+from raypurify.runtime.pool import Event, Pool
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
 
 ENGINES = ("actors", "serve")
 # Decoding and encoding keep this many cores busy for one GPU.
 MOST_ON_A_GPU = 8
+# An actor ends by itself when a step takes too long; one that cannot do even that is given up after these seconds more.
+GRACE_S = 300.0
+ROOM_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,37 +46,20 @@ class ActorShape:
             raise ConfigError(f"an actor with {self.gpus:g} GPUs: give it a part of one, e.g. 0.25, or 0, or 1")
 
 
-@dataclass(frozen=True)
-class Work:
-    """What every actor needs to do any shard; ``pictured`` are the rows that go into the contact sheet."""
-
-    bundle: str
-    sink: Sink
-    max_pixels: int
-    pictured: frozenset[int]
-    engine: str = "actors"
-    device: str = "cpu"
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """What became of a shard: how many ``images`` by outcome ("purified", or the reason of an error row) and the pairs
-    to draw, or the error that left it undone."""
-
-    shard: str
-    images: Counter = field(default_factory=Counter)
-    pairs: tuple[Pair, ...] = ()
-    error: RaypurifyError | None = None
-
-
 def work_off_shards(
-    shards: list[Shard], work: Work, shape: ActorShape, total: int, check: Callable[[], None], address: str | None
+    shards: list[Shard],
+    mine: list[Shard],
+    work: Work,
+    shape: ActorShape,
+    check: Callable[[], None],
+    address: str | None,
 ) -> list[Pair]:
-    """Do every shard and commit it. ``total`` counts also the images of shards that are done; ``check`` is called at
-    every shard and may raise. Returns the pairs for the contact sheet.
+    """Do every shard of those of ``mine`` that are left, and commit it. ``check`` is called every second at least and
+    may raise. Returns the pairs for the contact sheet.
 
-    Raises SinkError at the first shard that cannot be written, SourceError after all others where some cannot be read.
+    An actor that dies is replaced, and its shard begun again by the first that is free (:mod:`raypurify.bulk.poison`).
+    Raises SinkError at the first shard that cannot be written, and after all others, where some could not be done,
+    SourceError or RaypurifyError.
     """
     from raypurify.runtime.session import ray_session
 
@@ -92,39 +73,144 @@ def work_off_shards(
             shape = replace(shape, gpus=0)
         shape, size, most = fit_pool(shape, len(shards), **_resources(address))
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
-        todo = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        results = todo.map_batches(
-            _ShardPurifier,
-            fn_constructor_args=(ray.put(work),),
-            batch_size=1,
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus or None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=most),
+        asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
+        actor = ray.remote(**asks)(ShardActor)
+        given, losses = ray.put(work), Losses()
+
+        def call(one: Any, shard: Shard) -> Any:
+            # A value is sent only when the one before has been taken: what an actor said last is known when it dies.
+            options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+            return one.do.options(**options).remote(shard, losses.care(shard.name))
+
+        pool = Pool(
+            shards,
+            start=lambda: actor.remote(given),
+            call=call,
+            size=size,
+            most=most,
+            ready=lambda one: one.start.remote(),
+            patience=work.step_s + GRACE_S,
         )
-        waiting = sum(shard.rows for shard in shards)
-        progress = Progress(None, total, "images", start=total - waiting)
-        pairs: list[Pair] = []
-        unread: list[ShardOutcome] = []
-        failed: Counter[str] = Counter()
-        with shown("purify", lambda: progress.state):
-            for row in results.iter_rows():
-                check()
-                outcome: ShardOutcome = row["outcome"]
-                if isinstance(outcome.error, SinkError):
-                    raise outcome.error
-                if outcome.error:
-                    unread.append(outcome)
-                    continue
-                failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
-                note = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failed.items()))
-                progress.add(outcome.images.total(), note=note)
-                pairs += outcome.pairs
-        if unread:
-            raise SourceError(
-                f"{len(unread)} of {len(shards)} shards could not be done, {unread[0].shard} first: {unread[0].error}; "
-                "all others are; the same command does the rest when this is mended"
-            )
-        return pairs
+        job = _Job(mine, shards, pool, losses, shape)
+        try:
+            with shown("purify", lambda: job.progress.state), closing(pool.events()) as events:
+                for event in events:
+                    check()
+                    job.take(event)
+        except KeyboardInterrupt:
+            _say(f"{len(mine) - len(job.left)} of {len(mine)} shards are done and kept")
+            raise
+        job.refuse_undone()
+        return job.pairs
+
+
+class _Job:
+    """What is known of a job while it runs."""
+
+    def __init__(
+        self, mine: list[Shard], shards: list[Shard], pool: Pool[Shard], losses: Losses, shape: ActorShape
+    ) -> None:
+        self.pool, self.losses, self.shape = pool, losses, shape
+        self.left = {shard.name: shard for shard in shards}
+        total, waiting = (sum(shard.rows for shard in some) for some in (mine, shards))
+        self.progress = Progress(None, total, "images", start=total - waiting)
+        self.progress.add(0, "actors start")
+        self.pairs: list[Pair] = []
+        self.undone: dict[str, RaypurifyError] = {}
+        self.failed: Counter[str] = Counter()
+        self._shards = [shard.name for shard in shards]
+        self._probed: dict[str, int | None] = {}
+        self._false_starts = 0
+        self._begun, self._alive = False, time.monotonic()
+
+    def take(self, event: Event) -> None:
+        """Take note of what has happened. Raises SinkError where nothing can be written, and RaypurifyError where no
+        actor can be started."""
+        if self.pool.alive:
+            self._alive = time.monotonic()
+        elif time.monotonic() - self._alive > ROOM_S:
+            self._alive = time.monotonic()
+            asked = f"{self.shape.cpus:g} CPUs" + f" and {self.shape.gpus:g} GPUs" * bool(self.shape.gpus)
+            _say(f"no actor could begin for {ROOM_S:.0f} s: the cluster has no room for one with {asked}; waiting")
+        shard, value = event.item, event.value
+        if event.kind == "ready":
+            self._false_starts = 0
+            if not self._begun:
+                self._begun = True
+                self.progress.begin()
+        elif event.kind == "died" and shard is None:
+            self._false_start(value)
+        elif event.kind == "died":
+            self._death(shard, value, event.where)
+        elif event.kind == "failed":
+            self._leave(shard.name, RaypurifyError(_one_line(value)))
+        elif isinstance(value, Sign):
+            self._probed[shard.name] = value.row
+            self.progress.reach(shard.name, value.done)
+        elif isinstance(value, ShardOutcome):
+            self._outcome(value, shard.rows)
+
+    def refuse_undone(self) -> None:
+        """Raise where shards were left undone, in the words of the first of them."""
+        if not self.undone:
+            return
+        first = min(self.undone, key=self._shards.index)
+        # Who reads a source asks for this error alone.
+        read = all(isinstance(error, SourceError) for error in self.undone.values())
+        raise (SourceError if read else RaypurifyError)(
+            f"{len(self.undone)} of {len(self._shards)} shards could not be done, {first} first: {self.undone[first]}; "
+            "all others are; the same command does the rest when this is mended"
+        )
+
+    def _outcome(self, outcome: ShardOutcome, rows: int) -> None:
+        if isinstance(outcome.error, SinkError):
+            raise outcome.error
+        if outcome.error:
+            self._leave(outcome.shard, outcome.error)
+            return
+        self.left.pop(outcome.shard, None)
+        self.failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
+        self.progress.reach(outcome.shard, rows)
+        self.progress.add(0, ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.failed.items())))
+        self.pairs += outcome.pairs
+
+    def _leave(self, shard: str, error: RaypurifyError) -> None:
+        self.undone[shard] = error
+
+    def _death(self, shard: Shard, error: Exception, where: str) -> None:
+        if shard.name not in self.left:
+            return
+        row = self._probed.pop(shard.name, None)
+        what = f"an actor on {where} died over shard {shard.name}"
+        if isinstance(error, TimeoutError):
+            what = f"an actor on {where} is given up over shard {shard.name}: {error}"
+        if self.losses.hopeless(shard.name, row):
+            _say(f"{what}, the {LIVES}th of it; the shard is left undone")
+            text = f"{LIVES} actors died over it, and no image of it alone is to blame"
+            self._leave(shard.name, RaypurifyError(f"{text}; if memory ran out, let fewer work at once (--actor-cpus)"))
+            return
+        _say(f"{what}; it is begun again")
+        self.pool.waiting.appendleft(shard)
+
+    def _false_start(self, error: Exception) -> None:
+        self._false_starts += 1
+        if self._false_starts < LIVES * self.pool.size:
+            return
+        if not self.pool.alive:
+            raise RaypurifyError(f"no actor can be started, after {self._false_starts} tries: {_one_line(error)}")
+        # Those that live do the work.
+        self.pool.most = self.pool.alive
+
+
+def _say(text: str) -> None:
+    print(f"purify: {text}", file=sys.stderr, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    """An error of Ray without the traceback that it carries."""
+    cause = getattr(error, "cause", None) or error
+    text = next(iter(str(cause).splitlines()), "")
+    return text if isinstance(cause, RaypurifyError) else f"{type(cause).__name__}: {text}"
 
 
 def fit_pool(shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bool) -> tuple[ActorShape, int, int]:
@@ -152,51 +238,3 @@ def _resources(address: str | None) -> dict:
     # A local Ray may count more CPUs than the machine has.
     cpus = has.cpus if grows else min(has.cpus, os.cpu_count() or 1)
     return {"cpus": cpus, "gpus": has.gpus, "grows": grows}
-
-
-class _ShardPurifier:
-    """Does one shard a call."""
-
-    def __init__(self, work: Any) -> None:
-        import ray
-
-        self.work: Work = ray.get(work)
-        torch.set_num_threads(self.work.threads)
-        self.metrics = ShardMetrics()
-        if self.work.engine == "serve":
-            from raypurify.serve.client import purify_there
-
-            self.purify, self.atoms = purify_there, load_bundle(self.work.bundle).dictionaries
-        else:
-            purifier = raypurify.load(self.work.bundle, self.work.device)
-            self.purify, self.atoms = partial(purify_pixels, purifier), purifier.dictionaries
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[ShardOutcome]]:
-        (shard,) = batch["shard"]
-        try:
-            return {"outcome": [self._do(shard)]}
-        except RaypurifyError as error:
-            # Ray Data would end the whole job, and make text of the error.
-            return {"outcome": [ShardOutcome(shard.name, error=error)]}
-
-    def _do(self, shard: Shard) -> ShardOutcome:
-        work, begun = self.work, time.perf_counter()
-        results: list[tuple[Row, bytes | ImageError, dict | None]] = []
-        readable: dict[Hashable, Row] = {}
-        pairs: list[Pair] = []
-        for row in read_shard(shard):
-            if row.error is not None:
-                results.append((row, row.error, None))
-            else:
-                readable[row.row] = row
-        files = ((number, row.data) for number, row in readable.items() if row.data is not None)
-        for number, image, facts in purify_files(self.purify, files, work.sink.format, work.max_pixels):
-            row = readable[number]
-            results.append((row, image, facts))
-            if number in work.pictured and row.data and facts and not isinstance(image, ImageError):
-                caption = f"{facts['class']}, distance {facts['distance']:.1f}"
-                pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
-        stats = write_shard(work.sink, shard, results)
-        outcomes = stats.reasons + Counter(purified=stats.written)
-        self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
-        return ShardOutcome(shard.name, outcomes, tuple(pairs))

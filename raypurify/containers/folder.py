@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
+from raypurify.containers.cuts import bytes_before, cut_bytes
 from raypurify.containers.look import Look
 from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
 from raypurify.errors import ImageError, SourceError
@@ -131,9 +132,15 @@ def _folders(paths: Sequence[str]) -> set[str]:
 
 def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
     files = list(listing.stamps.items())
-    for number, first in enumerate(range(0, len(files), shard_rows)):
-        paths, stamps = zip(*files[first : first + shard_rows])
-        yield Portion(f"part-{number:05d}", listing.root, len(paths), FolderCut(paths, stamps, listing.follow_links))
+    before = bytes_before([size for _, (size, _) in files])
+    for number, (first, rows) in enumerate(cut_bytes(_even_cuts(len(files), shard_rows), before)):
+        paths, stamps = zip(*files[first : first + rows])
+        yield Portion(f"part-{number:05d}", listing.root, rows, FolderCut(paths, stamps, listing.follow_links))
+
+
+def _even_cuts(files: int, shard_rows: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, files, shard_rows):
+        yield first, min(shard_rows, files - first)
 
 
 def _read_file(file: Place, root: Place | None, stamp: Stamp) -> bytes:

@@ -1,4 +1,4 @@
-"""What containers share that hold many images in one file: how files are named and cut, and that none has changed."""
+"""What containers share that hold many images in one file: how files are named, and that none has changed."""
 
 import hashlib
 import posixpath
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import pyarrow as pa
 
 from raypurify.containers.contract import Listing, Outputs, Sink
 from raypurify.containers.ledger import STATE
@@ -46,28 +48,6 @@ def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
     """The cut of those of its rows that are named by their position, ascending (``Container.pick``)."""
     picked = tuple(cut.numbers[row] for row in rows)
     return replace(cut, picked=picked, span=picked[-1] + 1)
-
-
-def cut_rows(groups: Sequence[int], shard_rows: int) -> Iterator[tuple[int, int]]:
-    """Where each shard starts, and its rows: small row groups are merged, one of two shards or more is cut evenly.
-
-    >>> [*cut_rows([2, 9, 2], 4)]
-    [(0, 2), (2, 3), (5, 3), (8, 3), (11, 2)]
-    """
-    start = held = 0
-    for count in groups:
-        if held and held + count > shard_rows:
-            yield start, held
-            start, held = start + held, 0
-        held += count
-        if held >= 2 * shard_rows:
-            parts = -(-held // shard_rows)
-            for part in range(parts):
-                low, high = held * part // parts, held * (part + 1) // parts
-                yield start + low, high - low
-            start, held = start + held, 0
-    if held:
-        yield start, held
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
@@ -117,7 +97,7 @@ def check_stamp(shard: Shard) -> None:
         raise SourceError(f"{shard.place}: changed since the job was planned; run again when it is whole")
 
 
-def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes) -> Outputs:
+def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes | pa.Buffer) -> Outputs:
     """Write the one file of a shard, named after it, and return its name for every row (as ``Container.write``)."""
     name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
     written: str | ImageError = file_id(name)

@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
+from raypurify.containers.cuts import bytes_before_in_groups, cut_bytes, cut_rows
 from raypurify.containers.image_column import check_column, check_names, find_image_column
 from raypurify.containers.look import Look
 from raypurify.containers.packed import (
     FileCut,
     check_stamp,
-    cut_rows,
     digest_of,
     keyed,
     numbered_files,
@@ -38,7 +38,7 @@ from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
-_READ_ROWS = 64
+_READ_ROWS, _READ_BYTES = 64, 16 << 20
 _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 
@@ -61,7 +61,9 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
         schema = file.schema_arrow
         check_names(place, schema)
         groups = _group_rows(file, place)
-        arrays = {"groups": pa.array(groups, pa.int64()), "schema": pa.array([schema.serialize().to_pybytes()])}
+        sizes = [_group_bytes(file, number) for number in range(len(groups))]
+        arrays = {"groups": pa.array(groups, pa.int64()), "sizes": pa.array(sizes, pa.int64())}
+        arrays |= {"schema": pa.array([schema.serialize().to_pybytes()])}
         facts: dict[str, Any] = {}
         if "id" in schema.names:
             try:
@@ -191,7 +193,7 @@ def open_file(place: Place) -> Iterator[pq.ParquetFile]:
 
 def read_batches(shard: Shard, columns: Sequence[str], rows: int = _READ_ROWS) -> Iterator[pa.RecordBatch]:
     """The shard's rows in record batches of plain types, of those ``columns`` that exist (``a.b`` is a field of a
-    struct).
+    struct), of ``rows`` rows at most, and of heavy rows fewer.
 
     Raises SourceError where the file is gone, damaged, or holds fewer rows.
     """
@@ -213,6 +215,9 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
                     skip = cut.start - first
                 groups.append(group)
             first += count
+        held = sum(file.metadata.row_group(group).num_rows for group in groups)
+        mean = sum(_group_bytes(file, group) for group in groups) / max(1, held)
+        rows = max(1, min(rows, int(_READ_BYTES / max(1, mean))))
         left = cut.span
         try:
             alone = any(nests_dictionaries(field.type) for field in file.schema_arrow)
@@ -243,7 +248,9 @@ def _portions(
 ) -> Iterator[Portion]:
     for key, path, one in keyed(listing, looks):
         folder = posixpath.dirname(path)
-        for number, (start, rows) in enumerate(cut_rows(one.arrays["groups"].to_pylist(), shard_rows)):
+        groups, sizes = (one.arrays[name].to_pylist() for name in ("groups", "sizes"))
+        cuts = cut_bytes(cut_rows(groups, shard_rows), bytes_before_in_groups(groups, sizes))
+        for number, (start, rows) in enumerate(cuts):
             cut = ParquetCut(
                 stamp=one.stamp, folder=folder, span=rows, start=start, key=key, column=column, own_ids=own_ids
             )
@@ -259,6 +266,11 @@ def _group_rows(file: pq.ParquetFile, place: Place) -> tuple[int, ...]:
             "its row groups; get or write it again"
         )
     return groups
+
+
+def _group_bytes(file: pq.ParquetFile, number: int) -> int:
+    """The bytes of a row group when it is unpacked, of all its columns."""
+    return max(0, file.metadata.row_group(number).total_byte_size)
 
 
 def _check_values(file: pq.ParquetFile, shard: Shard, groups: Sequence[int]) -> None:
@@ -366,4 +378,12 @@ def _image_column(field: pa.Field, images: list[bytes | None], old: pa.ChunkedAr
 
 def _files(images: list[bytes | None], field: pa.Field) -> pa.Array:
     # Where a column allows no nulls, no bytes stand for no image.
-    return pa.array(images if field.nullable else [image or b"" for image in images], field.type)
+    held = images if field.nullable else [image or b"" for image in images]
+    sizes = np.array([len(image or b"") for image in held], np.int64)
+    if field.type != pa.binary() or sizes.sum() >= 1 << 31:
+        return pa.array(held, field.type)
+    # Arrow's own way from a list takes up to thrice the memory.
+    there = pa.array([image is not None for image in held], pa.bool_()).buffers()[1]
+    offsets = pa.py_buffer(np.concatenate([[0], sizes.cumsum()]).astype(np.int32))
+    data = pa.py_buffer(b"".join(image or b"" for image in held))
+    return pa.Array.from_buffers(field.type, len(held), [there, offsets, data])

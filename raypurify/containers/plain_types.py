@@ -10,8 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypurify.containers.ledger import to_bytes
-
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of the same values without views, at any depth; the type itself where it holds none.
@@ -51,16 +49,17 @@ def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=schema)
 
 
-def written_as(table: pa.Table, schema: pa.Schema, **options: Any) -> bytes:
+def written_as(table: pa.Table, schema: pa.Schema, **options: Any) -> pa.Buffer:
     """The bytes of a Parquet file of a table of plain types, whose readers find it in the types of ``schema``."""
-    if table.schema.equals(schema):
-        return to_bytes(table, **options)
     out = pa.BufferOutputStream()
+    if table.schema.equals(schema):
+        pq.write_table(table, out, **options)
+        return out.getvalue()
     stored = base64.b64encode(schema.serialize().to_pybytes())
     with pq.ParquetWriter(out, table.schema, store_schema=False, **options) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({**(schema.metadata or {}), b"ARROW:schema": stored})
-    return out.getvalue().to_pybytes()
+    return out.getvalue()
 
 
 def nests_dictionaries(kind: pa.DataType, inside: bool = False) -> bool:

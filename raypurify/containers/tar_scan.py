@@ -26,14 +26,16 @@ TAR_SUFFIXES = frozenset((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".ta
 
 @dataclass(frozen=True)
 class _Tar:
-    """One tar as scanned: the file, how that is compressed, by row where its sample begins, and the hard links. Of a
-    tar in a tar, ``name`` is that of the member, whose header stands at byte ``outer``."""
+    """One tar as scanned: the file, how that is compressed, by row where its sample begins and the bytes of its
+    members, and the hard links. Of a tar in a tar, ``name`` is that of the member, whose header stands at byte
+    ``outer``."""
 
     place: Place
     codec: str
     name: str = ""
     outer: int | None = None
     offsets: array = field(default_factory=partial(array, "q"))
+    sizes: array = field(default_factory=partial(array, "q"))
     links: list[Link] = field(default_factory=list)
 
 
@@ -41,8 +43,8 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
     """What a tar holds (``Container.look``): every header is read, and where ``labels`` the ``.cls`` members.
 
     Facts: ``classes``, one more than the highest label; ``images``, how many members are images; ``codec``; ``tars``,
-    the (name, outer, rows, links) of each tar in it, or of itself alone. Arrays: ``offsets`` by row and ``links`` as
-    (at, target, size), of one tar after the other.
+    the (name, outer, rows, links) of each tar in it, or of itself alone. Arrays: ``offsets`` and ``sizes`` by row,
+    and ``links`` as (at, target, size), of one tar after the other.
 
     Raises SourceError where it is damaged, or holds a key twice or apart, or tars that cannot be read where they are.
     """
@@ -57,7 +59,8 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
             digest.update(f"{where}{group.key}\0{_mark(group)}\n".encode("utf-8", "surrogateescape"))
             images += len(group.images)
             classes = max(classes, 0 if label is None else label + 1)
-    arrays = {"offsets": pa.array(np.concatenate([np.array(tar.offsets, np.int64) for tar in tars]))}
+    offsets, sizes = sum((tar.offsets for tar in tars), array("q")), sum((tar.sizes for tar in tars), array("q"))
+    arrays = {"offsets": pa.array(np.array(offsets, np.int64)), "sizes": pa.array(np.array(sizes, np.int64))}
     if any(tar.links for tar in tars):
         arrays["links"] = pa.array(np.array([link for tar in tars for link in tar.links], np.int64).ravel())
     names = [tar.name.encode("utf-8", "surrogateescape").decode("latin-1") for tar in tars]
@@ -97,7 +100,9 @@ def _scan(
             name = next(name for name in names if names.count(name) > 1)
             raise SourceError(f"{about.place}: holds two images of the name {file_id(name)}; rename one of them")
         about.links.extend(Link(m.at, m.source, m.info.size) for m in group.members if m.source != m.at)
-        about.offsets.extend([group.members[0].at] * max(1, len(group.images)))
+        rows = max(1, len(group.images))
+        about.offsets.extend([group.members[0].at] * rows)
+        about.sizes.extend([sum(member.info.size for member in group.members), *[0] * (rows - 1)])
         found = (label for suffix, label in zip(group.suffixes, group.taken) if suffix == ".cls")
         yield about.name, group, next(found, None)
     if not nests:

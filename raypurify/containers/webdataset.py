@@ -18,8 +18,9 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from raypurify.containers.contract import Container, Listing, Plan, Portion
+from raypurify.containers.cuts import bytes_before, cut_bytes, cut_rows
 from raypurify.containers.look import Look
-from raypurify.containers.packed import cut_rows, digest_of, numbered_files, passed_in, pick_rows, unique_keys
+from raypurify.containers.packed import digest_of, numbered_files, passed_in, pick_rows, unique_keys
 from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link
 from raypurify.containers.tar_names import path_within, stem_of
@@ -33,13 +34,14 @@ _NO_END = 1 << 62
 
 @dataclass(frozen=True)
 class _Tar:
-    """One tar as planned: by row where its sample begins, and its hard links, (n, 3) as ``Link``, by where they stand.
-    The cut is of all of it."""
+    """One tar as planned: by row where its sample begins and its bytes, and its hard links, (n, 3) as ``Link``, by
+    where they stand. The cut is of all of it."""
 
     place: Place
     path: str
     whole: TarCut
     offsets: np.ndarray
+    sizes: np.ndarray
     links: np.ndarray
 
 
@@ -92,7 +94,7 @@ WEBDATASET = Container(
 def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
     """The tars of a file: those that it holds, or itself."""
     stem = stem_of(path)
-    offsets = one.arrays["offsets"].to_numpy()
+    offsets, sizes = (one.arrays[name].to_numpy() for name in ("offsets", "sizes"))
     links = one.arrays["links"].to_numpy().reshape(-1, 3) if "links" in one.arrays else np.empty((0, 3), np.int64)
     for name, outer, rows, linked in one.facts["tars"]:
         name = name.encode("latin-1").decode("utf-8", "surrogateescape")
@@ -108,8 +110,8 @@ def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
             image_member=listing.image_member,
         )
         tar_path = path if outer is None else path_within(path, name)
-        yield _Tar(listing.root / path, tar_path, whole, offsets[:rows], links[:linked])
-        offsets, links = offsets[rows:], links[linked:]
+        yield _Tar(listing.root / path, tar_path, whole, offsets[:rows], sizes[:rows], links[:linked])
+        offsets, sizes, links = offsets[rows:], sizes[rows:], links[linked:]
 
 
 def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
@@ -123,7 +125,8 @@ def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterat
             continue
         begins = tar.offsets.tolist()
         # The images of a sample stay together.
-        starts = {bisect_left(begins, begins[start]) for start, _ in cut_rows([len(begins)], shard_rows)}
+        cuts = cut_bytes(cut_rows([len(begins)], shard_rows), bytes_before(tar.sizes.tolist()))
+        starts = {bisect_left(begins, begins[start]) for start, _ in cuts}
         for number, (start, stop) in enumerate(pairwise(sorted(starts | {len(begins)}))):
             offset, end = begins[start], begins[stop] if stop < len(begins) else _NO_END
             low, high = np.searchsorted(tar.links[:, 0], (offset, end))

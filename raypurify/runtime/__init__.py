@@ -2,7 +2,7 @@
 
 * ``session``: have Ray for the length of a block, the cluster there is or a local one (``ray_session``).
 * ``resources``: the CPUs, GPUs and nodes of that cluster (``cluster_resources``).
-* ``pool``: actors that work off items and outlive any of their number (``work_off``).
+* ``pool``: actors that work off items and outlive any of their number (``work_off``; ``Pool`` says what happens).
 * ``stages``: a step over files, done once per fingerprint, resumed when interrupted (``run_stage``).
 * ``progress``: how far work is, in a file that anyone can read; ``display``: the same before a person's eyes.
 

@@ -30,6 +30,11 @@ class Progress:
         }
         self._write()
 
+    def begin(self) -> None:
+        """Let the rate count from now on, after what had to be made ready first."""
+        self.state |= {"started": time.time(), "note": ""}
+        self._write()
+
     def add(self, count: int = 1, note: str | None = None) -> None:
         """Count more work done; ``note`` is a short text beside the count, e.g. the loss."""
         self.state["done"] += count

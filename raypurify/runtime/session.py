@@ -85,5 +85,8 @@ def _quiet(verbose: bool) -> None:
     context.print_on_execution_start = verbose
     context.execution_options.preserve_order = True
     if not verbose:
+        # Each worker that dies would be a paragraph that no log level silences; whoever started it says what it means.
+        if hasattr(ray._private.worker, "print_to_stdstream"):
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None
         for name in ("ray.data", "ray.train", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)

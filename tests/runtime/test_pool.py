@@ -2,13 +2,16 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import ray
 
 from raypurify.errors import DataError, TrainingError
-from raypurify.runtime.pool import LIVES, work_off
+from raypurify.runtime.pool import LIVES, Pool, work_off
+
+FROZEN = 77
 
 
 class Worker:
@@ -27,8 +30,17 @@ class Worker:
         if died < self.deadly.get(item, 0):
             deaths.write_text("x" * (died + 1))
             os._exit(1)
+        if item == FROZEN and not (self.folder / "thawed").exists():
+            (self.folder / "thawed").touch()
+            time.sleep(1000)
         with (self.folder / "log").open("a") as log:
             log.write(f"{item} ")
+
+    def tell(self, item: int):
+        for part in range(item):
+            yield f"part {part}"
+        self.work(item)
+        yield "whole"
 
 
 @pytest.fixture
@@ -86,3 +98,47 @@ def test_an_error_of_the_work_comes_as_it_is(pool):
 
 def test_no_items_are_no_work(pool):
     assert pool([], size=1) == []
+
+
+def test_a_pool_tells_what_happens_and_gives_up_who_is_silent(pool, tmp_path):
+    worker = ray.remote(num_cpus=1)(Worker)
+    told = Pool(
+        [2, FROZEN, -1],
+        start=lambda: worker.remote(tmp_path, {2: 1}),
+        call=lambda actor, item: actor.tell.options(
+            num_returns="streaming", _generator_backpressure_num_objects=1
+        ).remote(item),
+        size=1,
+        patience=2,
+    )
+    seen = []
+    with closing(told.events()) as events:
+        for event in events:
+            if event.kind == "died":
+                told.waiting.appendleft(event.item)
+                assert isinstance(event.value, TimeoutError) == (event.item == FROZEN)
+            if event.kind != "tick" and not (event.item == FROZEN and event.kind == "said"):
+                seen.append((event.kind, event.item))
+            if event.kind == "failed":
+                assert isinstance(event.value.cause, DataError)
+    said = ("said", 2)
+    assert seen == [
+        *(("ready", None), said, said, ("died", 2)),
+        *(("ready", None), said, said, said, ("done", 2), ("died", FROZEN)),
+        *(("ready", None), ("done", FROZEN), ("failed", -1)),
+    ]
+    assert log(tmp_path) == [2, FROZEN]
+
+
+def test_a_pool_asks_for_more_than_there_is_room_for_while_work_waits(pool, tmp_path):
+    worker, started = ray.remote(num_cpus=1)(Worker), []
+
+    def start():
+        started.append(worker.remote(tmp_path, {}))
+        return started[-1]
+
+    grows = Pool(range(30), start, lambda actor, item: actor.work.remote(item), size=2, most=30)
+    with closing(grows.events()) as events:
+        done = sorted(event.item for event in events if event.kind == "done")
+    assert done == list(range(30))
+    assert 4 < len(started) <= 30

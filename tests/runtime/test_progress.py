@@ -77,3 +77,16 @@ def test_a_part_begun_again_counts_once(tmp_path):
         progress.reach("a", rows)
     progress.reach("b", 30)
     assert progress.state["done"] == 100
+
+
+def test_the_rate_counts_from_when_the_work_begins(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    progress = Progress(None, 100, "images", start=20)
+    progress.add(0, "actors start")
+    assert describe(progress.state) == "20/100 images, actors start"
+    now += 30
+    progress.begin()
+    now += 2
+    progress.reach("a", 8)
+    assert describe(progress.state) == "28/100 images, 4.0 images/s, 18 s left"
