@@ -8,10 +8,14 @@ a folder of the output.
 
 import hashlib
 import posixpath
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
+
+import numpy as np
 
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.cuts import bytes_before, cut_bytes
@@ -24,25 +28,45 @@ from raypurify.storage import Place, Stamp, overlapped, within
 @dataclass(frozen=True)
 class FolderCut:
     """The images of a shard: their paths below its folder, and the stamps they had when the job was planned. Links
-    that lead out of the folder are read where ``follow_links`` says so."""
+    that lead out of the folder are read where ``follow_links`` says so.
 
-    paths: tuple[str, ...]
-    stamps: tuple[Stamp, ...]
+    A driver keeps those of all shards, so they are one text and one array of numbers.
+    """
+
+    joined: str
+    numbers: array
     follow_links: bool = False
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths, in order."""
+        return self.joined.split("\0")
+
+    @property
+    def stamps(self) -> list[Stamp]:
+        """The stamp of each path."""
+        return [*zip(self.numbers[::2], self.numbers[1::2])]
+
+
+def folder_cut(paths: Iterable[str], stamps: Iterable[Stamp], follow_links: bool = False) -> FolderCut:
+    """The cut of these images."""
+    return FolderCut("\0".join(paths), array("q", chain.from_iterable(stamps)), follow_links)
 
 
 def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     """Rows, classes and shards of the image files of a folder (``Container.plan``), by their names alone."""
-    paths = list(listing.stamps)
-    repeated = [name for name, count in Counter(map(file_id, paths)).items() if count > 1]
-    if repeated:
-        raise SourceError(f"{listing.root}: two file names give the id {repeated[0]}; rename one of them")
+    encoded = Counter(name for path in listing.stamps if (name := file_id(path)) != path)
+    repeated = next((name for name, times in encoded.items() if times > 1 or name in listing.stamps), None)
+    if repeated is not None:
+        raise SourceError(f"{listing.root}: two file names give the id {repeated}; rename one of them")
     digest = hashlib.sha256()
     for path, (size, _) in listing.stamps.items():
         digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
-    classes = sorted({path.split("/")[0] for path in paths}) if all("/" in path for path in paths) else None
+    classes = None
+    if all("/" in path for path in listing.stamps):
+        classes = sorted({path.split("/")[0] for path in listing.stamps})
     return Plan(
-        rows=len(paths),
+        rows=len(listing.stamps),
         classes=None if classes is None else tuple(map(file_id, classes)),
         digest=digest.hexdigest(),
         portions=partial(_portions, listing),
@@ -52,24 +76,25 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
 def read(shard: Shard) -> Iterator[Row]:
     """The rows of a folder's shard (``Container.read``), several files at once."""
     index = {name: number for number, name in enumerate(shard.classes or ())}
-    cut: FolderCut = shard.cut
+    paths, stamps = shard.cut.paths, shard.cut.stamps
 
     def row(number: int) -> Row:
-        path = cut.paths[number]
+        path = paths[number]
         label = index[file_id(path.split("/")[0])] if index else None
         try:
-            root = None if cut.follow_links else shard.place
-            data, error = _read_file(shard.place / path, root, cut.stamps[number]), None
+            root = None if shard.cut.follow_links else shard.place
+            data, error = _read_file(shard.place / path, root, stamps[number]), None
         except ImageError as refused:
             data, error = None, refused
         return Row(file_id(path), shard.first_row + number, data, label, error)
 
-    return overlapped(row, range(len(cut.paths)))
+    return overlapped(row, range(len(paths)))
 
 
 def pick(cut: FolderCut, rows: Sequence[int]) -> FolderCut:
     """The cut of some of its files (``Container.pick``)."""
-    return replace(cut, paths=tuple(cut.paths[row] for row in rows), stamps=tuple(cut.stamps[row] for row in rows))
+    paths, stamps = cut.paths, cut.stamps
+    return folder_cut((paths[row] for row in rows), (stamps[row] for row in rows), cut.follow_links)
 
 
 def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
@@ -94,18 +119,30 @@ def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
 def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     """The outputs, by the path of their image, that are not stem + ``suffix``, because those of two would meet, or one
     a folder."""
-    paths = [path for shard in shards for path in shard.cut.paths]
-    plain = {path: posixpath.splitext(path)[0] + suffix for path in paths}
-    wanted, folders = Counter(plain.values()), _folders(paths)
-    taken = folders | {path for path in paths if plain[path] == path}
+
+    def plain(path: str) -> str:
+        return posixpath.splitext(path)[0] + suffix
+
+    def paths() -> Iterator[str]:
+        return (path for shard in shards for path in shard.cut.paths)
+
+    # Names are compared by eight bytes first: a set of a million of them would be large.
+    marks = np.fromiter((_mark(plain(path)) for path in paths()), np.uint64)
+    marks.sort()
+    often = set(marks[1:][marks[1:] == marks[:-1]].tolist())
+    alike = [path for path in paths() if _mark(plain(path)) in often] if often else []
+    wanted, folders = Counter(map(plain, alike)), _folders(paths())
+    meeting = {path for path in alike if plain(path) != path and wanted[plain(path)] > 1}
+    meeting |= {path for path in paths() if plain(path) in folders}
+    # A longer name may be the plain one of another image.
+    taken = folders | {name for path in paths() if _longer_than(meeting, name := plain(path), suffix)}
     found = {}
-    for path, name in sorted(plain.items()):
-        if name in folders or (name != path and wanted[name] > 1):
-            name = path + suffix
-            while name in taken or wanted[name]:
-                name += suffix
-            taken.add(name)
-            found[path] = name
+    for path in sorted(meeting):
+        name = path + suffix
+        while name in taken:
+            name += suffix
+        taken.add(name)
+        found[path] = name
     return found
 
 
@@ -121,7 +158,7 @@ FOLDER = Container(
 )
 
 
-def _folders(paths: Sequence[str]) -> set[str]:
+def _folders(paths: Iterable[str]) -> set[str]:
     """All folders that hold one of the ``paths``."""
     found, left = set[str](), {posixpath.dirname(path) for path in paths}
     while left := left - found:
@@ -130,12 +167,25 @@ def _folders(paths: Sequence[str]) -> set[str]:
     return found
 
 
+def _mark(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def _longer_than(bases: set[str], name: str, suffix: str) -> bool:
+    """Whether a name is one of ``bases`` with the suffix behind it, once or more often."""
+    while name.endswith(suffix):
+        name = name.removesuffix(suffix)
+        if name in bases:
+            return True
+    return False
+
+
 def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
-    files = list(listing.stamps.items())
-    before = bytes_before([size for _, (size, _) in files])
-    for number, (first, rows) in enumerate(cut_bytes(_even_cuts(len(files), shard_rows), before)):
-        paths, stamps = zip(*files[first : first + rows])
-        yield Portion(f"part-{number:05d}", listing.root, rows, FolderCut(paths, stamps, listing.follow_links))
+    files = iter(listing.stamps.items())
+    before = bytes_before([size for size, _ in listing.stamps.values()])
+    for number, (_, rows) in enumerate(cut_bytes(_even_cuts(len(listing.stamps), shard_rows), before)):
+        cut = folder_cut(*zip(*islice(files, rows)), listing.follow_links)
+        yield Portion(f"part-{number:05d}", listing.root, rows, cut)
 
 
 def _even_cuts(files: int, shard_rows: int) -> Iterator[tuple[int, int]]:
