@@ -7,11 +7,13 @@ write is made durable and renamed into place, where an object store's put is ato
 import os
 import posixpath
 import re
+import shutil
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
@@ -104,20 +106,35 @@ class Place:
 
     def write(self, data: bytes, scratch: "Place") -> None:
         """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``."""
+        if self.remote is None:
+            with self.writing(scratch) as file:
+                file.write(data)
+            return
+        self.parent.make_folder()
+        with self.remote.open_output_stream(self.path) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, scratch: "Place") -> Iterator[BinaryIO]:
+        """A file to write more to than memory should hold: it is here when the block ends, and not where that raises.
+        For a store it is first a file of this machine."""
         self.parent.make_folder()
         if self.remote is not None:
-            with self.remote.open_output_stream(self.path) as file:
-                file.write(data)
+            with tempfile.TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                with self.remote.open_output_stream(self.path) as stream:
+                    shutil.copyfileobj(file, stream, 4 << 20)
             return
         scratch.make_folder()
         temporary = os.path.join(scratch.path, uuid.uuid4().hex)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
-        except OSError:
+        except BaseException:
             # A full disk would keep the empty file for ever.
             with suppress(OSError):
                 os.remove(temporary)
