@@ -8,6 +8,8 @@ import errno
 import os
 import posixpath
 import re
+import shutil
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -116,24 +118,41 @@ class Place:
 
         Raises BadName where the file system cannot hold a file of this name, OSError where it cannot be written now.
         """
-        if self.remote is not None:
-            with self._naming():
-                self.parent.make_folder()
-                stream = self.remote.open_output_stream(self.path)
-            with stream as file:
+        if self.remote is None:
+            with self.writing(scratch) as file:
                 file.write(data)
+            return
+        with self._naming():
+            self.parent.make_folder()
+            stream = self.remote.open_output_stream(self.path)
+        with stream:
+            stream.write(data)
+
+    @contextmanager
+    def writing(self, scratch: "Place") -> Iterator[BinaryIO]:
+        """A file to write more to than memory should hold: it is here when the block ends, and not where that raises.
+        For a store it is first a file of this machine. Raises as :meth:`write`."""
+        if self.remote is not None:
+            with tempfile.TemporaryFile() as held:
+                yield held
+                held.seek(0)
+                with self._naming():
+                    self.parent.make_folder()
+                    stream = self.remote.open_output_stream(self.path)
+                with stream:
+                    shutil.copyfileobj(held, stream, 4 << 20)
             return
         scratch.make_folder()
         temporary = os.path.join(scratch.path, uuid.uuid4().hex)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             with self._naming():
                 self.parent.make_folder()
                 os.replace(temporary, self.path)
-        except OSError:
+        except BaseException:
             # A full disk would keep the empty file for ever.
             with suppress(OSError):
                 os.remove(temporary)

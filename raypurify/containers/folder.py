@@ -184,8 +184,8 @@ def _portions(listing: Listing, shard_rows: int) -> Iterator[Portion]:
     files = iter(listing.stamps.items())
     before = bytes_before([size for size, _ in listing.stamps.values()])
     for number, (_, rows) in enumerate(cut_bytes(_even_cuts(len(listing.stamps), shard_rows), before)):
-        cut = folder_cut(*zip(*islice(files, rows)), listing.follow_links)
-        yield Portion(f"part-{number:05d}", listing.root, rows, cut)
+        paths, stamps = zip(*islice(files, rows))
+        yield Portion(f"part-{number:05d}", listing.root, rows, folder_cut(paths, stamps, listing.follow_links))
 
 
 def _even_cuts(files: int, shard_rows: int) -> Iterator[tuple[int, int]]:

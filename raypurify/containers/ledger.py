@@ -171,7 +171,8 @@ def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -
 
 
 def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str, int]) -> Summary:
-    """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it.
+    """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it. One row
+    group at a time is in memory.
 
     Raises :class:`SinkError` where a part cannot be read, or they do not hold all ``rows``.
     """
@@ -179,9 +180,8 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
     classes: Counter[str] = Counter()
     change, flagged = 0.0, 0
     written = failed = 0
-    tables = {"provenance": pa.BufferOutputStream(), "errors": pa.BufferOutputStream()}
     for name, schema, part in (("provenance", PROVENANCE, marker), ("errors", ERRORS, errors_part)):
-        with pq.ParquetWriter(tables[name], schema) as writer:
+        with (out / STATE / f"{name}.parquet").writing(scratch(out)) as file, pq.ParquetWriter(file, schema) as writer:
             held: list[pa.Table] = []
             places = [part(out, shard) for shard in shards]
             for table in overlapped(partial(_read_part, schema=schema), places):
@@ -198,7 +198,6 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
                     writer.write_table(pa.concat_tables(held))
                     held = []
             writer.write_table(pa.concat_tables([schema.empty_table(), *held]))
-        (out / STATE / f"{name}.parquet").write(tables[name].getvalue().to_pybytes(), scratch(out))
     if written + failed != rows:
         raise SinkError(
             f"{out}: the parts hold {written + failed} rows, the source {rows}; purify again with --overwrite"

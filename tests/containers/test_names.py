@@ -13,7 +13,7 @@ import pytest
 from bad_images import encode, pixels
 from provenance import facts
 
-from raypurify.containers.folder import FolderCut, renamed
+from raypurify.containers.folder import folder_cut, renamed
 from raypurify.containers.ledger import STATE
 from raypurify.containers.packed import unique_keys
 from raypurify.containers.rows import Shard
@@ -62,7 +62,7 @@ def test_no_two_outputs_meet_and_none_is_a_folder_of_another():
         paths = sorted({"/".join(draw.choices(names, k=draw.randint(1, 3))) for _ in range(draw.randint(1, 8))})
         paths = [path for path in paths if path.endswith((".png", ".jpg"))]
         place = Place("/in")
-        shards = [Shard(0, "s", "folder", place, 0, len(paths), FolderCut(tuple(paths), ()))]
+        shards = [Shard(0, "s", "folder", place, 0, len(paths), folder_cut(paths, ()))]
         other = renamed(shards, ".png")
         outputs = {path: other.get(path, os.path.splitext(path)[0] + ".png") for path in paths}
         assert len(set(outputs.values())) == len(paths)
