@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import machine
 
 from raypurify.containers import ledger
 from raypurify.containers.sink import open_sink
@@ -195,7 +196,7 @@ if __name__ == "__main__":
     parser.add_argument("--ledger", type=int, metavar="ROWS")
     options = parser.parse_args()
     ways = {"folder": write_folder, "tars": write_tars, "tables": write_tables}
-    found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"cores": os.cpu_count()}
+    found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"machine": machine()}
     if options.ledger:
         found[f"ledger of {options.ledger} rows"] = measure_ledger(options.ledger, options.scratch)
     else:

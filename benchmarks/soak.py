@@ -1,0 +1,135 @@
+"""A long job on a cluster of three nodes of this machine, a worker of which is killed every minute.
+
+    .venv/bin/python benchmarks/soak.py --images 100000 --scratch /tmp --out benchmarks/results/soak.json
+
+The job must end with every image purified once. What is told: memory and open files of the driver and of the raylets,
+and what lies in the object store, by the minute, and after the job. ``--images 2000 --every 20`` is a short form of it.
+"""
+
+import argparse
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from processes import PROC, machine, memory, tree
+
+SIDE, FILE_ROWS, NODES = 64, 5000, 3
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Parquet files of seeded pictures, each another."""
+    draw = np.random.default_rng(0)
+    folder.mkdir()
+    for first in range(0, count, FILE_ROWS):
+        data = []
+        for _ in range(first, min(first + FILE_ROWS, count)):
+            coarse = Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8))
+            held = io.BytesIO()
+            coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(held, "PNG")
+            data.append(held.getvalue())
+        pq.write_table(pa.table({"image": data}), folder / f"{first:06d}.parquet", row_group_size=256)
+
+
+class Watch(threading.Thread):
+    """Measures this process and its cluster every so many seconds, and then kills one worker that is at work."""
+
+    def __init__(self, every: float):
+        super().__init__(daemon=True)
+        self.every, self.killed, self.ended = every, 0, threading.Event()
+        self.figures: list[dict] = []
+
+    def run(self) -> None:
+        """Until ``ended`` is set."""
+        while not self.ended.wait(self.every):
+            self.figures.append(measure())
+            workers = [
+                pid for pid in tree(os.getpid()) if "MapWorker" in command(pid) or "ShardPurifier" in command(pid)
+            ]
+            if workers:
+                os.kill(workers[self.killed % len(workers)], signal.SIGKILL)
+                self.killed += 1
+            print(f"killed {self.killed}, {self.figures[-1]}", flush=True)
+
+
+def command(pid: int) -> str:
+    """What a process was started as; nothing where it has ended."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def measure() -> dict:
+    """The driver and the raylets now."""
+    import ray
+
+    raylets = [pid for pid in tree(os.getpid()) if Path(command(pid).partition("\0")[0]).name == "raylet"]
+    total, free = (
+        resources.get("object_store_memory", 0) for resources in (ray.cluster_resources(), ray.available_resources())
+    )
+    return {
+        "at": round(time.monotonic()),
+        "driver_mb": round(memory([os.getpid()]) / 1e6),
+        "raylets_mb": round(memory(raylets) / 1e6),
+        "driver_files": len(list((PROC / "self/fd").iterdir())),
+        "raylet_files": sum(len(list((PROC / str(pid) / "fd").iterdir())) for pid in raylets),
+        "object_store_mb": round((total - free) / 1e6, 1),
+        "processes": len(tree(os.getpid())),
+    }
+
+
+def main(images: int, every: float, scratch: str) -> dict:
+    """The figures of one job. Raises SystemExit where images are missing."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from raypurify.bulk.job import purify
+
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        write_images(Path(folder) / "in", images)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        for _ in range(NODES - 1):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            before, begun = measure(), time.monotonic()
+            watch = Watch(every)
+            watch.start()
+            summary = purify([f"{folder}/in"], f"{folder}/out", "cifar10", sheet=0)
+            seconds = time.monotonic() - begun
+            watch.ended.set()
+            watch.join()
+            # Ray takes back processes and objects a little later.
+            time.sleep(10)
+            after = measure()
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+        ids = pq.read_table(f"{folder}/out/_raypurify/provenance.parquet")["id"].to_pylist()
+    if (summary is None or summary.written != images) or len(set(ids)) != images:
+        sys.exit(f"of {images} images {len(set(ids))} were purified: {summary}")
+    found = {"images": images, "seconds": round(seconds), "killed": watch.killed, "before": before, "after": after}
+    return {"machine": machine()} | found | {"meanwhile": watch.figures}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--every", type=float, default=60, help="Seconds between two kills.")
+    parser.add_argument("--scratch", default=tempfile.gettempdir())
+    parser.add_argument("--out", type=Path, help="Results file.")
+    options = parser.parse_args()
+    figures = main(options.images, options.every, options.scratch)
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    print({name: figures[name] for name in ("images", "seconds", "killed", "before", "after")})
