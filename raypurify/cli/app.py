@@ -265,7 +265,8 @@ def serve(
     ] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas when there is nothing to do.", min=0)] = 1,
     max_replicas: Annotated[
-        int | None, typer.Option(help="Replicas when there is much to do; default: what the CPUs are enough for.", min=1)
+        int | None,
+        typer.Option(help="Replicas when there is much to do; default: what the CPUs allow.", min=1),
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest image; default 4,000,000 pixels.", min=1)] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Largest body of a request; default 16 MiB.", min=1)] = None,

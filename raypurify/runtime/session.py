@@ -57,11 +57,22 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, os.cpu_count() or 1)
-        with contextlib.nullcontext() if verbose else _stderr_closed():
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **common
-            )
+        with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts listens on loopback, as it does by itself on macOS and Windows only."""
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

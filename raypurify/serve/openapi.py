@@ -1,4 +1,4 @@
-"""What the API page says: bodies and answers of the OpenAPI schema, and the page, which asks no other host for anything."""
+"""What the API page says: bodies and answers of the OpenAPI schema, and the page, which needs no other host."""
 
 from html import escape
 from typing import Any
@@ -35,7 +35,8 @@ _ERROR = {
 }
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
-:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }}
+:root {{ color-scheme: light dark }}
+body {{ font: 1rem/1.5 system-ui; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }}
 code {{ font-family: ui-monospace, monospace }} td {{ padding: 0 1rem .3rem 0; vertical-align: top }}
 </style><h1>{title} {version}</h1><p>{description}</p>
 {operations}<p>For tools: <a href="openapi.json">openapi.json</a>.</p></html>
@@ -99,4 +100,3 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         kinds = ", ".join(answer.get("content", {}))
         rows.append(f"<tr><td>{status}<td>{escape(answer['description'])}{headers}<td>{escape(kinds)}")
     return "".join(parts) + f"<table>{''.join(rows)}</table>"
-

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from raypurify.serve.lanes import Lane
+from raypurify.serve.lanes import Full, Lane
 
 # What is larger waits in the lane of large images: at a CPU's usual pace this is one to two seconds of work.
 SMALL_PIXELS = 1 << 16
@@ -49,7 +49,8 @@ class PurifierReplica:
         purify = partial(purify_pixels, self.purifier, batch_pixels=batch_pixels)
         self.small, self.large = (_lane(purify, nice, **bounds) for nice in (_SMALL, _LARGE))
         # Batches of a job are cut by the job alone, so that its output does not depend on who else asks.
-        self.bulk = _lane(self._purify_windows, _BULK, **(bounds | {"batch_pixels": 1, "room": float("inf")}))
+        self.bulk = _lane(self._purify_calls, _BULK, **(bounds | {"batch_pixels": 1, "room": 0}))
+        self._lanes = self.small, self.large, self.bulk
         self._seen = 0.0, 0.0
 
     async def purify(self, image: np.ndarray, seconds: float) -> Any:
@@ -64,10 +65,22 @@ class PurifierReplica:
         except Exception as error:  # as a value: Ray would wrap what is raised
             return error
 
-    async def purify_all(self, images: list[np.ndarray]) -> list:
-        """Purify some images of a bulk job, with the results of :func:`raypurify.purifiers.batch.purify_pixels`."""
-        pixels = sum(image.shape[0] * image.shape[1] for image in images)
-        return await self.bulk.submit(images, object(), pixels)
+    async def purify_all(self, images: list[Any], pixels: int) -> Any:
+        """Purify some images of a bulk job, with the results of :func:`raypurify.purifiers.batch.purify_pixels`.
+
+        ``images`` holds one reference to them, ``pixels`` is how many they are. Answers Full where another call waits.
+        """
+        try:
+            return await self.bulk.submit(images[0], object(), pixels)
+        except Full as full:
+            return full
+
+    async def report(self) -> dict[str, Any]:
+        """The node of this replica, and the seconds in which it has worked."""
+        from ray import get_runtime_context
+
+        now = asyncio.get_running_loop().time()
+        return {"node": get_runtime_context().get_node_id(), "busy_s": sum(lane.busy_s(now) for lane in self._lanes)}
 
     async def digest(self) -> str:
         """The digest of the bundle that is served."""
@@ -76,15 +89,17 @@ class PurifierReplica:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What :func:`raypurify.serve.scaling.by_work` decides by: seconds of work at hand, and the part of the time
         since the last call in which there was any."""
-        lanes, now = (self.small, self.large, self.bulk), asyncio.get_running_loop().time()
-        busy = sum(lane.busy_s(now) for lane in lanes)
+        now = asyncio.get_running_loop().time()
+        busy = sum(lane.busy_s(now) for lane in self._lanes)
         (then, before), self._seen = self._seen, (now, busy)
-        return {"work_s": sum(lane.backlog_s for lane in lanes), "busy": min(1.0, (busy - before) / (now - then))}
+        return {"work_s": sum(lane.backlog_s for lane in self._lanes), "busy": min(1.0, (busy - before) / (now - then))}
 
-    def _purify_windows(self, windows: Sequence[list[np.ndarray]]) -> list[list]:
+    def _purify_calls(self, calls: Sequence[Any]) -> list[list]:
+        import ray
+
         from raypurify.purifiers.batch import purify_pixels
 
-        return [purify_pixels(self.purifier, images) for images in windows]
+        return [purify_pixels(self.purifier, images) for images in ray.get(list(calls))]
 
 
 def _lane(work: Callable[[Any], Sequence[Any]], nice: int, **bounds: float) -> Lane:

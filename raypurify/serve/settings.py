@@ -31,7 +31,7 @@ class ServeSettings(BaseModel):
     max_pixels: int = Field(4_000_000, ge=1, description="largest image; a replica needs about 300 bytes a pixel")
     timeout_s: float = Field(60, gt=0, description="callers get an answer within this time; they may ask for less")
     max_queued_requests: int = Field(256, ge=1, description="images an ingress takes in; beyond it callers get 503")
-    max_waiting_pixels: int = Field(1 << 25, ge=1, description="pixels of all images that wait at an ingress or replica")
+    max_waiting_pixels: int = Field(1 << 25, ge=1, description="pixels of all images that wait in one place")
     device: str = Field("cpu", description="torch device of a purifier replica: cpu, cuda")
     num_cpus: float = Field(1, ge=0, description="CPUs of a purifier replica")
     num_gpus: float = Field(0, ge=0, description="GPUs of a purifier replica")

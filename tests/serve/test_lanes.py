@@ -232,4 +232,5 @@ def test_whoever_comes_and_goes(callers):
         due = callers[items[0]][0] + PACE * pixels
         assert all(due <= other.arrived + PACE * other.pixels + 1e-6 for other in left)
         assert at >= callers[items[0]][0] - 1e-9
-    assert worker.lane.waiting == worker.lane.at_work == 0 and not worker.lane._kinds
+    assert worker.lane.waiting == worker.lane.at_work == 0
+    assert not worker.lane._kinds

@@ -23,7 +23,9 @@ from PIL import Image
 import raypurify
 from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image, to_float, to_pixels
+from raypurify.purifiers.batch import purify_pixels
 from raypurify.serve.auth import hash_token, token_fits
+from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
 from raypurify.serve.settings import parse_settings
 
@@ -238,10 +240,29 @@ def test_callers_that_leave_are_forgotten(url, bundle):
     async def main():
         async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=60, limits=httpx.Limits()) as client:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(60))), 0.3)
+                await asyncio.wait_for(
+                    asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(60))), 0.3
+                )
             return await asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(20)))
 
     assert {answer.status_code for answer in asyncio.run(main())} == {200}
+
+
+def test_a_photo_does_not_hold_up_small_images(client):
+    done = threading.Event()
+
+    def photo():
+        assert client.post("/v1/purify", content=encode(noisy(600, 600))).status_code == 200
+        done.set()
+
+    caller = threading.Thread(target=photo)
+    caller.start()
+    time.sleep(0.3)
+    begun = time.monotonic()
+    for _ in range(3):
+        assert client.post("/v1/purify", content=encode(noisy(32, 32))).status_code == 200
+    assert not done.is_set(), f"three small images took {time.monotonic() - begun:.1f} s"
+    caller.join()
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_form(client):
@@ -262,6 +283,17 @@ def test_callers_at_once_each_get_their_own_image(url, bundle):
         got, wanted = decode_image(answer.content).pixels.astype(int), expected(bundle, data)[0]
         # A batch may round differently from a single image by one level.
         assert np.abs(got - wanted).max() <= 1
+
+
+def test_a_job_gets_what_the_purifier_gives_it(url, bundle):
+    images = [noisy(*size, seed=seed) for seed in range(3) for size in ((520, 300), (4, 30), (40, 24), (33, 48))]
+    theirs, ours = purify_there(images), purify_pixels(raypurify.load(bundle), images)
+    for there, here in zip(theirs, ours, strict=True):
+        if isinstance(here, Exception):
+            assert (there.reason, str(there)) == (here.reason, str(here))
+            continue
+        np.testing.assert_array_equal(there[0], here[0])
+        assert there[1] == here[1]
 
 
 def test_limits_hold_however_the_body_is_sent(small_url):
@@ -373,9 +405,22 @@ def descendants(pid):
     yield pid
 
 
+def listening(pids):
+    """Addresses, in hexadecimal, on which any of these processes listens."""
+    inodes = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            inodes |= {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                yield fields[1]
+
+
 def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
     port, token = free_port(), "hush-hush"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
     command = [sys.executable, "-m", "raypurify", "serve", "--bundle", str(bundle), "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--max-replicas", "1"],
@@ -391,7 +436,9 @@ def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
             if "raypurify serves" in line:
                 break
         assert f"http://127.0.0.1:{port}/v1/purify with the token" in lines[-1], "".join(lines)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer another"}, timeout=60)
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer another"}, timeout=60
+        )
         assert client.get("/v2/health/ready").status_code == 200
         # The token is nowhere but in the process that was given it.
         pids = [pid for pid in descendants(process.pid) if pid != process.pid]
@@ -399,6 +446,9 @@ def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
         for pid in pids:
             with contextlib.suppress(OSError):
                 assert token not in Path(f"/proc/{pid}/environ").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+        addresses = {address.rpartition(":")[0] for address in listening(pids)}
+        # Loopback, also for metrics; but for the port between Serve's deployments, which asks for Ray's token.
+        assert addresses <= {"0100007F", "0" * 16 + "FFFF00000100007F", "0" * 32}, addresses
         second = subprocess.run(command, capture_output=True, text=True, env=environment | {"RAYPURIFY_TOKEN": token})
         assert second.returncode == 2
         assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
