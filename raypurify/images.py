@@ -103,7 +103,8 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        message = f"the header asks for more than the limit of {max_pixels:,} pixels; scale it down ({error})"
+        # Pillow's own text names a limit of its own.
+        message = f"the header asks for more than the limit of {max_pixels:,} pixels; scale it down"
         raise ImageError("too-large", message) from error
     except Image.UnidentifiedImageError as error:
         raise _unidentified(data) from error

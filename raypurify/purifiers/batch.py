@@ -25,7 +25,13 @@ def purify_pixels(
     purifier's ``min_size`` gets an :class:`ImageError`; an error in one group leaves the other groups alone.
     """
     results: list = [None] * len(images)
-    for group in _groups(images, purifier.min_size, batch_pixels, results):
+    for group in size_groups(images, batch_pixels):
+        height, width = images[group[0]].shape[:2]
+        if min(height, width) < purifier.min_size:
+            text = f"{width}×{height} is too small: each side needs at least {purifier.min_size} pixels"
+            for i in group:
+                results[i] = ImageError("too-small", text)
+            continue
         try:
             done = purifier.purify(torch.from_numpy(np.stack([to_float(images[i]) for i in group])))
             for k, i in enumerate(group):
@@ -89,15 +95,15 @@ def _purify_window(purify: Callable, window: list, format: str) -> Iterator:
             yield key, error, None
 
 
-def _groups(images: Sequence[np.ndarray], min_size: int, batch_pixels: int, results: list) -> Iterator[list[int]]:
+def size_groups(images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS) -> Iterator[list[int]]:
+    """Which images (H, W, 3) are purified together: positions of equal sizes, at most ``batch_pixels`` pixels a group.
+
+    >>> list(size_groups([np.zeros((2, 2, 3)), np.zeros((1, 2, 3)), np.zeros((2, 2, 3)), np.zeros((2, 2, 3))], 8))
+    [[0, 2], [3], [1]]
+    """
     sizes: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
-        height, width = image.shape[:2]
-        if min(height, width) < min_size:
-            text = f"{width}×{height} is too small: each side needs at least {min_size} pixels"
-            results[i] = ImageError("too-small", text)
-        else:
-            sizes.setdefault(image.shape, []).append(i)
+        sizes.setdefault(image.shape, []).append(i)
     for (height, width, _), members in sizes.items():
         step = max(1, batch_pixels // (height * width))
         for first in range(0, len(members), step):

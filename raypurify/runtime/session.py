@@ -36,9 +36,9 @@ def ray_session(address: str | None = None, num_cpus: int | None = None, verbose
 def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: bool = False) -> None:
     """Connect to the cluster at ``address`` or ``RAY_ADDRESS``; without either, start a Ray of this machine's own.
 
-    A local Ray counts at least 4 logical CPUs: pools of actors plus reading tasks must fit, or a job waits for ever. On
-    Linux Ray listens on the machine's network address, so a local one is given a random token that lives in this
-    process's environment alone, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
+    A local Ray counts at least 4 logical CPUs: pools of actors plus reading tasks must fit, or a job waits for ever. It
+    listens on loopback, its metrics too, and is given a random token that lives in this process's environment alone,
+    for the machine's other users, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if not verbose:
@@ -57,9 +57,22 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, os.cpu_count() or 1)
-        with contextlib.nullcontext() if verbose else _stderr_closed():
+        with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts listens on loopback, as it does by itself on macOS and Windows only."""
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 import hashlib
 import hmac
+from collections.abc import Sequence
+
+from raypurify.errors import ConfigError
 
 
 def hash_token(token: str) -> str:
@@ -13,13 +16,26 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def token_fits(authorization: str | None, token_sha256: str) -> bool:
-    """Whether the value of an ``Authorization`` header carries the token, compared in constant time.
+def check_token(token: str) -> str:
+    """The token, if callers can send it. Raises ConfigError for an empty one, and for other than printable ASCII."""
+    if not token.strip():
+        raise ConfigError("the token is empty; give a long random one, e.g. the output of `openssl rand -hex 16`")
+    if not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ConfigError(
+            "the token holds characters that HTTP clients cannot send in a header; give printable ASCII without "
+            "spaces around it, e.g. the output of `openssl rand -hex 16`"
+        )
+    return token
 
-    >>> token_fits("Bearer secret", hash_token("secret")), token_fits("Basic secret", hash_token("secret"))
+
+def token_fits(authorization: str | None, digests: Sequence[str]) -> bool:
+    """Whether the value of an ``Authorization`` header carries one of the tokens; takes equally long for any.
+
+    >>> token_fits("Bearer secret", [hash_token("secret")]), token_fits("Basic secret", [hash_token("secret")])
     (True, False)
     """
     scheme, _, token = (authorization or "").partition(" ")
     # HTTP headers arrive as Latin-1 text; back to the bytes that were sent.
     given = hashlib.sha256(token.strip().encode("latin-1", "replace")).hexdigest()
-    return hmac.compare_digest(given, token_sha256) and scheme.lower() == "bearer"
+    fits = [hmac.compare_digest(given, digest) for digest in digests]
+    return any(fits) and scheme.lower() == "bearer"

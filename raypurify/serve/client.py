@@ -1,14 +1,22 @@
 """A running application as the purifier of bulk work, from inside the same Ray cluster."""
 
+import random
 import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from raypurify.errors import BundleError, ConfigError
+from raypurify.purifiers.batch import size_groups
+from raypurify.serve.lanes import Full
 from raypurify.serve.local import APP
 
-_TRIES, _PAUSE_S = 5, 2.0
+# Calls of one job actor that are under way.
+IN_FLIGHT = 4
+_TRIES, _PAUSE_S = 5, 5.0
 
 
 def check_endpoint(digest: str) -> None:
@@ -30,20 +38,58 @@ def check_endpoint(digest: str) -> None:
         raise BundleError(f"the endpoint serves the bundle {served[:16]}…, not {digest[:16]}…; name the same one")
 
 
-def purify_there(images: list[np.ndarray]) -> list:  # type: ignore[return]  # the last try returns or raises
-    """Purify uint8 (H, W, 3) images in a replica, with the results of :func:`raypurify.purifiers.batch.purify_pixels`.
+def purify_there(images: list[np.ndarray]) -> list:
+    """Purify uint8 (H, W, 3) images in the replicas, with the results of ``purifiers.batch.purify_pixels``.
 
-    A replica that dies over them is replaced by Serve, and asked again.
+    What that purifies together is one call, so that the bytes are the same. A replica takes a call beside the one that
+    it works on, and refuses the next, so that whichever is free first gets it; it fetches the images when their turn
+    comes. A replica that dies over a call is replaced by Serve, and another one is asked.
     """
+    import ray
     from ray.exceptions import RayActorError
 
-    for attempt in range(1, _TRIES + 1):
+    results: list = [None] * len(images)
+    groups, handle = size_groups(images), _handle()
+    calls: deque[_Call] = deque()
+    while True:
+        for group in islice(groups, IN_FLIGHT - len(calls)):
+            calls.append(_Call(group, ray.put([images[i] for i in group]), _pixels(images, group)))
+            calls[-1].ask(handle)
+        if not calls:
+            return results
+        call = calls.popleft()
         try:
-            return _handle().purify_all.remote(images).result()
+            answer = call.response.result()
         except RayActorError:
-            if attempt == _TRIES:
+            call.deaths += 1
+            if call.deaths == _TRIES:
                 raise
-            time.sleep(_PAUSE_S)
+            answer = Full(_PAUSE_S)
+        if isinstance(answer, Full):
+            # Whoever was refused together does not come back together.
+            time.sleep(random.uniform(0.1, 0.3) * min(answer.retry_after, _PAUSE_S))
+            call.ask(handle)
+            calls.append(call)
+            continue
+        for i, result in zip(call.group, answer):
+            results[i] = result
+
+
+@dataclass
+class _Call:
+    group: list[int]
+    images: Any  # a reference, which replicas resolve when they begin
+    pixels: int
+    deaths: int = 0
+    response: Any = None
+
+    def ask(self, handle: Any) -> None:
+        # In a list it travels as a reference.
+        self.response = handle.purify_all.remote([self.images], self.pixels)
+
+
+def _pixels(images: list[np.ndarray], group: list[int]) -> int:
+    return sum(images[i].shape[0] * images[i].shape[1] for i in group)
 
 
 def _handle() -> Any:

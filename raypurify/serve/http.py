@@ -1,6 +1,7 @@
 """The HTTP side without Ray: reading a request's image under a cap, answers, errors as JSON."""
 
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -48,17 +49,33 @@ async def refuse(request: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
+def asked_seconds(request: Request, most: float) -> float:
+    """The seconds within which a caller wants the answer: the header ``X-Raypurify-Timeout``, ``most`` at most.
+
+    Raises :class:`Refusal` 400 where the header is no number of seconds above zero.
+    """
+    text = request.headers.get("x-raypurify-timeout")
+    try:
+        seconds = most if text is None else float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise Refusal(400, "bad-timeout", "X-Raypurify-Timeout is a number of seconds above zero, e.g. 2.5")
+    return min(seconds, most)
+
+
+async def read_image(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     """The image of a request: its body, or the field ``file`` of a multipart form. Never holds more than the cap.
 
-    Raises :class:`Refusal`: 413 as soon as more than ``max_bytes`` have come or are announced, 400 for a broken form.
+    ``hold`` is told the size of each piece before it is kept. Raises :class:`Refusal`: 413 as soon as more than
+    ``max_bytes`` have come or are announced, 400 for a broken form, and what ``hold`` raises.
     """
     multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     limit = max_bytes + _ENVELOPE if multipart else max_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(max_bytes)
-    stream = _capped(request, limit, max_bytes)
+    stream = _capped(request, limit, max_bytes, hold)
     data = await _form_file(request, stream) if multipart else b"".join([chunk async for chunk in stream])
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
@@ -80,12 +97,15 @@ def _header(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
 
 
-async def _capped(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _capped(
+    request: Request, limit: int, max_bytes: int, hold: Callable[[int], None]
+) -> AsyncGenerator[bytes, None]:
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
         if seen > limit:
             raise _too_large(max_bytes)
+        hold(len(chunk))
         yield chunk
 
 

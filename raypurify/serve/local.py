@@ -1,19 +1,25 @@
-"""Serving from this process: start Ray and Serve, say when the endpoint is ready, stop what was started."""
+"""Serving from this process: start Ray and Serve, say when the endpoint is ready, end it without cutting an answer."""
 
+import contextlib
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from raypurify.errors import ConfigError
-from raypurify.serve.auth import hash_token
+from raypurify.serve.auth import check_token, hash_token
 
 APP = "raypurify"
-_REQUEST_TIMEOUT_S = 300
+# How long callers that are in are waited for when the endpoint ends.
+_END_S = 30
+# The ingress answers before Serve's proxy gives up, which it does in plain text.
+_SPARE_S = 10
 
 
 @contextmanager
@@ -22,38 +28,55 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    token: str | None = None,
+    token: str | Sequence[str] | None = None,
     address: str | None = None,
     num_cpus: int | None = None,
+    replica_cpus: float = 1,
+    replica_gpus: float = 0,
     **settings: Any,
 ) -> Iterator[str]:
     """Serve ``bundle`` for the length of the block; yields the endpoint's URL once it is ready.
 
-    ``token`` is what callers must send, None answers anyone; ``address`` is a Ray cluster, None this machine;
-    ``settings`` are other fields of ``ServeSettings``. Raises ConfigError or BundleError before Ray is started.
+    ``token`` is what callers must send, or several of which they send one; None answers anyone, on loopback only.
+    ``address`` is a Ray cluster, None this machine, of which ``num_cpus`` CPUs are used. A replica takes
+    ``replica_cpus`` and ``replica_gpus``; ``settings`` are other fields of ``ServeSettings``. At the end new callers
+    are refused and those who are in get their answer, for half a minute at most. Raises ConfigError or BundleError
+    before Ray is started.
     """
     from raypurify.runtime.session import ray_session
+    from raypurify.serve.settings import parse_settings
 
-    args = {"bundle": str(bundle), "max_replicas": max(1, (num_cpus or os.cpu_count() or 1)), **settings}
-    if token is not None and not token.strip():
-        raise ConfigError("the token is empty; give a long random one, or no token to answer anyone who calls")
-    args |= {"no_auth": True} if token is None else {"token_sha256": hash_token(token)}
-    if address is None:
-        _check_port(host, port)
-    with ray_session(address, num_cpus):
+    args = {"bundle": str(bundle), "num_cpus": replica_cpus, "num_gpus": replica_gpus, **settings}
+    if address is None and replica_cpus > 0 and not replica_gpus:
+        room = int((num_cpus or os.cpu_count() or 1) / replica_cpus)
+        args.setdefault("max_replicas", max(1, room, args.get("min_replicas", 1)))
+    if token is None:
+        if not _is_loopback(host):
+            raise ConfigError(
+                f"without a token the endpoint listens on loopback only, not on {host}; give a token, or leave --host"
+            )
+        args["no_auth"] = True
+    else:
+        tokens = [token] if isinstance(token, str) else token
+        args["token_sha256"] = [hash_token(check_token(one)) for one in tokens]
+    longest = parse_settings(args).timeout_s
+    with contextlib.nullcontext() if address else _held(host, port), ray_session(address, num_cpus):
         from ray import serve
 
         from raypurify.serve.app import build
 
         application = build(args)
         ours = not serve.status().proxies
-        options = {"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S}
+        options = {"host": host, "port": port, "request_timeout_s": longest + _SPARE_S}
         try:
             serve.start(http_options=options, proxy_location="HeadOnly")
             # Serve resets its logger's level when it starts; from here on only what went wrong is of interest.
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             serve.run(application, name=APP, route_prefix="/")
-            yield f"http://{host}:{port}"
+            try:
+                yield f"http://{host}:{port}"
+            finally:
+                _finish(min(longest, _END_S))
         finally:
             serve.shutdown() if ours else serve.delete(APP)
 
@@ -75,10 +98,52 @@ def run(bundle: str = "cifar10", host: str = "127.0.0.1", port: int = 8000, **op
                 signal.signal(number, handler)
 
 
-def _check_port(host: str, port: int) -> None:
+def _finish(seconds: float) -> None:
+    """Have new callers refused, and wait until those who are in have their answer, for ``seconds`` at most."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    until = time.monotonic() + seconds
+    with contextlib.suppress(RayError, TimeoutError):
+        handle = serve.get_app_handle(APP)
+        while _inside(handle, seconds) and time.monotonic() < until:
+            time.sleep(0.1)
+        # What an ingress has answered is still on its way through the proxy.
+        time.sleep(0.2)
+
+
+def _inside(handle: Any, seconds: float) -> int:
+    """Callers without an answer, at all ingresses; none takes in new ones from here on."""
+    if hasattr(handle, "broadcast"):
+        return sum(handle.broadcast("end").results(timeout_s=seconds))
+    # Older releases of Ray reach one ingress; there are more only under heavy load.
+    return handle.end.remote().result(timeout_s=seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --host or --port") from error
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _held(host: str, port: int) -> Iterator[None]:
+    """Hold a free port for Serve's proxy of this process, and of no other, also while the proxy is replaced.
+
+    Raises ConfigError where it is taken. The proxy binds with SO_REUSEPORT, which would let any number of endpoints of
+    one user share a port. So this binds without it, and sets it when the port is ours.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as holder:
+        try:
+            # What the last endpoint left in TIME_WAIT does not hold the port; another holder does.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((host, port))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            if hasattr(socket, "SO_REUSEPORT"):
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --host or --port") from error
+        yield

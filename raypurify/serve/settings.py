@@ -1,11 +1,20 @@
 """Settings of the endpoint: the ``args`` of a Serve config file, or the options of ``raypurify serve``."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raypurify.errors import ConfigError
+
+# Batches of so many pixels are as fast as larger ones, and those who come meanwhile wait no longer than needed.
+_BATCH = {"cpu": 1 << 14, "cuda": 1 << 20}
+
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def _listed(value: Any) -> Any:
+    return () if value is None else (value,) if isinstance(value, str) else value
 
 
 class ServeSettings(BaseModel):
@@ -14,20 +23,28 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: str = Field("cifar10", description="a shipped bundle's name, a folder or a URI")
-    token_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the token that callers must send"
+    token_sha256: Annotated[tuple[_Digest, ...], BeforeValidator(_listed)] = Field(
+        (), description="SHA-256 of the token that callers must send, or a list of them"
     )
     no_auth: bool = Field(False, description="answer anyone; only behind something else that checks callers")
     max_bytes: int = Field(16 << 20, ge=1, description="largest request body")
-    max_pixels: int = Field(4_000_000, ge=1, description="largest image; about 150 bytes a pixel on a CPU")
+    max_pixels: int = Field(4_000_000, ge=1, description="largest image; a replica needs about 300 bytes a pixel")
+    timeout_s: float = Field(60, gt=0, description="callers get an answer within this time; they may ask for less")
+    max_queued_requests: int = Field(256, ge=1, description="images an ingress takes in; beyond it callers get 503")
+    max_waiting_pixels: int = Field(1 << 25, ge=1, description="pixels of all images that wait in one place")
     device: str = Field("cpu", description="torch device of a purifier replica: cpu, cuda")
     num_cpus: float = Field(1, ge=0, description="CPUs of a purifier replica")
     num_gpus: float = Field(0, ge=0, description="GPUs of a purifier replica")
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
-    max_batch_size: int = Field(16, ge=1, description="images a replica purifies together")
-    batch_wait_s: float = Field(0.01, ge=0, description="how long a batch waits for more images")
-    max_queued_requests: int = Field(32, ge=1, description="images waiting for a replica; beyond it callers get 503")
+    batch_pixels: int | None = Field(
+        None, ge=1, description="pixels a replica purifies together; None: 2¹⁴ on a CPU, 2²⁰ on a GPU"
+    )
+
+    @property
+    def batch(self) -> int:
+        """Pixels of a batch: what was asked for, or what suits the device."""
+        return self.batch_pixels or _BATCH.get(self.device.partition(":")[0], _BATCH["cpu"])
 
 
 def parse_settings(args: dict[str, Any]) -> ServeSettings:
@@ -35,8 +52,8 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
 
     Raises ConfigError naming what is wrong, also where nothing says who may call.
 
-    >>> parse_settings({"bundle": "cifar10", "no_auth": True}).max_batch_size
-    16
+    >>> parse_settings({"bundle": "cifar10", "no_auth": True}).batch
+    16384
     """
     try:
         settings = ServeSettings.model_validate(args)
@@ -44,12 +61,18 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"serve settings: {where}: {first['msg']}; mend it in the file or the options") from error
-    if settings.token_sha256 is None and not settings.no_auth:
+    if not settings.token_sha256 and not settings.no_auth:
         raise ConfigError(
             "serve settings: give token_sha256 (the SHA-256 of a token), or no_auth: true to answer anyone who calls"
         )
-    if settings.token_sha256 is not None and settings.no_auth:
+    if settings.token_sha256 and settings.no_auth:
         raise ConfigError("serve settings: token_sha256 and no_auth contradict each other; give one of them")
+    if settings.min_replicas > settings.max_replicas:
+        raise ConfigError(
+            f"serve settings: min_replicas {settings.min_replicas} is above max_replicas {settings.max_replicas}"
+        )
+    if settings.device.startswith("cuda") and not settings.num_gpus:
+        raise ConfigError(f"serve settings: device {settings.device} without a GPU; give num_gpus: 1, or a part of one")
     folder = Path(settings.bundle)
     if "://" not in settings.bundle and folder.is_dir():
         # Replicas run in a directory of their own.

@@ -1,12 +1,16 @@
 """The endpoint as callers see it: a real Serve instance on loopback and a real, untrained bundle."""
 
 import asyncio
+import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,9 @@ from PIL import Image
 import raypurify
 from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image, to_float, to_pixels
+from raypurify.purifiers.batch import purify_pixels
 from raypurify.serve.auth import hash_token, token_fits
+from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
 from raypurify.serve.settings import parse_settings
 
@@ -98,8 +104,8 @@ def small_url(url, bundle):
 
     from raypurify.serve.app import build
 
-    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_batch_size": 1}
-    args = {"bundle": str(bundle), "no_auth": True, "max_queued_requests": 1, **limits}
+    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_queued_requests": 2}
+    args = {"bundle": str(bundle), "no_auth": True, **limits}
     serve.run(build(args), name="small", route_prefix="/small")
     yield f"{url}/small"
     serve.delete("small")
@@ -189,6 +195,8 @@ def test_only_the_token_opens_the_door(url):
         assert answer.headers["www-authenticate"] == "Bearer"
     for path in ("/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"):
         assert httpx.get(url + path).status_code == 200
+    for path in ("/v2/health/live", "/v2/health/ready"):
+        assert (httpx.head(url + path).status_code, httpx.head(url + path).content) == (200, b"")
 
 
 def test_health_names_the_bundle(url, bundle):
@@ -203,6 +211,58 @@ def test_the_documentation_tells_what_to_send(url):
     assert {"image/png", "multipart/form-data"} <= operation["requestBody"]["content"].keys()
     assert {"200", "400", "401", "413", "415", "422", "503"} <= operation["responses"].keys()
     assert operation["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_documentation_page_asks_no_other_host(url):
+    page = httpx.get(f"{url}/docs").text
+    assert not re.findall(r"(?:https?:)?//|<script|@import", page)
+    assert "POST /v1/purify" in page
+    assert "X-Raypurify-Timeout" in page
+    assert "Retry-After" in page
+
+
+def test_a_caller_says_how_long_it_waits(client):
+    data = encode(noisy(300, 300))
+    for text in ("soon", "-1", "0", "nan"):
+        answer = client.post("/v1/purify", content=data, headers={"X-Raypurify-Timeout": text})
+        assert (answer.status_code, answer.json()["error"]) == (400, "bad-timeout")
+    begun = time.monotonic()
+    answer = client.post("/v1/purify", content=data, headers={"X-Raypurify-Timeout": "0.05"})
+    assert (answer.status_code, answer.json()["error"]) == (504, "timeout")
+    assert time.monotonic() - begun < 1
+    assert client.post("/v1/purify", content=data, headers={"X-Raypurify-Timeout": "inf"}).status_code == 200
+
+
+def test_callers_that_leave_are_forgotten(url, bundle):
+    """The trap of ray#50046: after many cancelled requests a batch never came again."""
+    data = encode(noisy(40, 40))
+
+    async def main():
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=60, limits=httpx.Limits()) as client:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(60))), 0.3
+                )
+            return await asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(20)))
+
+    assert {answer.status_code for answer in asyncio.run(main())} == {200}
+
+
+def test_a_photo_does_not_hold_up_small_images(client):
+    done = threading.Event()
+
+    def photo():
+        assert client.post("/v1/purify", content=encode(noisy(600, 600))).status_code == 200
+        done.set()
+
+    caller = threading.Thread(target=photo)
+    caller.start()
+    time.sleep(0.3)
+    begun = time.monotonic()
+    for _ in range(3):
+        assert client.post("/v1/purify", content=encode(noisy(32, 32))).status_code == 200
+    assert not done.is_set(), f"three small images took {time.monotonic() - begun:.1f} s"
+    caller.join()
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_form(client):
@@ -223,6 +283,17 @@ def test_callers_at_once_each_get_their_own_image(url, bundle):
         got, wanted = decode_image(answer.content).pixels.astype(int), expected(bundle, data)[0]
         # A batch may round differently from a single image by one level.
         assert np.abs(got - wanted).max() <= 1
+
+
+def test_a_job_gets_what_the_purifier_gives_it(url, bundle):
+    images = [noisy(*size, seed=seed) for seed in range(3) for size in ((520, 300), (4, 30), (40, 24), (33, 48))]
+    theirs, ours = purify_there(images), purify_pixels(raypurify.load(bundle), images)
+    for there, here in zip(theirs, ours, strict=True):
+        if isinstance(here, Exception):
+            assert (there.reason, str(there)) == (here.reason, str(here))
+            continue
+        np.testing.assert_array_equal(there[0], here[0])
+        assert there[1] == here[1]
 
 
 def test_limits_hold_however_the_body_is_sent(small_url):
@@ -255,28 +326,37 @@ def test_a_crowd_is_told_to_come_back(small_url):
 
     answers = asyncio.run(crowd())
     assert {answer.status_code for answer in answers} == {200, 503}
-    refused = [answer for answer in answers if answer.status_code == 503 and "json" in answer.headers["content-type"]]
-    assert refused
-    assert all((answer.json()["error"], answer.headers["retry-after"]) == ("busy", "1") for answer in refused)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.json()["error"] for answer in refused} == {"busy"}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+    # Refused by a count, before the body is decoded, and not after others were worked off.
+    assert max(answer.elapsed.total_seconds() for answer in refused) < max(
+        answer.elapsed.total_seconds() for answer in answers if answer.status_code == 200
+    )
     assert httpx.post(f"{small_url}/v1/purify", content=data, timeout=60).status_code == 200
 
 
 def test_tokens_are_kept_as_digests_only():
-    digest = hash_token("gehëim")
-    assert "gehëim" not in digest
-    assert token_fits("bearer " + "gehëim".encode().decode("latin-1"), digest)
-    assert not token_fits("Bearer geheim", digest)
-    assert not token_fits(None, digest)
+    digests = [hash_token("gehëim"), hash_token("another")]
+    assert "gehëim" not in digests[0]
+    assert token_fits("bearer " + "gehëim".encode().decode("latin-1"), digests)
+    assert token_fits("Bearer another", digests)
+    assert not token_fits("Bearer geheim", digests)
+    assert not token_fits(None, digests)
+    assert not token_fits("Bearer another", [])
 
 
 def test_settings_that_leave_the_door_open_by_accident_are_refused():
     digest = hash_token("x")
     assert parse_settings({"token_sha256": digest}).bundle == "cifar10"
+    assert parse_settings({"token_sha256": [digest, digest]}).token_sha256 == (digest, digest)
     for args, message in [
         ({}, "give token_sha256"),
         ({"token_sha256": digest, "no_auth": True}, "contradict"),
-        ({"token_sha256": "secret"}, "token_sha256: String should match"),
-        ({"no_auth": True, "max_batchsize": 3}, "max_batchsize: Extra inputs"),
+        ({"token_sha256": "secret"}, "token_sha256.0: String should match"),
+        ({"no_auth": True, "max_batch_size": 3}, "max_batch_size: Extra inputs"),
+        ({"no_auth": True, "device": "cuda"}, "cuda without a GPU; give num_gpus"),
+        ({"no_auth": True, "min_replicas": 3, "max_replicas": 2}, "min_replicas 3 is above max_replicas 2"),
         ({"no_auth": True, "max_bytes": 0}, "max_bytes: .* greater than or equal to 1"),
     ]:
         with pytest.raises(ConfigError, match=message):
@@ -286,9 +366,19 @@ def test_settings_that_leave_the_door_open_by_accident_are_refused():
 def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):
     with pytest.raises(BundleError, match="no bundle at"), serving(tmp_path, port=free_port(), num_cpus=4):
         pass
-    with pytest.raises(ConfigError, match="the token is empty"), serving(bundle, port=free_port(), token=" "):
-        pass
+    for token, message in (
+        (" ", "the token is empty"),
+        (["fine", ""], "the token is empty"),
+        ("gehëim", "printable ASCII"),
+        ("a\nb", "printable ASCII"),
+    ):
+        with pytest.raises(ConfigError, match=message), serving(bundle, port=free_port(), token=token):
+            pass
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(ConfigError, match="on loopback only"), serving(bundle, host, free_port()):
+            pass
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
@@ -307,12 +397,37 @@ def test_the_deployment_file_fits_the_settings():
     assert parse_settings({**application.args, "token_sha256": hash_token("x")}).max_replicas == 8
 
 
-def test_run_says_when_it_is_ready_and_ends_on_sigterm(bundle):
-    port = free_port()
-    code = f"from raypurify.serve import run; run({str(bundle)!r}, port={port}, token='hush-hush', num_cpus=4)"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def descendants(pid):
+    """Process ids of a process and of all that it started."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield from descendants(child)
+    yield pid
+
+
+def listening(pids):
+    """Addresses, in hexadecimal, on which any of these processes listens."""
+    inodes = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            inodes |= {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                yield fields[1]
+
+
+def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
+    port, token = free_port(), "hush-hush"
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    command = [sys.executable, "-m", "raypurify", "serve", "--bundle", str(bundle), "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [*command, "--max-replicas", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment | {"RAYPURIFY_TOKEN": f"{token}\nanother"},
     )
     try:
         lines = []
@@ -321,10 +436,41 @@ def test_run_says_when_it_is_ready_and_ends_on_sigterm(bundle):
             if "raypurify serves" in line:
                 break
         assert f"http://127.0.0.1:{port}/v1/purify with the token" in lines[-1], "".join(lines)
-        assert httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=30).status_code == 200
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer another"}, timeout=60
+        )
+        assert client.get("/v2/health/ready").status_code == 200
+        # The token is nowhere but in the process that was given it.
+        pids = [pid for pid in descendants(process.pid) if pid != process.pid]
+        assert len(pids) > 3
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                assert token not in Path(f"/proc/{pid}/environ").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+        addresses = {address.rpartition(":")[0] for address in listening(pids)}
+        # Loopback, also for metrics; but for the port between Serve's deployments, which asks for Ray's token.
+        assert addresses <= {"0100007F", "0" * 16 + "FFFF00000100007F", "0" * 32}, addresses
+        second = subprocess.run(command, capture_output=True, text=True, env=environment | {"RAYPURIFY_TOKEN": token})
+        assert second.returncode == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+
+        answers = []
+        photo = encode(noisy(500, 500))
+        callers = [
+            threading.Thread(target=lambda: answers.append(client.post("/v1/purify", content=photo))) for _ in range(3)
+        ]
+        for caller in callers:
+            caller.start()
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        ready, late = client.get("/v2/health/ready"), client.post("/v1/purify", content=photo)
+        assert (ready.status_code, ready.json()["error"]) == (503, "ending")
+        assert (late.status_code, late.json()["error"], late.headers["retry-after"]) == (503, "ending", "1")
+        for caller in callers:
+            caller.join()
+        assert [answer.status_code for answer in answers] == [200] * 3
         rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0, rest
-        assert "hush-hush" not in "".join(lines) + rest
+        assert token not in "".join(lines) + rest
     finally:
         process.kill()

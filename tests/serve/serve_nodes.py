@@ -1,0 +1,54 @@
+"""A job through the endpoint on a cluster of a head and two nodes; prints what each replica did, as JSON."""
+
+import json
+import os
+import sys
+import threading
+import time
+
+
+def main(source: str, output: str) -> None:
+    # For Serve's replicas, which inherit it: they tell of their work more often than every ten seconds.
+    os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
+    from raypurify.bulk.job import purify
+    from raypurify.bulk.shards import ActorShape
+    from raypurify.serve.app import build
+    from raypurify.serve.local import APP
+
+    machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    for _ in range(2):
+        machine.add_node(num_cpus=2)
+    ray.init(address=machine.address, log_to_driver=False, logging_level="ERROR")
+    seen: list[tuple[float, dict]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        begun, handle = time.monotonic(), serve.get_deployment_handle("Purifier", APP)
+        while not over.wait(1):
+            reports = handle.broadcast("report").results(timeout_s=30, return_exceptions=True)
+            seen.append((time.monotonic() - begun, {r["node"]: r["busy_s"] for r in reports if isinstance(r, dict)}))
+
+    try:
+        serve.start(http_options={"location": "NoServer"})
+        serve.run(build({"no_auth": True, "min_replicas": 1, "max_replicas": 3}), name=APP, route_prefix=None)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        begun = time.monotonic()
+        summary = purify([source], output, "cifar10", sheet=0, engine="serve", actor=ActorShape(cpus=0.1))
+        seconds = time.monotonic() - begun
+        over.set()
+        watcher.join()
+        replicas = [(round(at, 1), len(report)) for at, report in seen]
+        print(json.dumps({"seconds": seconds, "images": summary.written, "busy_s": seen[-1][1], "replicas": replicas}))
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+        machine.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
