@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/raypurify purify examples/cifar10 demo-out --bundle cifar10 --overwrite
 
 test: $(VENV)/tested
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 	$(BIN)/python -m pytest --doctest-modules raypurify --ignore raypurify/csc/_gpu_kernels.py
 
 slow: $(VENV)/tested

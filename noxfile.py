@@ -26,5 +26,5 @@ def quick(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def no_extras(session: nox.Session) -> None:
     """The fast tests with nothing but raypurify and pytest: what needs more must skip, and say what it needs."""
-    session.install(".", "pytest", "pytest-timeout")
-    session.run("pytest", "-rs", *(session.posargs or ["tests"]))
+    session.install(".", "pytest", "pytest-timeout", "pytest-xdist")
+    session.run("pytest", "-rs", *(session.posargs or ["tests", "-n", "2", "--dist", "loadfile"]))

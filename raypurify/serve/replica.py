@@ -44,8 +44,8 @@ class PurifierReplica:
         for _ in range(2):  # compiled kernels are built now, and not while the first caller waits
             begun = time.perf_counter()
             purify_pixels(self.purifier, [noise])
-        bounds = {"batch_pixels": batch_pixels, "room": waiting_pixels}
-        bounds["pace"] = (time.perf_counter() - begun) / side**2
+        pace = (time.perf_counter() - begun) / side**2
+        bounds = {"batch_pixels": batch_pixels, "room": waiting_pixels, "pace": pace}
         purify = partial(purify_pixels, self.purifier, batch_pixels=batch_pixels)
         self.small, self.large = (_lane(purify, nice, **bounds) for nice in (_SMALL, _LARGE))
         # Batches of a job are cut by the job alone, so that its output does not depend on who else asks.

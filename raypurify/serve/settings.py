@@ -69,7 +69,8 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
         raise ConfigError("serve settings: token_sha256 and no_auth contradict each other; give one of them")
     if settings.min_replicas > settings.max_replicas:
         raise ConfigError(
-            f"serve settings: min_replicas {settings.min_replicas} is above max_replicas {settings.max_replicas}"
+            f"serve settings: min_replicas {settings.min_replicas} is above max_replicas {settings.max_replicas}; "
+            "lower it"
         )
     if settings.device.startswith("cuda") and not settings.num_gpus:
         raise ConfigError(f"serve settings: device {settings.device} without a GPU; give num_gpus: 1, or a part of one")

@@ -1,0 +1,20 @@
+"""Options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of Parquet files with the images; default: image, or the one that it can be.")
+]
+Kind = Annotated[
+    str | None, typer.Option(help="What to read where there are several: images, parquet or tars; default: found.")
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read folders and files that links lead to.")]
+ImageMember = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXT", help="Members of tars that are images, e.g. jpg or left.png,right.png; default: all but masks."
+    ),
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]
