@@ -44,7 +44,7 @@ class PurifierReplica:
         for _ in range(2):  # compiled kernels are built now, and not while the first caller waits
             begun = time.perf_counter()
             purify_pixels(self.purifier, [noise])
-        bounds = {"batch_pixels": batch_pixels, "room": waiting_pixels}
+        bounds: dict[str, float] = {"batch_pixels": batch_pixels, "room": waiting_pixels}
         bounds["pace"] = (time.perf_counter() - begun) / side**2
         purify = partial(purify_pixels, self.purifier, batch_pixels=batch_pixels)
         self.small, self.large = (_lane(purify, nice, **bounds) for nice in (_SMALL, _LARGE))
@@ -76,11 +76,12 @@ class PurifierReplica:
             return full
 
     async def report(self) -> dict[str, Any]:
-        """The node of this replica, and the seconds in which it has worked."""
+        """The node and process of this replica, and the seconds in which it has worked."""
         from ray import get_runtime_context
 
         now = asyncio.get_running_loop().time()
-        return {"node": get_runtime_context().get_node_id(), "busy_s": sum(lane.busy_s(now) for lane in self._lanes)}
+        busy = sum(lane.busy_s(now) for lane in self._lanes)
+        return {"node": get_runtime_context().get_node_id(), "pid": os.getpid(), "busy_s": busy}
 
     async def digest(self) -> str:
         """The digest of the bundle that is served."""
