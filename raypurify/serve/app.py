@@ -182,7 +182,7 @@ def build(args: dict[str, Any]) -> serve.Application:
             "max_replicas": settings.max_replicas,
             "policy": {"policy_function": "raypurify.serve.scaling:by_work"},
             "upscale_delay_s": 5,
-            "look_back_period_s": 10,
+            "look_back_period_s": 15,
         },
         max_ongoing_requests=_NEVER_FULL,
         max_queued_requests=-1,

@@ -76,11 +76,12 @@ class PurifierReplica:
             return full
 
     async def report(self) -> dict[str, Any]:
-        """The node of this replica, and the seconds in which it has worked."""
+        """The node and process of this replica, and the seconds in which it has worked."""
         from ray import get_runtime_context
 
         now = asyncio.get_running_loop().time()
-        return {"node": get_runtime_context().get_node_id(), "busy_s": sum(lane.busy_s(now) for lane in self._lanes)}
+        busy = sum(lane.busy_s(now) for lane in self._lanes)
+        return {"node": get_runtime_context().get_node_id(), "pid": os.getpid(), "busy_s": busy}
 
     async def digest(self) -> str:
         """The digest of the bundle that is served."""

@@ -24,6 +24,7 @@ import raypurify
 from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image, to_float, to_pixels
 from raypurify.purifiers.batch import purify_pixels
+from raypurify.serve import local
 from raypurify.serve.auth import hash_token, token_fits
 from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
@@ -384,6 +385,39 @@ def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"), serving(bundle, port=port):
             pass
+
+
+def test_a_port_is_held_for_one_endpoint_also_while_nobody_listens():
+    port = free_port()
+    with local._held("127.0.0.1", port):
+        with socket.socket() as proxy:
+            # As Serve's proxy binds.
+            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            proxy.bind(("127.0.0.1", port))
+            proxy.listen()
+            with socket.create_connection(("127.0.0.1", port)), pytest.raises(ConfigError):
+                local._held("127.0.0.1", port).__enter__()
+        with pytest.raises(ConfigError, match="cannot listen"):
+            local._held("127.0.0.1", port).__enter__()
+    with local._held("127.0.0.1", port):
+        pass
+
+
+def test_images_of_a_replica_that_dies_are_done_by_another(url):
+    from ray import serve
+
+    data = encode(noisy(100, 100))
+    pid = serve.get_deployment_handle("Purifier", local.APP).report.remote().result()["pid"]
+
+    async def main():
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=90) as client:
+            asking = asyncio.gather(*(client.post("/v1/purify", content=data) for _ in range(20)))
+            await asyncio.sleep(0.3)
+            os.kill(pid, signal.SIGKILL)
+            return await asking
+
+    assert [answer.status_code for answer in asyncio.run(main())] == [200] * 20
 
 
 def test_the_deployment_file_fits_the_settings():
