@@ -21,6 +21,8 @@ from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
 
 ENGINES = ("actors", "serve")
+# What an actor takes that only reads, decodes, encodes and writes, while replicas purify.
+SUBMITTER_CPUS = 0.1
 # Decoding and encoding keep this many cores busy for one GPU.
 MOST_ON_A_GPU = 8
 # An actor ends by itself when a step takes too long; one that cannot do even that is given up after these seconds more.
@@ -72,6 +74,9 @@ def work_off_shards(
             check_endpoint(load_bundle(work.bundle).digest)
             shape = replace(shape, gpus=0)
         shape, size, most = fit_pool(shape, len(shards), **_resources(address))
+        if work.engine == "serve":
+            # No more of them, but with room for the replicas on the same CPUs.
+            shape = replace(shape, cpus=min(shape.cpus, SUBMITTER_CPUS))
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
         asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
         actor = ray.remote(**asks)(ShardActor)

@@ -15,7 +15,6 @@ def main(source: str, output: str) -> None:
     from ray.cluster_utils import Cluster
 
     from raypurify.bulk.job import purify
-    from raypurify.bulk.shards import ActorShape
     from raypurify.serve.app import build
     from raypurify.serve.local import APP
 
@@ -38,7 +37,7 @@ def main(source: str, output: str) -> None:
         watcher = threading.Thread(target=watch)
         watcher.start()
         begun = time.monotonic()
-        summary = purify([source], output, "cifar10", sheet=0, engine="serve", actor=ActorShape(cpus=0.1))
+        summary = purify([source], output, "cifar10", sheet=0, engine="serve")
         seconds = time.monotonic() - begun
         over.set()
         watcher.join()
