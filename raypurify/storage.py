@@ -340,7 +340,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 def _walk_disk(root: str, below: str) -> Iterator[tuple[str, Stamp | str]]:
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
-            relative = posixpath.join(below, entry.name)
+            relative = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk_disk(root, relative)
                 continue

@@ -10,6 +10,8 @@ from raypurify.containers.webdataset import WEBDATASET
 # By the kind that job.json records; messages name them in this order.
 CONTAINERS: dict[str, Container] = {container.kind: container for container in (FOLDER, PARQUET, WEBDATASET)}
 
+_BY_SUFFIX = {suffix: container for container in CONTAINERS.values() for suffix in container.suffixes}
+
 
 def container_of(path: str) -> Container | None:
     """The container that a file belongs to by its suffix, None where it is of none.
@@ -17,5 +19,4 @@ def container_of(path: str) -> Container | None:
     >>> container_of("a/1.JPG").kind, container_of("notes.txt")
     ('folder', None)
     """
-    suffix = posixpath.splitext(path)[1].lower()
-    return next((container for container in CONTAINERS.values() if suffix in container.suffixes), None)
+    return _BY_SUFFIX.get(posixpath.splitext(path)[1].lower())
