@@ -1,7 +1,6 @@
 """The files of a local folder and all below it, with what tells one from another version of it."""
 
 import os
-import posixpath
 from collections.abc import Iterator
 
 # Size in bytes and time of the last change in nanoseconds.
@@ -26,7 +25,7 @@ def walk_disk(
         above |= {_identity(os.stat(os.path.join(root, below)))}
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
-            relative = posixpath.join(below, entry.name)
+            relative = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir(follow_symlinks=False) or _leads_on(entry, followed, above):
                 yield from walk_disk(root, relative, followed, above)
                 continue

@@ -12,6 +12,8 @@ KINDS: dict[str, Container] = {"images": FOLDER, "parquet": PARQUET, "tars": WEB
 # By the kind that job.json records.
 CONTAINERS: dict[str, Container] = {container.kind: container for container in KINDS.values()}
 
+_BY_SUFFIX = {suffix: container for container in CONTAINERS.values() for suffix in container.suffixes}
+
 
 def container_of(path: str) -> Container | None:
     """The container that a file belongs to by its suffix, which may have two parts, None where it is of none.
@@ -20,5 +22,4 @@ def container_of(path: str) -> Container | None:
     ('folder', 'tar', None)
     """
     stem, last = posixpath.splitext(path.lower())
-    suffixes = (posixpath.splitext(stem)[1] + last, last)
-    return next((one for suffix in suffixes for one in CONTAINERS.values() if suffix in one.suffixes), None)
+    return _BY_SUFFIX.get(posixpath.splitext(stem)[1] + last) or _BY_SUFFIX.get(last)
