@@ -320,6 +320,11 @@ TYPES = {
     ),
 }
 TYPES = {name: column for name, column in TYPES.items() if column is not None}
+if int(pa.__version__.partition(".")[0]) < 26:
+    # It cannot read a null among lists of a fixed size, which it has written.
+    TYPES = {
+        name: column for name, column in TYPES.items() if name not in ("fixed list of views", "fixed list", "tensor")
+    }
 
 
 @pytest.mark.parametrize("name", TYPES)
