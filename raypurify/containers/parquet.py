@@ -237,8 +237,8 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
                     break
         except (pa.ArrowException, OSError) as error:
             raise SourceError(
-                f"{shard.place}: cannot be read in the rows of shard {shard.name}: {error}; get it again, or read it with "
-                f"a newer pyarrow than {pa.__version__}"
+                f"{shard.place}: cannot be read in the rows of shard {shard.name}: {error}; get it again, or read "
+                f"it with a newer pyarrow than {pa.__version__}"
             ) from error
         if cut.column in wanted and not left:
             _check_values(file, shard, groups)
