@@ -23,8 +23,9 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """All but the record of where the inputs came from."""
-    return {name: data for name, data in files_below(folder).items() if name != "_raypurify/job.json"}
+    """All but the records of where the inputs came from and when they were written."""
+    held = files_below(folder).items()
+    return {name: data for name, data in held if name != "_raypurify/job.json" and "_raypurify/plan/" not in name}
 
 
 def write_images(folder: Path, count: int) -> None:
