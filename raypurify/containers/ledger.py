@@ -183,9 +183,12 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
     for name, schema, part in (("provenance", PROVENANCE, marker), ("errors", ERRORS, errors_part)):
         with (out / STATE / f"{name}.parquet").writing(scratch(out)) as file, pq.ParquetWriter(file, schema) as writer:
             held: list[pa.Table] = []
+            waiting = 0
             places = [part(out, shard) for shard in shards]
             for table in overlapped(partial(_read_part, schema=schema), places):
-                held.append(table)
+                # Most tables of errors are empty, and as many as there are shards.
+                held += [table] * bool(len(table))
+                waiting += len(table)
                 if name == "provenance":
                     written += len(table)
                     flagged += pc.sum(table["flagged"]).as_py() or 0
@@ -194,9 +197,9 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
                 else:
                     failed += len(table)
                     reasons.update(table["reason"].to_pylist())
-                if sum(map(len, held)) >= _MERGE_ROWS:
+                if waiting >= _MERGE_ROWS:
                     writer.write_table(pa.concat_tables(held))
-                    held = []
+                    held, waiting = [], 0
             writer.write_table(pa.concat_tables([schema.empty_table(), *held]))
     if written + failed != rows:
         raise SinkError(
