@@ -13,7 +13,7 @@ mode as stored                          written as    how
 ``LA``, ``La``, ``L`` or ``1`` with a   ``LA``        the same; alpha untouched
 colour made transparent
 ``I;16`` (and ``I`` of a PGM or PNG)    ``L``         16-bit value v becomes v / 257, rounded half up
-``I;16`` with a transparent colour       ``LA``        the same; that very value is transparent
+``I;16`` with a transparent colour      ``LA``        the same; that very value is transparent
 ``RGB`` (8 or 16 bits a channel)        ``RGB``       of 16 bits the high byte is kept
 ``CMYK``, ``YCbCr``, ``P``, ``RGBX``    ``RGB``       Pillow's conversion
 ``RGBA``, ``RGBa``, ``PA``, ``P`` or    ``RGBA``      alpha untouched
