@@ -86,7 +86,8 @@ def open_sink(
                 "uris": list(source.uris),
                 **({"ids": source.ids} if source.ids else {}),
                 # Where damaged files are mended, the shards of the others are to be cut as they are now.
-                **({"damaged": source.damaged, "shard_rows": source.shard_rows} if source.damaged else {}),
+                "shard_rows": source.shard_rows,
+                **({"damaged": source.damaged} if source.damaged else {}),
             },
             "settings": settings,
             "arguments": arguments or {},
@@ -241,8 +242,13 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
     elif old is not None:
         before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
         old = old | {"settings": before | old["settings"]}
-        mended = old["source"].get("damaged", {}).keys() - source.damaged.keys()
-        since = source.damaged.keys() - old["source"].get("damaged", {}).keys()
+        damaged = old["source"].get("damaged", {}).keys()
+        if gone := damaged - source.damaged.keys() - source.parts.keys():
+            raise SinkError(
+                f"{shown}: its job was begun with {min(gone)}, damaged, which is not there any more; put it back, "
+                "mended or not, choose another output, or replace this one by --overwrite"
+            )
+        mended, since = damaged & source.parts.keys(), source.damaged.keys() - damaged
         seen = job if since else job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
         differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
         if since:
