@@ -16,7 +16,7 @@ from raypurify.containers import ledger
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
 from raypurify.containers.registry import CONTAINERS
-from raypurify.containers.rows import Row, Shard
+from raypurify.containers.rows import Row, Shard, file_id
 from raypurify.containers.source import Source
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
@@ -234,13 +234,13 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
         old = old | {"settings": before | old["settings"]}
         mended = old["source"].get("damaged", {}).keys() - source.damaged.keys()
         since = source.damaged.keys() - old["source"].get("damaged", {}).keys()
-        seen = job if since else job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
-        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
         if since:
             raise SinkError(
-                f"{shown}: its job was begun with {min(since)} whole, which cannot be used now: "
+                f"{shown}: belongs to a job that did not leave out {file_id(min(since))}, which cannot be used now: "
                 f"{source.damaged[min(since)]}; mend it, choose another output or overwrite"
             )
+        seen = job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
+        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
         if differences:
             others = ", ".join(differences)
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
