@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/soak.py --images 100000 --scratch /tmp --out benchmarks/results/soak.json
 
 The job must end with every image purified once. What is told: memory and open files of the driver and of the raylets,
-and what lies in the object store, by the minute, and after the job. ``--images 2000 --every 20`` is a short form of it.
+and what lies in the object store, by the minute, and after the job. ``--images 2000 --every 45`` is a short form of it.
 """
 
 import argparse

@@ -288,6 +288,11 @@ def same_store(one: Place, other: Place) -> bool:
     return _store(one.remote) == _store(other.remote)
 
 
+def overlapping(out: Place, places: Iterable[Place]) -> Place | None:
+    """The first of the ``places`` that is ``out``, holds it or lies in it."""
+    return next((place for place in places if within(out, place) or within(place, out)), None)
+
+
 def within(inner: Place, outer: Place) -> bool:
     """Whether ``inner`` is ``outer`` or lies below it, links resolved.
 

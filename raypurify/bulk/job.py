@@ -71,8 +71,8 @@ def purify(
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
-    # Row numbers, by which images are chosen, would move when a file is mended.
-    strict = strict or bool(limit or sample)
+    # Row numbers, by which images are chosen, would move when a file is mended, and so would the shards of a part.
+    strict = strict or bool(limit or sample or part)
     with ExitStack() as stack:
         looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
         source = planned_for(output, inputs, limit, sample, overwrite, looking, **named, **reading)

@@ -4,6 +4,7 @@ What was found is kept beside the output, ``KEPT`` files of the input in each fi
 a file was listed with. A kept look is used only by the version that made it, and one that is damaged is made anew.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+import pyarrow as pa
+
 from raypurify.containers.contract import Container, Listing
 from raypurify.containers.ledger import PLAN, STATE, scratch
 from raypurify.containers.look import Look, Looks, looks_from_bytes, looks_to_bytes
 from raypurify.containers.registry import CONTAINERS
+from raypurify.containers.rows import IMAGE_SUFFIXES
 from raypurify.errors import SourceError
 from raypurify.storage import Place, overlapped
 from raypurify.version import __version__
@@ -69,13 +73,15 @@ def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dic
     refused: dict[str, SourceError] = {}
     if container.look is None:
         return looks, refused
-    mark = f"{container.kind}, labels {listing.labels}, members {listing.image_member}, raypurify {__version__}"
+    mark = _mark(container, listing)
     kept = _kept(how.out / STATE / PLAN, mark) if how.out else {}
-    known = {path: kept[path][1] for path, stamp in listing.stamps.items() if path in kept and kept[path][0] == stamp}
+    # Without its time a file cannot be told from another of its size.
+    timed = {path: stamp for path, stamp in listing.stamps.items() if stamp[1]}
+    known = {path: kept[path][1] for path, stamp in timed.items() if path in kept and kept[path][0] == stamp}
     unseen = [Unseen(path, stamp[0]) for path, stamp in listing.stamps.items() if path not in known]
     found = iter(how.each(partial(_look, container.kind, listing.root, listing.labels, listing.image_member), unseen))
     paths = iter(listing.stamps)
-    number = 0
+    number, changed = 0, False
     while group := list(islice(paths, KEPT)):
         for path in group:
             look = known[path] if path in known else next(found)
@@ -84,7 +90,9 @@ def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dic
                 refused[path] = look
             else:
                 looks[path] = look
-        if how.out and not how.reading and any(path in looks and path not in known for path in group):
+        # A file that is new moves those behind it to other groups.
+        changed |= any(path in looks and path not in known for path in group)
+        if how.out and not how.reading and changed:
             _keep(how.out, number, {path: (listing.stamps[path], looks[path]) for path in group if path in looks}, mark)
         number += 1
     if how.out and not how.reading:
@@ -93,12 +101,39 @@ def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dic
 
 
 def _look(kind: str, root: Place, labels: bool, image_member: str | None, file: Unseen) -> Look | SourceError:
-    look = CONTAINERS[kind].look
+    """What one file holds, or why it cannot be used. Raises SourceError where its store does not answer: that says
+    nothing of the file."""
+    look, place = CONTAINERS[kind].look, root / file.path
     assert look is not None  # who asks has asked that
     try:
-        return look(root / file.path, labels, image_member)
+        return look(place, labels, image_member)
     except SourceError as error:
+        if isinstance(error.__cause__, OSError):
+            _check_answers(place)
         return error
+    except (OSError, pa.ArrowException) as error:
+        _check_answers(place)
+        return SourceError(f"{place}: cannot be looked into: {error}; get or write it again")
+    except Exception as error:
+        return SourceError(f"{place}: cannot be looked into ({type(error).__name__}: {error}); leave it out")
+
+
+def _check_answers(place: Place) -> None:
+    """Raises SourceError where a store does not let a file of its be read that may be there."""
+    if place.remote is None:
+        return
+    try:
+        place.read(1)
+    except (FileNotFoundError, PermissionError):
+        return
+    except OSError as error:
+        raise SourceError(f"{place}: cannot be reached: {error}; run again when the store answers") from error
+
+
+def _mark(container: Container, listing: Listing) -> str:
+    """What a look depends on beside the file."""
+    asked = (str(listing.root), container.kind, listing.labels, listing.image_member)
+    return hashlib.sha256(repr((*asked, *sorted(IMAGE_SUFFIXES), __version__)).encode()).hexdigest()
 
 
 def _kept(folder: Place, mark: str) -> Looks:

@@ -17,11 +17,11 @@ from raypurify.containers import ledger
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
 from raypurify.containers.registry import CONTAINERS
-from raypurify.containers.rows import Row, Shard
+from raypurify.containers.rows import Row, Shard, file_id
 from raypurify.containers.source import Source
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import SUFFIX
-from raypurify.storage import Place, redact, resolve, within
+from raypurify.storage import Place, overlapping, redact, resolve
 
 # What jobs did that were recorded before these settings were.
 _EARLIER = {"drop_failed": True, "image_column": "image", "image_member": None}
@@ -190,7 +190,9 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
             ledger.scratch(sink.place).delete_folder()
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
-    return replace(summary, kept=summary.failed if sink.keep_failed else 0, damaged=sink.damaged)
+    # Of an output that could not have its name there is nothing.
+    kept = summary.failed - summary.reasons.get("bad-name", 0) if sink.keep_failed else 0
+    return replace(summary, kept=kept, damaged=sink.damaged)
 
 
 def status(uri: str | os.PathLike) -> Status:
@@ -223,9 +225,8 @@ def _text(error: ImageError) -> str:
 
 
 def _check_apart(out: Place, source: Source) -> None:
-    for place in source.places:
-        if within(out, place) or within(place, out):
-            raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
+    if place := overlapping(out, source.places):
+        raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
 
 
 def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -> None:
@@ -249,13 +250,13 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
                 "mended or not, choose another output, or replace this one by --overwrite"
             )
         mended, since = damaged & source.parts.keys(), source.damaged.keys() - damaged
-        seen = job if since else job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
-        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
         if since:
             raise SinkError(
-                f"{shown}: its job was begun with {min(since)} whole, which cannot be used now: "
+                f"{shown}: belongs to a job that did not leave out {file_id(min(since))}, which cannot be used now: "
                 f"{source.damaged[min(since)]}; mend it, choose another output or overwrite"
             )
+        seen = job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
+        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
         if differences:
             others = ", ".join(differences)
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]

@@ -18,7 +18,7 @@ from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
 from raypurify.containers.tar_names import named_members
 from raypurify.errors import SourceError
-from raypurify.storage import Place, redact
+from raypurify.storage import Place, overlapping, redact
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ def open_source(
     image_member = None if image_member is None else named_members(image_member)
     stamps = {path: inputs.files[path] for path in paths}
     listing = Listing(inputs.root, stamps, image_column, labels, follow_links, image_member)
+    if looking.out is not None and overlapping(looking.out, inputs.places):
+        # It will be refused; nothing is written into an input.
+        looking = replace(looking, out=None)
     looks, damaged = look_into(container, listing, looking)
     if damaged and not looks:
         raise next(iter(damaged.values()))

@@ -51,11 +51,18 @@ class _InputSpec(_Spec):
     kind: Literal[tuple(KINDS)] | None = Field(  # type: ignore[valid-type]  # known when it runs
         None, description="what to read where there are several; default: found"
     )
+    image_member: str | None = Field(None, description="extensions of the members of tars that are images")
     follow_links: bool = Field(False, description="read folders and files that links lead to")
 
     def open(self) -> Source:
         """The source of these images. Raises SourceError."""
-        return open_source(self.paths, image_column=self.image_column, kind=self.kind, follow_links=self.follow_links)
+        return open_source(
+            self.paths,
+            image_column=self.image_column,
+            image_member=self.image_member,
+            kind=self.kind,
+            follow_links=self.follow_links,
+        )
 
 
 class ImagesSpec(_InputSpec):

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from raypurify.runtime.resources import cluster_resources
 
+# Nodes that may be lost while files are looked into.
+_MOST_GONE = 16
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -19,14 +21,16 @@ def in_tasks(
     dies still has the result ``lost(item, why)``. What ``function`` raises comes as it is.
     """
     import ray
-    from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     task: Any = ray.remote(num_cpus=1, max_retries=1)(_call)
     call = ray.put(function)
     most = max(64, 4 * cluster_resources().cpus)
     waiting: deque[tuple[Sequence[Item], Any]] = deque()
+    gone = 0
 
     def results() -> Iterator[Result]:
+        nonlocal gone
         items, future = waiting.popleft()
         try:
             yield from ray.get(future)
@@ -39,6 +43,13 @@ def in_tasks(
             for item in items:
                 waiting.appendleft(([item], task.remote(call, [item])))
                 yield from results()
+        except RayError:
+            # Its node has gone twice, or with what it had found.
+            gone += 1
+            if gone > _MOST_GONE:
+                raise
+            waiting.appendleft((items, task.remote(call, items)))
+            yield from results()
 
     for bundle in bundles:
         waiting.append((bundle, task.remote(call, bundle)))

@@ -126,7 +126,7 @@ def test_a_file_that_is_damaged_later_and_one_that_is_another_are_refused(folder
     mend()
     open_sink(out, watched.open(folder), settings={})
     path.write_bytes(half)
-    with pytest.raises(SinkError, match=rf"begun with {path.name} whole, which cannot be used now: .*; mend it"):
+    with pytest.raises(SinkError, match=rf"did not leave out {path.name}, which cannot be used now: .*; mend it"):
         open_sink(out, watched.open(folder), settings={})
     open_sink(out, watched.open(folder), settings={}, overwrite=True)
     other = sorted(folder.iterdir())[0]
