@@ -1,5 +1,9 @@
 """Files are looked into several at once and none twice, and a damaged one costs itself alone."""
 
+import json
+import os
+from dataclasses import replace
+
 import pytest
 from test_container_contract import CASES, IMAGES, SHARD, files, work
 
@@ -155,3 +159,78 @@ def test_a_table_without_images_costs_itself_alone(tmp_path):
     source = watched.open(tmp_path / "in")
     assert (source.rows, [*source.damaged]) == (len(IMAGES), ["s.parquet"])
     assert "has no column" in watched.told[0]
+
+
+def test_a_mended_job_goes_on_again_and_again(folder, tmp_path):
+    """How the shards of the others are cut stays as it was, though the job has more rows now."""
+    out, watched = tmp_path / "out", Watched()
+    first = sorted(folder.iterdir())[0]
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 3])
+    begun = watched.open(folder)
+    open_sink(out, begun, settings={})
+    first.write_bytes(whole)
+    for _ in range(2):
+        source = watched.open(folder)
+        assert missing(open_sink(out, source, settings={})) == [shard.name for shard in source.shards]
+        job = json.loads((out / "_raypurify/job.json").read_text())["source"]
+        assert job["shard_rows"] == begun.shard_rows == SHARD
+        assert job["rows"] == source.rows > begun.rows
+
+
+def test_a_damaged_file_that_has_gone_is_not_mended(folder, tmp_path):
+    out, watched = tmp_path / "out", Watched()
+    first = sorted(folder.iterdir())[0]
+    first.write_bytes(first.read_bytes()[:600])
+    open_sink(out, watched.open(folder), settings={})
+    first.unlink()
+    with pytest.raises(SinkError, match=f"{first.name}, damaged, which is not there any more; put it back"):
+        open_sink(out, watched.open(folder), settings={})
+
+
+def test_a_link_that_leads_nowhere_costs_itself_alone(folder):
+    watched = Watched()
+    (folder / f"9{min(folder.iterdir()).name}").symlink_to("/no/such/file")
+    assert watched.open(folder).rows
+    assert len(watched.told) == 1
+    assert "No such file" in watched.told[0]
+
+
+def test_what_nobody_foresaw_in_a_look_costs_its_file_alone(folder, kind, monkeypatch):
+    container, watched = CONTAINERS[kind.kind], Watched()
+    first = min(folder.iterdir())
+
+    def look(place, *asked):
+        return 1 / 0 if place.name == first.name else container.look(place, *asked)
+
+    monkeypatch.setitem(CONTAINERS, kind.kind, replace(container, look=look))
+    assert watched.open(folder).rows
+    assert watched.told == [f"{first}: cannot be looked into (ZeroDivisionError: division by zero); leave it out"]
+
+
+def test_nothing_is_kept_in_an_input(folder):
+    watched = Watched()
+    before = files(folder)
+    assert watched.open(folder, folder / "out").rows
+    assert files(folder) == before
+
+
+def test_a_file_without_a_time_is_looked_into_again(folder, tmp_path):
+    out, watched = tmp_path / "out", Watched()
+    names = sorted(path.name for path in folder.iterdir())
+    for path in folder.iterdir():
+        os.utime(path, ns=(0, 0))
+    for _ in range(2):
+        watched.open(folder, out)
+        assert watched.seen == names
+
+
+def test_a_new_file_in_front_pushes_none_out(folder, tmp_path, monkeypatch):
+    out, watched = tmp_path / "out", Watched()
+    monkeypatch.setattr("raypurify.containers.looking.KEPT", 2)
+    last = max(folder.iterdir())
+    watched.open(folder, out)
+    last.rename(folder / f"-{last.name}")
+    watched.open(folder, out)
+    watched.open(folder, out)
+    assert watched.seen == []
