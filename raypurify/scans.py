@@ -52,11 +52,13 @@ def without_long_texts(data: bytes) -> bytes:
     >>> without_long_texts(b"GIF89a")
     b'GIF89a'
     """
-    total, start, parts = 0, 0, []
+    total, unpacked, start, parts = 0, 0, 0, []
     for at, kind, body in _chunks(data) if data.startswith(_PNG) else ():
         end = at + 12 + len(body)
         if kind in _TEXTS and zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(data[end - 4 : end], "big"):
-            size = _text_size(kind, bytes(body))
+            # Those that are not kept cost their unpacking, too.
+            size = _text_size(kind, bytes(body)) if unpacked < 2 * MAX_TEXTS else MAX_TEXT
+            unpacked += size
             if size >= MAX_TEXT or total + size > MAX_TEXTS:
                 parts.append(data[start:at])
                 start = end
@@ -82,7 +84,8 @@ def _check_jpeg(data: bytes) -> None:
     at, scans, exifs, blocks = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
         kind, after = data[found.end() - 1], found.end()
-        if kind == _EOI:
+        # Pillow takes no notice of an end before the first scan.
+        if kind == _EOI and scans:
             return
         # Up to the first scan Pillow goes byte by byte through what stands between segments.
         blocks += 1 if scans else 1 + found.start() - at
@@ -91,7 +94,7 @@ def _check_jpeg(data: bytes) -> None:
         _check("scans", MAX_SCANS, scans)
         _check("EXIF segments", MAX_SCANS, exifs)
         _check("segments and bytes between them", MAX_BLOCKS, blocks)
-        at = after if kind in (_SOI, _TEM) else after + max(2, int.from_bytes(data[after : after + 2], "big"))
+        at = after if kind in (_SOI, _TEM, _EOI) else after + max(2, int.from_bytes(data[after : after + 2], "big"))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
