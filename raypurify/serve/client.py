@@ -3,6 +3,7 @@
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -38,12 +39,13 @@ def check_endpoint(digest: str) -> None:
         raise BundleError(f"the endpoint serves the bundle {served[:16]}…, not {digest[:16]}…; name the same one")
 
 
-def purify_there(images: list[np.ndarray]) -> list:
+def purify_there(images: list[np.ndarray], heard: Callable[[], None] = lambda: None) -> list:
     """Purify uint8 (H, W, 3) images in the replicas, with the results of ``purifiers.batch.purify_pixels``.
 
     What that purifies together is one call, so that the bytes are the same. A replica takes a call beside the one that
     it works on, and refuses the next, so that whichever is free first gets it; it fetches the images when their turn
-    comes. A replica that dies over a call is replaced by Serve, and another one is asked.
+    comes. A replica that dies over a call is replaced by Serve, and another one is asked. ``heard`` is called whenever
+    a replica has answered, be it with a refusal.
     """
     import ray
     from ray.exceptions import RayActorError
@@ -60,6 +62,7 @@ def purify_there(images: list[np.ndarray]) -> list:
         call = calls.popleft()
         try:
             answer = call.response.result()
+            heard()
         except RayActorError:
             call.deaths += 1
             if call.deaths == _TRIES:
