@@ -24,7 +24,6 @@ import torch
 
 import raypurify
 from raypurify.bulk.metrics import ShardMetrics
-from raypurify.bulk.poison import Care, poisonous
 from raypurify.bundle import load_bundle
 from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Row, Shard
@@ -33,6 +32,7 @@ from raypurify.containers.source import read_shard
 from raypurify.errors import ImageError, RaypurifyError
 from raypurify.pictures import Pair
 from raypurify.purifiers.batch import purify_files, purify_pixels
+from raypurify.runtime.poison import Care, poisonous
 
 Step = TypeVar("Step")
 
@@ -182,7 +182,7 @@ class ShardActor:
         if self.work.engine != "serve":
             yield from steps
             return
-        end = object()
+        end: Any = object()
         with ThreadPoolExecutor(1) as thread:
             while True:
                 step = thread.submit(next, steps, end)

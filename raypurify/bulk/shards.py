@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
-from raypurify.bulk.poison import LIVES, Losses
 from raypurify.bundle import load_bundle
 from raypurify.containers.rows import Shard
 from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
 from raypurify.runtime.display import shown
+from raypurify.runtime.poison import LIVES, Losses
 from raypurify.runtime.pool import Event, Pool
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
@@ -59,9 +59,9 @@ def work_off_shards(
     """Do every shard of those of ``mine`` that are left, and commit it. ``check`` is called every second at least and
     may raise. Returns the pairs for the contact sheet.
 
-    An actor that dies is replaced, and its shard begun again by the first that is free (:mod:`raypurify.bulk.poison`).
-    Raises SinkError at the first shard that cannot be written, and after all others, where some could not be done,
-    SourceError or RaypurifyError.
+    An actor that dies is replaced, and its shard begun again by the first that is free
+    (:mod:`raypurify.runtime.poison`). Raises SinkError at the first shard that cannot be written, and after all others,
+    where some could not be done, SourceError or RaypurifyError.
     """
     from raypurify.runtime.session import ray_session
 

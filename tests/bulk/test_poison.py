@@ -27,12 +27,12 @@ from raypurify.bulk import actor as actors
 from raypurify.bulk import shards
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
 from raypurify.bulk.job import purify
-from raypurify.bulk.poison import Care
 from raypurify.cli.app import app
 from raypurify.containers.ledger import scratch
 from raypurify.containers.sink import open_sink, status
 from raypurify.containers.source import open_source
 from raypurify.errors import BundleError, RaypurifyError
+from raypurify.runtime.poison import Care
 from raypurify.storage import resolve
 
 GIB = 1 << 30
@@ -203,7 +203,7 @@ import sys, time
 import pandas  # which the writing loads: seconds where others work
 from raypurify.bulk import actor
 from raypurify.bulk.actor import ShardActor, Work
-from raypurify.bulk.poison import Care
+from raypurify.runtime.poison import Care
 from raypurify.containers.sink import open_sink
 from raypurify.containers.source import open_source
 from raypurify.errors import ImageError
