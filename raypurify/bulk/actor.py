@@ -2,7 +2,8 @@
 back.
 
 A step that takes too long ends the process, wherever it hangs: one image may be decoded for ``DECODE_S`` seconds, one
-window of at most 2²⁴ pixels be purified and encoded for ``STEP_S``, a shard be written for as long.
+window of at most 2²⁴ pixels be purified and encoded for ``STEP_S``, a shard be written for as long. Where replicas
+purify, a window mostly waits for its turn: the seconds then count from the last answer of the endpoint.
 """
 
 import faulthandler
@@ -12,17 +13,17 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 import raypurify
 from raypurify.bulk.metrics import ShardMetrics
-from raypurify.bulk.poison import Care, poisonous
 from raypurify.bundle import load_bundle
 from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Row, Shard
@@ -31,6 +32,9 @@ from raypurify.containers.source import read_shard
 from raypurify.errors import ImageError, RaypurifyError
 from raypurify.pictures import Pair
 from raypurify.purifiers.batch import purify_files, purify_pixels
+from raypurify.runtime.poison import Care, poisonous
+
+Step = TypeVar("Step")
 
 DECODE_S, STEP_S = 120.0, 1800.0
 SIGN_S = 2.0
@@ -75,6 +79,7 @@ class ShardActor:
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self._answered = False
 
     def start(self) -> str:
         """Load what every shard needs; the name of the machine. Apart from ``__init__``, so that what goes wrong comes
@@ -85,7 +90,8 @@ class ShardActor:
         if self.work.engine == "serve":
             from raypurify.serve.client import purify_there
 
-            self.purify, self.atoms = purify_there, load_bundle(self.work.bundle).dictionaries
+            self.purify = partial(purify_there, heard=self._heard)
+            self.atoms = load_bundle(self.work.bundle).dictionaries
         else:
             purifier = raypurify.load(self.work.bundle, self.work.device)
             self.purify, self.atoms = partial(purify_pixels, purifier), purifier.dictionaries
@@ -125,7 +131,11 @@ class ShardActor:
                     self._within(work.step_s)
 
         signed = time.monotonic()
-        for number, image, facts in purify_files(self._purify, files(), work.sink.format, work.max_pixels):
+        for step in self._steps(purify_files(self._purify, files(), work.sink.format, work.max_pixels)):
+            if step is None:
+                yield Sign(len(results))
+                continue
+            number, image, facts = step
             row = readable.pop(number)
             results.append((replace(row, data=None), image, facts))
             if number in work.pictured and row.data and facts and not isinstance(image, ImageError):
@@ -150,13 +160,39 @@ class ShardActor:
             self._within(self.work.decode_s)
             # Whatever it raises it will raise again.
             with suppress(Exception):
-                list(purify_files(self._purify, [(0, row.data)], self.work.sink.format, self.work.max_pixels))
+                alone = purify_files(self._purify, [(0, row.data)], self.work.sink.format, self.work.max_pixels)
+                for step in self._steps(alone):
+                    if step is None:
+                        yield Sign(row=row.row)
             self._within(self.work.step_s)
             yield Sign()
 
     def _purify(self, images: list[np.ndarray]) -> list:
         self._within(self.work.step_s)
         return self.purify(images)
+
+    def _heard(self) -> None:
+        """Take note of an answer of the endpoint: what is asked of it has as long again."""
+        self._within(self.work.step_s)
+        self._answered = True
+
+    def _steps(self, steps: Iterator[Step]) -> Iterator[Step | None]:
+        """The steps as they are; where replicas purify, None also whenever they have answered while a step takes long,
+        so that the driver can be told."""
+        if self.work.engine != "serve":
+            yield from steps
+            return
+        end: Any = object()
+        with ThreadPoolExecutor(1) as thread:
+            while True:
+                step = thread.submit(next, steps, end)
+                while wait([step], SIGN_S).not_done:
+                    if self._answered:
+                        self._answered = False
+                        yield None
+                if step.result() is end:
+                    return
+                yield step.result()
 
     @staticmethod
     def _within(seconds: float) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
-from raypurify.bulk.poison import LIVES, Losses
 from raypurify.bundle import load_bundle
 from raypurify.containers.rows import Shard
 from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
 from raypurify.runtime.display import shown
+from raypurify.runtime.poison import LIVES, Losses
 from raypurify.runtime.pool import Event, Pool
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
@@ -59,9 +59,9 @@ def work_off_shards(
     """Do every shard of those of ``mine`` that are left, and commit it. ``check`` is called every second at least and
     may raise. Returns the pairs for the contact sheet.
 
-    An actor that dies is replaced, and its shard begun again by the first that is free (:mod:`raypurify.bulk.poison`).
-    Raises SinkError at the first shard that cannot be written, and after all others, where some could not be done,
-    SourceError or RaypurifyError.
+    An actor that dies is replaced, and its shard begun again by the first that is free
+    (:mod:`raypurify.runtime.poison`). Raises SinkError at the first shard that cannot be written, and after all others,
+    where some could not be done, SourceError or RaypurifyError.
     """
     from raypurify.runtime.session import ray_session
 
@@ -72,11 +72,7 @@ def work_off_shards(
             from raypurify.serve.client import check_endpoint
 
             check_endpoint(load_bundle(work.bundle).digest)
-            shape = replace(shape, gpus=0)
-        shape, size, most = fit_pool(shape, len(shards), **_resources(address))
-        if work.engine == "serve":
-            # No more of them, but with room for the replicas on the same CPUs.
-            shape = replace(shape, cpus=min(shape.cpus, SUBMITTER_CPUS))
+        shape, size, most = fit_pool(shape, len(shards), **_resources(address), engine=work.engine)
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
         asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
         actor = ray.remote(**asks)(ShardActor)
@@ -218,13 +214,20 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(cause, RaypurifyError) else f"{type(cause).__name__}: {text}"
 
 
-def fit_pool(shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bool) -> tuple[ActorShape, int, int]:
+def fit_pool(
+    shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bool, engine: str = "actors"
+) -> tuple[ActorShape, int, int]:
     """The shape with its part of a GPU, and how many actors to begin with and to have at most, on a cluster of so many
-    CPUs and GPUs. One that ``grows`` may get as many as there are shards.
+    CPUs and GPUs. One that ``grows`` may get as many as there are shards; with ``engine`` "serve" they are as many as
+    at the beginning, because each takes so little that many more would find room beside the replicas.
 
     >>> fit_pool(ActorShape(), 100, cpus=16, gpus=1, grows=False)
     (ActorShape(cpus=1, gpus=0.125), 8, 8)
+    >>> fit_pool(ActorShape(), 100, cpus=16, gpus=1, grows=True, engine="serve")
+    (ActorShape(cpus=0.1, gpus=0), 16, 16)
     """
+    if engine == "serve":
+        shape = replace(shape, gpus=0)
     room = max(1, int(cpus / shape.cpus))
     if shape.gpus is None:
         share = min(MOST_ON_A_GPU, max(1, int(room / gpus))) if gpus else 0
@@ -233,6 +236,8 @@ def fit_pool(shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bo
     if shape.gpus:
         room = max(1, min(room, int(gpus / shape.gpus)))
     size = min(shards, room)
+    if engine == "serve":
+        return replace(shape, cpus=min(shape.cpus, SUBMITTER_CPUS)), size, size
     return shape, size, shards if grows else size
 
 

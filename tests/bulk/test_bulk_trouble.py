@@ -231,6 +231,8 @@ def test_unknown_engines_and_shapes_are_refused(tmp_path):
         (ActorShape(gpus=1), 1000, (64, 4, True), (1, 4, 1000)),
         (ActorShape(gpus=0), 1000, (64, 4, True), (0, 64, 1000)),
         (ActorShape(gpus=0.5), 1000, (8, 0, True), (0.5, 1, 1000)),
+        (ActorShape(), 1000, (16, 1, True, "serve"), (0, 16, 16)),
+        (ActorShape(cpus=2, gpus=1), 1000, (16, 1, True, "serve"), (0, 8, 8)),
     ],
 )
 def test_a_pool_fits_its_cluster(shape, shards, cluster, expected):

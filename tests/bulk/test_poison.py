@@ -9,6 +9,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -25,12 +27,12 @@ from raypurify.bulk import actor as actors
 from raypurify.bulk import shards
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
 from raypurify.bulk.job import purify
-from raypurify.bulk.poison import Care
 from raypurify.cli.app import app
 from raypurify.containers.ledger import scratch
 from raypurify.containers.sink import open_sink, status
 from raypurify.containers.source import open_source
 from raypurify.errors import BundleError, RaypurifyError
+from raypurify.runtime.poison import Care
 from raypurify.storage import resolve
 
 GIB = 1 << 30
@@ -194,6 +196,47 @@ def test_a_shard_tells_how_far_it_is(local_ray, tmp_path, monkeypatch):
         row for row in range(12) if row != 7
     ]
     assert set(reasons_of_shard(tmp_path / "out")) == {"kills"}
+
+
+SLOW_ENDPOINT = """
+import sys, time
+import pandas  # which the writing loads: seconds where others work
+from raypurify.bulk import actor
+from raypurify.bulk.actor import ShardActor, Work
+from raypurify.runtime.poison import Care
+from raypurify.containers.sink import open_sink
+from raypurify.containers.source import open_source
+from raypurify.errors import ImageError
+from raypurify.serve import client
+
+def slow(images, heard):
+    for k in range(6):
+        time.sleep(0.7)
+        if sys.argv[3] == "answers":
+            heard()
+    return [ImageError("too-small", "none")] * len(images)
+
+client.purify_there, actor.SIGN_S = slow, 0.1
+source = open_source(sys.argv[1], labels=False)
+sink = open_sink(sys.argv[2], source, settings={})
+one = ShardActor(Work("cifar10", sink, 1 << 24, frozenset(), engine="serve"))
+one.start()
+one.work = actor.replace(one.work, step_s=3.0)
+*signs, last = one.do(source.shards[0], Care(True, frozenset({0, 1})))
+assert last.images == {"kills": 2, "too-small": 1}, last
+assert sum(sign.row == 2 for sign in signs) >= 5, signs
+assert sum(sign.done == 2 for sign in signs) >= 4, signs
+"""
+
+
+@pytest.mark.parametrize("endpoint", ["answers", "hangs"])
+def test_a_window_may_wait_as_long_as_the_endpoint_answers(endpoint, tmp_path):
+    folder = write_images(tmp_path / "in", {}, 3)
+    command = [sys.executable, "-c", SLOW_ENDPOINT, str(folder), str(tmp_path / "out"), endpoint]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (run.returncode, "Timeout" in run.stderr) == {"answers": (0, False), "hangs": (1, True)}[endpoint], (
+        run.stderr
+    )
 
 
 def reasons_of_shard(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whom to blame when actors die over a shard: an image that kills whoever works on it, or something else.
+"""Whom to blame when processes die over a shard: an image that kills whoever works on it, or something else.
 
 A death in the ordinary run of a shard says little: machines are taken away. So the next run *probes*: each image goes
 alone through decoder, purifier and encoder, and the driver is told of it beforehand. An image in whose probe two actors
