@@ -236,7 +236,9 @@ def _unidentified(data: bytes) -> ImageError:
 def _unpack(image: Image.Image, data: bytes) -> Decoded:
     mode = image.mode
     sixteen = mode.startswith("I;16") or (mode == "I" and image.format in ("PPM", "PNG"))
-    if not sixteen and (mode == "I" or mode not in _GREY | _COLOUR):
+    # Pillow leaves these as they are, with white as 0.
+    inverted = sixteen and image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    if inverted or (not sixteen and (mode == "I" or mode not in _GREY | _COLOUR)):
         raise ImageError("unsupported-mode", f"pixels of mode {mode} are not supported; convert to 8-bit grey or RGB")
     orientation = _orientation(image)
     icc = image.info.get("icc_profile")

@@ -182,14 +182,16 @@ class Place:
             return sorted(os.listdir(self.path))
         return sorted(info.base_name for info in self.remote.get_file_info(fs.FileSelector(self.path)))
 
-    def entries(self) -> Iterator[tuple[str, Stamp | None]]:
+    def entries(self) -> Iterator[tuple[str, Stamp | str | None]]:
         """What is directly in this folder, as (name, stamp), None in place of the stamp of a folder. Links are what
-        they lead to; what is neither file nor folder is left out. Raises OSError where there is no folder."""
+        they lead to; what is neither file nor folder is given as ``walk`` gives it. Raises OSError where there is no
+        folder."""
         if self.remote is None:
             for name in sorted(os.listdir(self.path)):
                 place = self / name
-                if kind := place.kind:
-                    yield name, None if kind == "folder" else place.stamp
+                kind = place.kind
+                lost: Stamp | str = "devices and pipes" if os.path.exists(place.path) else (0, 0)
+                yield name, None if kind == "folder" else place.stamp if kind else lost
             return
         for info in sorted(self.remote.get_file_info(fs.FileSelector(self.path)), key=lambda info: info.base_name):
             yield info.base_name, None if info.type == fs.FileType.Directory else (info.size or 0, info.mtime_ns or 0)

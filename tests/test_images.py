@@ -200,3 +200,14 @@ def test_without_its_reader_heic_names_the_extra_and_the_others_are_read(tmp_pat
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     told = "not-an-image HEIC is read where `pip install 'raypurify[heic]'` was done, on every node"
     assert run.stdout.splitlines() == ["L", told], run.stderr
+
+
+def test_sixteen_bits_with_white_as_0_are_refused():
+    """Pillow would leave them inverted."""
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "TIFF", tiffinfo={262: 0})
+    assert Image.open(file).tag_v2[262] == 0
+    with pytest.raises(ImageError) as refused:
+        decode_image(file.getvalue())
+    assert refused.value.reason == "unsupported-mode"

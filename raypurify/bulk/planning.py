@@ -76,7 +76,8 @@ def looking_for(
     with ExitStack() as stack:
         yield Looking(
             each=partial(_each, lambda: stack.enter_context(ray_session(address))),
-            out=resolve(output),
+            # What is overwritten is begun anew, and with it the looks.
+            out=None if overwrite else resolve(output),
             reading=reading,
             damaged=None if strict else _Told(),
         )

@@ -27,7 +27,7 @@ def choose(inputs: Inputs, kind: str | None, where: str) -> tuple[Container, lis
     if kind is not None:
         for paths in (held.pop(other) for other in [*held] if other != KINDS[kind].kind):
             ignored += Counter(f"{_suffix(path)} files (--kind {kind})" for path in paths)
-    elif len(held) > 1 and _PARQUET.kind in held and _is_metadata(inputs.root, held):
+    elif len(held) > 1 and _PARQUET.kind in held and _is_metadata(inputs.root, held[_PARQUET.kind]):
         ignored += Counter(f"{_suffix(path)} files without images" for path in held.pop(_PARQUET.kind))
     if not held:
         raise SourceError(f"{where}: {_nothing(kind, ignored)}")
@@ -69,16 +69,9 @@ def _is_parquet(root: Place, path: str) -> bool:
         raise SourceError(f"{root / path}: cannot be read: {error.strerror or error}; check its permissions") from error
 
 
-def _is_metadata(root: Place, held: dict[str, list[str]]) -> bool:
-    """Whether the Parquet files hold no images; where each is named after a tar or a folder of images, one is asked."""
-    tables = held[_PARQUET.kind]
-    stems = {posixpath.splitext(path)[0] for kind in held if kind != _PARQUET.kind for path in held[kind]}
-    for folder in {posixpath.dirname(stem) for stem in stems}:
-        while folder and folder not in stems:
-            stems.add(folder)
-            folder = posixpath.dirname(folder)
-    named_after = all(posixpath.splitext(table)[0] in stems for table in tables)
-    return not any(overlapped(partial(_may_hold_images, root), tables[:1] if named_after else tables))
+def _is_metadata(root: Place, tables: list[str]) -> bool:
+    """Whether none of the Parquet files holds images."""
+    return not any(overlapped(partial(_may_hold_images, root), tables))
 
 
 def _may_hold_images(root: Place, path: str) -> bool:

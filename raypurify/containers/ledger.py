@@ -157,9 +157,9 @@ def errors_part(out: Place, shard: str) -> Place:
 
 
 def forget(out: Place) -> None:
-    """Remove every record of an output but what was found in inputs, and the lease of who is about to write there."""
+    """Remove every record of an output but the lease of who is about to write there."""
     for name in (out / STATE).names():
-        if not name.startswith(LEASE) and name != PLAN:
+        if not name.startswith(LEASE):
             (out / STATE / name).delete()
             (out / STATE / name).delete_folder()
 

@@ -29,7 +29,7 @@ class Names(NamedTuple):
 
 
 _WILD = re.compile(r"[*?\[]")
-_TOKEN = re.compile(r"\*+|\[!?\]?[^\]/]*\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\*+|\[[!^]?\]?[^\]/]*\]|.", re.DOTALL)
 
 
 def named_by(uri: str | os.PathLike, followed: dict[str, str] | None = None) -> Names:
@@ -138,8 +138,8 @@ def _segment(part: str) -> str:
 
 
 def _class(token: str) -> str:
-    inside = re.sub(r"([^\w-])", r"\\\1", token[1:-1].removeprefix("!"))
-    kind = f"[{'^/' if token[1] == '!' else ''}{inside}]"
+    inside = re.sub(r"([^\w-])", r"\\\1", token[2:-1] if token[1] in "!^" else token[1:-1])
+    kind = f"[{'^/' if token[1] in '!^' else ''}{inside}]"
     try:
         re.compile(kind)
     except re.error:  # a range that runs backwards

@@ -16,8 +16,8 @@ from typing import IO, BinaryIO, NamedTuple
 from raypurify.containers.rows import file_id
 
 _BLOCK = tarfile.BLOCKSIZE
-# No tar is padded with more; a file that was made at its full size and not filled yet is.
-_MAX_PADDING = 4 << 20
+# Tars are padded to 10 KiB, seldom to more; a file that was made at its full size and not filled yet is.
+_MAX_PADDING = 64 << 10
 # Headers of text for the header that follows: PAX records, and the long names of GNU.
 _PAX, _LONG_NAMES = (b"x", b"g", b"X"), (b"L", b"K")
 # They are held in memory.

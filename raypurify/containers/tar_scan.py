@@ -1,6 +1,7 @@
 """Looking into a tar once: where each of its samples begins, its hard links, and the tars that it may hold instead."""
 
 import hashlib
+import posixpath
 import tarfile
 from array import array
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypurify.containers.look import Look
+from raypurify.containers.passed_over import UNREAD_SUFFIXES
 from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link, Member, read_member
 from raypurify.containers.tar_names import suffix_of
@@ -82,19 +84,29 @@ def _scan(
         return label_number(read_member(tar, member)) if is_label else None
 
     for group in groups(tar, 0, None, named, take, passed):
-        if group.key in seen:
+        if file_id(group.key) in seen:
             raise SourceError(
                 f"{about.place}: the members of sample {file_id(group.key)!r} do not stand together, or it comes "
                 "twice; sort the tar by name, and give each sample a name of its own"
             )
-        seen.add(group.key)
-        is_tar = len(group.members) == 1 and group.suffixes[0].lower() in TAR_SUFFIXES
+        seen.add(file_id(group.key))
+        within = [m for m, suffix in zip(group.members, group.suffixes) if suffix.lower().endswith((*TAR_SUFFIXES,))]
+        is_tar = len(group.members) == len(within) == 1
         nests = is_tar if nests is None else nests
+        if within and not group.images and not nests:
+            raise SourceError(
+                f"{about.place}: holds the tar {file_id(within[0].info.name)} among other files, where its images "
+                "would not be seen; unpack it, or pack it for itself"
+            )
         if nests:
             inner = _inner(about, group, is_tar)
             with tar_within(tar, group.members[0].source) as opened_inner:
                 yield from _scan(opened_inner, inner, labels, named, tars, passed)
             continue
+        last = (posixpath.splitext(member.info.name)[1].lower() for member in group.members)
+        passed.update(
+            f"{suffix} images in tars, which come out as they are" for suffix in last if suffix in UNREAD_SUFFIXES
+        )
         names = [group.members[number].info.name for number in group.images]
         if len(set(names)) < len(names):
             name = next(name for name in names if names.count(name) > 1)
@@ -115,7 +127,7 @@ def _inner(outer: _Tar, group: Group, is_tar: bool) -> _Tar:
     name = file_id(member.info.name)
     if not is_tar:
         raise SourceError(f"{outer.place}: holds tars and also {name}, which is none; pack that for itself")
-    if outer.outer is not None or outer.codec != PLAIN or group.suffixes[0].lower() != ".tar":
+    if outer.outer is not None or outer.codec != PLAIN or not group.suffixes[0].lower().endswith(".tar"):
         raise SourceError(
             f"{outer.place}: holds the tar {name}, which can be read there only where both are not compressed, and no "
             f"tar holds them; unpack it by `tar -xf {file_id(outer.place.name)}`, then name the folder"

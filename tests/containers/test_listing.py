@@ -252,3 +252,12 @@ def test_an_output_is_kept_apart_from_what_links_lead_to(linked):
         with pytest.raises(SinkError, match="overlap"):
             open_sink(linked.parent / out, source, settings={})
     open_sink(linked.parent / "out", source, settings={})
+
+
+@pytest.mark.parametrize("pattern", ["", "*.png", "[0-9].png", "**/*.png", "[^z].png"])
+def test_a_pattern_loses_no_dead_link_and_no_pipe(tmp_path, pattern):
+    folder = build(tmp_path / "in", "1.png", "z.png") if "^" in pattern else build(tmp_path / "in", "1.png")
+    (folder / "2.png").symlink_to("/no/such/2.png")
+    os.mkfifo(folder / "3.png")
+    source = open_source(str(folder / pattern))
+    assert (ids(source), source.ignored) == (["1.png", "2.png"], {"devices and pipes": 1})
