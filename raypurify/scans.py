@@ -26,7 +26,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 # A marker of a JPEG that is no restart; between scans, where 0xff is data, a zero follows it.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+# Markers that no length follows: TEM, SOI, EOI, and the reserved ones behind which Pillow reads on at once.
+_BARE = {0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)}
 _STRIPS, _TILES = 273, 324
 
 
@@ -82,7 +84,8 @@ def _check_jpeg(data: bytes) -> None:
     at, scans, exifs, blocks = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
         kind, after = data[found.end() - 1], found.end()
-        if kind == _EOI:
+        # Before the first scan Pillow passes over an end, and libjpeg reads on behind one of tables alone.
+        if kind == _EOI and scans:
             return
         # Up to the first scan Pillow goes byte by byte through what stands between segments.
         blocks += 1 if scans else 1 + found.start() - at
@@ -91,7 +94,9 @@ def _check_jpeg(data: bytes) -> None:
         _check("scans", MAX_SCANS, scans)
         _check("EXIF segments", MAX_SCANS, exifs)
         _check("segments and bytes between them", MAX_BLOCKS, blocks)
-        at = after if kind in (_SOI, _TEM) else after + max(2, int.from_bytes(data[after : after + 2], "big"))
+        at = after if kind in _BARE else after + max(2, int.from_bytes(data[after : after + 2], "big"))
+    if not scans:
+        _check("segments and bytes between them", MAX_BLOCKS, blocks + len(data) - at)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:

@@ -37,6 +37,7 @@ def tiff(pages: int = 1, tiles: int = 1, order: str = "<", big: bool = False) ->
 
 
 JPEG, PNG, GIF = encode(pixels(), "JPEG"), encode(pixels()), encode(pixels(), "GIF")
+EXIF = b"\xff\xe1\1\x90Exif\0\0" + bytes(0x190 - 8)
 TABLE = 13 + (3 << (GIF[10] & 7) + 1)
 FRAME = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\1\0\0"
 BMP = b"BM" + struct.pack("<IHHIIiiHHI", 0, 0, 0, 54, 40, 4, 4, 1, 8, 1)
@@ -45,7 +46,10 @@ COSTLY = {
     "scans behind restarts": lambda: progressive(MAX_SCANS + 1).replace(b"\xff\xda", b"\xff\xd0\xff\xff\xda"),
     "segments": lambda: after_start(JPEG, 2, b"\xff\xfe\0\2" * MANY),
     "fill": lambda: after_start(JPEG, 2, b"\xff" * MANY),
+    "junk without a scan": lambda: b"\xff\xd8\xff\xd9" + bytes(MANY),
     "exif": lambda: after_start(JPEG, 2, (b"\xff\xe1\xff\xf0Exif\0\0" + bytes(0xFFF0 - 8)) * 101),
+    "exif behind an end": lambda: after_start(JPEG, 2, b"\xff\xd9" + EXIF * 20_000),
+    "exif behind a reserved marker": lambda: after_start(JPEG, 2, (b"\xff\xf0" + EXIF) * 20_000),
     "chunks": lambda: after_start(PNG, 33, png_chunk(b"abCd", b"") * MANY),
     "comments": lambda: after_start(GIF, TABLE, b"!\xfe\1a\0" * (MANY // 2)),
     "parts of a comment": lambda: after_start(GIF, TABLE, b"!\xfe" + b"\1a" * MANY + b"\0"),
@@ -61,11 +65,11 @@ COSTLY = {
 @pytest.mark.parametrize("name", COSTLY)
 def test_what_takes_long_is_refused_at_once(name):
     data = COSTLY[name]()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ImageError, match="save it again") as caught:
         decode_image(data)
     assert caught.value.reason == "too-complex"
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_tiff_of_very_many_pages_is_refused_without_opening_each():
@@ -95,6 +99,6 @@ def test_what_real_files_hold_passes():
 
 
 def test_the_scans_that_pass_decode_in_bounded_time():
-    began = time.perf_counter()
+    began = time.process_time()
     decode_image(progressive(MAX_SCANS, 2000))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
