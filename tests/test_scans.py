@@ -2,15 +2,16 @@
 
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
 from bad_images import encode, odd_images, pixels, png_chunk
-from PIL import Image
+from PIL import Image, ImageCms
 
 from raypurify.errors import ImageError
 from raypurify.images import decode_image
-from raypurify.scans import MAX_BLOCKS, MAX_SCANS, check_work
+from raypurify.scans import MAX_BLOCKS, MAX_SCANS, MAX_TEXT, check_work
 
 MANY = MAX_BLOCKS + 1
 
@@ -96,6 +97,24 @@ def test_what_real_files_hold_passes():
     thumbnail = b"Exif\0\0" + progressive(MAX_SCANS + 1)
     photo = encode(pixels(), "JPEG", exif=thumbnail[:60_000]) + progressive(MAX_SCANS + 1)
     assert decode_image(photo).pixels.shape == pixels().shape
+
+
+def test_a_picture_with_very_many_packed_texts_is_read_at_once():
+    long, damaged = zlib.compress(bytes(MAX_TEXT)), zlib.compress(bytes(MAX_TEXT - 1))[:-4] + b"????"
+    profile = png_chunk(
+        b"iCCP", b"a\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    )
+    for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
+        for packed in (long, damaged):
+            data = after_start(PNG, 33, profile * (kind != b"iCCP") + png_chunk(kind, head + packed) * 1500)
+            began = time.process_time()
+            image = decode_image(data)
+            assert time.process_time() - began < 1.5, (kind, packed is damaged)
+            np.testing.assert_array_equal(image.pixels, pixels())
+            assert (image.icc is None) == (kind == b"iCCP")
+    broken = after_start(PNG, 33, png_chunk(b"zTXt", b"a\0\0" + long) * 100 + png_chunk(b"zTXt", b"a\0\0")[:-1] + b"?")
+    with pytest.raises(ImageError):
+        decode_image(broken)
 
 
 def test_the_scans_that_pass_decode_in_bounded_time():
