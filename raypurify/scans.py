@@ -26,7 +26,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 # A marker of a JPEG that is no restart; between scans, where 0xff is data, a zero follows it.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+# Markers that no length follows: TEM, SOI, EOI, and the reserved ones behind which Pillow reads on at once.
+_BARE = {0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)}
 _STRIPS, _TILES = 273, 324
 
 
@@ -47,18 +49,18 @@ def check_work(data: bytes) -> None:
 
 def without_long_texts(data: bytes) -> bytes:
     """A PNG without those texts and profiles that are as long as ``MAX_TEXT``, or longer than ``MAX_TEXTS`` with
-    those before; other files, and damaged chunks, as they are.
+    those before; other files, and damaged chunks, as they are. Once texts of twice ``MAX_TEXTS`` were unpacked, kept
+    or not, the rest is left out unseen.
 
     >>> without_long_texts(b"GIF89a")
     b'GIF89a'
     """
-    total, unpacked, start, parts = 0, 0, 0, []
+    total, spent, start, parts = 0, 0, 0, []
     for at, kind, body in _chunks(data) if data.startswith(_PNG) else ():
         end = at + 12 + len(body)
         if kind in _TEXTS and zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(data[end - 4 : end], "big"):
-            # Those that are not kept cost their unpacking, too.
-            size = _text_size(kind, bytes(body)) if unpacked < 2 * MAX_TEXTS else MAX_TEXT
-            unpacked += size
+            size, cost = _text_size(kind, bytes(body)) if spent < 2 * MAX_TEXTS else (MAX_TEXT, 0)
+            spent += cost
             if size >= MAX_TEXT or total + size > MAX_TEXTS:
                 parts.append(data[start:at])
                 start = end
@@ -84,7 +86,7 @@ def _check_jpeg(data: bytes) -> None:
     at, scans, exifs, blocks = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
         kind, after = data[found.end() - 1], found.end()
-        # Pillow takes no notice of an end before the first scan.
+        # Before the first scan Pillow passes over an end, and libjpeg reads on behind one of tables alone.
         if kind == _EOI and scans:
             return
         # Up to the first scan Pillow goes byte by byte through what stands between segments.
@@ -94,7 +96,9 @@ def _check_jpeg(data: bytes) -> None:
         _check("scans", MAX_SCANS, scans)
         _check("EXIF segments", MAX_SCANS, exifs)
         _check("segments and bytes between them", MAX_BLOCKS, blocks)
-        at = after if kind in (_SOI, _TEM, _EOI) else after + max(2, int.from_bytes(data[after : after + 2], "big"))
+        at = after if kind in _BARE else after + max(2, int.from_bytes(data[after : after + 2], "big"))
+    if not scans:
+        _check("segments and bytes between them", MAX_BLOCKS, blocks + len(data) - at)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
@@ -110,18 +114,21 @@ def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
         at += 12 + size
 
 
-def _text_size(kind: bytes, body: bytes) -> int:
-    """How long a text or profile is, unpacked; of a long one at least ``MAX_TEXT``."""
+def _text_size(kind: bytes, body: bytes) -> tuple[int, int]:
+    """How long a text or profile is, unpacked, of a long one at least ``MAX_TEXT``; and the bytes of work it took."""
     rest = body.partition(b"\0")[2]
     if kind == b"iTXt":
         packed = rest[2:].split(b"\0", 2)[-1] if rest[:1] != b"\0" else b""
     else:
         packed = rest[1:] if kind != b"tEXt" else b""
+    if len(body) >= MAX_TEXT or not packed:
+        return len(body), 0
     try:
-        unpacked = len(zlib.decompressobj().decompress(packed, MAX_TEXT))
+        size = max(len(body), len(zlib.decompressobj().decompress(packed, MAX_TEXT)))
     except zlib.error:
-        unpacked = 0
-    return max(len(body), unpacked)
+        # How much was unpacked before the damage is not told; Pillow unpacks it once more and leaves it out.
+        return len(body), MAX_TEXT
+    return size, size
 
 
 def _gif_blocks(data: bytes) -> Iterator[int]:

@@ -7,12 +7,11 @@ import zlib
 import numpy as np
 import pytest
 from bad_images import encode, odd_images, pixels, png_chunk
-from PIL import Image
+from PIL import Image, ImageCms
 
-from raypurify import scans
 from raypurify.errors import ImageError
 from raypurify.images import decode_image
-from raypurify.scans import MAX_BLOCKS, MAX_SCANS, check_work
+from raypurify.scans import MAX_BLOCKS, MAX_SCANS, MAX_TEXT, check_work
 
 MANY = MAX_BLOCKS + 1
 
@@ -39,6 +38,7 @@ def tiff(pages: int = 1, tiles: int = 1, order: str = "<", big: bool = False) ->
 
 
 JPEG, PNG, GIF = encode(pixels(), "JPEG"), encode(pixels()), encode(pixels(), "GIF")
+EXIF = b"\xff\xe1\1\x90Exif\0\0" + bytes(0x190 - 8)
 TABLE = 13 + (3 << (GIF[10] & 7) + 1)
 FRAME = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\1\0\0"
 BMP = b"BM" + struct.pack("<IHHIIiiHHI", 0, 0, 0, 54, 40, 4, 4, 1, 8, 1)
@@ -47,7 +47,10 @@ COSTLY = {
     "scans behind restarts": lambda: progressive(MAX_SCANS + 1).replace(b"\xff\xda", b"\xff\xd0\xff\xff\xda"),
     "segments": lambda: after_start(JPEG, 2, b"\xff\xfe\0\2" * MANY),
     "fill": lambda: after_start(JPEG, 2, b"\xff" * MANY),
+    "junk without a scan": lambda: b"\xff\xd8\xff\xd9" + bytes(MANY),
     "exif": lambda: after_start(JPEG, 2, (b"\xff\xe1\xff\xf0Exif\0\0" + bytes(0xFFF0 - 8)) * 101),
+    "exif behind an end": lambda: after_start(JPEG, 2, b"\xff\xd9" + EXIF * 20_000),
+    "exif behind a reserved marker": lambda: after_start(JPEG, 2, (b"\xff\xf0" + EXIF) * 20_000),
     "chunks": lambda: after_start(PNG, 33, png_chunk(b"abCd", b"") * MANY),
     "comments": lambda: after_start(GIF, TABLE, b"!\xfe\1a\0" * (MANY // 2)),
     "parts of a comment": lambda: after_start(GIF, TABLE, b"!\xfe" + b"\1a" * MANY + b"\0"),
@@ -63,11 +66,11 @@ COSTLY = {
 @pytest.mark.parametrize("name", COSTLY)
 def test_what_takes_long_is_refused_at_once(name):
     data = COSTLY[name]()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ImageError, match="save it again") as caught:
         decode_image(data)
     assert caught.value.reason == "too-complex"
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 1
 
 
 def test_a_tiff_of_very_many_pages_is_refused_without_opening_each():
@@ -88,31 +91,33 @@ def test_what_real_files_hold_passes():
     for data, _ in odd_images().values():
         check_work(data)
     check_work(encode(Image.fromarray(noise), "TIFF", compression="tiff_lzw"))
-    for count in (10, MAX_SCANS):
-        assert decode_image(progressive(count)).pixels.shape == (64, 64, 3)
+    for scans in (10, MAX_SCANS):
+        assert decode_image(progressive(scans)).pixels.shape == (64, 64, 3)
     # A whole JPEG as a preview in EXIF, and one behind the end, as phones have it.
     thumbnail = b"Exif\0\0" + progressive(MAX_SCANS + 1)
     photo = encode(pixels(), "JPEG", exif=thumbnail[:60_000]) + progressive(MAX_SCANS + 1)
     assert decode_image(photo).pixels.shape == pixels().shape
 
 
+def test_a_picture_with_very_many_packed_texts_is_read_at_once():
+    long, damaged = zlib.compress(bytes(MAX_TEXT)), zlib.compress(bytes(MAX_TEXT - 1))[:-4] + b"????"
+    profile = png_chunk(
+        b"iCCP", b"a\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    )
+    for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
+        for packed in (long, damaged):
+            data = after_start(PNG, 33, profile * (kind != b"iCCP") + png_chunk(kind, head + packed) * 1500)
+            began = time.process_time()
+            image = decode_image(data)
+            assert time.process_time() - began < 1.5, (kind, packed is damaged)
+            np.testing.assert_array_equal(image.pixels, pixels())
+            assert (image.icc is None) == (kind == b"iCCP")
+    broken = after_start(PNG, 33, png_chunk(b"zTXt", b"a\0\0" + long) * 100 + png_chunk(b"zTXt", b"a\0\0")[:-1] + b"?")
+    with pytest.raises(ImageError):
+        decode_image(broken)
+
+
 def test_the_scans_that_pass_decode_in_bounded_time():
-    began = time.perf_counter()
+    began = time.process_time()
     decode_image(progressive(MAX_SCANS, 2000))
-    assert time.perf_counter() - began < 5
-
-
-def test_an_end_before_the_first_scan_hides_no_segments():
-    exif = b"\xff\xe1" + struct.pack(">H", 402) + b"Exif\0\0" + bytes(394)
-    with pytest.raises(ImageError, match="EXIF segments") as refused:
-        check_work(b"\xff\xd8\xff\xd9" + exif * (MAX_SCANS + 1))
-    assert refused.value.reason == "too-complex"
-
-
-def test_texts_that_are_dropped_are_not_unpacked_for_ever(monkeypatch):
-    long = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * scans.MAX_TEXT)))
-    head, body = encode(pixels())[:33], encode(pixels())[33:]
-    unpacked = []
-    monkeypatch.setattr(scans, "_text_size", lambda *of, own=scans._text_size: unpacked.append(1) or own(*of))
-    assert scans.without_long_texts(head + 1000 * long + body) == head + body
-    assert len(unpacked) == 2 * scans.MAX_TEXTS // scans.MAX_TEXT
+    assert time.process_time() - began < 5
