@@ -1,7 +1,7 @@
 """The commands of bulk work: ``raypurify purify`` and ``raypurify retry-failed``."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,47 +59,33 @@ def purify(
     from raypurify.containers.selection import part_of
     from raypurify.purifiers.batch import MAX_PIXELS
 
+    asked: dict[str, Any] = {
+        "format": format,
+        "overwrite": overwrite,
+        "max_pixels": max_pixels or MAX_PIXELS,
+        "limit": limit,
+        "sample": sample,
+        "image_column": image_column,
+        "kind": kind,
+        "follow_links": follow_links,
+        "image_member": image_member,
+        "strict": strict,
+        "address": address,
+    }
     if dry_run:
-        print(
-            rehearse(
-                inputs,
-                output,
-                bundle,
-                format=format,
-                overwrite=overwrite,
-                max_pixels=max_pixels or MAX_PIXELS,
-                limit=limit,
-                sample=sample,
-                image_column=image_column,
-                kind=kind,
-                follow_links=follow_links,
-                image_member=image_member,
-                strict=strict,
-                address=address,
-            )
-        )
+        print(rehearse(inputs, output, bundle, **asked))
         return
     summary = run(
         inputs,
         output,
         bundle,
-        format=format,
-        overwrite=overwrite,
-        max_pixels=max_pixels or MAX_PIXELS,
         sheet=sheet,
-        limit=limit,
-        sample=sample,
-        image_column=image_column,
-        kind=kind,
-        follow_links=follow_links,
-        image_member=image_member,
         drop_failed=drop_failed,
-        strict=strict,
         part=part_of(shard) if shard else None,
         retry_failed=retry_failed,
         engine=engine,
         actor=ActorShape(actor_cpus, actor_gpus),
-        address=address,
+        **asked,
     )
     _report(summary, output, time.monotonic() - begun)
 
