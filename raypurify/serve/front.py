@@ -1,0 +1,127 @@
+"""What the routes of an ingress share: who may call, how an image gets in and out, and errors as refusals."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import numpy as np
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from raypurify.errors import ImageError
+from raypurify.images import Decoded, decode_image
+from raypurify.serve.auth import token_fits
+from raypurify.serve.gate import Gate, retry_after
+from raypurify.serve.http import Refusal, asked_seconds, read_image
+from raypurify.serve.lanes import Full, TooLate
+from raypurify.serve.settings import ServeSettings
+
+READY_S = 5
+# Images that are decoded or encoded at a time.
+_CODERS = 4
+_LOG = logging.getLogger("ray.serve")
+
+Answer = TypeVar("Answer")
+
+
+class Purified(NamedTuple):
+    """An image that came back: as it was decoded, its pixels uint8 (H, W, 3) now, and the facts about them."""
+
+    image: Decoded
+    pixels: np.ndarray
+    facts: dict[str, Any]
+
+
+class Front:
+    """The state of one ingress: the purifier that it asks, its settings, and the gate that counts who is let in."""
+
+    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings):
+        self.purifier, self.settings = purifier, settings
+        self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
+        self.coders = ThreadPoolExecutor(_CODERS)
+
+    def check_caller(self, authorization: str | None) -> None:
+        """Raises Refusal 401 for callers without one of the tokens."""
+        if self.settings.token_sha256 and not token_fits(authorization, self.settings.token_sha256):
+            message = "send the token as 'Authorization: Bearer <token>'"
+            raise Refusal(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+
+    async def purified(self, request: Request, encode: Callable[[Purified], Answer]) -> Answer:
+        """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
+        its caller gives. Raises Refusal."""
+        seconds = asked_seconds(request, self.settings.timeout_s)
+        deadline = asyncio.get_running_loop().time() + seconds
+        with _refusing(seconds):
+            return await asyncio.wait_for(self._purified(request, encode, deadline), seconds)
+
+    async def _purified(self, request: Request, encode: Callable[[Purified], Answer], deadline: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        with ExitStack() as taken:
+            with self.gate.reading() as hold:
+                data = await read_image(request, self.settings.max_bytes, hold)
+                unpack = taken.enter_context(self.gate.image())
+                decode = partial(decode_image, data, max_pixels=self.settings.max_pixels)
+                image = await loop.run_in_executor(self.coders, decode)
+                del data, decode
+            unpack(image.pixels.shape[0] * image.pixels.shape[1])
+            try:
+                result = await self._asked(image.pixels, deadline - loop.time())
+            except RayActorError:  # another replica may do it
+                result = await self._asked(image.pixels, deadline - loop.time())
+            if isinstance(result, Exception):
+                raise result
+            pixels, facts = result
+            return await loop.run_in_executor(self.coders, encode, Purified(image, pixels, facts))
+
+    async def _asked(self, pixels: np.ndarray, seconds: float) -> Any:
+        response = self.purifier.purify.remote(pixels, seconds)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            # The caller left, or time is up: the image leaves its lane.
+            response.cancel()
+            raise
+
+
+async def front() -> Front:
+    """The front of the ingress that this request came to, for ``Depends``."""
+    return serve.get_replica_context().servable_object.front
+
+
+# Only for the documentation page: the check itself must also say what is wrong.
+_TOKEN = HTTPBearer(auto_error=False, description="the endpoint's token")
+
+
+async def caller(request: Request, front: Annotated[Front, Depends(front)], _: Annotated[Any, Depends(_TOKEN)]) -> None:
+    """Checks who calls, for ``Depends``."""
+    front.check_caller(request.headers.get("authorization"))
+
+
+@contextmanager
+def _refusing(seconds: float) -> Iterator[None]:
+    """Turn what can go wrong with an image into a Refusal."""
+    try:
+        yield
+    except ImageError as error:
+        raise Refusal.of(error) from error
+    except Full as error:
+        message = "it would take too long until this image's turn; try again in a moment"
+        raise Refusal(503, "busy", message, retry_after(error.retry_after)) from error
+    except (TooLate, TimeoutError, asyncio.TimeoutError) as error:
+        raise Refusal(504, "timeout", f"no answer within {seconds:g} s; give it more time, or ask later") from error
+    except RayActorError as error:
+        message = "the purifier replica was lost twice over this image; try again in a moment"
+        raise Refusal(503, "unavailable", message, retry_after(READY_S)) from error
+    except HTTPException:
+        raise
+    except Exception as error:
+        _LOG.exception("purification failed")
+        raise Refusal(500, "internal", "the purifier failed on this image; the log of the server says why") from error
