@@ -2,12 +2,12 @@
 
     .venv/bin/python benchmarks/planning.py --scratch /tmp --out benchmarks/results/planning.json
 
-For a folder tree of hard links, 1,300 tars and 1,024 Parquet files of tiny images: the seconds to the whole plan, which
-are those to the first shard, too, as a job waits for it; those of a restart; of a restart that finds half of the shards
-committed, until it knows what is left; and of ``raypurify status``. Then a restart with the merge of the whole ledger.
-Each is a process of its own that has loaded what a job's driver loads, so its peak of memory is a driver's; seconds are
-on the clock and of the driver's CPU, tasks in other processes not counted. ``--ledger ROWS`` asks the same of a ledger
-of so many rows alone. The records of shards are those that a job commits, without their images.
+For a folder tree of hard links, 1,300 tars and 1,024 Parquet files of tiny images: the seconds until there are shards
+to work on, and to the whole plan, with nobody at work on them; those of a restart; of a restart that finds half of the
+shards committed, until it knows what is left; and of ``raypurify status``. Then a restart with the merge of the whole
+ledger. Each is a process of its own that has loaded what a job's driver loads, so its peak of memory is a driver's;
+seconds are on the clock and of the driver's CPU, tasks in other processes not counted. ``--ledger ROWS`` asks the same
+of a ledger of so many rows alone. The records of shards are those that a job commits, without their images.
 """
 
 import argparse
@@ -40,7 +40,7 @@ MEASURED = """
 import json, resource, sys, time
 begun, cpu = time.monotonic(), time.process_time()
 import raypurify.bulk.job
-from raypurify.bulk.planning import looking_for, planned_for
+from raypurify.bulk.planning import looking_for, planned_in_parts
 from raypurify.containers import ledger
 from raypurify.containers.sink import finish, missing, open_sink
 from raypurify.runtime.session import ray_session
@@ -56,7 +56,11 @@ elif what == "status alone":
     facts["written"] = ledger.read_status(resolve(out)).written
 else:
     with looking_for(out) as looking:
-        plan = planned_for(out, [source], looking=looking)
+        parts = planned_in_parts(out, [source], False, looking, early=True)
+        plan = next(parts)
+        facts["first_seconds"] = time.monotonic() - begun
+        for plan in parts:
+            pass
         facts |= {"images": plan.rows, "shards": len(plan.shards), "first_id": plan.shards[0].name}
         if what in ("resume", "merge"):
             sink = open_sink(out, plan, settings={})

@@ -2,18 +2,20 @@
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from raypurify.bulk.actor import Work
 from raypurify.bulk.estimate import Estimate, estimate
-from raypurify.bulk.planning import looking_for, planned_for
+from raypurify.bulk.growth import Growth, left_of
+from raypurify.bulk.planning import looking_for, planned_for, planned_in_parts
 from raypurify.bulk.shards import ENGINES, ActorShape, work_off_shards
 from raypurify.bundle import load_bundle
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
-from raypurify.containers.selection import shards_of
+from raypurify.containers.selection import select, shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
 from raypurify.errors import ConfigError, SinkError
 from raypurify.pictures import contact_sheet
@@ -49,12 +51,14 @@ def purify(
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
     undone, and a SourceError at the end says so. Files that cannot be used from the beginning are told of at once and
-    left out; the summary names them, and a later run that finds them mended does them. ``strict`` refuses them.
-    ``sheet`` input/output pairs, a seeded choice, are drawn into ``output/_raypurify/sheet.png`` (0: none). ``limit``
-    and ``sample`` take part of the images (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of
-    Parquet files, ``image_member`` names those of tars; where they are not given, they are those of the job that
-    ``output`` belongs to, or found (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and
-    ``follow_links`` do and which patterns may name inputs). Rows of Parquet files and samples of tars whose image
+    left out; the summary names them, and a later run that finds them mended does them. ``strict`` refuses them. Of
+    many tars, those that have been looked into are worked on while the others are.
+    ``sheet`` input/output pairs, a seeded choice of what is known when work begins, are drawn into
+    ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
+    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
+    those of tars; where they are not given, they are those of the job that ``output`` belongs to, or found
+    (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
+    patterns may name inputs). Rows of Parquet files and samples of tars whose image
     failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
     beside jobs that do the others. ``retry_failed`` does shards with bad images again. One job at a time writes an
     output, or a part of it.
@@ -75,32 +79,36 @@ def purify(
     strict = strict or bool(limit or sample or part)
     with ExitStack() as stack:
         looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
-        source = planned_for(output, inputs, limit, sample, overwrite, looking, **named, **reading)
+        sources = planned_in_parts(output, inputs, overwrite, looking, early=not strict, **named, **reading)
+        source = select(next(sources), limit, sample)
         settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
         lease = stack.enter_context(held(output_of(output, source), part))
-        arguments = _arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading})
-        sink = open_sink(
+        claim = partial(
+            open_sink,
             output,
-            source,
             settings=settings,
             format=format,
-            overwrite=overwrite,
-            arguments=arguments,
+            arguments=_arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading}),
             drop_failed=drop_failed,
         )
+        sink = claim(source, overwrite=overwrite)
         if retry_failed:
             reopen_failed(output)
         mine = shards_of(source.shards, part)
-        left = set(missing(sink))
-        todo = [shard for shard in mine if shard.name in left]
-        if todo:
+        todo = left_of(mine, sink)
+        growth = Growth(source, sources, claim) if source.seen_to else None
+        if growth:
+            stack.callback(growth.close)
+        if todo or growth:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
             chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
             work = Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), engine)
-            pairs = work_off_shards(todo, mine, work, actor or ActorShape(), lease.check, address)
+            pairs = work_off_shards(todo, mine, work, actor or ActorShape(), lease.check, address, growth)
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
                 sink.put(f"{STATE}/sheet.png", picture)
+        if growth:
+            sink = growth.whole()
         if part and missing(sink):
             return None
         return finish(sink, alone=part is None)

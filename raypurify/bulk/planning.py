@@ -1,16 +1,17 @@
 """Planning a purify job: its input in shards, as the job that its output belongs to was planned, on the cluster."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from raypurify.containers.look import Look
-from raypurify.containers.looking import Looking, Unseen, in_threads
+from raypurify.containers.looking import Looking, Seen, Unseen, in_threads
 from raypurify.containers.selection import select
 from raypurify.containers.sink import check_claimable, recorded_job
-from raypurify.containers.source import Source, open_source
+from raypurify.containers.source import Source, growing_source
 from raypurify.errors import SinkError, SourceError
 from raypurify.runtime.session import ray_session
 from raypurify.runtime.tasks import in_tasks
@@ -23,20 +24,8 @@ _NAMES = ("image_column", "image_member")
 _FEW_FILES, _FEW_BYTES = 64, 1 << 30
 # A task that looks into small files has several.
 _BUNDLE_FILES, _BUNDLE_BYTES = 32, 64 << 20
-
-
-def planned(
-    inputs: list[str],
-    limit: int | None = None,
-    sample: int | None = None,
-    looking: Looking | None = None,
-    shard_rows: int | None = None,
-    **reading: Any,
-) -> Source:
-    """The images to purify in shards of 256; smaller ones where that would leave a laptop's second core idle.
-    ``reading`` are other options of ``open_source``."""
-    source = open_source(inputs, shard_rows=shard_rows or _shard_rows, labels=False, looking=looking, **reading)
-    return select(source, limit, sample)
+# When work begins on what is known, while the rest is looked into, and how often it is given more.
+FIRST_S, PAUSE_S = 2.0, 10.0
 
 
 def planned_for(
@@ -48,19 +37,71 @@ def planned_for(
     looking: Looking | None = None,
     **reading: Any,
 ) -> Source:
-    """What :func:`planned` gives for a job that goes on: where neither column nor members are named, with those of the
-    job ``output`` belongs to, and cut as that was where files of it were damaged; unless it is to be overwritten."""
+    """The images to purify in shards of 256, smaller ones where that would leave a laptop's second core idle.
+    ``reading`` are options of ``open_source``.
+
+    For a job that goes on, where neither column nor members are named, they are those of the job ``output`` belongs to,
+    and the shards are cut as that was, where files of it were damaged; unless it is to be overwritten.
+    """
+    *_, source = planned_in_parts(output, inputs, overwrite, looking or Looking(), early=False, **reading)
+    return select(source, limit, sample)
+
+
+def planned_in_parts(
+    output: str,
+    inputs: list[str],
+    overwrite: bool,
+    looking: Looking,
+    early: bool,
+    *,
+    image_column: str | None = None,
+    image_member: str | None = None,
+    kind: str | None = None,
+    follow_links: bool = False,
+) -> Iterator[Source]:
+    """The source of :func:`planned_for`, and where ``early`` also before it what is known of it, from time to time
+    (:func:`raypurify.containers.source.growing_source`), unless ``output`` belongs to a job that knew all of it."""
     job = {} if overwrite else _recorded(output)
-    named = any(reading.get(name) for name in _NAMES)
-    recorded = {} if named else {name: job.get("settings", {}).get(name) for name in _NAMES}
-    shard_rows = job.get("source", {}).get("shard_rows")
-    if any(recorded.values()) or shard_rows:
+    recorded = job.get("source", {})
+    begun = recorded.get("planned", {}).get("to")
+    grow = partial(
+        growing_source,
+        inputs,
+        labels=False,
+        kind=kind,
+        follow_links=follow_links,
+        looking=looking,
+        enough=_Enough(begun or "") if early and (begun or not job) else lambda seen: False,
+    )
+    named = {"image_column": image_column, "image_member": image_member}
+    before = {} if any(named.values()) else {name: job.get("settings", {}).get(name) for name in named}
+    if any(before.values()) or recorded.get("shard_rows"):
+        sources = grow(shard_rows=recorded.get("shard_rows") or _shard_rows, **named | before)
         try:
-            return planned(inputs, limit, sample, looking, shard_rows, **reading | recorded)
+            first = next(sources)
         except SourceError:
             # Maybe another input, for which the output will be refused in words that fit.
             pass
-    return planned(inputs, limit, sample, looking, **reading)
+        else:
+            yield first
+            yield from sources
+            return
+    yield from grow(shard_rows=_shard_rows, **named)
+
+
+class _Enough:
+    """Says whether so much more of an input is known that work on it should begin: not often, because all that is known
+    is counted again each time, and not before what an earlier run knew, up to the file ``begun``."""
+
+    def __init__(self, begun: str) -> None:
+        self.begun, self.next, self.asked = begun, time.monotonic() + FIRST_S, 0.0
+
+    def __call__(self, seen: Seen) -> bool:
+        if time.monotonic() < self.next or (seen.to or "") < self.begun:
+            return False
+        self.next = time.monotonic() + PAUSE_S
+        # With fewer, shards are smaller.
+        return sum(look.rows for look in seen.looks.values()) >= SMALL
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
 from raypurify.bundle import load_bundle
@@ -48,6 +48,14 @@ class ActorShape:
             raise ConfigError(f"an actor with {self.gpus:g} GPUs: give it a part of one, e.g. 0.25, or 0, or 1")
 
 
+class More(NamedTuple):
+    """Shards that are known now, too, and of them those that are left to do; ``last`` where there will be no others."""
+
+    shards: list[Shard]
+    left: list[Shard]
+    last: bool
+
+
 def work_off_shards(
     shards: list[Shard],
     mine: list[Shard],
@@ -55,9 +63,11 @@ def work_off_shards(
     shape: ActorShape,
     check: Callable[[], None],
     address: str | None,
+    more: Callable[[], More | None] | None = None,
 ) -> list[Pair]:
-    """Do every shard of those of ``mine`` that are left, and commit it. ``check`` is called every second at least and
-    may raise. Returns the pairs for the contact sheet.
+    """Do every shard of those of ``mine`` that are left, and commit it. ``check`` and ``more`` are called every second
+    at least and may raise; ``more`` says what else there is to do, until it says that this is the last. Returns the
+    pairs for the contact sheet.
 
     An actor that dies is replaced, and its shard begun again by the first that is free
     (:mod:`raypurify.runtime.poison`). Raises SinkError at the first shard that cannot be written, and after all others,
@@ -72,7 +82,8 @@ def work_off_shards(
             from raypurify.serve.client import check_endpoint
 
             check_endpoint(load_bundle(work.bundle).digest)
-        shape, size, most = fit_pool(shape, len(shards), **_resources(address), engine=work.engine)
+        count = sys.maxsize if more else len(shards)
+        shape, size, most = fit_pool(shape, count, **_resources(address), engine=work.engine)
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
         asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
         actor = ray.remote(**asks)(ShardActor)
@@ -92,14 +103,17 @@ def work_off_shards(
             ready=lambda one: one.start.remote(),
             patience=work.step_s + GRACE_S,
         )
+        pool.more = more is not None
         job = _Job(mine, shards, pool, losses, shape)
         try:
             with shown("purify", lambda: job.progress.state), closing(pool.events()) as events:
                 for event in events:
                     check()
                     job.take(event)
+                    if more and pool.more and (found := more()):
+                        job.add(found)
         except KeyboardInterrupt:
-            _say(f"{len(mine) - len(job.left)} of {len(mine)} shards are done and kept")
+            _say(f"{job.done_text} shards are done and kept")
             raise
         job.refuse_undone()
         return job.pairs
@@ -113,8 +127,10 @@ class _Job:
     ) -> None:
         self.pool, self.losses, self.shape = pool, losses, shape
         self.left = {shard.name: shard for shard in shards}
+        self._count = len(mine)
         total, waiting = (sum(shard.rows for shard in some) for some in (mine, shards))
         self.progress = Progress(None, total, "images", start=total - waiting)
+        self.progress.grow(0, 0, pool.more)
         self.progress.add(0, "actors start")
         self.pairs: list[Pair] = []
         self.undone: dict[str, RaypurifyError] = {}
@@ -150,6 +166,21 @@ class _Job:
             self.progress.reach(shard.name, value.done)
         elif isinstance(value, ShardOutcome):
             self._outcome(value, shard.rows)
+
+    def add(self, more: More) -> None:
+        """Take up what else there is to do."""
+        self.pool.waiting += more.left
+        self.pool.more = not more.last
+        self.left |= {shard.name: shard for shard in more.left}
+        self._shards += [shard.name for shard in more.left]
+        self._count += len(more.shards)
+        total, waiting = (sum(shard.rows for shard in some) for some in (more.shards, more.left))
+        self.progress.grow(total, total - waiting, not more.last)
+
+    @property
+    def done_text(self) -> str:
+        """How many shards are done, of how many."""
+        return f"{self._count - len(self.left)} of {self._count}"
 
     def refuse_undone(self) -> None:
         """Raise where shards were left undone, in the words of the first of them."""

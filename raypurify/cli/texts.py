@@ -84,6 +84,7 @@ def status_text(folder: str) -> str:
     return (
         f"purify        {state}: {job.committed}/{job.shards} shards, "
         f"{job.written + job.failed:,}/{job.rows:,} images, {job.failed:,} failed"
+        + (", of those files that it has looked into so far" if job.growing else "")
         + (f"\ndamaged       {_damaged_text(damaged)}" if damaged else "")
     )
 

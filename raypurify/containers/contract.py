@@ -135,7 +135,8 @@ class Container:
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
-      whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed.
+      whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed;
+      ``grows``: what a plan says of the first files of a listing stays when looks into others join it.
     """
 
     kind: str
@@ -152,3 +153,4 @@ class Container:
     has_columns: bool = False
     has_members: bool = False
     keeps_failed: bool = False
+    grows: bool = False

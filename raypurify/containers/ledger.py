@@ -83,8 +83,13 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is committed."""
-        return self.committed == self.shards
+        """Whether every shard is committed, of all files of the input."""
+        return self.committed == self.shards and not self.growing
+
+    @property
+    def growing(self) -> bool:
+        """Whether there are files of the input that the job had not looked into yet."""
+        return "planned" in self.job["source"]
 
 
 def to_bytes(table: pa.Table, **options: Any) -> bytes:
@@ -170,6 +175,11 @@ def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -
     marker(out, shard).write(to_bytes(pa.Table.from_pylist(provenance, PROVENANCE)), scratch(out))
 
 
+def committed(out: Place) -> list[str]:
+    """The names of the shards that are done."""
+    return _shards(out / STATE / "provenance")
+
+
 def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str, int]) -> Summary:
     """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it. One row
     group at a time is in memory.
@@ -226,7 +236,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
 def read_status(out: Place) -> Status:
     """How far the job of an output is. Raises :class:`SinkError` where the folder is no output of raypurify."""
     job = known_job(out)
-    shards = _shards(out / STATE / "provenance")
+    shards = committed(out)
     written = sum(overlapped(lambda shard: _count(marker(out, shard)), shards))
     failed = sum(overlapped(lambda shard: _count(errors_part(out, shard)), shards))
     return Status(job, job["source"]["shards"], len(shards), job["source"]["rows"], written, failed)
@@ -244,7 +254,7 @@ def reopen_failed(out: Place) -> list[str]:
 
 def recorded_outputs(out: Place) -> list[str]:
     """The files that the committed shards of an output have written, as their provenance names them."""
-    parts = [marker(out, shard) for shard in _shards(out / STATE / "provenance")]
+    parts = [marker(out, shard) for shard in committed(out)]
     tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
     return [name for table in tables for name in dict.fromkeys(table["output"].to_pylist())]
 

@@ -67,12 +67,22 @@ class Looking:
         self.damaged(error)
 
 
-def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dict[str, Look], dict[str, SourceError]]:
-    """The looks into the files of a listing, and the errors of those that cannot be used, both by path in order."""
+class Seen(NamedTuple):
+    """What is known of the first files of a listing, by path in order: the looks into them, and the errors of those
+    that cannot be used. ``to`` is the last of them, None where these are all."""
+
+    looks: dict[str, Look]
+    refused: dict[str, SourceError]
+    to: str | None = None
+
+
+def look_into(container: Container, listing: Listing, how: Looking) -> Iterator[Seen]:
+    """What is known of the files of a listing, again whenever it is about some more of them, and of all in the end."""
     looks: dict[str, Look] = {}
     refused: dict[str, SourceError] = {}
     if container.look is None:
-        return looks, refused
+        yield Seen(looks, refused)
+        return
     mark = _mark(container, listing)
     kept = _kept(how.out / STATE / PLAN, mark) if how.out else {}
     # Without its time a file cannot be told from another of its size.
@@ -95,9 +105,11 @@ def look_into(container: Container, listing: Listing, how: Looking) -> tuple[dic
         if how.out and not how.reading and changed:
             _keep(how.out, number, {path: (listing.stamps[path], looks[path]) for path in group if path in looks}, mark)
         number += 1
+        if len(looks) + len(refused) < len(listing.stamps):
+            yield Seen(looks, refused, group[-1])
     if how.out and not how.reading:
         _drop(how.out, number)
-    return looks, refused
+    yield Seen(looks, refused)
 
 
 def _look(kind: str, root: Place, labels: bool, image_member: str | None, file: Unseen) -> Look | SourceError:

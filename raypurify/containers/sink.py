@@ -62,6 +62,8 @@ def open_sink(
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
     files, cannot be written, or is, holds or lies in the input.
+
+    For a source that grows (:func:`raypurify.containers.source.growing_source`) this is called each time.
     """
     if format not in SUFFIX:
         raise SinkError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
@@ -88,6 +90,8 @@ def open_sink(
                 # Where damaged files are mended, the shards of the others are to be cut as they are now.
                 "shard_rows": source.shard_rows,
                 **({"damaged": source.damaged} if source.damaged else {}),
+                # Work begins before all files are known.
+                **({"planned": {"to": source.seen_to, "names": source.names}} if source.seen_to else {}),
             },
             "settings": settings,
             "arguments": arguments or {},
@@ -169,8 +173,8 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
 
 def missing(sink: Sink) -> list[str]:
     """The shards that are not committed."""
-    done = set((sink.place / STATE / "provenance").names())
-    return [name for name in sink.shards if f"{name}.parquet" not in done]
+    done = set(ledger.committed(sink.place))
+    return [name for name in sink.shards if name not in done]
 
 
 def finish(sink: Sink, alone: bool = True) -> Summary:
@@ -243,20 +247,27 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
     elif old is not None:
         before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
         old = old | {"settings": before | old["settings"]}
-        damaged = old["source"].get("damaged", {}).keys()
+        damaged, planned = old["source"].get("damaged", {}).keys(), old["source"].get("planned")
+        if planned and planned["names"] != source.names:
+            raise SinkError(
+                f"{shown}: its job was ended before all of its input was known, and files have come or gone since; "
+                "choose another output, or replace this one by --overwrite"
+            )
+        unseen = {path for path in (*source.parts, *source.damaged) if planned and path > planned["to"]}
         if gone := damaged - source.damaged.keys() - source.parts.keys():
             raise SinkError(
                 f"{shown}: its job was begun with {min(gone)}, damaged, which is not there any more; put it back, "
                 "mended or not, choose another output, or replace this one by --overwrite"
             )
-        mended, since = damaged & source.parts.keys(), source.damaged.keys() - damaged
+        mended, since = (damaged | unseen) & source.parts.keys(), source.damaged.keys() - damaged - unseen
         if since:
             raise SinkError(
                 f"{shown}: belongs to a job that did not leave out {file_id(min(since))}, which cannot be used now: "
                 f"{source.damaged[min(since)]}; mend it, choose another output or overwrite"
             )
         seen = job | {"source": job["source"] | {"digest": source.digest_without(mended)}}
-        differences = ledger.differing(_identity(old, bool(mended)), _identity(seen, bool(mended)))
+        more = bool(mended or planned)
+        differences = ledger.differing(_identity(old, more), _identity(seen, more))
         if differences:
             others = ", ".join(differences)
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
@@ -265,8 +276,13 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
                 f"{shown}: belongs to another job, with other {others}; {remedy}"
                 "choose another output, or replace this one by --overwrite"
             )
-        if not mended:
+        if not more:
             return
+        if strange := {*ledger.committed(out)} - {shard.name for shard in source.shards}:
+            raise SinkError(
+                f"{shown}: its shard {min(strange)} has another name now that other files are known; choose another "
+                "output, or replace this one by --overwrite"
+            )
     else:
         _check_empty(out, shown)
     ledger.write_job(out, job)
@@ -280,9 +296,9 @@ def _check_empty(out: Place, shown: str) -> None:
         )
 
 
-def _identity(job: dict, mended: bool) -> dict:
+def _identity(job: dict, more: bool) -> dict:
     # What names the rows follows from the input, and how many there are where no file of it is new.
-    loose = ("uris", "damaged", "shard_rows") + (("rows", "shards") if mended else ("ids",))
+    loose = ("uris", "damaged", "shard_rows", "planned") + (("rows", "shards") if more else ("ids",))
     source = {key: value for key, value in job["source"].items() if key not in loose}
     return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
 

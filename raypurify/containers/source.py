@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from raypurify.containers.contract import Listing, Plan
 from raypurify.containers.kinds import choose
 from raypurify.containers.listing import list_inputs
-from raypurify.containers.looking import Looking, look_into
+from raypurify.containers.looking import Looking, Seen, look_into
 from raypurify.containers.packed import digest_of
 from raypurify.containers.registry import CONTAINERS, KINDS
 from raypurify.containers.rows import Row, Shard, counted
@@ -31,7 +31,10 @@ class Source:
 
     ``parts`` are the digests of files that hold many images, by path, and ``mark`` what else the digest is made of;
     ``damaged`` says of files why they cannot be used: nothing else is about them. ``shard_rows`` is about how many rows
-    a shard has."""
+    a shard has.
+
+    ``seen_to`` is the last file of which the source tells where it does not tell of all yet, and ``names`` a digest of
+    the names of all."""
 
     kind: str
     uris: tuple[str, ...]
@@ -48,6 +51,8 @@ class Source:
     mark: str = ""
     damaged: dict[str, str] = field(default_factory=dict)
     shard_rows: int = 0
+    seen_to: str | None = None
+    names: str = ""
 
     def digest_without(self, paths: Collection[str]) -> str:
         """The digest that the source would have without some of its files."""
@@ -95,11 +100,42 @@ def open_source(
     ...
     raypurify.errors.SourceError: /no/such/folder: no such file or folder; check the path
     """
+    (source,) = growing_source(
+        uris,
+        shard_rows=shard_rows,
+        image_column=image_column,
+        image_member=image_member,
+        labels=labels,
+        kind=kind,
+        follow_links=follow_links,
+        looking=looking or Looking(),
+        enough=lambda seen: False,
+    )
+    return source
+
+
+def growing_source(
+    uris: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    shard_rows: int | Callable[[int], int],
+    image_column: str | None,
+    image_member: str | None,
+    labels: bool,
+    kind: str | None,
+    follow_links: bool,
+    looking: Looking,
+    enough: Callable[[Seen], bool],
+) -> Iterator[Source]:
+    """The source of the first files of an input, and again of more of them, while others are looked into; in the end
+    that of all, which is what :func:`open_source` gives and takes. The shards of one are the first of the next.
+
+    ``enough`` is asked whether what is seen so far is worth one; not where the shards of a container could change with
+    what is found in other files.
+    """
     if not callable(shard_rows) and shard_rows < 1:
         raise SourceError(f"shard_rows is {shard_rows}; it must be 1 or more")
     if kind is not None and kind not in KINDS:
         raise SourceError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
-    looking = looking or Looking()
     given = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
     if not given:
         raise SourceError("no input given; name a folder of images or Parquet files")
@@ -122,34 +158,46 @@ def open_source(
     if looking.out is not None and overlapping(looking.out, inputs.places):
         # It will be refused; nothing is written into an input.
         looking = replace(looking, out=None)
-    looks, damaged = look_into(container, listing, looking)
-    if damaged and not looks:
-        raise next(iter(damaged.values()))
-    plan = container.plan(listing, looks)
-    for error in plan.refused.values():
-        looking.refuse(error)
-    if not labels:
-        plan = replace(plan, classes=None)
-    asked = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
-    shards = _number(container.kind, plan, asked)
-    passed_over = dict(sorted((ignored + Counter(plan.passed)).items()))
-    return Source(
-        kind=container.kind,
-        uris=shown,
-        places=inputs.places,
-        shards=shards,
-        rows=plan.rows,
-        classes=plan.classes,
-        digest=plan.digest,
-        ignored=passed_over,
-        image_column=plan.image_column,
-        ids=plan.ids,
-        image_member=image_member,
-        parts=plan.parts,
-        mark=plan.mark,
-        damaged={path: str(error) for path, error in sorted((damaged | plan.refused).items())},
-        shard_rows=asked,
-    )
+
+    def source(seen: Seen) -> Source:
+        plan = container.plan(listing, seen.looks)
+        for error in plan.refused.values():
+            looking.refuse(error)
+        if not labels:
+            plan = replace(plan, classes=None)
+        asked = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
+        return Source(
+            kind=container.kind,
+            uris=shown,
+            places=inputs.places,
+            shards=_number(container.kind, plan, asked),
+            rows=plan.rows,
+            classes=plan.classes,
+            digest=plan.digest,
+            ignored=dict(sorted((ignored + Counter(plan.passed)).items())),
+            image_column=plan.image_column,
+            ids=plan.ids,
+            image_member=image_member,
+            parts=plan.parts,
+            mark=plan.mark,
+            damaged={path: str(error) for path, error in sorted((seen.refused | plan.refused).items())},
+            shard_rows=asked,
+            seen_to=seen.to,
+            names=digest_of(dict.fromkeys(paths, "")) if container.grows else "",
+        )
+
+    for seen in look_into(container, listing, looking):
+        if seen.to is None:
+            if seen.refused and not seen.looks:
+                raise next(iter(seen.refused.values()))
+            yield source(seen)
+        elif container.grows and enough(seen):
+            try:
+                part = source(seen)
+            except SourceError:
+                # What is missing may still come.
+                continue
+            yield part
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:

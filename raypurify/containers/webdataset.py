@@ -88,6 +88,7 @@ WEBDATASET = Container(
     written=partial(numbered_files, suffix=".tar"),
     has_members=True,
     keeps_failed=True,
+    grows=True,
 )
 
 

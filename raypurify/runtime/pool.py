@@ -53,6 +53,8 @@ class Pool(Generic[Item]):
         most: how many there may be where the cluster grows: some more than it has room for wait, so that it does.
         ready: the first call of an actor, whose value says where it is.
         patience: seconds without a value after which an actor counts as dead; None: for ever.
+
+    While ``more`` is set, others may be put into ``waiting``, and there is no end.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Pool(Generic[Item]):
     ):
         self.waiting = deque(items)
         self.size, self.most = size, most or size
+        self.more = False
         self._start, self._call, self._ready, self._patience = start, call, ready, patience
         self._idle: list[_Seat[Item]] = []
         self._busy: dict[Any, _Seat[Item]] = {}
@@ -81,14 +84,18 @@ class Pool(Generic[Item]):
         return sum(seat.item is not None for seat in self._busy.values())
 
     def events(self) -> Generator[Event, None, None]:
-        """What happens until nothing waits or is at work; to be closed, which kills the actors."""
+        """What happens until nothing waits or is at work, nor may come; to be closed, which kills the actors."""
         import ray
 
         try:
-            while self.waiting or self._at_work:
+            while self.waiting or self._at_work or self.more:
                 self._fill()
                 yield from self._overdue()
-                heard, _ = ray.wait(list(self._busy), timeout=TICK) if self._busy else ([], [])
+                heard: list = []
+                if self._busy:
+                    heard, _ = ray.wait(list(self._busy), timeout=TICK)
+                else:
+                    time.sleep(TICK)
                 yield self._hear(heard[0]) if heard else Event("tick")
         finally:
             for seat in (*self._idle, *self._busy.values()):
@@ -102,7 +109,7 @@ class Pool(Generic[Item]):
             seat.item, seat.sign = item, time.monotonic()
             self._busy[self._call(seat.actor, item)] = seat
         alive, starting = self.alive, [handle for handle, seat in self._busy.items() if seat.item is None]
-        if not self.waiting:
+        if not self.waiting and not self.more:
             # A cluster that grows should not do so for them.
             for handle in starting:
                 ray.kill(self._busy.pop(handle).actor)

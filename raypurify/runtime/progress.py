@@ -30,6 +30,14 @@ class Progress:
         }
         self._write()
 
+    def grow(self, total: int, start: int, more: bool) -> None:
+        """Count so much more to do, and of that what an earlier run had done; ``more`` says that there will be more
+        again, and until then nothing says how long it takes."""
+        for name, count in {"total": total, "start": start, "done": start}.items():
+            self.state[name] += count
+        self.state["more"] = more
+        self._write()
+
     def begin(self) -> None:
         """Let the rate count from now on, after what had to be made ready first."""
         self.state |= {"started": time.time(), "note": ""}
@@ -60,13 +68,13 @@ def describe(state: dict[str, Any]) -> str:
     >>> describe({"done": 50, "total": 200, "unit": "images", "start": 0, "note": "", "started": 0.0, "updated": 10.0})
     '50/200 images, 5.0 images/s, 30 s left'
     """
-    done, total, unit = state["done"], state["total"], state["unit"]
-    text = f"{done:,}/{total:,} {unit}"
+    done, total, unit, more = state["done"], state["total"], state["unit"], state.get("more")
+    text = f"{done:,}/{total:,} {unit}" + " known so far" * bool(more)
     seconds = state["updated"] - state["started"]
     if seconds > 0 and done > state["start"]:
         rate = (done - state["start"]) / seconds
         text += f", {rate:,.1f} {unit}/s" if rate >= 1 else f", {1 / rate:,.1f} s each"
-        if done < total:
+        if done < total and not more:
             text += f", {duration((total - done) / rate)} left"
     return text + (f", {state['note']}" if state["note"] else "")
 

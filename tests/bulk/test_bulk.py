@@ -18,7 +18,7 @@ from PIL import Image
 import raypurify
 from raypurify.bulk.estimate import MEASURED, estimate
 from raypurify.bulk.job import purify, retry
-from raypurify.bulk.planning import planned
+from raypurify.bulk.planning import planned_for
 from raypurify.cli.app import app
 from raypurify.cli.texts import summary_text
 from raypurify.containers.lease import held
@@ -159,13 +159,13 @@ def test_planning_looks_once_and_cuts_for_the_size(tmp_path, monkeypatch, rows, 
     expected = open_source(tmp_path / "t.parquet", shard_rows=shard_rows)
     opened, real = [], Place.open
     monkeypatch.setattr(Place, "open", lambda place, *args: opened.append(place.name) or real(place, *args))
-    assert planned([str(tmp_path / "t.parquet")]).shards == expected.shards
+    assert planned_for(str(tmp_path / "out"), [str(tmp_path / "t.parquet")]).shards == expected.shards
     # The rows, and the footer for the digest.
     assert opened == ["t.parquet"] * 2
 
 
 def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):
-    source = planned([str(EXAMPLES)])
+    source = planned_for(str(tmp_path / "out"), [str(EXAMPLES)])
     found = estimate(source, "cifar10")
     assert (found.rows, found.measured, found.failed) == (source.rows, MEASURED, 0)
     assert found.seconds > 0

@@ -18,7 +18,7 @@ ARGUMENTS = {"inputs": ["in"], "bundle": "cifar10", "limit": None, "sample": Non
 def begun(tmp_path):
     path, out = str(tmp_path / "t.parquet"), str(tmp_path / "out")
     pq.write_table(pa.table({"jpg": [b"x"], "png": [b"y"], "label": [100_000], "id": [0.5]}), path)
-    source = planning.planned([path], image_column="png")
+    source = planning.planned_for(out, [path], image_column="png")
     open_sink(out, source, settings={"max_pixels": 1}, arguments=ARGUMENTS, drop_failed=True)
     return path, out
 
@@ -40,7 +40,9 @@ def test_a_rerun_takes_the_recorded_members(tmp_path):
     with tarfile.open(path, "w") as tar:
         for name in ("0.jpg", "0.thumb.jpg"):
             tar.addfile(tarfile.TarInfo(name))
-    open_sink(out, planning.planned([path], image_member="jpg"), settings={"max_pixels": 1}, arguments=ARGUMENTS)
+    open_sink(
+        out, planning.planned_for(out, [path], image_member="jpg"), settings={"max_pixels": 1}, arguments=ARGUMENTS
+    )
     named = (planning.planned_for(out, [path], image_member=given) for given in (None, "thumb.jpg,jpg"))
     assert [(source.image_member, source.rows) for source in named] == [("jpg", 1), ("jpg,thumb.jpg", 2)]
     assert planning.planned_for(out, [path], overwrite=True).rows == 2
