@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -139,11 +139,12 @@ class _Told:
 
 def _each(
     join: Callable[[], object], function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
-) -> Iterator[Look | SourceError]:
+) -> Generator[Look | SourceError, None, None]:
     if len(items) <= _FEW_FILES and sum(item.size for item in items) <= _FEW_BYTES:
-        return in_threads(function, items)
+        yield from in_threads(function, items)
+        return
     join()
-    return in_tasks(function, _bundles(items), _lost)
+    yield from in_tasks(function, _bundles(items), _lost)
 
 
 def _bundles(items: Sequence[Unseen]) -> Iterator[list[Unseen]]:

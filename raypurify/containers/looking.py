@@ -5,8 +5,8 @@ a file was listed with. A kept look is used only by the version that made it, an
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -39,14 +39,14 @@ class Each(Protocol):
 
     def __call__(
         self, function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
-    ) -> Iterator[Look | SourceError]: ...
+    ) -> Generator[Look | SourceError, None, None]: ...
 
 
 def in_threads(
     function: Callable[[Unseen], Look | SourceError], items: Sequence[Unseen]
-) -> Iterator[Look | SourceError]:
+) -> Generator[Look | SourceError, None, None]:
     """Each file looked into by a thread of this process, several at once; one alone here and now."""
-    return overlapped(function, items) if len(items) > 1 else map(function, items)
+    yield from overlapped(function, items) if len(items) > 1 else map(function, items)
 
 
 @dataclass(frozen=True)
@@ -89,24 +89,27 @@ def look_into(container: Container, listing: Listing, how: Looking) -> Iterator[
     timed = {path: stamp for path, stamp in listing.stamps.items() if stamp[1]}
     known = {path: kept[path][1] for path, stamp in timed.items() if path in kept and kept[path][0] == stamp}
     unseen = [Unseen(path, stamp[0]) for path, stamp in listing.stamps.items() if path not in known]
-    found = iter(how.each(partial(_look, container.kind, listing.root, listing.labels, listing.image_member), unseen))
     paths = iter(listing.stamps)
     number, changed = 0, False
-    while group := list(islice(paths, KEPT)):
-        for path in group:
-            look = known[path] if path in known else next(found)
-            if isinstance(look, SourceError):
-                how.refuse(look)
-                refused[path] = look
-            else:
-                looks[path] = look
-        # A file that is new moves those behind it to other groups.
-        changed |= any(path in looks and path not in known for path in group)
-        if how.out and not how.reading and changed:
-            _keep(how.out, number, {path: (listing.stamps[path], looks[path]) for path in group if path in looks}, mark)
-        number += 1
-        if len(looks) + len(refused) < len(listing.stamps):
-            yield Seen(looks, refused, group[-1])
+    look_at = partial(_look, container.kind, listing.root, listing.labels, listing.image_member)
+    # Threads that still look are waited for here, whatever ends it.
+    with closing(how.each(look_at, unseen)) as found:
+        while group := list(islice(paths, KEPT)):
+            for path in group:
+                look = known[path] if path in known else next(found)
+                if isinstance(look, SourceError):
+                    how.refuse(look)
+                    refused[path] = look
+                else:
+                    looks[path] = look
+            # A file that is new moves those behind it to other groups.
+            changed |= any(path in looks and path not in known for path in group)
+            if how.out and not how.reading and changed:
+                found_here = {path: (listing.stamps[path], looks[path]) for path in group if path in looks}
+                _keep(how.out, number, found_here, mark)
+            number += 1
+            if len(looks) + len(refused) < len(listing.stamps):
+                yield Seen(looks, refused, group[-1])
     if how.out and not how.reading:
         _drop(how.out, number)
     yield Seen(looks, refused)

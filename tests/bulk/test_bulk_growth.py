@@ -15,7 +15,7 @@ from raypurify.bulk import planning
 from raypurify.bulk.job import purify
 from raypurify.cli.app import app
 from raypurify.containers.ledger import committed
-from raypurify.containers.looking import Looking
+from raypurify.containers.looking import Looking, in_threads
 from raypurify.containers.sink import missing, open_sink, status
 from raypurify.errors import SinkError, SourceError
 from raypurify.storage import resolve
@@ -84,7 +84,7 @@ def waited(tars, local_ray) -> dict[str, bytes]:
 
 def test_the_shards_of_one_source_are_the_first_of_the_next(tars, tmp_path, early):
     early()
-    looking = Looking(each=lambda function, items: map(function, items), damaged=lambda error: None)
+    looking = Looking(each=in_threads, damaged=lambda error: None)
     parts = [*planning.planned_in_parts(str(tmp_path / "out"), [tars], False, looking, early=True)]
     assert [source.seen_to for source in parts] == ["t15.tar", "t31.tar", None]
     for one, other in pairwise(parts):
@@ -136,7 +136,7 @@ def test_a_job_whose_input_changed_before_it_was_known_is_refused(tars, tmp_path
     def claimed(source):
         return open_sink(out, source, settings={})
 
-    looking = Looking(each=lambda function, items: map(function, items), damaged=lambda error: None)
+    looking = Looking(each=in_threads, damaged=lambda error: None)
     first = next(planning.planned_in_parts(out, [str(folder)], False, looking, early=True))
     assert len(missing(claimed(first))) == 15
     # What was found by the first look is not to be found in less.
