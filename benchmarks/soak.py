@@ -1,9 +1,11 @@
 """A long job on a cluster of three nodes of this machine, a worker of which is killed every minute.
 
-    .venv/bin/python benchmarks/soak.py --images 100000 --scratch /tmp --out benchmarks/results/soak.json
+    .venv/bin/raypurify fit --data "DIR/cifar10/train-*.parquet" --preset tiny --run-dir runs/tiny
+    .venv/bin/python benchmarks/soak.py --bundle runs/tiny/bundle --out benchmarks/results/soak.json
 
 The job must end with every image purified once. What is told: memory and open files of the driver and of the raylets,
-and what lies in the object store, by the minute, and after the job. ``--images 2000 --every 45`` is a short form of it.
+and what lies in the object stores, by the minute, and after the job. The smallest bundle will do: what is looked at is
+not the mathematics. ``--images 2000 --every 45`` is a short form of it.
 """
 
 import argparse
@@ -52,9 +54,7 @@ class Watch(threading.Thread):
         """Until ``ended`` is set."""
         while not self.ended.wait(self.every):
             self.figures.append(measure())
-            workers = [
-                pid for pid in tree(os.getpid()) if "MapWorker" in command(pid) or "ShardPurifier" in command(pid)
-            ]
+            workers = [pid for pid in tree(os.getpid()) if "ShardActor" in command(pid)]
             if workers:
                 os.kill(workers[self.killed % len(workers)], signal.SIGKILL)
                 self.killed += 1
@@ -72,23 +72,23 @@ def command(pid: int) -> str:
 def measure() -> dict:
     """The driver and the raylets now."""
     import ray
+    from ray._private.internal_api import node_stats
 
     raylets = [pid for pid in tree(os.getpid()) if Path(command(pid).partition("\0")[0]).name == "raylet"]
-    total, free = (
-        resources.get("object_store_memory", 0) for resources in (ray.cluster_resources(), ray.available_resources())
-    )
+    nodes = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
+    stores = [node_stats(*node, include_memory_info=False).store_stats for node in nodes]
     return {
         "at": round(time.monotonic()),
         "driver_mb": round(memory([os.getpid()]) / 1e6),
         "raylets_mb": round(memory(raylets) / 1e6),
         "driver_files": len(list((PROC / "self/fd").iterdir())),
         "raylet_files": sum(len(list((PROC / str(pid) / "fd").iterdir())) for pid in raylets),
-        "object_store_mb": round((total - free) / 1e6, 1),
+        "object_store_mb": round(sum(store.object_store_bytes_used for store in stores) / 1e6, 1),
         "processes": len(tree(os.getpid())),
     }
 
 
-def main(images: int, every: float, scratch: str) -> dict:
+def main(images: int, every: float, bundle: str, scratch: str) -> dict:
     """The figures of one job. Raises SystemExit where images are missing."""
     import ray
     from ray.cluster_utils import Cluster
@@ -105,7 +105,7 @@ def main(images: int, every: float, scratch: str) -> dict:
             before, begun = measure(), time.monotonic()
             watch = Watch(every)
             watch.start()
-            summary = purify([f"{folder}/in"], f"{folder}/out", "cifar10", sheet=0)
+            summary = purify([f"{folder}/in"], f"{folder}/out", bundle, sheet=0)
             seconds = time.monotonic() - begun
             watch.ended.set()
             watch.join()
@@ -126,10 +126,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--every", type=float, default=60, help="Seconds between two kills.")
+    parser.add_argument("--bundle", default="cifar10")
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     parser.add_argument("--out", type=Path, help="Results file.")
     options = parser.parse_args()
-    figures = main(options.images, options.every, options.scratch)
+    figures = main(options.images, options.every, options.bundle, options.scratch)
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     print({name: figures[name] for name in ("images", "seconds", "killed", "before", "after")})
