@@ -54,8 +54,8 @@ async function showCluster({ cluster, name, change, iterations }, bundle, token)
   const { count, height, width } = bundle.atoms;
   at("cluster-title").textContent = `Cluster ${cluster}: ${name}`;
   at("atoms-note").textContent =
-    `The nearest of ${bundle.clusters.length} clusters. Fine detail was rewritten with these ${count} atoms of ${width}\u00a0×\u00a0${height} pixels, learned from ` +
-    `${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
+    `The nearest of ${bundle.clusters.length} clusters. Fine detail was rewritten with these ${count} atoms of ` +
+    `${width}\u00a0×\u00a0${height} pixels, learned from ${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
   const facts = { "Changed by": percent(change), "Solver iterations": iterations.toLocaleString("en") };
   at("facts").replaceChildren(
     ...Object.entries(facts).flatMap(([term, value]) =>
