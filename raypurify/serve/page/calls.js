@@ -10,6 +10,7 @@ const TITLES = {
   truncated: "The image is cut short.",
   unreadable: "The image cannot be read.",
   empty: "The file is empty.",
+  "no-file": "This was no file.",
   "no-token": "This endpoint asks for a token.",
   unauthorized: "The endpoint does not accept this token.",
   busy: "The endpoint is busy.",
@@ -58,8 +59,8 @@ export async function askBundle(token) {
   return (await call("v1/bundle", token)).json();
 }
 
-export async function askAtoms(cluster, token) {
-  return (await call(`v1/bundle/clusters/${cluster}/atoms.png`, token)).blob();
+export async function askAtoms(cluster, token, signal) {
+  return (await call(`v1/bundle/clusters/${cluster}/atoms.png`, token, { signal })).blob();
 }
 
 export async function purify(file, token, signal) {

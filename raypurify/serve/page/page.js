@@ -10,6 +10,7 @@ const maxBytes = Number(document.body.dataset.maxBytes);
 let bundle = null;
 let file = null; // what was given last, for another try
 let running = null; // the AbortController of the call under way
+let drawing = Promise.resolve(); // results are drawn one after the other
 let clock = 0; // the timer of the call under way, or of the wait after a refusal
 
 function start() {
@@ -27,7 +28,9 @@ function start() {
 function drag(event) {
   event.preventDefault();
   at("drop").classList.toggle("over", event.type === "dragenter" || event.type === "dragover");
-  if (event.type === "drop") take(event.dataTransfer.files);
+  if (event.type !== "drop") return;
+  take(event.dataTransfer.files);
+  if (!event.dataTransfer.files.length) fail(new Problem("no-file", "Save the image first, then drop its file.", { status: 400 }));
 }
 
 function take(files) {
@@ -40,15 +43,21 @@ function take(files) {
 async function run() {
   running?.abort();
   const call = (running = new AbortController());
+  const sent = file;
   tidy();
   try {
-    check(file);
-    work(file);
-    const answer = await purify(file, token(), call.signal);
-    await learn(answer.facts.bundle);
+    check(sent);
+    work(sent);
+    const answer = await purify(sent, token(), call.signal);
+    const told = await learn(answer.facts.bundle).then(() => bundle, () => null);
+    const begin = () => (running === call ? showResult(sent, answer, told, token(), call.signal) : "");
+    const shown = drawing.then(begin);
+    drawing = shown.catch(() => {});
+    const summary = await shown;
     if (running !== call) return;
-    const summary = await showResult(file, answer, bundle, token());
-    if (running === call) say(summary);
+    document.body.classList.add("seen");
+    reveal(at("result"));
+    say(summary);
   } catch (error) {
     if (running !== call) return;
     if (error.name === "AbortError") say("Cancelled.");

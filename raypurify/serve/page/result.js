@@ -7,29 +7,24 @@ import { drawScale, number, percent } from "./scale.js";
 const at = (id) => document.getElementById(id);
 
 // Resolves to a line that says it all, for those who hear the page.
-export async function showResult(file, { blob, facts }, bundle, token) {
+export async function showResult(file, { blob, facts }, bundle, token, signal) {
   forgetPictures();
   const title = file.name || "pasted image";
   at("result-title").textContent = title;
   at("save").href = urlOf(blob);
   at("save").download = `${title.replace(/\.[^.]*$/, "")}.purified.png`;
-  const same = facts.bundle === bundle.digest;
+  const same = facts.bundle === bundle?.digest;
   const known = facts.cluster >= 0 && same;
   at("why").hidden = !known;
   at("why-not").hidden = known;
-  at("why-not").textContent = same
-    ? "This purifier has no clusters, so there is no distance either."
-    : "The endpoint is just changing its bundle. Send the image again to see its cluster and distance.";
+  at("why-not").textContent = whyNot(bundle, same);
   await Promise.all([
     show(at("before"), file, `Original: ${title}`),
     show(at("after"), blob, `Purified: ${title}`),
     showDifference(at("change"), file, blob),
-    known && showCluster(facts, bundle, token),
+    known && showCluster(facts, bundle, token, signal),
   ]);
   if (known) showDistance(facts, bundle.distances);
-  at("result").hidden = false;
-  document.body.classList.add("seen");
-  at("result").scrollIntoView({ block: "nearest" });
   if (!known) return "Purified.";
   return `Purified. ${at("cluster-title").textContent}, distance ${number(facts.distance)}. ${at("flag").textContent}`;
 }
@@ -50,7 +45,13 @@ function showDistance({ distance, flagged }, clean) {
     `the bundle keeps ${clean.mean === null ? "the threshold" : "the mean and the threshold"} only.${attacked}`;
 }
 
-async function showCluster({ cluster, name, change, iterations }, bundle, token) {
+function whyNot(bundle, same) {
+  if (!bundle) return "The endpoint did not tell of its bundle, so cluster and distance are not shown.";
+  if (!same) return "The endpoint is just changing its bundle. Send the image again to see its cluster and distance.";
+  return "This purifier has no clusters, so there is no distance either.";
+}
+
+async function showCluster({ cluster, name, change, iterations }, bundle, token, signal) {
   const { count, height, width } = bundle.atoms;
   at("cluster-title").textContent = `Cluster ${cluster}: ${name}`;
   at("atoms-note").textContent =
@@ -63,7 +64,7 @@ async function showCluster({ cluster, name, change, iterations }, bundle, token)
     ),
   );
   try {
-    await show(at("atoms"), await askAtoms(cluster, token), `The ${count} atoms of cluster ${cluster}`, true);
+    await show(at("atoms"), await askAtoms(cluster, token, signal), `The ${count} atoms of cluster ${cluster}`, true);
   } catch (error) {
     tell(at("atoms"), `The atoms could not be fetched. ${error.message}`);
   }
