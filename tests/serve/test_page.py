@@ -181,9 +181,8 @@ def test_an_image_can_be_dropped_and_pasted(visit, small_url):
             [kind, carrier, list(encode(noisy(24, 24)))],
         )
         page.wait_for_selector(f"#result:has-text('{kind}.png')", state="visible")
-    page.evaluate(
-        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer(), bubbles: true}))"
-    )
+    empty = "new DragEvent('drop', { dataTransfer: new DataTransfer(), bubbles: true })"
+    page.evaluate(f"document.body.dispatchEvent({empty})")
     page.wait_for_selector("#problem:has-text('This was no file.')", state="visible")
 
 
@@ -191,9 +190,8 @@ def test_the_last_of_several_images_is_shown(visit, small_url):
     page = visit(small_url)
     held = []
     page.route("**/atoms.png", lambda route: route.continue_() if held else held.append(route))
-    page.locator("#file").set_input_files(png(encode(noisy(24, 24))))
     with page.expect_request("**/atoms.png"):
-        pass
+        page.locator("#file").set_input_files(png(encode(noisy(24, 24))))
     last = encode(noisy(30, 24, seed=1))
     page.locator("#file").set_input_files({**png(last), "name": "last.png"})
     page.wait_for_selector("#result", state="visible")

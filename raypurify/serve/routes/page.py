@@ -40,14 +40,14 @@ async def page(request: Request, front: Annotated[Front, Depends(front)]) -> Res
     settings = front.settings
     asked = bool(settings.token_sha256)
     header = '-H "Authorization: Bearer $RAYPURIFY_TOKEN" ' if asked else ""
-    curl = f"curl {header}--data-binary @cat.jpg -D - -o purified.png \\\n     {quote(f'{request.base_url}v1/purify')}"
     text = _INDEX.substitute(
         token="asked" if asked else "none",
         max_bytes=settings.max_bytes,
         size=escape(_size(settings.max_bytes)),
         pixels=f"{settings.max_pixels:,}",
         formats=", ".join(FORMATS),
-        curl=escape(curl, quote=False),
+        header=header,
+        url=escape(quote(f"{request.base_url}v1/purify"), quote=False),
         version=__version__,
     )
     return _answer(request, "index.html", text.encode())
