@@ -90,7 +90,8 @@ def run(bundle: str = "cifar10", host: str = "127.0.0.1", port: int = 8000, **op
             for number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, lambda *_: stop.set())
         caller = "with the token" if options.get("token") is not None else "for anyone, without a token"
-        print(f"raypurify serves {bundle} at {url}/v1/purify {caller}; docs at {url}/docs; Ctrl-C ends it", flush=True)
+        pages = f"a page at {url}, docs at {url}/docs"
+        print(f"raypurify serves {bundle} at {url}/v1/purify {caller}; {pages}; Ctrl-C ends it", flush=True)
         try:
             stop.wait()
         finally:

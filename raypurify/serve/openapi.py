@@ -34,12 +34,9 @@ _ERROR = {
     "properties": {"error": {"type": "string"}, "message": {"type": "string"}},
 }
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 1rem/1.5 system-ui; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }}
-code {{ font-family: ui-monospace, monospace }} td {{ padding: 0 1rem .3rem 0; vertical-align: top }}
-</style><h1>{title} {version}</h1><p>{description}</p>
-{operations}<p>For tools: <a href="openapi.json">openapi.json</a>.</p></html>
+<title>{title}</title><link rel="stylesheet" href="page/page.css"><main class="api">
+<h1>{title} {version}</h1><p>{description}</p>
+{operations}<p>For tools: <a href="openapi.json">openapi.json</a>.</p></main></html>
 """
 
 
@@ -90,7 +87,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     if operation.get("security"):
         parts.append("<p>Header <code>Authorization: Bearer &lt;token&gt;</code>.</p>")
     for parameter in operation.get("parameters", []):
-        parts.append(f"<p>Header <code>{escape(parameter['name'])}</code>: {escape(parameter['description'])}.</p>")
+        where = parameter["in"].title()
+        parts.append(f"<p>{where} <code>{escape(parameter['name'])}</code>: {escape(parameter['description'])}.</p>")
     if body := operation.get("requestBody"):
         parts.append(f"<p>Body: {', '.join(f'<code>{escape(kind)}</code>' for kind in body['content'])}.</p>")
     rows = []

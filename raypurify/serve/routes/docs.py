@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from raypurify.serve.openapi import page
+from raypurify.serve.routes.page import HEADERS
 
 router = APIRouter()
 
@@ -11,4 +12,4 @@ router = APIRouter()
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """The API on one page."""
-    return HTMLResponse(page(request.app.openapi()))
+    return HTMLResponse(page(request.app.openapi()), headers=HEADERS)

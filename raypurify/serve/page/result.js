@@ -1,0 +1,77 @@
+// What came back: three pictures, how far the image is from clean ones, its cluster and the atoms of that.
+
+import { askAtoms } from "./calls.js";
+import { forgetPictures, show, showDifference, tell, urlOf } from "./pictures.js";
+import { drawScale, number, percent } from "./scale.js";
+
+const at = (id) => document.getElementById(id);
+
+// Resolves to a line that says it all, for those who hear the page.
+export async function showResult(file, { blob, facts }, bundle, token, signal) {
+  forgetPictures();
+  const title = file.name || "pasted image";
+  at("result-title").textContent = title;
+  at("save").href = urlOf(blob);
+  at("save").download = `${title.replace(/\.[^.]*$/, "")}.purified.png`;
+  const same = facts.bundle === bundle?.digest;
+  const known = facts.cluster >= 0 && same;
+  at("why").hidden = !known;
+  at("why-not").hidden = known;
+  at("why-not").textContent = whyNot(bundle, same);
+  await Promise.all([
+    show(at("before"), file, `Original: ${title}`),
+    show(at("after"), blob, `Purified: ${title}`),
+    showDifference(at("change"), file, blob),
+    known && showCluster(facts, bundle, token, signal),
+  ]);
+  if (known) showDistance(facts, bundle.distances);
+  if (!known) return "Purified.";
+  return `Purified. ${at("cluster-title").textContent}, distance ${number(facts.distance)}. ${at("flag").textContent}`;
+}
+
+function showDistance({ distance, flagged }, clean) {
+  const part = percent(clean.quantile);
+  at("flag").textContent = flagged ? "Flagged." : "Not flagged.";
+  at("flag").className = flagged ? "flagged" : "";
+  at("verdict").textContent = flagged
+    ? `Its distance is beyond that of ${part} of clean images. Look at it before you trust it.`
+    : `Its distance is within that of ${part} of clean images. That does not mean that it is clean: most attacked ` +
+      "images are not flagged.";
+  drawScale(at("scale"), distance, clean);
+  const count = clean.images.toLocaleString("en");
+  const attacked = clean.attacked_mean === null ? "" : ` The mean of attacked ones was ${number(clean.attacked_mean)}.`;
+  at("basis").textContent =
+    `Mahalanobis distances in the robust network's features, measured on ${count} clean validation images. Of their curve ` +
+    `the bundle keeps ${clean.mean === null ? "the threshold" : "the mean and the threshold"} only.${attacked}`;
+}
+
+function whyNot(bundle, same) {
+  if (!bundle) return "The endpoint did not tell of its bundle, so cluster and distance are not shown.";
+  if (!same) return "The endpoint is just changing its bundle. Send the image again to see its cluster and distance.";
+  return "This purifier has no clusters, so there is no distance either.";
+}
+
+async function showCluster({ cluster, name, change, iterations }, bundle, token, signal) {
+  const { count, height, width } = bundle.atoms;
+  at("cluster-title").textContent = `Cluster ${cluster}: ${name}`;
+  at("atoms-note").textContent =
+    `The nearest of ${bundle.clusters.length} clusters. Fine detail was rewritten with these ${count} atoms of ` +
+    `${width}\u00a0×\u00a0${height} pixels, learned from ${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
+  const facts = { "Changed by": percent(change), "Solver iterations": iterations.toLocaleString("en") };
+  at("facts").replaceChildren(
+    ...Object.entries(facts).flatMap(([term, value]) =>
+      [["dt", term], ["dd", value]].map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })),
+    ),
+  );
+  try {
+    await show(at("atoms"), await askAtoms(cluster, token, signal), `The ${count} atoms of cluster ${cluster}`, true);
+  } catch (error) {
+    tell(at("atoms"), `The atoms could not be fetched. ${error.message}`);
+  }
+}
+
+function origin(dictionary, cluster) {
+  if (dictionary === "global") return "clean images of all clusters, as this one had too few";
+  const from = Number(dictionary);
+  return Number.isInteger(from) && from !== cluster ? `clean images of cluster ${from}` : "clean images of this cluster";
+}

@@ -1,0 +1,40 @@
+// The scale of distances: where an image lies beside what the bundle holds of clean images.
+
+export function number(value) {
+  return value.toLocaleString("en", { maximumSignificantDigits: 3 });
+}
+
+export function percent(part) {
+  return part.toLocaleString("en", { style: "percent", maximumSignificantDigits: 3 });
+}
+
+export function drawScale(place, distance, clean) {
+  const end = 1.25 * Math.max(clean.threshold, distance);
+  const marks = [["image", distance, `this image: ${number(distance)}`]];
+  if (clean.mean !== null) marks.push(["mean", clean.mean, `mean of clean images: ${number(clean.mean)}`]);
+  marks.push(["threshold", clean.threshold, `threshold: ${number(clean.threshold)}`]);
+  const track = element("div", "track");
+  const zones = element("div", "zones small");
+  for (const [row, texts] of [[track, ["", ""]], [zones, [`${percent(clean.quantile)} of clean images`, "flagged"]]]) {
+    for (const [kind, text] of [["usual", texts[0]], ["far", texts[1]]]) {
+      const zone = row.appendChild(element("div", kind, text));
+      if (kind === "usual") zone.style.width = `${(100 * clean.threshold) / end}%`;
+    }
+  }
+  const legend = element("ul", "legend");
+  for (const [kind, value, text] of marks) {
+    const mark = element("i", `mark ${kind}`);
+    mark.style.left = `${(100 * value) / end}%`;
+    track.append(mark);
+    const item = element("li");
+    item.append(element("i", `mark ${kind}`), text);
+    legend.append(item);
+  }
+  track.setAttribute("aria-hidden", "true");
+  zones.setAttribute("aria-hidden", "true");
+  place.replaceChildren(track, zones, legend);
+}
+
+function element(tag, className = "", textContent = "") {
+  return Object.assign(document.createElement(tag), { className, textContent });
+}
