@@ -5,6 +5,6 @@ A route asks for ``Depends(front)`` to reach the purifier, and for ``Depends(cal
 OpenAPI cannot read off the function stand in :mod:`raypurify.serve.openapi`.
 """
 
-from raypurify.serve.routes import docs, health, purify
+from raypurify.serve.routes import batch, docs, health, infer, purify
 
-ROUTERS = (purify.router, health.router, docs.router)
+ROUTERS = (purify.router, batch.router, health.router, infer.router, docs.router)
