@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # What is on its way already is waited for so long, and keeps the connection open.
 _MOMENT_S = 0.1
 _REST_S, _REST_BYTES = 5.0, 256 << 20
+# Rests that are thrown away at a time: Serve's proxy holds what an ingress has not taken yet, without a bound.
+_AT_ONCE = 4
 
 
 class Answering:
@@ -22,6 +24,7 @@ class Answering:
 
     def __init__(self, app: ASGIApp):
         self.app = app
+        self._at_once = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,7 +46,12 @@ class Answering:
                     drains = True
             elif drains and not message.get("more_body"):
                 await send({**message, "more_body": True})
-                await body.rest(_REST_S)
+                if self._at_once < _AT_ONCE:
+                    self._at_once += 1
+                    try:
+                        await body.rest(_REST_S)
+                    finally:
+                        self._at_once -= 1
                 message = {"type": "http.response.body"}
             await send(message)
 
