@@ -102,7 +102,7 @@ class Front:
 
 async def front() -> Front:
     """The front of the ingress that this request came to, for ``Depends``."""
-    return serve.get_replica_context().servable_object.front
+    return serve.get_replica_context().servable_object.front  # type: ignore[attr-defined]  # typed as a function
 
 
 # Only for the documentation page: the check itself must also say what is wrong.
