@@ -7,13 +7,15 @@
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
+from raypurify.serve.asgi import Answering
 from raypurify.serve.front import Front
 from raypurify.serve.gate import MAX_READERS
-from raypurify.serve.http import refuse
+from raypurify.serve.http import fail, refuse, refuse_arguments
 from raypurify.serve.replica import PurifierReplica
 from raypurify.serve.routes import ROUTERS
 from raypurify.serve.settings import ServeSettings, parse_settings
@@ -34,6 +36,9 @@ def api() -> FastAPI:
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, refuse)  # type: ignore[arg-type]  # it is called with these alone
+    app.add_exception_handler(RequestValidationError, refuse_arguments)  # type: ignore[arg-type]  # likewise
+    app.add_exception_handler(Exception, fail)
+    app.add_middleware(Answering)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,8 +19,9 @@ from starlette.exceptions import HTTPException
 from raypurify.errors import ImageError
 from raypurify.images import Decoded, decode_image
 from raypurify.serve.auth import token_fits
+from raypurify.serve.deadline import Deadline
 from raypurify.serve.gate import Gate, retry_after
-from raypurify.serve.http import Refusal, asked_seconds, read_image
+from raypurify.serve.http import Refusal, read_image
 from raypurify.serve.lanes import Full, TooLate
 from raypurify.serve.settings import ServeSettings
 
@@ -57,29 +58,37 @@ class Front:
     async def purified(self, request: Request, encode: Callable[[Purified], Answer]) -> Answer:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
-        seconds = asked_seconds(request, self.settings.timeout_s)
-        deadline = asyncio.get_running_loop().time() + seconds
-        with _refusing(seconds):
-            return await asyncio.wait_for(self._purified(request, encode, deadline), seconds)
-
-    async def _purified(self, request: Request, encode: Callable[[Purified], Answer], deadline: float) -> Answer:
-        loop = asyncio.get_running_loop()
-        with ExitStack() as taken:
+        deadline = Deadline(request, self.settings.timeout_s)
+        with refusing(deadline), ExitStack() as taken:
             with self.gate.reading() as hold:
-                data = await read_image(request, self.settings.max_bytes, hold)
+                data = await deadline.reading(read_image(request, self.settings.max_bytes, hold))
                 unpack = taken.enter_context(self.gate.image())
-                decode = partial(decode_image, data, max_pixels=self.settings.max_pixels)
-                image = await loop.run_in_executor(self.coders, decode)
-                del data, decode
+                image = await deadline.within(self.decoded(data))
+                del data
             unpack(image.pixels.shape[0] * image.pixels.shape[1])
-            try:
-                result = await self._asked(image.pixels, deadline - loop.time())
-            except RayActorError:  # another replica may do it
-                result = await self._asked(image.pixels, deadline - loop.time())
-            if isinstance(result, Exception):
-                raise result
-            pixels, facts = result
-            return await loop.run_in_executor(self.coders, encode, Purified(image, pixels, facts))
+            pixels, facts = await self.asked(image.pixels, deadline)
+            return await deadline.within(self.in_thread(encode, Purified(image, pixels, facts)))
+
+    async def decoded(self, data: bytes) -> Decoded:
+        """An image that was sent, decoded in a thread. Raises ImageError."""
+        return await self.in_thread(partial(decode_image, max_pixels=self.settings.max_pixels), data)
+
+    async def asked(self, pixels: np.ndarray, deadline: Deadline) -> tuple[np.ndarray, dict[str, Any]]:
+        """What the purifier makes of uint8 (H, W, 3) pixels: pixels of the same shape, and the facts about them.
+
+        Raises what it met, or TimeoutError.
+        """
+        try:
+            result = await deadline.within(self._asked(pixels, deadline.left))
+        except RayActorError:  # another replica may do it
+            result = await deadline.within(self._asked(pixels, deadline.left))
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def in_thread(self, work: Callable[..., Answer], *args: Any) -> Awaitable[Answer]:
+        """What ``work`` returns, in one of the few threads for decoding and encoding."""
+        return asyncio.get_running_loop().run_in_executor(self.coders, work, *args)
 
     async def _asked(self, pixels: np.ndarray, seconds: float) -> Any:
         response = self.purifier.purify.remote(pixels, seconds)
@@ -93,7 +102,7 @@ class Front:
 
 async def front() -> Front:
     """The front of the ingress that this request came to, for ``Depends``."""
-    return serve.get_replica_context().servable_object.front
+    return serve.get_replica_context().servable_object.front  # type: ignore[attr-defined]  # typed as a function
 
 
 # Only for the documentation page: the check itself must also say what is wrong.
@@ -106,7 +115,7 @@ async def caller(request: Request, front: Annotated[Front, Depends(front)], _: A
 
 
 @contextmanager
-def _refusing(seconds: float) -> Iterator[None]:
+def refusing(deadline: Deadline) -> Iterator[None]:
     """Turn what can go wrong with an image into a Refusal."""
     try:
         yield
@@ -116,7 +125,7 @@ def _refusing(seconds: float) -> Iterator[None]:
         message = "it would take too long until this image's turn; try again in a moment"
         raise Refusal(503, "busy", message, retry_after(error.retry_after)) from error
     except (TooLate, TimeoutError, asyncio.TimeoutError) as error:
-        raise Refusal(504, "timeout", f"no answer within {seconds:g} s; give it more time, or ask later") from error
+        raise deadline.missed() from error
     except RayActorError as error:
         message = "the purifier replica was lost twice over this image; try again in a moment"
         raise Refusal(503, "unavailable", message, retry_after(READY_S)) from error

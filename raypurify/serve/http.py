@@ -1,13 +1,15 @@
-"""The HTTP side without Ray: reading a request's image under a cap, answers, errors as JSON."""
+"""The HTTP side without Ray: reading a request's images under a cap, answers, errors as JSON."""
 
-import math
+import sys
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -26,6 +28,8 @@ STATUS = {
 }
 # Room for a multipart body's boundaries and headers beside the image itself.
 _ENVELOPE = 64 << 10
+# Fields of a form that hold no file.
+_FIELDS = 8
 
 
 class Refusal(HTTPException):
@@ -42,44 +46,85 @@ class Refusal(HTTPException):
 
 
 async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-    """Answer an HTTP error with ``{"error": slug, "message": text}``."""
+    """Answer an HTTP error with ``{"error": slug, "message": text}``, below ``/v2`` with ``{"error": text}``."""
     body: Any = error.detail
     if not isinstance(body, dict):
         body = {"error": HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), "message": str(error.detail)}
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path.startswith("/v2"):
+        # The Open Inference Protocol has a text alone.
+        body = {"error": f"{body['error']}: {body['message']}"}
     return JSONResponse(body, error.status_code, error.headers)
 
 
-def asked_seconds(request: Request, most: float) -> float:
-    """The seconds within which a caller wants the answer: the header ``X-Raypurify-Timeout``, ``most`` at most.
+async def refuse_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer arguments that FastAPI does not accept."""
+    first = error.errors()[0]
+    message = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}; the page /docs says what is expected"
+    return await refuse(request, Refusal(400, "bad-request", message))
 
-    Raises :class:`Refusal` 400 where the header is no number of seconds above zero.
+
+async def fail(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error that nobody foresaw; the server writes it to its log."""
+    return await refuse(request, Refusal(500, "internal", "the endpoint failed; the log of the server says why"))
+
+
+def check_type(request: Request, *kinds: str) -> None:
+    """Raises :class:`Refusal` 415 for a body of a media type that is none of ``kinds``; one without a type passes.
+
+    A kind that ends with ``/`` is all that begin so.
     """
-    text = request.headers.get("x-raypurify-timeout")
-    try:
-        seconds = most if text is None else float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
-        raise Refusal(400, "bad-timeout", "X-Raypurify-Timeout is a number of seconds above zero, e.g. 2.5")
-    return min(seconds, most)
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # What curl says of any body that it is told nothing about.
+    if given and given != "application/x-www-form-urlencoded" and not given.startswith(kinds):
+        text = " or ".join(f"{kind}*" if kind.endswith("/") else kind for kind in kinds)
+        raise Refusal(415, "wrong-type", f"the body is of the type {given[:100]}; send {text}")
+
+
+async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
+    """The body of a request. ``hold`` is told the size of each piece before it is kept.
+
+    Raises :class:`Refusal` 413 as soon as more than ``max_bytes`` have come or are announced, and what ``hold`` raises.
+    """
+    return b"".join([chunk async for chunk in _capped(request, max_bytes, max_bytes, hold)])
 
 
 async def read_image(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
-    """The image of a request: its body, or the field ``file`` of a multipart form. Never holds more than the cap.
+    """The image of a request: its body, or the field ``file`` of a multipart form, as :func:`read_body` reads it.
 
-    ``hold`` is told the size of each piece before it is kept. Raises :class:`Refusal`: 413 as soon as more than
-    ``max_bytes`` have come or are announced, 400 for a broken form, and what ``hold`` raises.
+    Raises :class:`Refusal` also with 400 for a broken form and 415 for a body of a type that holds no image.
     """
-    multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    limit = max_bytes + _ENVELOPE if multipart else max_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(max_bytes)
-    stream = _capped(request, limit, max_bytes, hold)
-    data = await _form_file(request, stream) if multipart else b"".join([chunk async for chunk in stream])
+    check_type(request, "image/", "application/octet-stream", "multipart/form-data")
+    if not _is_form(request):
+        return await read_body(request, max_bytes, hold)
+    form = await _form(request, _capped(request, max_bytes + _ENVELOPE, max_bytes, hold), 1)
+    file = form.get("file")
+    try:
+        if file is None or isinstance(file, str):
+            raise Refusal(400, "bad-form", "the multipart form has no file in a field named 'file'")
+        data = await file.read()
+    finally:
+        await form.close()
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     return data
+
+
+async def read_images(request: Request, most: int, max_bytes: int, hold: Callable[[int], None]) -> list[bytes]:
+    """The files of a multipart form, ``most`` at most and ``max_bytes`` together, in their order, whatever their names.
+
+    Raises :class:`Refusal` as :func:`read_image`, and where there is none.
+    """
+    if not _is_form(request):
+        raise Refusal(415, "wrong-type", "send the images as the files of a form, multipart/form-data")
+    form = await _form(request, _capped(request, max_bytes, max_bytes, hold), most)
+    try:
+        images = [await file.read() for _, file in form.multi_items() if not isinstance(file, str)]
+    finally:
+        await form.close()
+    if not images:
+        raise Refusal(400, "bad-form", "the multipart form holds no file; send each image as one")
+    return images
 
 
 def provenance_headers(facts: dict) -> dict[str, str]:
@@ -97,9 +142,16 @@ def _header(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
 
 
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
 async def _capped(
     request: Request, limit: int, max_bytes: int, hold: Callable[[int], None]
 ) -> AsyncGenerator[bytes, None]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(max_bytes)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
@@ -109,20 +161,18 @@ async def _capped(
         yield chunk
 
 
-async def _form_file(request: Request, stream: AsyncGenerator[bytes, None]) -> bytes:
+class _Parser(MultiPartParser):
+    # Images stay in memory, which is bounded, and never reach a disk.
+    spool_max_size = sys.maxsize
+
+
+async def _form(request: Request, stream: AsyncGenerator[bytes, None], most: int) -> FormData:
     try:
-        form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
+        return await _Parser(request.headers, stream, max_files=most, max_fields=_FIELDS).parse()
     except (MultiPartException, KeyError) as error:
-        message = f"the multipart form cannot be read ({error}); send one field named 'file'"
-        raise Refusal(400, "bad-form", message) from error
-    file = form.get("file")
-    try:
-        if file is None or isinstance(file, str):
-            raise Refusal(400, "bad-form", "the multipart form has no file in a field named 'file'")
-        return await file.read()
-    finally:
-        await form.close()
+        text = "one field named 'file'" if most == 1 else f"at most {most} files"
+        raise Refusal(400, "bad-form", f"the multipart form cannot be read ({error}); send {text}") from error
 
 
 def _too_large(max_bytes: int) -> Refusal:
-    return Refusal(413, "too-large", f"the image is larger than the limit of {max_bytes:,} bytes")
+    return Refusal(413, "too-large", f"the body is larger than the limit of {max_bytes:,} bytes; send less at a time")

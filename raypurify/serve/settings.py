@@ -29,6 +29,8 @@ class ServeSettings(BaseModel):
     no_auth: bool = Field(False, description="answer anyone; only behind something else that checks callers")
     max_bytes: int = Field(16 << 20, ge=1, description="largest request body")
     max_pixels: int = Field(4_000_000, ge=1, description="largest image; a replica needs about 300 bytes a pixel")
+    max_batch_images: int = Field(64, ge=1, description="images of one request")
+    max_batch_bytes: int = Field(64 << 20, ge=1, description="largest request body with several images")
     timeout_s: float = Field(60, gt=0, description="callers get an answer within this time; they may ask for less")
     max_queued_requests: int = Field(256, ge=1, description="images an ingress takes in; beyond it callers get 503")
     max_waiting_pixels: int = Field(1 << 25, ge=1, description="pixels of all images that wait in one place")

@@ -61,7 +61,8 @@ def small_url(url, bundle):
 
     from raypurify.serve.app import build
 
-    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_queued_requests": 2}
+    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_waiting_pixels": 60_000, "max_batch_bytes": 300_000}
+    limits |= {"max_replicas": 1, "max_queued_requests": 2}
     args = {"bundle": str(bundle), "no_auth": True, **limits}
     serve.run(build(args), name="small", route_prefix="/small")
     yield f"{url}/small"
