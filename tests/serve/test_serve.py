@@ -15,25 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from bad_images import broken_images, encode, odd_images, pixels
 from PIL import Image
 
 import raypurify
 from raypurify.errors import BundleError, ConfigError
-from raypurify.images import decode_image, to_float, to_pixels
+from raypurify.images import decode_image
 from raypurify.purifiers.batch import purify_pixels
 from raypurify.serve import local
 from raypurify.serve.auth import hash_token, token_fits
 from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
 from raypurify.serve.settings import parse_settings
+from serve.endpoint import HEADERS, TOKEN, expected, free_port, noisy
 
 httpx = pytest.importorskip("httpx")
 
-TOKEN = "a token of this test"
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 BROKEN = broken_images()
 STATUS = {
     "empty": 400,
@@ -43,86 +41,6 @@ STATUS = {
     "truncated": 422,
     "animated": 422,
 }
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    from raypurify.bundle import Calibration, save_bundle
-    from raypurify.clusters import ClusterDistributions
-    from raypurify.config import load_settings
-    from raypurify.nets import WideResNet
-
-    torch.manual_seed(0)
-    settings = load_settings(preset="tiny")
-    network = WideResNet(settings.network.depth, settings.network.width, 2).eval()
-    labels = np.arange(60) % 3
-    with torch.no_grad():
-        latents = network.latents(torch.rand(60, 3, 32, 32)).numpy()
-    distributions = ClusterDistributions.fit(latents, labels, form=settings.clusters.form)
-    atoms = torch.randn(3, 8, 3, 8, 8)
-    atoms /= torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
-    folder = tmp_path_factory.mktemp("bundle")
-    save_bundle(
-        folder,
-        network,
-        distributions,
-        atoms,
-        name="untrained",
-        settings=settings,
-        classes=["kočka", "dog"],
-        cluster_class=[0, 0, 1],
-        dictionary_source=["own"] * 3,
-        training_data={},
-        training={},
-        calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),
-        measured={},
-    )
-    return folder
-
-
-def noisy(height, width, seed=0):
-    """A picture with something for the sparse coder to do."""
-    noise = np.random.default_rng(seed).normal(0, 30, (height, width, 3))
-    return (pixels(height, width, seed) + noise).clip(0, 255).astype(np.uint8)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def url(bundle):
-    with serving(bundle, port=free_port(), token=TOKEN, num_cpus=4, max_replicas=1) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def small_url(url, bundle):
-    """A second application beside the first: open to anyone, with limits small enough to meet."""
-    from ray import serve
-
-    from raypurify.serve.app import build
-
-    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_queued_requests": 2}
-    args = {"bundle": str(bundle), "no_auth": True, **limits}
-    serve.run(build(args), name="small", route_prefix="/small")
-    yield f"{url}/small"
-    serve.delete("small")
-
-
-@pytest.fixture
-def client(url):
-    with httpx.Client(base_url=url, headers=HEADERS, timeout=60) as client:
-        yield client
-
-
-def expected(bundle, data):
-    """The same image through the same bundle in this process."""
-    image = decode_image(data)
-    out = raypurify.load(bundle).purify(torch.from_numpy(to_float(image.pixels))[None])
-    return to_pixels(out.images[0].numpy()), out
 
 
 def test_an_image_comes_back_purified_with_its_provenance(client, bundle):

@@ -1,0 +1,76 @@
+"""One endpoint for the tests of this room, which ends when another room's tests begin: it holds processors of Ray."""
+
+import numpy as np
+import pytest
+
+from raypurify.serve.local import serving
+from serve.endpoint import HEADERS, TOKEN, free_port
+
+# Pytest ends what has the scope of a package with the package: hence the empty __init__.py beside this file.
+
+
+@pytest.fixture(scope="package")
+def bundle(tmp_path_factory):
+    """The folder of a real, untrained bundle of three clusters."""
+    import torch
+
+    from raypurify.bundle import Calibration, save_bundle
+    from raypurify.clusters import ClusterDistributions
+    from raypurify.config import load_settings
+    from raypurify.nets import WideResNet
+
+    torch.manual_seed(0)
+    settings = load_settings(preset="tiny")
+    network = WideResNet(settings.network.depth, settings.network.width, 2).eval()
+    labels = np.arange(60) % 3
+    with torch.no_grad():
+        latents = network.latents(torch.rand(60, 3, 32, 32)).numpy()
+    distributions = ClusterDistributions.fit(latents, labels, form=settings.clusters.form)
+    atoms = torch.randn(3, 8, 3, 8, 8)
+    atoms /= torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
+    folder = tmp_path_factory.mktemp("bundle")
+    save_bundle(
+        folder,
+        network,
+        distributions,
+        atoms,
+        name="untrained",
+        settings=settings,
+        classes=["kočka", "dog"],
+        cluster_class=[0, 0, 1],
+        dictionary_source=["own"] * 3,
+        training_data={},
+        training={},
+        calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),
+        measured={},
+    )
+    return folder
+
+
+@pytest.fixture(scope="package")
+def url(local_ray, bundle):
+    """The URL of a running endpoint, which asks for ``TOKEN``."""
+    with serving(bundle, port=free_port(), token=TOKEN, num_cpus=4, max_replicas=1) as url:
+        yield url
+
+
+@pytest.fixture(scope="package")
+def small_url(url, bundle):
+    """A second application beside the first: open to anyone, with limits small enough to meet."""
+    from ray import serve
+
+    from raypurify.serve.app import build
+
+    limits = {"max_bytes": 100_000, "max_pixels": 40_000, "max_replicas": 1, "max_queued_requests": 2}
+    args = {"bundle": str(bundle), "no_auth": True, **limits}
+    serve.run(build(args), name="small", route_prefix="/small")
+    yield f"{url}/small"
+    serve.delete("small")
+
+
+@pytest.fixture
+def client(url):
+    """An HTTP client of the endpoint that sends the token."""
+    httpx = pytest.importorskip("httpx")
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=60) as client:
+        yield client
