@@ -22,6 +22,7 @@ from raypurify.serve.auth import token_fits
 from raypurify.serve.gate import Gate, retry_after
 from raypurify.serve.http import Refusal, asked_seconds, read_image
 from raypurify.serve.lanes import Full, TooLate
+from raypurify.serve.metrics import FrontMetrics
 from raypurify.serve.settings import ServeSettings
 
 READY_S = 5
@@ -47,6 +48,7 @@ class Front:
         self.purifier, self.settings = purifier, settings
         self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
         self.coders = ThreadPoolExecutor(_CODERS)
+        self.metrics = FrontMetrics()
 
     def check_caller(self, authorization: str | None) -> None:
         """Raises Refusal 401 for callers without one of the tokens."""
@@ -59,7 +61,7 @@ class Front:
         its caller gives. Raises Refusal."""
         seconds = asked_seconds(request, self.settings.timeout_s)
         deadline = asyncio.get_running_loop().time() + seconds
-        with _refusing(seconds):
+        with self.metrics.image(), _refusing(seconds):
             return await asyncio.wait_for(self._purified(request, encode, deadline), seconds)
 
     async def _purified(self, request: Request, encode: Callable[[Purified], Answer], deadline: float) -> Answer:
