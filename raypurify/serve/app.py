@@ -23,6 +23,8 @@ from raypurify.version import __version__
 _INGRESSES = 4
 # Above what the gates of all ingresses let in: Serve itself refuses in plain text.
 _NEVER_FULL = 4 * MAX_READERS
+# How long a replica too many is kept: starting one takes a while.
+_DOWN_S = 600
 # How often a replica solves its known image.
 _HEALTH_S = 10
 # Replicas of a new bundle that start beside the old ones, in percent of these and one at least: an old one goes when a

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -254,6 +255,23 @@ def test_the_client_purifies_what_it_is_given(url, bundle, tmp_path):
         client.purify(noisy(700, 700), timeout=0.3)
 
 
+def test_no_log_holds_a_token_or_an_image(url):
+    import ray
+
+    marks = "a-wrong-token-of-a-caller", "pixels that nobody else may see"
+    client = raypurify.Client(url, TOKEN)
+    client.purify(noisy(32, 32))
+    with pytest.raises(ImageError):
+        client.purify(marks[1].encode() * 10)
+    with pytest.raises(ConfigError):
+        raypurify.Client(url, marks[0]).purify(marks[1].encode())
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    texts = {path: path.read_bytes() for path in logs.rglob("*") if path.is_file()}
+    assert any("replica_raypurify_Ingress" in path.name and b"401" in text for path, text in texts.items())
+    for mark in (TOKEN, *marks):
+        assert not [path for path, text in texts.items() if mark.encode() in text]
+
+
 @pytest.fixture
 def behind_tls(url, tmp_path, monkeypatch):
     """The endpoint behind Caddy with the file of deploy/, and a certificate that this process trusts."""
@@ -303,3 +321,47 @@ def test_a_proxy_with_tls_stands_in_front(behind_tls, monkeypatch):
     # What comes without TLS is led to it, and the client does not follow with its token.
     with pytest.raises(RaypurifyError, match="answers 308"):
         raypurify.Client(f"http://localhost:{plain}", TOKEN).purify(noisy(32, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_growth_deaths_and_updates_under_load_lose_nobody(url, bundles, tmp_path, monkeypatch):
+    from ray import serve
+
+    monkeypatch.setattr(serve_app, "_DOWN_S", 15)
+    broken = variant(bundles[0], tmp_path / "broken", nan=("atoms",))
+    deploy(bundles[0], max_replicas=3)
+    seen = []
+
+    def replicas():
+        running = state().replica_states.get("RUNNING", 0)
+        if not seen or seen[-1] != running:
+            seen.append(running)
+        return running
+
+    try:
+        assert replicas() == 1
+        with Callers(f"{url}/{ROLLING}", count=1) as calm:
+            with Callers(f"{url}/{ROLLING}", count=24) as many:
+                many.images = [encode(noisy(200, 200))] * 3
+                wait_until(lambda: replicas() > 1, 120)
+                handle = serve.get_deployment_handle("Purifier", ROLLING)
+                os.kill(handle.report.remote().result()["pid"], signal.SIGKILL)
+                deploy(bundles[1], max_replicas=3)
+            wait_until(lambda: replicas() == 1, 180)
+            for bundle in bundles:
+                deploy(bundle, max_replicas=3)
+            with pytest.raises(RuntimeError):
+                deploy(broken, max_replicas=3)
+            assert state().status == "DEPLOY_FAILED"
+            assert "does not purify" in state().message
+            told = len(calm.answers)
+            wait_until(lambda: len(calm.answers) > told + 20)
+        # A failed update leaves what was there.
+        assert {answer[2] for answer in calm.answers[told:]} == {digest(bundles[1])}
+        assert set(calm.statuses) == set(many.statuses) == {200}
+        assert {answer[2] for answer in calm.answers + many.answers} == set(map(digest, bundles))
+        assert seen[0] == seen[-1] == 1
+        assert max(seen) > 1
+    finally:
+        serve.delete(ROLLING)
