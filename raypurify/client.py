@@ -8,7 +8,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -105,10 +106,10 @@ class Client:
         request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with self._opener.open(request, timeout=left) as response:
-                return _Answer(response.status, response.headers, response.read(_MOST_BYTES))
+                return _Answer(response.status, _lower(response.headers), response.read(_MOST_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                return _Answer(error.code, error.headers, error.read(_MOST_BYTES))
+                return _Answer(error.code, _lower(error.headers), error.read(_MOST_BYTES))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -116,14 +117,20 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
 class _Answer(NamedTuple):
+    """An answer; the names of its headers are in lower case."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     @property
     def retry_after(self) -> float:
-        text = self.headers.get("Retry-After") or ""
+        text = self.headers.get("retry-after", "")
         return float(text) if text.isdigit() else 0.0
 
     @property
@@ -175,10 +182,16 @@ def _like(image: Any, data: bytes) -> Any:
 
 
 def _facts(headers: Mapping[str, str]) -> dict[str, Any]:
-    read = {"cluster": int, "iterations": int, "distance": float, "relative_change": float, "flagged": "true".__eq__}
+    read: dict[str, Callable[[str], Any]] = {
+        "cluster": int,
+        "iterations": int,
+        "distance": float,
+        "relative_change": float,
+        "flagged": "true".__eq__,
+    }
     found = {}
     for name, value in headers.items():
-        if name.lower().startswith(PREFIX):
-            fact = name.lower().removeprefix(PREFIX).replace("-", "_")
+        if name.startswith(PREFIX):
+            fact = name.removeprefix(PREFIX).replace("-", "_")
             found[fact] = read.get(fact, unquote)(value)
     return found

@@ -31,10 +31,10 @@ class Known:
         if not all(map(math.isfinite, numbers)) or not 0 < self.facts["relative_change"] < 1:
             raise BundleError(
                 f"the bundle {purifier.digest[:16]}… does not purify: of an image that every bundle can purify it says "
-                f"distance {numbers[0]:g} and relative change {numbers[1]:g}; fit it again, or serve another"
+                f"distance {numbers[0]:g} and relative change {numbers[1]:g}; fit it again, or give another"
             )
         if problem := self.problem():
-            raise BundleError(f"the bundle {purifier.digest[:16]}… does not purify: {problem}; serve another")
+            raise BundleError(f"the bundle {purifier.digest[:16]}… does not purify: {problem}; give another")
 
     def problem(self) -> str | None:
         """What is wrong with the purifier, None where it is as it was. Raises what the purifier raises."""

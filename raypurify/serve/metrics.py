@@ -12,9 +12,9 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
-_IMAGES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 1024]
+_IMAGES = [float(1 << k) for k in range(11)]
 _PIXELS = [float(1 << k) for k in range(10, 25, 2)]
-_ITERATIONS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+_ITERATIONS = [1.0, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
 class FrontMetrics:

@@ -76,7 +76,7 @@ class Callers:
             answer = self.client._once("POST", "/v1/purify", self.images[n % 3], time.monotonic() + 60)
             self.statuses.append(answer.status)
             if answer.status == 200:
-                self.answers.append((time.monotonic(), n % 3, answer.headers["X-Raypurify-Bundle"], answer.body))
+                self.answers.append((time.monotonic(), n % 3, answer.headers["x-raypurify-bundle"], answer.body))
 
     def __enter__(self):
         for thread in self.threads:
