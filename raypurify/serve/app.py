@@ -80,6 +80,7 @@ def build(args: dict[str, Any]) -> serve.Application:
             "max_replicas": settings.max_replicas,
             "policy": {"policy_function": "raypurify.serve.scaling:by_work"},
             "upscale_delay_s": 5,
+            "downscale_delay_s": _DOWN_S,
             "look_back_period_s": 15,
         },
         health_check_period_s=_HEALTH_S,

@@ -63,7 +63,8 @@ def wait_until(true, seconds=90):
 class Callers:
     """Callers who ask one after the other, all the time, and what they were answered."""
 
-    def __init__(self, url, count=4):
+    def __init__(self, url, count=4, pause=0.0):
+        self.pause = pause
         self.client = raypurify.Client(url, timeout=60)
         self.images = [encode(noisy(size, size, seed=size)) for size in (24, 32, 40)]
         self.answers, self.statuses, self.over = [], [], threading.Event()
@@ -71,7 +72,7 @@ class Callers:
 
     def ask(self):
         n = 0
-        while not self.over.is_set():
+        while not self.over.wait(self.pause):
             n += 1
             answer = self.client._once("POST", "/v1/purify", self.images[n % 3], time.monotonic() + 60)
             self.statuses.append(answer.status)
@@ -341,7 +342,7 @@ def test_growth_deaths_and_updates_under_load_lose_nobody(url, bundles, tmp_path
 
     try:
         assert replicas() == 1
-        with Callers(f"{url}/{ROLLING}", count=1) as calm:
+        with Callers(f"{url}/{ROLLING}", count=1, pause=0.5) as calm:
             with Callers(f"{url}/{ROLLING}", count=24) as many:
                 many.images = [encode(noisy(200, 200))] * 3
                 wait_until(lambda: replicas() > 1, 120)
