@@ -6,16 +6,25 @@
 torch.Size([4, 3, 32, 32])
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raypurify.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from raypurify.client import Client
     from raypurify.purifiers import RSFP
 
-__all__ = ["__version__", "load"]
+__all__ = ["Client", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Client":
+        from raypurify.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(bundle: "str | Path", device: str = "cpu") -> "RSFP":

@@ -11,7 +11,7 @@ from raypurify.cli.app import app
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raypurify"
 # What people meet who run commands; arrays of the wrong shape are for those who call functions.
-ROOMS = ("config", "bundle", "containers", "runtime", "serve", "bulk", "fit", "evaluation", "cli", "nets")
+ROOMS = ("config", "client", "bundle", "containers", "runtime", "serve", "bulk", "fit", "evaluation", "cli", "nets")
 REFUSALS = ("SourceError", "SinkError", "BundleError", "ConfigError", "TrainingError", "TarDamage", "BadParameter")
 # A clause of its own that begins by what to do, or says of a value what it has to be.
 VERBS = (

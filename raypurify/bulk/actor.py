@@ -90,8 +90,11 @@ class ShardActor:
         if self.work.engine == "serve":
             from raypurify.serve.client import purify_there
 
-            self.purify = partial(purify_there, heard=self._heard)
-            self.atoms = load_bundle(self.work.bundle).dictionaries
+            bundle = load_bundle(self.work.bundle)
+            self.purify, self.atoms = (
+                partial(purify_there, heard=self._heard, digest=bundle.digest),
+                bundle.dictionaries,
+            )
         else:
             purifier = raypurify.load(self.work.bundle, self.work.device)
             self.purify, self.atoms = partial(purify_pixels, purifier), purifier.dictionaries

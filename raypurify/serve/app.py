@@ -4,6 +4,7 @@
 :class:`~raypurify.serve.settings.ServeSettings`.
 """
 
+from inspect import signature
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +25,13 @@ from raypurify.version import __version__
 _INGRESSES = 4
 # Above what the gates of all ingresses let in: Serve itself refuses in plain text.
 _NEVER_FULL = 4 * MAX_READERS
+# How long a replica too many is kept: starting one takes a while.
+_DOWN_S = 600
+# How often a replica solves its known image.
+_HEALTH_S = 10
+# Replicas of a new bundle that start beside the old ones, in percent of these and one at least: an old one goes when a
+# new one has solved its known image.
+_SURGE = 25
 
 
 def api() -> FastAPI:
@@ -67,7 +75,9 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     settings: ServeSettings = parse_settings(args)
     read_manifest(settings.bundle)
-    ends = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
+    ends: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
+    if "max_surge_percent" in signature(serve.Deployment.options).parameters:  # as of Ray 2.60
+        ends["max_surge_percent"] = _SURGE
     purifier = PurifierReplica.options(  # type: ignore[attr-defined]  # a deployment, which Ray types as the class
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config={
@@ -75,8 +85,10 @@ def build(args: dict[str, Any]) -> serve.Application:
             "max_replicas": settings.max_replicas,
             "policy": {"policy_function": "raypurify.serve.scaling:by_work"},
             "upscale_delay_s": 5,
+            "downscale_delay_s": _DOWN_S,
             "look_back_period_s": 15,
         },
+        health_check_period_s=_HEALTH_S,
         max_ongoing_requests=_NEVER_FULL,
         max_queued_requests=-1,
         **ends,

@@ -39,7 +39,7 @@ def check_endpoint(digest: str) -> None:
         raise BundleError(f"the endpoint serves the bundle {served[:16]}…, not {digest[:16]}…; name the same one")
 
 
-def purify_there(images: list[np.ndarray], heard: Callable[[], None] = lambda: None) -> list:
+def purify_there(images: list[np.ndarray], heard: Callable[[], None] = lambda: None, digest: str | None = None) -> list:
     """Purify uint8 (H, W, 3) images in the replicas, with the results of ``purifiers.batch.purify_pixels``.
 
     What that purifies together is one call, so that the bytes are the same. A replica takes a call beside the one that
@@ -49,7 +49,8 @@ def purify_there(images: list[np.ndarray], heard: Callable[[], None] = lambda: N
 
     After two deaths over a call each of its images is asked for alone, with nothing else of this caller under way, and
     one over which two more replicas die gets an ImageError. The others are then purified together, because alone they
-    could come out with other roundings. Raises RaypurifyError where replicas go on dying and no image is to blame.
+    could come out with other roundings. Raises RaypurifyError where replicas go on dying and no image is to blame, and
+    BundleError where one answers by another bundle than that of ``digest``.
     """
     results: list = [None] * len(images)
     groups, handle = size_groups(images), _handle()
@@ -75,6 +76,7 @@ def purify_there(images: list[np.ndarray], heard: Callable[[], None] = lambda: N
         call = calls.popleft()
         answer = call.answer()
         if answer is not None:
+            _check_bundle(answer, digest)
             for i, result in zip(call.group, answer):
                 results[i] = result
         elif call.deaths == BLAMED and not call.cleared:
@@ -132,6 +134,15 @@ class _Call:
                 return True
             self.ask()
         return False
+
+
+def _check_bundle(answer: list, digest: str | None) -> None:
+    for result in answer:
+        if digest and not isinstance(result, Exception) and result[1]["bundle"] != digest:
+            raise BundleError(
+                f"the endpoint was given another bundle during this job, {result[1]['bundle'][:16]}…; deploy "
+                f"{digest[:16]}… again and run the job again, which goes on from here, or use --engine actors"
+            )
 
 
 def _handle() -> Any:

@@ -23,6 +23,7 @@ from raypurify.serve.deadline import Deadline
 from raypurify.serve.gate import Gate, retry_after
 from raypurify.serve.http import Refusal, read_image
 from raypurify.serve.lanes import Full, TooLate
+from raypurify.serve.metrics import FrontMetrics
 from raypurify.serve.settings import ServeSettings
 
 READY_S = 5
@@ -48,6 +49,7 @@ class Front:
         self.purifier, self.settings = purifier, settings
         self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
         self.coders = ThreadPoolExecutor(_CODERS)
+        self.metrics = FrontMetrics()
 
     def check_caller(self, authorization: str | None) -> None:
         """Raises Refusal 401 for callers without one of the tokens."""
@@ -59,7 +61,7 @@ class Front:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
         deadline = Deadline(request, self.settings.timeout_s)
-        with refusing(deadline), ExitStack() as taken:
+        with self.metrics.image(), refusing(deadline), ExitStack() as taken:
             with self.gate.reading() as hold:
                 data = await deadline.reading(read_image(request, self.settings.max_bytes, hold))
                 unpack = taken.enter_context(self.gate.image())

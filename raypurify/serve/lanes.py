@@ -42,7 +42,8 @@ class Lane:
     ``work`` gets the items of a batch and returns as many results, each a value or the Exception of its item; what it
     raises is the answer to the whole batch. A batch holds at most ``batch_pixels``, or one item. Items of more than
     ``room`` pixels together are not let in, except one where none waits. ``pace`` is the first guess of seconds a
-    pixel, which is learned from there on.
+    pixel, which is learned from there on. ``told`` is called after a batch: how long each item waited, the batch's
+    pixels, and the seconds that it took.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Lane:
         batch_pixels: float,
         room: float,
         pace: float,
+        told: Callable[[list[float], int, float], None] = lambda waits, pixels, seconds: None,
     ):
         self.work, self.batch_pixels, self.room, self.pace = work, batch_pixels, room, pace
+        self.told = told
         self.waiting = self.at_work = 0
         self._kinds: dict[Hashable, dict[_Waiting, None]] = {}
         self._worker: asyncio.Task | None = None
@@ -109,6 +112,7 @@ class Lane:
                 results = [error] * len(batch)
             spent = loop.time() - self._begun
             self.pace += _WEIGHT * (spent / self.at_work - self.pace)
+            self.told([self._begun - waiting.arrived for waiting in batch], self.at_work, spent)
             self._busy_s, self.at_work = self._busy_s + spent, 0
             for waiting, result in zip(batch, results):
                 if not waiting.answer.done():

@@ -7,6 +7,7 @@ from typing import TypeVar
 from raypurify.serve.deadline import Deadline
 from raypurify.serve.front import refusing
 from raypurify.serve.http import Refusal
+from raypurify.serve.metrics import FrontMetrics
 
 Answer = TypeVar("Answer")
 
@@ -14,14 +15,17 @@ Answer = TypeVar("Answer")
 _AT_ONCE = 32
 
 
-async def each(jobs: Sequence[Callable[[], Awaitable[Answer]]], deadline: Deadline) -> list[Answer | Refusal]:
-    """What each job answers, or the Refusal of what it met, or of the deadline where it is not done by then."""
+async def each(
+    jobs: Sequence[Callable[[], Awaitable[Answer]]], deadline: Deadline, metrics: FrontMetrics
+) -> list[Answer | Refusal]:
+    """What the job of each image answers, or the Refusal of what it met, or of the deadline where it is not done by
+    then."""
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def one(job: Callable[[], Awaitable[Answer]]) -> Answer | Refusal:
         try:
             async with room:
-                with refusing(deadline):
+                with metrics.image(), refusing(deadline):
                     return await job()
         except Refusal as refusal:
             return refusal

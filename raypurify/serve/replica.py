@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,12 +15,13 @@ import numpy as np
 from ray import serve
 
 from raypurify.serve.lanes import Full, Lane
+from raypurify.serve.metrics import ReplicaMetrics
 
 # What is larger waits in the lane of large images: at a CPU's usual pace this is one to two seconds of work.
 SMALL_PIXELS = 1 << 16
 # How far a thread steps back for the threads of smaller images, as ``nice`` counts.
 _SMALL, _LARGE, _BULK = 0, 5, 10
-_WARM_UP_SIDE = 64
+_LOG = logging.getLogger("ray.serve")
 
 
 # Serve config files name the deployment.
@@ -35,21 +37,20 @@ class PurifierReplica:
         import torch
 
         import raypurify
-        from raypurify.purifiers.batch import purify_pixels
+        from raypurify.serve.known import Known
 
         torch.set_num_threads(threads)
         self.purifier = raypurify.load(bundle, device)
-        side = max(_WARM_UP_SIDE, self.purifier.min_size)
-        noise = np.random.default_rng(0).integers(96, 160, (side, side, 3), np.uint8)
-        for _ in range(2):  # compiled kernels are built now, and not while the first caller waits
-            begun = time.perf_counter()
-            purify_pixels(self.purifier, [noise])
-        pace = (time.perf_counter() - begun) / side**2
-        bounds = {"batch_pixels": batch_pixels, "room": waiting_pixels, "pace": pace}
-        purify = partial(purify_pixels, self.purifier, batch_pixels=batch_pixels)
-        self.small, self.large = (_lane(purify, nice, **bounds) for nice in (_SMALL, _LARGE))
+        # Compiled kernels are built now, and not while the first caller waits.
+        self.known = Known(self.purifier)
+        self.metrics = ReplicaMetrics()
+        self._checker = ThreadPoolExecutor(1)
+        bounds = {"batch_pixels": batch_pixels, "room": waiting_pixels, "pace": self._pace()}
+        purify = partial(self._purify, batch_pixels=batch_pixels)
+        self.small = self._lane("small", purify, _SMALL, **bounds)
+        self.large = self._lane("large", purify, _LARGE, **bounds)
         # Batches of a job are cut by the job alone, so that its output does not depend on who else asks.
-        self.bulk = _lane(self._purify_calls, _BULK, **(bounds | {"batch_pixels": 1, "room": 0}))
+        self.bulk = self._lane("bulk", self._purify_calls, _BULK, **(bounds | {"batch_pixels": 1, "room": 0}))
         self._lanes = self.small, self.large, self.bulk
         self._seen = 0.0, 0.0
 
@@ -87,30 +88,53 @@ class PurifierReplica:
         """The digest of the bundle that is served."""
         return self.purifier.digest
 
+    async def check_health(self) -> None:
+        """Solve the known image once more; Serve asks for it every few seconds, and before any caller is let in.
+
+        A replica that has become wrong ends itself at once: Serve would let it answer until it has failed three times.
+        Callers whose images it holds are answered by another. Raises what the purifier raises.
+        """
+        problem = await asyncio.get_running_loop().run_in_executor(self._checker, self.known.problem)
+        if problem:
+            _LOG.critical("this replica answers wrongly and ends itself: %s", problem)
+            os._exit(1)
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What :func:`raypurify.serve.scaling.by_work` decides by: seconds of work at hand, and the part of the time
         since the last call in which there was any."""
         now = asyncio.get_running_loop().time()
         busy = sum(lane.busy_s(now) for lane in self._lanes)
         (then, before), self._seen = self._seen, (now, busy)
-        return {"work_s": sum(lane.backlog_s for lane in self._lanes), "busy": min(1.0, (busy - before) / (now - then))}
+        backlog = sum(lane.backlog_s for lane in self._lanes)
+        self.metrics.backlog(backlog)
+        return {"work_s": backlog, "busy": min(1.0, (busy - before) / (now - then))}
+
+    def _pace(self) -> float:
+        """Seconds a pixel of the known image."""
+        begun = time.perf_counter()
+        self._purify([self.known.image])
+        return (time.perf_counter() - begun) / self.known.image[..., 0].size
+
+    def _purify(self, images: Sequence[np.ndarray], **options: Any) -> list:
+        from raypurify.purifiers.batch import purify_pixels
+
+        results = purify_pixels(self.purifier, images, **options)
+        self.metrics.results(results)
+        return results
 
     def _purify_calls(self, calls: Sequence[Any]) -> list[list]:
         import ray
 
-        from raypurify.purifiers.batch import purify_pixels
+        return [self._purify(images) for images in ray.get(list(calls))]
 
-        return [purify_pixels(self.purifier, images) for images in ray.get(list(calls))]
+    def _lane(self, name: str, work: Callable[[Any], Sequence[Any]], nice: int, **bounds: float) -> Lane:
+        """A lane whose work is done in a thread of its own, which yields to others by ``nice``."""
+        thread = ThreadPoolExecutor(1, initializer=_step_back, initargs=(nice,))
 
+        async def in_thread(items: list[Any]) -> Sequence[Any]:
+            return await asyncio.get_running_loop().run_in_executor(thread, work, items)
 
-def _lane(work: Callable[[Any], Sequence[Any]], nice: int, **bounds: float) -> Lane:
-    """A lane whose work is done in a thread of its own, which yields to others by ``nice``."""
-    thread = ThreadPoolExecutor(1, initializer=_step_back, initargs=(nice,))
-
-    async def in_thread(items: list[Any]) -> Sequence[Any]:
-        return await asyncio.get_running_loop().run_in_executor(thread, work, items)
-
-    return Lane(in_thread, **bounds)
+        return Lane(in_thread, told=partial(self.metrics.batch, name), **bounds)
 
 
 def _step_back(nice: int) -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from ray.exceptions import RayActorError
 
-from raypurify.errors import ImageError, RaypurifyError
+from raypurify.errors import BundleError, ImageError, RaypurifyError
 from raypurify.serve import client
 from raypurify.serve.lanes import Full
 
 SIDE = 256  # four such images are one call
+BUNDLE = "0" * 64
 
 
 class Endpoint:
@@ -41,19 +42,19 @@ class Response:
             return Full(0.0)
         if one.deaths(self.names, Counter(names for names, _ in one.asked)[self.names]):
             raise RayActorError
-        return [(name, {"together": self.names}) for name in self.names]
+        return [(name, {"together": self.names, "bundle": BUNDLE}) for name in self.names]
 
 
 @pytest.fixture
 def ask(monkeypatch):
-    def ask(deaths):
+    def ask(deaths, digest=BUNDLE):
         endpoint, heard = Endpoint(deaths), []
         monkeypatch.setattr(client, "_handle", lambda: endpoint)
         monkeypatch.setattr("ray.put", lambda value: value)
         monkeypatch.setattr(client, "_PAUSE_S", 0.0)
         images = [np.full((SIDE, SIDE, 3), name, np.uint8) for name in range(24)]
         try:
-            return endpoint, client.purify_there(images, lambda: heard.append(0))
+            return endpoint, client.purify_there(images, lambda: heard.append(0), digest)
         finally:
             assert len(heard) >= len(endpoint.asked) - 1  # but for the death that was one too many
 
@@ -86,3 +87,8 @@ def test_replicas_that_are_taken_away_change_nothing(ask):
 def test_deaths_without_an_image_to_blame_end_a_shard(ask):
     with pytest.raises(RaypurifyError, match="died 4 times over images together, and no image of them alone"):
         ask(lambda names, time: len(names) > 1 and 9 in names)
+
+
+def test_answers_by_another_bundle_end_a_shard(ask):
+    with pytest.raises(BundleError, match="was given another bundle during this job, 0000"):
+        ask(lambda names, time: False, digest="1" * 64)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from bad_images import broken_images, encode, odd_images, pixels
 from PIL import Image
 
@@ -336,17 +335,6 @@ def test_images_of_a_replica_that_dies_are_done_by_another(url):
             return await asking
 
     assert [answer.status_code for answer in asyncio.run(main())] == [200] * 20
-
-
-def test_the_deployment_file_fits_the_settings():
-    text = (Path(__file__).parents[2] / "deploy" / "serve.yaml").read_text("utf-8")
-    from ray.serve.schema import ServeDeploySchema
-
-    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
-    assert application.import_path == "raypurify.serve.app:build"
-    with pytest.raises(ConfigError, match="give token_sha256"):
-        parse_settings(application.args)
-    assert parse_settings({**application.args, "token_sha256": hash_token("x")}).max_replicas == 8
 
 
 def descendants(pid):

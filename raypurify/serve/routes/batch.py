@@ -43,7 +43,7 @@ async def batch(
         images = await deadline.reading(read_images(request, most, settings.max_batch_bytes, hold))
         places = [taken.enter_context(front.gate.image()) for _ in images]
         work = _Batch(front, deadline, f"image/{format}")
-        answers = await each([partial(work.one, *pair) for pair in zip(images, places)], deadline)
+        answers = await each([partial(work.one, *pair) for pair in zip(images, places)], deadline, front.metrics)
         # Also where time is up: what is done is worth having.
         body, media_type = await front.in_thread(pack, answers, kind)
     refused = sum(isinstance(answer, Refusal) for answer in answers)

@@ -105,7 +105,8 @@ async def infer(request: Request, front: Annotated[Front, Depends(front)]) -> Re
             asked = await deadline.within(front.in_thread(read, body, request.headers.get(_LENGTH), limits))
             for image in asked.images:
                 taken.enter_context(front.gate.image())(image.shape[0] * image.shape[1])
-        answers = await each([partial(front.asked, image, deadline) for image in asked.images], deadline)
+        jobs = [partial(front.asked, image, deadline) for image in asked.images]
+        answers = await each(jobs, deadline, front.metrics)
         for answer in answers:
             if isinstance(answer, Refusal):
                 raise answer
