@@ -223,10 +223,22 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
     return summary
 
 
+def committed(out: Place) -> list[str]:
+    """The names of the shards of an output that are committed."""
+    return _shards(out / STATE / "provenance")
+
+
+def read_counts(out: Place, shard: str) -> tuple[int, Counter[str]]:
+    """How many rows of a committed shard were written, and how many failed by reason. Raises :class:`SinkError` where
+    that cannot be read."""
+    failed = _read_part(errors_part(out, shard), ERRORS)
+    return _count(marker(out, shard)), Counter(failed["reason"].to_pylist())
+
+
 def read_status(out: Place) -> Status:
     """How far the job of an output is. Raises :class:`SinkError` where the folder is no output of raypurify."""
     job = known_job(out)
-    shards = _shards(out / STATE / "provenance")
+    shards = committed(out)
     written = sum(overlapped(lambda shard: _count(marker(out, shard)), shards))
     failed = sum(overlapped(lambda shard: _count(errors_part(out, shard)), shards))
     return Status(job, job["source"]["shards"], len(shards), job["source"]["rows"], written, failed)
@@ -244,7 +256,7 @@ def reopen_failed(out: Place) -> list[str]:
 
 def recorded_outputs(out: Place) -> list[str]:
     """The files that the committed shards of an output have written, as their provenance names them."""
-    parts = [marker(out, shard) for shard in _shards(out / STATE / "provenance")]
+    parts = [marker(out, shard) for shard in committed(out)]
     tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
     return [name for table in tables for name in dict.fromkeys(table["output"].to_pylist())]
 

@@ -5,8 +5,9 @@
 ``app`` is the ingress and the Serve application, ``routes`` its calls, ``front`` what these share, ``replica`` what
 owns a purifier, ``client`` the way in for a bulk job of the same cluster. Without Ray: ``lanes`` in which images wait,
 the ``gate`` that counts who is let in, ``http``, ``auth`` for tokens, ``openapi`` for the page, ``scaling`` for the
-number of replicas. ``settings`` is what a Serve config file or ``raypurify serve`` may say; ``local`` serves from this
-process. Whatever goes wrong with one image is a :class:`~raypurify.serve.http.Refusal`, answered as JSON.
+number of replicas, ``limits`` of each caller. ``jobs`` purifies data sets that callers post. ``settings`` is what a
+Serve config file or ``raypurify serve`` may say; ``local`` serves from this process. Whatever goes
+wrong with one image is a :class:`~raypurify.serve.http.Refusal`, answered as JSON.
 
 **To add a call:** a module of ``routes``. **To add a setting:** a field of ``ServeSettings``, and its use in
 ``app.build``. **To add a reason to refuse:** its status in ``http.STATUS``.

@@ -22,6 +22,7 @@ from raypurify.serve.auth import token_fits
 from raypurify.serve.gate import Gate, retry_after
 from raypurify.serve.http import Refusal, asked_seconds, read_image
 from raypurify.serve.lanes import Full, TooLate
+from raypurify.serve.limits import Caller, Callers
 from raypurify.serve.settings import ServeSettings
 
 READY_S = 5
@@ -43,20 +44,24 @@ class Purified(NamedTuple):
 class Front:
     """The state of one ingress: the purifier that it asks, its settings, and the gate that counts who is let in."""
 
-    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings):
-        self.purifier, self.settings = purifier, settings
+    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings, jobs: DeploymentHandle | None = None):
+        self.purifier, self.settings, self.jobs = purifier, settings, jobs
+        self.callers = Callers(settings)
         self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
         self.coders = ThreadPoolExecutor(_CODERS)
 
-    def check_caller(self, authorization: str | None) -> None:
-        """Raises Refusal 401 for callers without one of the tokens."""
-        if self.settings.token_sha256 and not token_fits(authorization, self.settings.token_sha256):
+    def check_caller(self, authorization: str | None) -> Caller:
+        """Who calls. Raises Refusal 401 for callers without one of the tokens."""
+        digest = token_fits(authorization, self.settings.token_sha256)
+        if self.settings.token_sha256 and digest is None:
             message = "send the token as 'Authorization: Bearer <token>'"
             raise Refusal(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+        return self.callers.of(digest)
 
     async def purified(self, request: Request, encode: Callable[[Purified], Answer]) -> Answer:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
+        request.state.caller.charge()
         seconds = asked_seconds(request, self.settings.timeout_s)
         deadline = asyncio.get_running_loop().time() + seconds
         with _refusing(seconds):
@@ -66,9 +71,9 @@ class Front:
         loop = asyncio.get_running_loop()
         with ExitStack() as taken:
             with self.gate.reading() as hold:
-                data = await read_image(request, self.settings.max_bytes, hold)
+                data = await read_image(request, request.state.caller.max_bytes, hold)
                 unpack = taken.enter_context(self.gate.image())
-                decode = partial(decode_image, data, max_pixels=self.settings.max_pixels)
+                decode = partial(decode_image, data, max_pixels=request.state.caller.max_pixels)
                 image = await loop.run_in_executor(self.coders, decode)
                 del data, decode
             unpack(image.pixels.shape[0] * image.pixels.shape[1])
@@ -101,8 +106,8 @@ _TOKEN = HTTPBearer(auto_error=False, description="the endpoint's token")
 
 
 async def caller(request: Request, front: Annotated[Front, Depends(front)], _: Annotated[Any, Depends(_TOKEN)]) -> None:
-    """Checks who calls, for ``Depends``."""
-    front.check_caller(request.headers.get("authorization"))
+    """Checks who calls, and leaves it in the request's state, for ``Depends``."""
+    request.state.caller = front.check_caller(request.headers.get("authorization"))
 
 
 @contextmanager

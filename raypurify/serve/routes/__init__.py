@@ -5,6 +5,6 @@ A route asks for ``Depends(front)`` to reach the purifier, and for ``Depends(cal
 OpenAPI cannot read off the function stand in :mod:`raypurify.serve.openapi`.
 """
 
-from raypurify.serve.routes import docs, health, purify
+from raypurify.serve.routes import docs, health, jobs, purify
 
-ROUTERS = (purify.router, health.router, docs.router)
+ROUTERS = (purify.router, health.router, jobs.router, docs.router)
