@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-USE = ("bulk", "serve", "training", "evaluation", "sparse-coding")
+USE = ("bulk", "serve", "serve-jobs", "training", "evaluation", "sparse-coding")
 WHY = ("algorithm", "clusters", "scale", "decisions")
 
 

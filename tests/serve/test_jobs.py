@@ -28,16 +28,23 @@ def roots(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def jobs_url(url, bundle, roots):
-    """An application that takes jobs, beside the endpoint that does them."""
+def deploy(bundle, roots, **more):
+    """Deploy an application that takes jobs, or deploy it anew."""
     from ray import serve
 
     from raypurify.serve.app import build
 
     args = {"bundle": str(bundle), "token_sha256": [hash_token(TOKEN), hash_token(OTHER)], "job_roots": str(roots)}
     limits = {"default": {"jobs": 2}, hash_token(OTHER): {"images_per_s": 0.01, "burst": 1}}
-    serve.run(build(args | {"min_replicas": 0, "limits": limits}), name="jobs", route_prefix="/with-jobs")
+    serve.run(build(args | {"min_replicas": 0, "limits": limits} | more), name="jobs", route_prefix="/with-jobs")
+
+
+@pytest.fixture(scope="module")
+def jobs_url(url, bundle, roots):
+    """An application that takes jobs, beside the endpoint that does them."""
+    from ray import serve
+
+    deploy(bundle, roots)
     yield f"{url}/with-jobs"
     serve.delete("jobs")
 
@@ -104,6 +111,28 @@ def test_a_job_that_is_cancelled_and_posted_again_ends_in_the_bytes_of_the_other
     assert (forgotten.status_code, forgotten.json()["state"]) == (200, "done")
     assert api.get(f"/v1/jobs/{id}").status_code == 404
     assert (roots / "out" / "_raypurify" / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_goes_on_while_applications_are_deployed_anew(api, url, bundle, roots):
+    from ray import serve
+
+    from raypurify.bulk.job import purify
+    from raypurify.serve.app import build
+    from raypurify.serve.local import APP
+
+    asked = {"input": f"{roots}/in", "output": f"{roots}/anew", "options": {"sheet": 0}}
+    id = api.post("/v1/jobs", json=asked).json()["id"]
+    assert wait_for(api, id, lambda view: view["done"] > 0 or view["ended"])["state"] == "running"
+    # Who does the images, and who sees to the job.
+    args = {"bundle": str(bundle), "token_sha256": hash_token(TOKEN), "max_replicas": 1, "batch_pixels": 1 << 13}
+    serve.run(build(args), name=APP, route_prefix="/")
+    deploy(bundle, roots, jobs_at_once=3)
+    done = wait_for(api, id, lambda view: view["ended"], 600)
+    assert (done["state"], done["done"]) == ("done", IMAGES), done
+    purify([f"{roots}/in"], f"{roots}/anew-actors", str(bundle), sheet=0)
+    assert files_below(roots / "anew") == files_below(roots / "anew-actors")
 
 
 def test_what_a_job_may_not_do_is_refused_in_one_form(api, url, roots, tmp_path):
