@@ -19,7 +19,12 @@ from raypurify.storage import resolve
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
     (tmp_path / "in").mkdir()
-    return tmp_path
+    yield tmp_path
+    while opened:
+        opened.pop().close()
+
+
+opened: list[Supervisor] = []
 
 
 def supervisor(root, command, **options):
@@ -32,6 +37,7 @@ def supervisor(root, command, **options):
 
     one = Supervisor(Registry([str(root)]), start, **options)
     one.tick()
+    opened.append(one)
     return one, told
 
 
@@ -64,7 +70,9 @@ def test_a_job_whose_process_cannot_do_it_fails_and_says_why(root, command, opti
     view = until(one, posted.id, lambda view: view.ended)
     assert (view.state, len(told), says in view.message) == ("failed", starts, True), view
     # So it is after a restart, and when it is posted again it is tried again.
-    assert supervisor(root, command)[0].job("me", posted.id) == view
+    one.close()
+    one, _ = supervisor(root, command)
+    assert one.job("me", posted.id) == view
     assert one.post("me", request(root), most=1).state == "queued"
 
 
@@ -86,11 +94,16 @@ def test_a_supervisor_that_ends_leaves_its_jobs_to_the_next(root):
     why[0] = None
     until(one, id, lambda view: view.state == "running")
     driver = one._runs[id].driver
+    other, told_other = supervisor(root, ["--help"])
+    with pytest.raises(Refused, match="not there yet") as refused:
+        other.jobs("me")
+    assert refused.value.status == 503
     one.close()
     assert driver.poll() is not None
     one.tick()
     assert told == [False]
-    other, told = supervisor(root, ["--help"])
+    other.tick()
+    assert told_other == [False]
     assert other.job("me", id).state in ("queued", "running")
     other.cancel("me", id)
     assert until(other, id, lambda view: view.ended).state == "cancelled"

@@ -58,7 +58,11 @@ class Driver:
             self._interrupted = now
             self._process.send_signal(signal.SIGINT)
         elif now - self._interrupted > GRACE_S:
-            self._process.kill()
+            self.kill()
+
+    def kill(self) -> None:
+        """End the job at once; what it has committed is kept."""
+        self._process.kill()
 
     @property
     def said(self) -> str:

@@ -8,24 +8,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raypurify.containers.lease import writer
-from raypurify.errors import RaypurifyError
+from raypurify.containers.lease import Lease, held, writer
+from raypurify.errors import RaypurifyError, SinkError
 from raypurify.serve.jobs.claims import check_apart, to_replace
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Ended, Images, Record, Registry, job_id
 from raypurify.serve.jobs.request import JobRequest
+from raypurify.serve.jobs.roots import registry_of
 from raypurify.serve.jobs.tally import Tally, stamp_of_job
 from raypurify.serve.jobs.view import JobView, view_of
 from raypurify.storage import resolve
 
 TRIES, PAUSE_S, SILENT_S = 3, 5.0, 2 * 3600.0
-# Records of ended jobs beyond these are forgotten, the oldest first; their outputs stay.
-_KEPT = 1000
+# A caller's ended jobs beyond these are forgotten, the oldest first; their outputs stay.
+_KEPT, _LISTED = 200, 100
 _TICK_S, _CLOSING_S = 0.5, 25.0
 _UNREACHED = (OSError, ValueError, ImportError)
 _LOG = logging.getLogger("ray.serve")
@@ -64,8 +65,10 @@ class Supervisor:
     ticked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self._holding = ExitStack()
+        self._leases: list[Lease] = []
         self._records: dict[str, Record] | None = None
-        self._unreached = "they are being read"
+        self._unreached = ""
         self._runs: dict[str, _Run] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -85,6 +88,8 @@ class Supervisor:
                 what = "is being cancelled" if there.cancel else "runs with other input or options"
                 raise Refused(409, "job-exists", f"a job of this output {what}; wait for its end, or cancel it", 10)
             check_apart(output, (record.asked.output for record in records.values()))
+            if not most:
+                raise Refused(403, "no-jobs", "this token may post no jobs; ask whoever runs the endpoint")
             active = sum(record.owner == owner and not record.ended for record in records.values())
             if active >= most:
                 raise Refused(429, "too-many-jobs", f"{active} jobs have not ended, of {most}; wait for one", 30)
@@ -92,14 +97,14 @@ class Supervisor:
             id, now = job_id(output.uri), time.time()
             record = Record(id=id, owner=owner, request=request, created=now, replaces=older)
             self._keep(record)
-            self._forget_old(records)
+            self._forget_old(records, owner)
             return self._view(record)
 
     def jobs(self, owner: str) -> list[JobView]:
-        """The jobs of a caller, the newest first."""
+        """The newest jobs of a caller, the newest first."""
         with self._lock:
             mine = [record for record in self._known().values() if record.owner == owner]
-        return [self._view(record) for record in sorted(mine, key=lambda record: -record.created)]
+        return [self._view(record) for record in sorted(mine, key=lambda record: -record.created)[:_LISTED]]
 
     def job(self, owner: str, id: str) -> JobView:
         """One job of a caller."""
@@ -125,15 +130,19 @@ class Supervisor:
     def tick(self) -> None:
         """Look once at every job that has not ended."""
         self.ticked = time.monotonic()
-        if self._records is None:
-            try:
-                self._records = self.registry.load()
-            except _UNREACHED as error:
-                self._unreached = f"{type(error).__name__}: {error}"
-                self._closing.wait(PAUSE_S)
-                return
+        try:
+            for lease in self._leases:
+                lease.check()
+            records = self._take_up() if self._records is None else self._records
+        except (*_UNREACHED, SinkError) as error:
+            if (text := " ".join(str(error).split())) != self._unreached:
+                self._unreached = text
+                _LOG.warning("jobs cannot be seen to: %s", text)
+            self._let_go()
+            self._closing.wait(PAUSE_S)
+            return
         with self._lock:
-            open_jobs = [record for record in self._records.values() if not record.ended]
+            open_jobs = [record for record in records.values() if not record.ended]
         for record in sorted(open_jobs, key=lambda record: record.created):
             run = self._runs.setdefault(record.id, _Run(Tally(record.request.output, record.replaces)))
             try:
@@ -147,15 +156,38 @@ class Supervisor:
 
     def close(self) -> None:
         """End every driver; jobs that have not ended are gone on with by the next supervisor."""
+        self._closing.set()
+        self._let_go()
+
+    def _take_up(self) -> dict[str, Record]:
+        """Hold the roots against other endpoints, and read what is recorded there. Raises what a store does that is out
+        of reach, and SinkError where another endpoint has them."""
+        if self._closing.is_set():
+            return {}
+        if not self._leases:
+            with ExitStack() as stack:
+                leases = [stack.enter_context(held(registry_of(root))) for root in self.registry.roots]
+                self._holding, self._leases = stack.pop_all(), leases
         with self._lock:
-            self._closing.set()
+            self._records = self.registry.load()
+        return self._records
+
+    def _let_go(self) -> None:
+        """End every driver, and leave the roots to whoever comes next."""
+        with self._lock:
+            self._records = None
             drivers = [run.driver for run in self._runs.values() if run.driver]
+            self._runs.clear()
         until = time.monotonic() + _CLOSING_S
         while drivers and time.monotonic() < until:
             for driver in drivers:
                 driver.end()
             time.sleep(0.1)
             drivers = [driver for driver in drivers if driver.poll() is None]
+        for driver in drivers:
+            driver.kill()
+        self._leases = []
+        self._holding.close()
 
     def _see_to(self, record: Record, run: _Run) -> None:
         if run.driver is None and record.cancel:
@@ -192,13 +224,13 @@ class Supervisor:
             return
         overwrite = record.request.options.overwrite and stamp_of_job(out) in (None, record.replaces)
         with self._lock:
-            if not self._closing.is_set():
+            if self._records is not None:
                 run.tally = Tally(record.request.output, record.replaces)
                 run.driver, run.note = self.start(record, overwrite), ""
 
     def _over(self, record: Record, run: _Run, driver: Driver, code: int) -> None:
         """Take note of the end of a driver; exit code 1 is also that of what nobody foresaw."""
-        if self._closing.is_set():
+        if self._records is None:
             return
         run.driver, run.not_before = None, time.monotonic() + PAUSE_S
         run.tally.update(at_once=True)
@@ -229,7 +261,8 @@ class Supervisor:
 
     def _known(self) -> dict[str, Record]:
         if self._records is None:
-            raise Refused(503, "unavailable", f"the records of jobs are not known yet: {self._unreached}", PAUSE_S)
+            why = "the log of the server says why" if self._unreached else "they are being read"
+            raise Refused(503, "unavailable", f"the records of jobs are not there yet; {why}; ask again later", PAUSE_S)
         return self._records
 
     def _own(self, owner: str, id: str) -> Record:
@@ -238,8 +271,9 @@ class Supervisor:
             raise Refused(404, "no-such-job", "no job of yours has this id; GET /v1/jobs lists them")
         return record
 
-    def _forget_old(self, records: dict[str, Record]) -> None:
-        ended = sorted((record for record in records.values() if record.ended), key=lambda record: record.created)
+    def _forget_old(self, records: dict[str, Record], owner: str) -> None:
+        mine = (record for record in records.values() if record.ended and record.owner == owner)
+        ended = sorted(mine, key=lambda record: record.created)
         for record in ended[: max(0, len(ended) - _KEPT)]:
             self.registry.remove(record)
             del records[record.id]
