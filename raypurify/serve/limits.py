@@ -64,7 +64,7 @@ class Callers:
     """The callers of one ingress, by the digests of their tokens."""
 
     def __init__(self, settings: ServeSettings):
-        default = settings.limits.get("default", Limits())  # type: ignore[call-arg]  # every field has a default
+        default = settings.limits.get("default", Limits())
         digests: list[str | None] = [*settings.token_sha256] or [None]
         self._callers = {
             digest: Caller(digest, settings.limits.get(digest, default) if digest else default, settings)

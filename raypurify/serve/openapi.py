@@ -62,6 +62,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             413: "too many bytes or pixels",
             415: "not an image",
             422: "cut short, too small, animated",
+            429: "more images a second than this token may send; Retry-After says when to ask again",
             500: "the purifier failed on this image",
             503: "too many images are waiting, or the endpoint is shutting down; Retry-After says when to ask again",
             504: "no answer within the time that was given",

@@ -13,7 +13,7 @@ from serve.endpoint import TOKEN
 
 httpx = pytest.importorskip("httpx")
 
-IMAGES, OTHER = 160, "another token"
+IMAGES, OTHER = 128, "another token"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def roots(tmp_path_factory):
     (root / "in").mkdir()
     rng = np.random.default_rng(0)
     for n in range(IMAGES):
-        noisy = (pixels(64, 64, n) + rng.normal(0, 30, (64, 64, 3))).clip(0, 255).astype(np.uint8)
+        noisy = (pixels(96, 96, n) + rng.normal(0, 30, (96, 96, 3))).clip(0, 255).astype(np.uint8)
         (root / "in" / f"{n:03d}.png").write_bytes(encode(noisy) if n != 7 else b"\x89PNG\r\n\x1a\n broken")
     return root
 
@@ -92,6 +92,8 @@ def test_a_job_that_is_cancelled_and_posted_again_ends_in_the_bytes_of_the_other
         assert (taken.status_code, taken.json()["error"]) == (409, "output-taken")
         fast = theirs.post("/v1/jobs", json=asked)
         assert (fast.status_code, fast.json()["error"], fast.headers["retry-after"]) == (429, "too-fast", "60")
+        image = theirs.post("/v1/purify", content=encode(pixels()))
+        assert (image.status_code, image.json()["error"]) == (429, "too-fast")
 
     assert api.delete(f"/v1/jobs/{id}").json()["state"] == "cancelling"
     kept = wait_for(api, id, lambda view: view["ended"])

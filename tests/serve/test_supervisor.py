@@ -147,3 +147,26 @@ def test_outputs_of_jobs_are_apart_and_callers_have_so_many(root):
     assert (refused.value.status, refused.value.retry_s) == (429, 30)
     assert len(one.jobs("me")) == 2
     assert one.jobs("them") == []
+
+
+def test_jobs_in_a_store_are_recorded_and_kept_apart_there(store, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    root, bare = store.uri("jobs"), "s3://images/jobs"
+    asked = JobRequest.model_validate({"input": f"{bare}/in", "output": f"{bare}/out"})
+    one, told = supervisor(root, ["status", "/nowhere"])
+    try:
+        posted = one.post("me", asked, most=1)
+        # The store's address is the operator's, and not shown.
+        assert (posted.input, posted.output) == ([f"{bare}/in"], f"{bare}/out")
+        with held(resolve(store.uri("jobs/out"))):
+            view = until(one, posted.id, lambda view: view.message)
+            assert (view.state, told) == ("queued", [])
+        assert until(one, posted.id, lambda view: view.ended).state == "failed"
+        one.close()
+        other, _ = supervisor(root, ["status", "/nowhere"])
+        assert [view.id for view in other.jobs("me")] == [posted.id]
+        other.cancel("me", posted.id)
+        assert not [name for name in store.objects("jobs") if name.endswith(f"{posted.id}.json")]
+    finally:
+        while opened:
+            opened.pop().close()

@@ -51,7 +51,7 @@ class JobRequest(BaseModel):
         BeforeValidator(_listed, json_schema_input_type=_Path | list[_Path]),
     ]
     output: _Path = Field(description="path or URI below the job roots, where the same kind of container is written")
-    options: JobOptions = JobOptions()  # type: ignore[call-arg]  # every field has a default
+    options: JobOptions = JobOptions()
 
 
 def parse_request(body: bytes) -> JobRequest:

@@ -17,13 +17,13 @@ from raypurify.serve.openapi import refusal
 
 # A body of a job is small, and its caller has sent it at once.
 _BODY_S, _ANSWER_S, _AGAIN_S = 10, 30, 5
-_REFUSALS = {
+_REFUSALS: dict[int | str, dict[str, Any]] = {
     401: refusal("no token, or a wrong one"),
     403: refusal("the endpoint takes no jobs, or a path lies outside of its job roots"),
     503: refusal("nobody sees to jobs at the moment; Retry-After says when to ask again"),
 }
-_UNKNOWN = {404: refusal("no job of this caller has the id")}
-_POSTED = {
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: refusal("no job of this caller has the id")}
+_POSTED: dict[int | str, dict[str, Any]] = {
     408: refusal("the body did not come in time"),
     409: refusal("the output belongs to another job, or its job runs with other options"),
     413: refusal("the body is too large"),
@@ -66,7 +66,11 @@ async def job(id: _Id, request: Request, front: _Front) -> JobView:
     return await _asked(front, "job", request, id)
 
 
-@router.delete("/{id}", status_code=202, responses={**_REFUSALS, **_UNKNOWN})
+@router.delete(
+    "/{id}",
+    status_code=202,
+    responses={200: {"model": JobView, "description": "a job that had ended, forgotten"}, **_REFUSALS, **_UNKNOWN},
+)
 async def cancel(id: _Id, request: Request, front: _Front, response: Response) -> JobView:
     """Cancel a job, whose output keeps what is done; forget one that has ended."""
     view = await _asked(front, "cancel", request, id)
