@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from raypurify.serve.auth import hash_token
 from raypurify.serve.http import Refusal
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry, job_id
-from raypurify.serve.jobs.request import JobRequest, arguments, parse_request
+from raypurify.serve.jobs.request import JobRequest, arguments, parse_request, request_schema
 from raypurify.serve.jobs.roots import admit, check_links, check_root
 from raypurify.serve.limits import Bucket, Callers
 from raypurify.serve.settings import parse_settings
@@ -223,6 +224,17 @@ def test_only_known_options_within_their_bounds_are_taken(body, where):
     for broken in (b"", b"[]", b"\xff", b"{", b'"x"', b"[" * 50_000):
         with pytest.raises(Refused):
             parse_request(broken)
+
+
+def test_the_schema_of_a_request_stands_for_itself():
+    schema = request_schema()
+    assert "$ref" not in json.dumps(schema)
+    for good in ({"input": "/i", "output": "/o"}, {"input": ["/i"], "output": "/o", "options": {"sheet": 64}}):
+        jsonschema.validate(good, schema)
+        parse_request(json.dumps(good).encode())
+    for bad in ({"input": [], "output": "/o"}, {"input": "/i", "output": "/o", "options": {"follow_links": True}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)
 
 
 def test_values_never_become_flags():

@@ -68,7 +68,7 @@ def job_id(output: str) -> str:
     """The id of the job of an output.
 
     >>> job_id("/data/out")
-    'c60d2b8d81ab1af8'
+    '10c1083c2123fa95'
     """
     return hashlib.sha256(f"job {output}".encode()).hexdigest()[:16]
 

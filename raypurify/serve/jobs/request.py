@@ -48,7 +48,7 @@ class JobRequest(BaseModel):
     input: Annotated[
         list[_Path],
         Field(min_length=1, max_length=_MOST_INPUTS, description="paths or URIs below the job roots"),
-        BeforeValidator(_listed, json_schema_input_type=_Path | list[_Path]),
+        BeforeValidator(_listed),
     ]
     output: _Path = Field(description="path or URI below the job roots, where the same kind of container is written")
     options: JobOptions = JobOptions()
@@ -67,7 +67,9 @@ def parse_request(body: bytes) -> JobRequest:
 def request_schema() -> dict[str, Any]:
     """The JSON schema of a request in one piece, as an OpenAPI body wants it."""
     schema = JobRequest.model_json_schema()
-    schema["properties"]["options"] = schema.pop("$defs")["JobOptions"]
+    fields = schema["properties"]
+    fields["options"] = schema.pop("$defs")["JobOptions"]
+    fields["input"] = {"anyOf": [fields["input"]["items"], fields["input"]]}
     return schema
 
 
