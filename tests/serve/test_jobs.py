@@ -18,12 +18,13 @@ IMAGES, OTHER = 128, "another token"
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    """A root with a folder of images, one of them broken."""
+    """A root with a folder of images, one of them broken; the second half takes long enough to be cancelled in."""
     root = tmp_path_factory.mktemp("jobs")
     (root / "in").mkdir()
     rng = np.random.default_rng(0)
     for n in range(IMAGES):
-        noisy = (pixels(96, 96, n) + rng.normal(0, 30, (96, 96, 3))).clip(0, 255).astype(np.uint8)
+        side = 48 if n < IMAGES // 2 else 160
+        noisy = (pixels(side, side, n) + rng.normal(0, 30, (side, side, 3))).clip(0, 255).astype(np.uint8)
         (root / "in" / f"{n:03d}.png").write_bytes(encode(noisy) if n != 7 else b"\x89PNG\r\n\x1a\n broken")
     return root
 
