@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-USE = ("bulk", "serve", "serve-operations", "training", "evaluation", "sparse-coding")
+USE = ("bulk", "serve", "serve-api", "serve-jobs", "serve-operations", "training", "evaluation", "sparse-coding")
 WHY = ("algorithm", "clusters", "scale", "decisions")
 
 

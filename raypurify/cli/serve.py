@@ -33,6 +33,10 @@ def serve(
         int | None, typer.Option(help="Pixels purified together; default 2^14 on a CPU, 2^20 on a GPU.", min=1)
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds until callers get an answer; default 60.")] = None,
+    job_root: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder or URI below which jobs may read and write; may be repeated. None: no jobs."),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Serve purification over HTTP: POST /v1/purify. Requests carry a token of $RAYPURIFY_TOKEN as a bearer token."""
@@ -56,6 +60,7 @@ def serve(
         "max_bytes": max_bytes,
         "batch_pixels": batch_pixels,
         "timeout_s": timeout,
+        "job_roots": job_root,
     }
     run(
         bundle,

@@ -45,7 +45,7 @@ class Lease:
     def acquire(self) -> None:
         """Take the output and begin to renew the lease. Raises SinkError where another job writes there."""
         for name in (self.out / STATE).names():
-            found = self._read(self.out / STATE / name) if name.startswith(LEASE) and self._excludes(name) else None
+            found = _found(self.out / STATE / name) if name.startswith(LEASE) and self._excludes(name) else None
             if found and (since := _lives(found)) is not None:
                 raise SinkError(
                     f"{self.out}: another job writes here (process {found.get('pid')} on {found.get('host')}, last "
@@ -88,13 +88,8 @@ class Lease:
         other_part = self.part and name != self.file.name and name.endswith(f"-of-{self.part[1]}.json")
         return not other_part
 
-    def _read(self, file: Place | None = None) -> dict | None:
-        file = file or self.file
-        try:
-            found = json.loads(file.read()) if file.kind == "file" else None
-        except (ValueError, FileNotFoundError):
-            return None
-        return found if isinstance(found, dict) else None
+    def _read(self) -> dict | None:
+        return _found(self.file)
 
     def _write(self) -> None:
         # Always as long: who reads from a store may get the length of one sign and the bytes of the next.
@@ -118,6 +113,23 @@ def held(out: Place, part: tuple[int, int] | None = None) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
+
+
+def writer(out: Place) -> str | None:
+    """Who writes an output now, in words; None where nobody does. Raises OSError where that cannot be read."""
+    for name in (out / STATE).names():
+        found = _found(out / STATE / name) if name.startswith(LEASE) else None
+        if found and _lives(found) is not None:
+            return f"process {found.get('pid')} on {found.get('host')}"
+    return None
+
+
+def _found(file: Place) -> dict | None:
+    try:
+        found = json.loads(file.read()) if file.kind == "file" else None
+    except (ValueError, FileNotFoundError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _lives(found: dict) -> float | None:

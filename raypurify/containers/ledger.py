@@ -175,11 +175,6 @@ def commit(out: Place, shard: str, provenance: list[dict], errors: list[dict]) -
     marker(out, shard).write(to_bytes(pa.Table.from_pylist(provenance, PROVENANCE)), scratch(out))
 
 
-def committed(out: Place) -> list[str]:
-    """The names of the shards that are done."""
-    return _shards(out / STATE / "provenance")
-
-
 def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str, int]) -> Summary:
     """Join the parts of all ``shards`` into one provenance, one errors table and the summary, and return it. One row
     group at a time is in memory.
@@ -231,6 +226,18 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
     text = json.dumps(recorded, indent=2, ensure_ascii=False) + "\n"
     (out / STATE / "summary.json").write(text.encode(), scratch(out))
     return summary
+
+
+def committed(out: Place) -> list[str]:
+    """The names of the shards of an output that are committed."""
+    return _shards(out / STATE / "provenance")
+
+
+def read_counts(out: Place, shard: str) -> tuple[int, Counter[str]]:
+    """How many rows of a committed shard were written, and how many failed by reason. Raises :class:`SinkError` where
+    that cannot be read."""
+    failed = _read_part(errors_part(out, shard), ERRORS)
+    return _count(marker(out, shard)), Counter(failed["reason"].to_pylist())
 
 
 def read_status(out: Place) -> Status:

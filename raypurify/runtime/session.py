@@ -54,7 +54,9 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
 
     common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if address:
-        ray.init(address=address, **common)
+        # What listens on loopback answers who does so too.
+        with _on_loopback() if address.startswith("127.") else contextlib.nullcontext():
+            ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, os.cpu_count() or 1)
         with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():

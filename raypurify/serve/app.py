@@ -17,6 +17,7 @@ from raypurify.serve.asgi import Answering
 from raypurify.serve.front import Front
 from raypurify.serve.gate import MAX_READERS
 from raypurify.serve.http import fail, refuse, refuse_arguments
+from raypurify.serve.jobs.deployment import supervised
 from raypurify.serve.replica import PurifierReplica
 from raypurify.serve.routes import ROUTERS
 from raypurify.serve.settings import ServeSettings, parse_settings
@@ -57,8 +58,8 @@ def api() -> FastAPI:
 class Ingress:
     """The ingress: what answers HTTP, by the routes of :mod:`raypurify.serve.routes`."""
 
-    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings):
-        self.front = Front(purifier, settings)
+    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings, jobs: DeploymentHandle | None = None):
+        self.front = Front(purifier, settings, jobs)
 
     async def end(self) -> int:
         """Take in nothing more; how many callers still wait for their answer."""
@@ -109,4 +110,4 @@ def build(args: dict[str, Any]) -> serve.Application:
         max_ongoing_requests=_NEVER_FULL,
         max_queued_requests=-1,
         **ends,
-    ).bind(purifier, settings)
+    ).bind(purifier, settings, supervised(settings))

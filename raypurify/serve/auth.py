@@ -28,14 +28,16 @@ def check_token(token: str) -> str:
     return token
 
 
-def token_fits(authorization: str | None, digests: Sequence[str]) -> bool:
-    """Whether the value of an ``Authorization`` header carries one of the tokens; takes equally long for any.
+def token_fits(authorization: str | None, digests: Sequence[str]) -> str | None:
+    """The digest of the token that the value of an ``Authorization`` header carries, None where it is none of them;
+    takes equally long for any.
 
-    >>> token_fits("Bearer secret", [hash_token("secret")]), token_fits("Basic secret", [hash_token("secret")])
-    (True, False)
+    >>> token_fits("Bearer secret", [hash_token("secret")]) == hash_token("secret")
+    True
+    >>> token_fits("Basic secret", [hash_token("secret")])
     """
     scheme, _, token = (authorization or "").partition(" ")
     # HTTP headers arrive as Latin-1 text; back to the bytes that were sent.
     given = hashlib.sha256(token.strip().encode("latin-1", "replace")).hexdigest()
     fits = [hmac.compare_digest(given, digest) for digest in digests]
-    return any(fits) and scheme.lower() == "bearer"
+    return given if any(fits) and scheme.lower() == "bearer" else None

@@ -18,6 +18,8 @@ from raypurify.serve.local import APP
 # Calls of one job actor that are under way.
 IN_FLIGHT = 4
 _PAUSE_S = 5.0
+# How long an application that is being deployed, maybe anew, is waited for.
+_DEPLOYS_S = 60.0
 
 
 def check_endpoint(digest: str) -> None:
@@ -27,7 +29,11 @@ def check_endpoint(digest: str) -> None:
     """
     from ray import serve
 
+    until = time.monotonic() + _DEPLOYS_S
     application = serve.status().applications.get(APP)
+    while application and application.status == "DEPLOYING" and time.monotonic() < until:
+        time.sleep(0.5)
+        application = serve.status().applications.get(APP)
     if application is None or application.status != "RUNNING":
         state = "no application" if application is None else f"an application in state {application.status}, named"
         raise ConfigError(

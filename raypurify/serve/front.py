@@ -23,6 +23,7 @@ from raypurify.serve.deadline import Deadline
 from raypurify.serve.gate import Gate, retry_after
 from raypurify.serve.http import Refusal, read_image
 from raypurify.serve.lanes import Full, TooLate
+from raypurify.serve.limits import Caller, Callers
 from raypurify.serve.metrics import FrontMetrics
 from raypurify.serve.settings import ServeSettings
 
@@ -45,35 +46,39 @@ class Purified(NamedTuple):
 class Front:
     """The state of one ingress: the purifier that it asks, its settings, and the gate that counts who is let in."""
 
-    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings):
-        self.purifier, self.settings = purifier, settings
+    def __init__(self, purifier: DeploymentHandle, settings: ServeSettings, jobs: DeploymentHandle | None = None):
+        self.purifier, self.settings, self.jobs = purifier, settings, jobs
+        self.callers = Callers(settings)
         self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
         self.coders = ThreadPoolExecutor(_CODERS)
         self.metrics = FrontMetrics()
 
-    def check_caller(self, authorization: str | None) -> None:
-        """Raises Refusal 401 for callers without one of the tokens."""
-        if self.settings.token_sha256 and not token_fits(authorization, self.settings.token_sha256):
+    def check_caller(self, authorization: str | None) -> Caller:
+        """Who calls. Raises Refusal 401 for callers without one of the tokens."""
+        digest = token_fits(authorization, self.settings.token_sha256)
+        if self.settings.token_sha256 and digest is None:
             message = "send the token as 'Authorization: Bearer <token>'"
             raise Refusal(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+        return self.callers.of(digest)
 
     async def purified(self, request: Request, encode: Callable[[Purified], Answer]) -> Answer:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
-        deadline = Deadline(request, self.settings.timeout_s)
+        caller, deadline = request.state.caller, Deadline(request, self.settings.timeout_s)
+        caller.charge()
         with self.metrics.image(), refusing(deadline), ExitStack() as taken:
             with self.gate.reading() as hold:
-                data = await deadline.reading(read_image(request, self.settings.max_bytes, hold))
+                data = await deadline.reading(read_image(request, caller.max_bytes, hold))
                 unpack = taken.enter_context(self.gate.image())
-                image = await deadline.within(self.decoded(data))
+                image = await deadline.within(self.decoded(data, caller))
                 del data
             unpack(image.pixels.shape[0] * image.pixels.shape[1])
             pixels, facts = await self.asked(image.pixels, deadline)
             return await deadline.within(self.in_thread(encode, Purified(image, pixels, facts)))
 
-    async def decoded(self, data: bytes) -> Decoded:
-        """An image that was sent, decoded in a thread. Raises ImageError."""
-        return await self.in_thread(partial(decode_image, max_pixels=self.settings.max_pixels), data)
+    async def decoded(self, data: bytes, caller: Caller) -> Decoded:
+        """An image that a caller sent, decoded in a thread. Raises ImageError."""
+        return await self.in_thread(partial(decode_image, max_pixels=caller.max_pixels), data)
 
     async def asked(self, pixels: np.ndarray, deadline: Deadline) -> tuple[np.ndarray, dict[str, Any]]:
         """What the purifier makes of uint8 (H, W, 3) pixels: pixels of the same shape, and the facts about them.
@@ -112,8 +117,8 @@ _TOKEN = HTTPBearer(auto_error=False, description="the endpoint's token")
 
 
 async def caller(request: Request, front: Annotated[Front, Depends(front)], _: Annotated[Any, Depends(_TOKEN)]) -> None:
-    """Checks who calls, for ``Depends``."""
-    front.check_caller(request.headers.get("authorization"))
+    """Checks who calls, and leaves it in the request's state, for ``Depends``."""
+    request.state.caller = front.check_caller(request.headers.get("authorization"))
 
 
 @contextmanager

@@ -105,6 +105,7 @@ INFERRED: Answers = {
         s413="more bytes, images or pixels than the limits",
         s415="a body of another type, or compressed",
         s422="too small",
+        s429="more images a second than this token may send; Retry-After says when to ask again",
         s500="the purifier failed on this image",
         s504="no answer within the time that was given",
     ),

@@ -17,6 +17,18 @@ def _listed(value: Any) -> Any:
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
+class Limits(BaseModel):
+    """What one caller, who is known by a token, may ask of the endpoint; None is no limit of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images_per_s: float | None = Field(None, gt=0, description="images a second, at each ingress, on the average")
+    burst: int = Field(10, ge=1, description="images at once that images_per_s allows for after a pause")
+    max_bytes: int | None = Field(None, ge=1, description="largest request body, within that of the endpoint")
+    max_pixels: int | None = Field(None, ge=1, description="largest image, within that of the endpoint")
+    jobs: int = Field(4, ge=0, description="jobs that have not ended")
+
+
 class ServeSettings(BaseModel):
     """Settings of the endpoint: what it serves, to whom, within which limits, on how many replicas."""
 
@@ -42,6 +54,12 @@ class ServeSettings(BaseModel):
     batch_pixels: int | None = Field(
         None, ge=1, description="pixels a replica purifies together; None: 2¹⁴ on a CPU, 2²⁰ on a GPU"
     )
+
+    job_roots: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="folders or beginnings of URIs below which jobs may read and write; none: there are no jobs"
+    )
+    jobs_at_once: int = Field(2, ge=1, description="jobs at work at a time; others wait for their turn")
+    limits: dict[str, Limits] = Field({}, description="limits by a token's SHA-256, and of all others by 'default'")
 
     @property
     def batch(self) -> int:
@@ -76,6 +94,14 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
         )
     if settings.device.startswith("cuda") and not settings.num_gpus:
         raise ConfigError(f"serve settings: device {settings.device} without a GPU; give num_gpus: 1, or a part of one")
+    for unknown in settings.limits.keys() - {"default", *settings.token_sha256}:
+        raise ConfigError(f"serve settings: limits of {unknown!r}: give default or one of token_sha256")
+    if settings.job_roots:
+        # Checks what it is given with pyarrow, which those who have no jobs need not load.
+        from raypurify.serve.jobs.roots import check_root
+
+        roots = tuple(dict.fromkeys(map(check_root, settings.job_roots)))
+        settings = settings.model_copy(update={"job_roots": roots})
     folder = Path(settings.bundle)
     if "://" not in settings.bundle and folder.is_dir():
         # Replicas run in a directory of their own.

@@ -5,13 +5,14 @@ A route asks for ``Depends(front)`` to reach the purifier, and for ``Depends(cal
 OpenAPI cannot read off the function stand in :mod:`raypurify.serve.openapi`.
 """
 
-from raypurify.serve.routes import batch, bundle, docs, health, infer, page, purify
+from raypurify.serve.routes import batch, bundle, docs, health, infer, jobs, page, purify
 
 ROUTERS = (
     purify.router,
     batch.router,
     health.router,
     infer.router,
+    jobs.router,
     bundle.router,
     docs.router,
     page.router,

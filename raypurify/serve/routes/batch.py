@@ -12,6 +12,7 @@ from raypurify.serve.accept import VARY, wanted
 from raypurify.serve.deadline import Deadline
 from raypurify.serve.front import Front, Purified, caller, front, refusing
 from raypurify.serve.http import Refusal, read_images
+from raypurify.serve.limits import Caller
 from raypurify.serve.many import each
 from raypurify.serve.openapi import BATCH_ANSWERS, FORM, TIMEOUT
 from raypurify.serve.parts import OFFERED, Encoded, pack
@@ -41,8 +42,9 @@ async def batch(
     most = min(settings.max_batch_images, settings.max_queued_requests)
     with refusing(deadline), front.gate.reading() as hold, ExitStack() as taken:
         images = await deadline.reading(read_images(request, most, settings.max_batch_bytes, hold))
+        request.state.caller.charge(len(images))
         places = [taken.enter_context(front.gate.image()) for _ in images]
-        work = _Batch(front, deadline, f"image/{format}")
+        work = _Batch(front, request.state.caller, deadline, f"image/{format}")
         answers = await each([partial(work.one, *pair) for pair in zip(images, places)], deadline, front.metrics)
         # Also where time is up: what is done is worth having.
         body, media_type = await front.in_thread(pack, answers, kind)
@@ -54,16 +56,15 @@ async def batch(
 class _Batch:
     """Images of one request, whose pixels together are bounded as those that wait in one place are."""
 
-    def __init__(self, front: Front, deadline: Deadline, kind: str):
-        self.front, self.deadline, self.kind = front, deadline, kind
+    def __init__(self, front: Front, caller: Caller, deadline: Deadline, kind: str):
+        self.front, self.caller, self.deadline, self.kind = front, caller, deadline, kind
         self.pixels = 0
 
     async def one(self, data: bytes, unpack: Unpack) -> Encoded:
         """One image from its bytes to its bytes. Raises ImageError, Refusal, and what the purifier raises."""
-        if len(data) > self.front.settings.max_bytes:
-            text = f"the image is larger than the limit of {self.front.settings.max_bytes:,} bytes"
-            raise ImageError("too-large", text)
-        image = await self.front.decoded(data)
+        if len(data) > self.caller.max_bytes:
+            raise ImageError("too-large", f"the image is larger than the limit of {self.caller.max_bytes:,} bytes")
+        image = await self.front.decoded(data, self.caller)
         pixels = image.pixels.shape[0] * image.pixels.shape[1]
         self.pixels += pixels
         most = self.front.settings.max_waiting_pixels

@@ -98,11 +98,13 @@ async def infer(request: Request, front: Annotated[Front, Depends(front)]) -> Re
     if "version" in request.path_params:
         _version(request, await digest(front))
     most = min(settings.max_batch_images, settings.max_queued_requests)
-    limits = Limits(settings.max_bytes, most, settings.max_pixels, settings.max_waiting_pixels)
+    caller = request.state.caller
+    limits = Limits(caller.max_bytes, most, caller.max_pixels, settings.max_waiting_pixels)
     with refusing(deadline), ExitStack() as taken:
         with front.gate.reading() as hold:
             body = await deadline.reading(read_body(request, settings.max_batch_bytes, hold))
             asked = await deadline.within(front.in_thread(read, body, request.headers.get(_LENGTH), limits))
+            caller.charge(len(asked.images))
             for image in asked.images:
                 taken.enter_context(front.gate.image())(image.shape[0] * image.shape[1])
         jobs = [partial(front.asked, image, deadline) for image in asked.images]

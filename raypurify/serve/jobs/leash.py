@@ -1,0 +1,48 @@
+"""The command line of raypurify on a leash: it is interrupted when the process that started it is gone.
+
+    python -m raypurify.serve.jobs.leash '{"paths": [...], "roots": [...]}' purify ...
+
+Standard input is the leash: its other end lies with the supervisor, and the system closes it however that dies. Links
+below the paths are looked at here, right before the work, because there may be millions of files.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+# Time for an interrupted job to stop by itself; what it has committed is kept either way.
+GRACE_S = 30.0
+
+
+def main() -> None:
+    """Check the links, and run the command line in this process."""
+    from raypurify.errors import ConfigError
+    from raypurify.serve.jobs.roots import check_links
+
+    # A worker of Ray may have both ignored.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    bounds = json.loads(sys.argv.pop(1))
+    try:
+        check_links(bounds["paths"], bounds["roots"])
+    except ConfigError as error:
+        sys.exit(f"raypurify: {error}")
+    runpy.run_module("raypurify", run_name="__main__", alter_sys=True)
+
+
+def _end_with_supervisor() -> None:
+    # Not through sys.stdin, whose lock would be held when the interpreter ends.
+    while os.read(0, 1):
+        continue
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

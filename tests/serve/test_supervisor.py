@@ -1,0 +1,172 @@
+"""What becomes of jobs whose processes die, hang or find another at their output: real processes, without Ray."""
+
+import time
+
+import pytest
+
+from raypurify.containers.lease import held
+from raypurify.containers.ledger import write_job
+from raypurify.serve.jobs import supervisor as module
+from raypurify.serve.jobs.driver import Driver
+from raypurify.serve.jobs.refused import Refused
+from raypurify.serve.jobs.registry import Registry
+from raypurify.serve.jobs.request import JobRequest
+from raypurify.serve.jobs.supervisor import Supervisor
+from raypurify.storage import resolve
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    (tmp_path / "in").mkdir()
+    yield tmp_path
+    while opened:
+        opened.pop().close()
+
+
+opened: list[Supervisor] = []
+
+
+def supervisor(root, command, **options):
+    """A supervisor whose drivers run another command of raypurify; what each was told to overwrite is appended."""
+    told = []
+
+    def start(record, overwrite):
+        told.append(overwrite)
+        return Driver(command, [], [])
+
+    one = Supervisor(Registry([str(root)]), start, **options)
+    one.tick()
+    opened.append(one)
+    return one, told
+
+
+def request(root, output="out", **options):
+    return JobRequest.model_validate({"input": str(root / "in"), "output": str(root / output), "options": options})
+
+
+def until(one, id, reached, seconds=60):
+    end = time.monotonic() + seconds
+    while not reached(view := one.job("me", id)):
+        assert time.monotonic() < end, view
+        one.tick()
+        time.sleep(0.02)
+    return view
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "starts", "says"),
+    [
+        # It ends well, and has not said that the job is done.
+        (["--help"], {}, 3, "its process died 3 times"),
+        # It is ended for saying nothing, every time.
+        (["doctor"], {"silent_s": -1.0}, 3, "its process died 3 times"),
+        (["status", "/nowhere"], {}, 1, "neither the run directory"),
+    ],
+)
+def test_a_job_whose_process_cannot_do_it_fails_and_says_why(root, command, options, starts, says):
+    one, told = supervisor(root, command, **options)
+    posted = one.post("me", request(root), most=1)
+    view = until(one, posted.id, lambda view: view.ended)
+    assert (view.state, len(told), says in view.message) == ("failed", starts, True), view
+    # So it is after a restart, and when it is posted again it is tried again.
+    one.close()
+    one, _ = supervisor(root, command)
+    assert one.job("me", posted.id) == view
+    assert one.post("me", request(root), most=1).state == "queued"
+
+
+def test_an_output_that_another_process_writes_is_waited_for(root):
+    one, told = supervisor(root, ["status", "/nowhere"])
+    with held(resolve(root / "out")):
+        id = one.post("me", request(root), most=1).id
+        view = until(one, id, lambda view: view.message)
+        assert (view.state, "writes this output" in view.message, told) == ("queued", True, [])
+    until(one, id, lambda view: view.ended)
+    assert told == [False]
+
+
+def test_a_supervisor_that_ends_leaves_its_jobs_to_the_next(root):
+    why = ["the endpoint is not there"]
+    one, told = supervisor(root, ["doctor"], hindered=lambda record: why[0])
+    id = one.post("me", request(root), most=1).id
+    assert until(one, id, lambda view: view.message).message == why[0]
+    why[0] = None
+    until(one, id, lambda view: view.state == "running")
+    driver = one._runs[id].driver
+    other, told_other = supervisor(root, ["--help"])
+    with pytest.raises(Refused, match="not there yet") as refused:
+        other.jobs("me")
+    assert refused.value.status == 503
+    one.close()
+    assert driver.poll() is not None
+    one.tick()
+    assert told == [False]
+    other.tick()
+    assert told_other == [False]
+    assert other.job("me", id).state in ("queued", "running")
+    other.cancel("me", id)
+    assert until(other, id, lambda view: view.ended).state == "cancelled"
+    other.cancel("me", id)
+    with pytest.raises(Refused, match="no job of yours"):
+        other.job("me", id)
+    assert not list((root / ".raypurify-jobs").glob("*.json"))
+
+
+def test_what_is_overwritten_is_overwritten_once(root):
+    job = {"format_version": 1, "source": {"rows": 3, "shards": 1}}
+    write_job(resolve(root / "out"), job)
+    one, told = supervisor(root, ["--help"])
+    id = one.post("me", request(root, overwrite=True), most=1).id
+    until(one, id, lambda view: told)
+    assert one.job("me", id).total is None, "the older job is not this one"
+    # The first driver has claimed the output, and died.
+    write_job(resolve(root / "out"), job | {"more": True})
+    assert until(one, id, lambda view: view.ended).total == 3
+    assert told == [True, False, False]
+
+
+def test_outputs_of_jobs_are_apart_and_callers_have_so_many(root):
+    one, _ = supervisor(root, ["--help"], hindered=lambda record: "not yet")
+    write_job(resolve(root / "elsewhere"), {})
+    one.post("me", request(root, "a/b"), most=2)
+    for output, status, error in [
+        ("a", 409, "output-taken"),
+        ("a/b/c", 409, "output-taken"),
+        ("elsewhere/deep/c", 409, "output-taken"),
+    ]:
+        with pytest.raises(Refused) as refused:
+            one.post("me", request(root, output), most=9)
+        assert (refused.value.status, refused.value.error) == (status, error)
+    with pytest.raises(Refused) as refused:
+        one.post("them", request(root, "a/b"), most=9)
+    assert refused.value.error == "output-taken"
+    one.post("me", request(root, "a/bc"), most=2)
+    with pytest.raises(Refused) as refused:
+        one.post("me", request(root, "d"), most=2)
+    assert (refused.value.status, refused.value.retry_s) == (429, 30)
+    assert len(one.jobs("me")) == 2
+    assert one.jobs("them") == []
+
+
+def test_jobs_in_a_store_are_recorded_and_kept_apart_there(store, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    root, bare = store.uri("jobs"), "s3://images/jobs"
+    asked = JobRequest.model_validate({"input": f"{bare}/in", "output": f"{bare}/out"})
+    one, told = supervisor(root, ["status", "/nowhere"])
+    try:
+        posted = one.post("me", asked, most=1)
+        # The store's address is the operator's, and not shown.
+        assert (posted.input, posted.output) == ([f"{bare}/in"], f"{bare}/out")
+        with held(resolve(store.uri("jobs/out"))):
+            view = until(one, posted.id, lambda view: view.message)
+            assert (view.state, told) == ("queued", [])
+        assert until(one, posted.id, lambda view: view.ended).state == "failed"
+        one.close()
+        other, _ = supervisor(root, ["status", "/nowhere"])
+        assert [view.id for view in other.jobs("me")] == [posted.id]
+        other.cancel("me", posted.id)
+        assert not [name for name in store.objects("jobs") if name.endswith(f"{posted.id}.json")]
+    finally:
+        while opened:
+            opened.pop().close()
