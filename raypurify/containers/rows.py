@@ -1,5 +1,6 @@
 """One image on its way from a source to a sink, and the shard of images that one task works on."""
 
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -64,6 +65,18 @@ def counted(shard: Shard, held: Iterable[Held], rows: Callable[[Held], int] = la
         yield item
     if count < shard.rows:
         raise SourceError(f"{shard.place}: holds {count} of the {shard.rows} rows of shard {shard.name}; {_LOST}")
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """The path without its suffix, and that, as ``posixpath.splitext``, which takes its time over a million.
+
+    >>> split_suffix("a.b/c.d.png"), split_suffix("a.b/c"), split_suffix("a/.png")
+    (('a.b/c.d', '.png'), ('a.b/c', ''), ('a/.png', ''))
+    """
+    name, dot = path.rfind("/") + 1, path.rfind(".")
+    if dot > name and path[name] != ".":
+        return path[:dot], path[dot:]
+    return posixpath.splitext(path)
 
 
 def file_id(path: str) -> str:
