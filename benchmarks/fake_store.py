@@ -126,6 +126,12 @@ class _Answer(BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
 
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once."""
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def do_GET(self) -> None:
         """A listing, or an object."""
         key, query = self._asked()
@@ -214,7 +220,14 @@ class _Answer(BaseHTTPRequestHandler):
         return unquote(url.path).removeprefix(f"/{BUCKET}").removeprefix("/"), query
 
     def _body(self) -> bytes:
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Transfer-Encoding", "") == "chunked":
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
             return data
         whole, at = b"", 0

@@ -33,7 +33,7 @@ _SECRET = re.compile(r"^(?!abfss?://[^/:]*@)(\w[\w+.-]*://)[^/?#]*@|^(s3://)[^/@
 # What a URI may say about a store and everybody may read.
 _OPEN_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "tls_ca_file_path", "retry_limit_seconds"})
 # What may stand in a URI as it is.
-_PLAIN = "%/:?#@!$&'()*+,;="
+_PLAIN = "%/:?@!$&'()*+,;="
 
 # What a file system says of a name that it cannot hold: too long, of unknown characters, a folder's, or below a file.
 _OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
@@ -220,15 +220,15 @@ class Place:
 def resolve(uri: str | os.PathLike) -> Place:
     """The place a path or URI names. Raises OSError or ValueError where its file system is unknown or out of reach.
 
-    >>> resolve("/data/images").path, resolve("file:///a%20b").path
-    ('/data/images', '/a b')
+    >>> resolve("/data/images").path, resolve("file:///a%20b#c").path
+    ('/data/images', '/a b#c')
     """
     uri = os.fspath(uri)
     scheme = _SCHEME.match(uri)
     if not scheme:
         return Place(os.path.abspath(uri))
     if uri.startswith("file://"):
-        return Place(unquote(urlsplit(uri).path))
+        return Place(unquote(urlsplit(uri, allow_fragments=False).path))
     remote, path = _of_pyarrow(uri) or of_fsspec(uri)
     return Place(path, tuned(remote), scheme[0])
 
@@ -249,7 +249,9 @@ def redact(uri: str | os.PathLike) -> str:
     return "?".join(filter(None, (shown, "&".join(options))))
 
 
-def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def overlapped(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = CONNECTIONS
+) -> Iterator[Result]:
     """The results of ``function`` for each item, in order, for reads and writes of many files.
 
     As many are done at once as keep a store busy, or let a disk make several writes durable in one go.
@@ -257,11 +259,11 @@ def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     >>> [*overlapped(len, ["a", "bb", ""])]
     [1, 2, 0]
     """
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > CONNECTIONS:
+            if len(waiting) > at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from raypurify.errors import ImageError, SourceError
 from raypurify.images import MORE_SUFFIXES
@@ -93,3 +94,17 @@ def file_id(path: str) -> str:
     except UnicodeDecodeError:
         text = path.replace("%", "%25")
         return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def named_by_id(identity: str) -> str:
+    """The file name that is not UTF-8 and has this id; the id itself where it is that of no such name.
+
+    >>> named_by_id("50%25.png"), named_by_id("caf%E9 1%25.png")
+    ('50%25.png', 'caf\\udce9 1%.png')
+    """
+    raw = unquote_to_bytes(identity)
+    try:
+        raw.decode()
+        return identity
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape")
