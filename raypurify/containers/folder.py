@@ -153,6 +153,14 @@ def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     return found
 
 
+def unfinished(out: Place, shards: Sequence[Shard], suffix: str) -> Iterator[str]:
+    """The files in an output that the shards would write (``Container.unfinished``)."""
+    there = {path for path, _ in out.walk()}
+    other = renamed(shards, suffix)
+    paths = (path for shard in shards for path in shard.cut.paths)
+    return (name for path in paths if (name := other.get(path) or split_suffix(path)[0] + suffix) in there)
+
+
 FOLDER = Container(
     kind="folder",
     noun="image",
@@ -162,6 +170,7 @@ FOLDER = Container(
     pick=pick,
     write=write,
     renamed=renamed,
+    unfinished=unfinished,
 )
 
 
