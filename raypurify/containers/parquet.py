@@ -40,7 +40,7 @@ from raypurify.storage import Place
 
 _READ_ROWS, _READ_BYTES = 64, 16 << 20
 # Arrow holds a row group several times while it is written. Images of more than the one get groups of the other.
-_MOST_GROUP_BYTES, _GROUP_BYTES = 256 << 20, 64 << 20
+_MOST_GROUP_BYTES, _GROUP_BYTES = 160 << 20, 64 << 20
 _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 

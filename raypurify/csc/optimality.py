@@ -6,8 +6,9 @@ import torch
 
 from raypurify.csc.convolution import analyze, atom_spectra
 
-# Numbers that are multiplied in double precision at once.
-_PIECE = 1 << 18
+# Numbers that are multiplied in double precision at once. Smaller pieces would leave the heap in pieces, too: what is
+# larger than 32 MiB goes back to the system.
+_PIECE = 1 << 23
 
 
 class Solution(NamedTuple):
