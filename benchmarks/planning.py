@@ -7,7 +7,9 @@ to work on, and to the whole plan, with nobody at work on them; those of a resta
 shards committed, until it knows what is left; and of ``raypurify status``. Then a restart with the merge of the whole
 ledger. Each is a process of its own that has loaded what a job's driver loads, so its peak of memory is a driver's;
 seconds are on the clock and of the driver's CPU, tasks in other processes not counted. ``--ledger ROWS`` asks the same
-of a ledger of so many rows alone. The records of shards are those that a job commits, without their images.
+of a ledger of so many rows alone. The records of shards are those that a job commits, without their images. ``--store``
+asks it of a folder in a store that another process of this machine plays (``fake_store.py``): it is as slow as one that
+is far away, and takes its part of the same cores.
 """
 
 import argparse
@@ -25,17 +27,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fake_store import BUCKET, PIXEL
 from processes import machine
 
 from raypurify.containers import ledger
 from raypurify.containers.sink import open_sink
-from raypurify.storage import Place, overlapped
+from raypurify.storage import Place, overlapped, resolve
 
 IMAGES, TARS, TABLES, CLASSES = 1_280_000, 1300, 1024, 1000
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c636060600000000400015e"
-    "f2d1a00000000049454e44ae426082"
-)
 MEASURED = """
 import json, resource, sys, time
 begun, cpu = time.monotonic(), time.process_time()
@@ -128,27 +127,27 @@ def provenance(rows: int, first: int) -> list[dict]:
     return [said | {"id": f"n/{k:08d}.png", "output": f"n/{k:08d}.png"} for k in range(first, first + rows)]
 
 
-def measured(source: Path | str, out: Path, what: str) -> dict:
+def measured(source: str, out: str, what: str) -> dict:
     """The figures of one process."""
-    command = [sys.executable, "-c", MEASURED, str(source), str(out), what]
+    command = [sys.executable, "-c", MEASURED, source, out, what]
     run = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     facts = json.loads(run.stdout.splitlines()[-1])
     print(f"  {what}: {facts}", flush=True)
     return facts
 
 
-def status_seconds(out: Path) -> float:
+def status_seconds(out: str) -> float:
     """The whole command, with its imports."""
     begun = time.monotonic()
     subprocess.run([Path(sys.executable).with_name("raypurify"), "status", out], stdout=subprocess.DEVNULL, check=True)
     return round(time.monotonic() - begun, 2)
 
 
-def commit(out: Path, shards: list, part: slice) -> None:
+def commit(out: Place, shards: list, part: slice) -> None:
     """The records of some shards."""
     list(
         overlapped(
-            lambda shard: ledger.commit(Place(str(out)), shard.name, provenance(shard.rows, shard.first_row), []),
+            lambda shard: ledger.commit(out, shard.name, provenance(shard.rows, shard.first_row), []),
             shards[part],
         )
     )
@@ -159,18 +158,40 @@ def measure(write: Callable[[Path, int], None], images: int, scratch: str) -> di
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         source, out = Path(folder) / "in", Path(folder) / "out"
         write(source, images)
-        facts = {"plan": measured(source, out, "plan"), "restart": measured(source, out, "restart")}
-        from raypurify.bulk.planning import looking_for, planned_for
+        return half_done(str(source), str(out), merge=True)
 
-        with looking_for(str(out)) as looking:
-            plan = planned_for(str(out), [str(source)], looking=replace(looking, reading=True))
-        open_sink(out, plan, settings={})
-        commit(out, list(plan.shards), slice(0, None, 2))
-        facts["resume of a half-done job"] = measured(source, out, "resume")
-        facts["status"] = {"seconds": status_seconds(out)}
-        commit(out, list(plan.shards), slice(1, None, 2))
+
+def half_done(source: str, out: str, merge: bool = False) -> dict:
+    """The figures of a job that is begun, and begun again when half of its shards are committed."""
+    facts = {"plan": measured(source, out, "plan"), "restart": measured(source, out, "restart")}
+    from raypurify.bulk.planning import looking_for, planned_for
+
+    with looking_for(out) as looking:
+        plan = planned_for(out, [source], looking=replace(looking, reading=True))
+    open_sink(out, plan, settings={})
+    commit(resolve(out), list(plan.shards), slice(0, None, 2))
+    facts["resume of a half-done job"] = measured(source, out, "resume")
+    facts["status"] = {"seconds": status_seconds(out)}
+    if merge:
+        commit(resolve(out), list(plan.shards), slice(1, None, 2))
         facts["merge"] = measured(source, out, "merge")
-        return facts
+    return facts
+
+
+def measure_store(images: int, page_s: float, other_s: float) -> dict:
+    """A folder in a store, a process of its own that answers as one does that is so many seconds away."""
+    script = Path(__file__).with_name("fake_store.py")
+    command = [sys.executable, str(script), "--images", str(images), "--page", str(page_s), "--other", str(other_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as store:
+        try:
+            assert store.stdout
+            place = f"{BUCKET}/{{}}?endpoint_override={store.stdout.readline().strip()}&scheme=http"
+            os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "key"}
+            facts = half_done(f"s3://{place.format('in')}", f"s3://{place.format('out')}")
+        finally:
+            store.kill()
+    # The store's own work is the machine's, too: what it costs to play it.
+    return {"seconds of a page": page_s, "seconds of any other answer": other_s} | facts
 
 
 def measure_ledger(rows: int, scratch: str) -> dict:
@@ -188,7 +209,7 @@ def measure_ledger(rows: int, scratch: str) -> dict:
             else:
                 os.link(ledger.marker(out, like).path, ledger.marker(out, name).path)
                 os.link(ledger.errors_part(out, like).path, ledger.errors_part(out, name).path)
-        return {what: measured("", Path(out.path), f"{what} alone") for what in ("status", "merge")}
+        return {what: measured("", out.path, f"{what} alone") for what in ("status", "merge")}
 
 
 if __name__ == "__main__":
@@ -198,11 +219,17 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--only", choices=("folder", "tars", "tables"))
     parser.add_argument("--ledger", type=int, metavar="ROWS")
+    parser.add_argument("--store", action="store_true", help="Ask it of a folder in a store alone.")
+    parser.add_argument("--page", type=float, default=0.05, help="Seconds that a page of the store's listing takes.")
+    parser.add_argument("--other", type=float, default=0.02, help="Seconds that any other answer of it takes.")
     options = parser.parse_args()
     ways = {"folder": write_folder, "tars": write_tars, "tables": write_tables}
     found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"machine": machine()}
     if options.ledger:
         found[f"ledger of {options.ledger} rows"] = measure_ledger(options.ledger, options.scratch)
+    elif options.store:
+        load = os.getloadavg()[0]
+        found["folder in a store"] = {"load": load} | measure_store(options.images, options.page, options.other)
     else:
         for way in [options.only] if options.only else ways:
             print(way, flush=True)

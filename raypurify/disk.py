@@ -26,18 +26,28 @@ def walk_disk(
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             relative = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_file(follow_symlinks=False):
+                yield relative, _stamp_of_entry(entry)
+                continue
             if entry.is_dir(follow_symlinks=False) or _leads_on(entry, followed, above):
                 yield from walk_disk(root, relative, followed, above)
                 continue
             try:
-                stamp: Stamp | str = stamp_of(entry.stat()) if entry.is_file() else "devices and pipes"
+                stamp: Stamp | str = _stamp_of_entry(entry) if entry.is_file() else "devices and pipes"
                 if entry.is_symlink() and entry.is_dir():
                     stamp = "links to folders" if followed is None else "links in a loop"
                 elif isinstance(stamp, str) and not os.path.exists(entry.path):
                     stamp = (0, 0)
-            except OSError:  # a link to itself, or a file that has gone by now
+            except OSError:  # a link to itself
                 stamp = (0, 0)
             yield relative, stamp
+
+
+def _stamp_of_entry(entry: os.DirEntry) -> Stamp:
+    try:
+        return stamp_of(entry.stat())
+    except OSError:  # it has gone by now
+        return 0, 0
 
 
 def _leads_on(entry: os.DirEntry, followed: dict[str, str] | None, above: frozenset[tuple[int, int]]) -> bool:

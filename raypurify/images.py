@@ -80,8 +80,8 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
 
     Raises :class:`ImageError` with the reason ``empty``, ``not-an-image``, ``truncated`` (never padded),
     ``too-large`` (more than ``max_pixels``), ``too-small`` (a side below ``min_size``), ``too-complex`` (more scans or
-    blocks than :mod:`raypurify.scans` lets pass), ``animated`` (more than one frame or page) or ``unsupported-mode``
-    (floating point, 32-bit integers, CIE Lab).
+    blocks than :mod:`raypurify.scans` lets pass), ``animated`` (more than one frame or page), ``unsupported-mode``
+    (floating point, 32-bit integers, CIE Lab) or ``out-of-memory``.
 
     >>> image = decode_image(b"P5 2 1 255 " + bytes([0, 255]))
     >>> image.mode, image.pixels.shape
@@ -108,6 +108,9 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
         raise ImageError("too-large", message) from error
     except Image.UnidentifiedImageError as error:
         raise _unidentified(data) from error
+    except MemoryError as error:
+        message = "its decoder asked for more memory than there is; let fewer actors work at once (--actor-cpus), "
+        raise ImageError("out-of-memory", f"{message}and try it again by retry-failed") from error
     except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged input
         message = f"the image is cut short or damaged ({len(data):,} bytes): {error}"
         raise ImageError("truncated", message) from error
@@ -163,7 +166,9 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     >>> to_float(np.full((1, 1, 3), 51, np.uint8)).ravel().tolist() == [np.float32(0.2)] * 3
     True
     """
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+    image = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+    image /= np.float32(255)
+    return image
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
@@ -175,10 +180,16 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
     [0, 128, 255]
     """
     image = np.asarray(image)
-    if np.isnan(image).any():
-        raise DataError(f"the image {image.shape} holds NaN and cannot be written")
-    levels = np.floor(np.clip(image, 0, 1).astype(np.float32) * np.float32(255) + np.float32(0.5))
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
+    pixels = np.empty((*image.shape[1:], len(image)), np.uint8)
+    # A channel at a time: the steps between are four times as large as the pixels.
+    for channel, plane in enumerate(image):
+        if np.isnan(plane).any():
+            raise DataError(f"the image {image.shape} holds NaN and cannot be written")
+        levels = np.clip(plane, 0, 1).astype(np.float32)
+        levels *= np.float32(255)
+        levels += np.float32(0.5)
+        pixels[..., channel] = np.floor(levels, out=levels)
+    return pixels
 
 
 def _check_size(size: tuple[int, int] | None, max_pixels: int, min_size: int) -> None:
@@ -256,7 +267,7 @@ def _unpack(image: Image.Image, data: bytes) -> Decoded:
         elif "transparency" in image.info or mode in ("LA", "La", "RGBA", "RGBa", "PA"):
             image = image.convert("LA" if mode in _GREY and mode != "1" else "RGBA")
             alpha = np.array(image.getchannel("A"))
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return Decoded(pixels, alpha, mode, orientation, icc)
 
 

@@ -16,18 +16,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
 from raypurify.disk import Stamp, stamp_of, walk_disk
+from raypurify.stores import CONNECTIONS, STORES, of_fsspec, store_of, tuned, walk_store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_CONNECTIONS = 8
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 # A key of S3 is often given as it is, with slashes; what stands before the @ of Azure may be a container.
@@ -35,15 +33,8 @@ _SECRET = re.compile(r"^(?!abfss?://[^/:]*@)(\w[\w+.-]*://)[^/?#]*@|^(s3://)[^/@
 # What a URI may say about a store and everybody may read.
 _OPEN_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "tls_ca_file_path", "retry_limit_seconds"})
 # What may stand in a URI as it is.
-_PLAIN = "%/:?#@!$&'()*+,;="
+_PLAIN = "%/:?@!$&'()*+,;="
 
-# Stores of objects, where a folder is no more than what the names of some objects begin with. pyarrow waits minutes for
-# one that is out of reach, in S3's case after it has taken three seconds of silence for the end of a request; and it
-# asks S3 three times to store a small object, so that a missing bucket shows before the first byte.
-_STORES: dict[str, dict[str, Any]] = {
-    "s3": {"connect_timeout": 4.0, "request_timeout": 20.0, "allow_delayed_open": True},
-    "gcs": {"retry_time_limit": timedelta(seconds=10)},
-}
 # What a file system says of a name that it cannot hold: too long, of unknown characters, a folder's, or below a file.
 _OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 # Of S3 and GCS alike, in bytes.
@@ -110,7 +101,7 @@ class Place:
         """Make this folder and those that hold it, where the file system has such."""
         if self.remote is None:
             os.makedirs(self.path, exist_ok=True)
-        elif self.remote.type_name not in _STORES:
+        elif self.remote.type_name not in STORES:
             self.remote.create_dir(self.path, recursive=True)
 
     def write(self, data: bytes, scratch: "Place") -> None:
@@ -207,16 +198,14 @@ class Place:
         """
         if self.remote is None:
             yield from walk_disk(self.path, "", followed)
-            return
-        for info in self.remote.get_file_info(fs.FileSelector(self.path, recursive=True)):
-            if info.type != fs.FileType.Directory:
-                yield posixpath.relpath(info.path, self.path), (info.size or 0, info.mtime_ns or 0)
+        else:
+            yield from walk_store(self.remote, self.path)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
         """What is refused in this block for the name alone, whatever stands in the file, is a BadName."""
         try:
-            store = self.remote is not None and self.remote.type_name in _STORES
+            store = self.remote is not None and self.remote.type_name in STORES
             if store and len(self.path.encode().partition(b"/")[2]) > _MAX_KEY:
                 raise OSError(errno.ENAMETOOLONG, f"longer than {_MAX_KEY:,} bytes")
             yield
@@ -231,17 +220,17 @@ class Place:
 def resolve(uri: str | os.PathLike) -> Place:
     """The place a path or URI names. Raises OSError or ValueError where its file system is unknown or out of reach.
 
-    >>> resolve("/data/images").path, resolve("file:///a%20b").path
-    ('/data/images', '/a b')
+    >>> resolve("/data/images").path, resolve("file:///a%20b#c").path
+    ('/data/images', '/a b#c')
     """
     uri = os.fspath(uri)
     scheme = _SCHEME.match(uri)
     if not scheme:
         return Place(os.path.abspath(uri))
     if uri.startswith("file://"):
-        return Place(unquote(urlsplit(uri).path))
-    remote, path = _of_pyarrow(uri) or _of_fsspec(uri)
-    return Place(path, _tuned(remote), scheme[0])
+        return Place(unquote(urlsplit(uri, allow_fragments=False).path))
+    remote, path = _of_pyarrow(uri) or of_fsspec(uri)
+    return Place(path, tuned(remote), scheme[0])
 
 
 def redact(uri: str | os.PathLike) -> str:
@@ -260,7 +249,9 @@ def redact(uri: str | os.PathLike) -> str:
     return "?".join(filter(None, (shown, "&".join(options))))
 
 
-def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def overlapped(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = CONNECTIONS
+) -> Iterator[Result]:
     """The results of ``function`` for each item, in order, for reads and writes of many files.
 
     As many are done at once as keep a store busy, or let a disk make several writes durable in one go.
@@ -268,11 +259,11 @@ def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     >>> [*overlapped(len, ["a", "bb", ""])]
     [1, 2, 0]
     """
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > _CONNECTIONS:
+            if len(waiting) > at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -287,7 +278,7 @@ def same_store(one: Place, other: Place) -> bool:
     """Whether two places are both on the local disk, or on one remote store."""
     if one.remote is None or other.remote is None:
         return one.remote is other.remote
-    return _store(one.remote) == _store(other.remote)
+    return store_of(one.remote) == store_of(other.remote)
 
 
 def overlapping(out: Place, places: Iterable[Place]) -> Place | None:
@@ -324,38 +315,6 @@ def _of_pyarrow(uri: str) -> tuple[fs.FileSystem, str] | None:
         raise ValueError(str(error).replace(escaped, redact(uri))) from None
 
 
-def _of_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
-    import fsspec
-
-    backend, path = fsspec.core.url_to_fs(uri)
-    return fs.PyFileSystem(_Listing(backend)), path
-
-
-class _Listing(fs.FSSpecHandler):
-    """A file system of fsspec whose listings are whole: its own walk passes over folders that cannot be listed."""
-
-    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        from fsspec import AbstractFileSystem
-        from fsspec.asyn import AsyncFileSystem
-
-        kind = type(self.fs)
-        by_itself = kind.find is not AbstractFileSystem.find
-        by_itself |= getattr(kind, "_find", AsyncFileSystem._find) is not AsyncFileSystem._find
-        # A store that lists all keys at once says so where it cannot.
-        if by_itself or not self.fs.isdir(selector.base_dir):
-            return super().get_file_info_selector(selector)
-        found, waiting = [], [selector.base_dir]
-        while waiting:
-            folder = waiting.pop()
-            for info in self.fs.ls(folder, detail=True):
-                if info["name"].strip("/") == folder.strip("/"):
-                    continue
-                found.append(self._create_file_info(info["name"], info))
-                if selector.recursive and info["type"] == "directory":
-                    waiting.append(info["name"])
-        return found
-
-
 def _escaped(uri: str) -> str:
     """A URI as the standard wants it, of one as people write it.
 
@@ -369,23 +328,3 @@ def _escaped(uri: str) -> str:
     path = rest[len(user) + len(host) :]
     path = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path), safe=_PLAIN)
     return f"{scheme}://{user.replace('/', '%2F')}{host}{path}"
-
-
-def _tuned(remote: fs.FileSystem) -> fs.FileSystem:
-    """A store as this package uses it. S3 also gets its usual retries, which pyarrow gives to every store but that of a
-    URI, and loses ``tls_verify_certificates``, as any that travels to another process does."""
-    if remote.type_name not in _STORES:
-        return remote
-    build, (options,) = remote.__reduce__()
-    # What a URI sets stays; an older pyarrow does not know every option.
-    unset = {None, -1.0, False}
-    wished = {name: value for name, value in _STORES[remote.type_name].items() if options.get(name, value) in unset}
-    return build(options | wished)
-
-
-def _store(remote: fs.FileSystem) -> object:
-    """Equal for two ways to one store: they may differ in credentials, region or patience."""
-    if remote.type_name not in _STORES:
-        return remote
-    _, (options,) = remote.__reduce__()
-    return remote.type_name, options["endpoint_override"]

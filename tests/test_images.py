@@ -211,3 +211,14 @@ def test_sixteen_bits_with_white_as_0_are_refused():
     with pytest.raises(ImageError) as refused:
         decode_image(file.getvalue())
     assert refused.value.reason == "unsupported-mode"
+
+
+def test_memory_that_runs_out_is_no_damage(monkeypatch):
+    def load(image):
+        raise MemoryError
+
+    data = encode(pixels())
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(ImageError, match=r"more memory than there is.*--actor-cpus.*retry-failed") as error:
+        decode_image(data)
+    assert error.value.reason == "out-of-memory"

@@ -72,7 +72,9 @@ def purify(
         "strict": strict,
         "address": address,
     }
+    part = part_of(shard) if shard else None
     if dry_run:
+        asked["strict"] = strict or part is not None
         print(rehearse(inputs, output, bundle, **asked))
         return
     summary = run(
@@ -81,7 +83,7 @@ def purify(
         bundle,
         sheet=sheet,
         drop_failed=drop_failed,
-        part=part_of(shard) if shard else None,
+        part=part,
         retry_failed=retry_failed,
         engine=engine,
         actor=ActorShape(actor_cpus, actor_gpus),

@@ -1,9 +1,9 @@
 """What a container is to the rest of the house: a few functions, and what they are given and give back."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from raypurify.containers.ledger import recorded_outputs, scratch
 from raypurify.containers.look import Look
@@ -91,15 +91,27 @@ class Sink:
 
         Raises ImageError ``bad-name`` where the output's file system cannot hold a file of this name.
         """
-        try:
+        with _naming():
             (self.place / name).write(data, scratch(self.place))
-        except BadName as error:
-            raise ImageError("bad-name", f"{error}; rename what it is made from, or write to another store") from error
+
+    @contextmanager
+    def putting(self, name: str) -> Iterator[BinaryIO]:
+        """A file of the output to write more to than memory should hold; for the rest as :meth:`put`."""
+        with _naming(), (self.place / name).writing(scratch(self.place)) as file:
+            yield file
 
     def remove(self, name: str) -> None:
         """Remove one file of the output, if it is there."""
         with suppress(BadName):
             (self.place / name).delete()
+
+
+@contextmanager
+def _naming() -> Iterator[None]:
+    try:
+        yield
+    except BadName as error:
+        raise ImageError("bad-name", f"{error}; rename what it is made from, or write to another store") from error
 
 
 # Each row of a shard in order, with its encoded image, or why there is none.
@@ -111,6 +123,11 @@ Outputs = dict[int, str | ImageError]
 def no_names(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     """``Container.renamed`` of a container that can name each output by its shard."""
     return {}
+
+
+def no_files(out: Place, shards: Sequence[Shard], suffix: str) -> tuple[str, ...]:
+    """``Container.unfinished`` of a container whose ``written`` finds all files of a job."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,8 @@ class Container:
       there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
+    * ``unfinished(out, shards, suffix)``: the files there that those shards would write, committed or not; of the same
+      input they are the job's.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
       whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed;
       ``grows``: what a plan says of the first files of a listing stays when looks into others join it.
@@ -148,6 +167,7 @@ class Container:
     write: Callable[[Sink, Shard, Images], Outputs]
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
+    unfinished: Callable[[Place, Sequence[Shard], str], Iterable[str]] = no_files
     look: Callable[[Place, bool, str | None], Look] | None = None
     hidden: str = "."
     has_columns: bool = False

@@ -20,9 +20,12 @@ import numpy as np
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.cuts import bytes_before, cut_bytes
 from raypurify.containers.look import Look
-from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id
+from raypurify.containers.rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, Row, Shard, file_id, split_suffix
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place, Stamp, overlapped, within
+
+# Names that are hashed with one call.
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,12 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     if repeated is not None:
         raise SourceError(f"{listing.root}: two file names give the id {repeated}; rename one of them")
     digest = hashlib.sha256()
-    for path, (size, _) in listing.stamps.items():
-        digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
+    sized = iter(listing.stamps.items())
+    while some := "".join([f"{path}\0{size}\n" for path, (size, _) in islice(sized, _AT_ONCE)]):
+        digest.update(some.encode("utf-8", "surrogateescape"))
     classes = None
     if all("/" in path for path in listing.stamps):
-        classes = sorted({path.split("/")[0] for path in listing.stamps})
+        classes = sorted({path[: path.index("/")] for path in listing.stamps})
     return Plan(
         rows=len(listing.stamps),
         classes=None if classes is None else tuple(map(file_id, classes)),
@@ -101,7 +105,7 @@ def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
     """One file for each image, several at once (``Container.write``)."""
 
     def put(path: str, row: Row, image: bytes | ImageError) -> tuple[int, str | ImageError] | None:
-        name = sink.renamed.get(path) or posixpath.splitext(path)[0] + sink.suffix
+        name = sink.renamed.get(path) or split_suffix(path)[0] + sink.suffix
         if isinstance(image, ImageError):
             # A killed attempt may have written an image that can no longer be read.
             sink.remove(name)
@@ -121,19 +125,22 @@ def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     a folder."""
 
     def plain(path: str) -> str:
-        return posixpath.splitext(path)[0] + suffix
+        return split_suffix(path)[0] + suffix
 
     def paths() -> Iterator[str]:
         return (path for shard in shards for path in shard.cut.paths)
 
-    # Names are compared by eight bytes first: a set of a million of them would be large.
-    marks = np.fromiter((_mark(plain(path)) for path in paths()), np.uint64)
+    # Names are compared by their hashes first: a set of a million of them would be large.
+    marks = np.fromiter((hash(plain(path)) for path in paths()), np.int64)
     marks.sort()
     often = set(marks[1:][marks[1:] == marks[:-1]].tolist())
-    alike = [path for path in paths() if _mark(plain(path)) in often] if often else []
+    alike = [path for path in paths() if hash(plain(path)) in often] if often else []
     wanted, folders = Counter(map(plain, alike)), _folders(paths())
     meeting = {path for path in alike if plain(path) != path and wanted[plain(path)] > 1}
-    meeting |= {path for path in paths() if plain(path) in folders}
+    if np.isin(np.fromiter(map(hash, folders), np.int64), marks).any():
+        meeting |= {path for path in paths() if plain(path) in folders}
+    if not meeting:
+        return {}
     # A longer name may be the plain one of another image.
     taken = folders | {name for path in paths() if _longer_than(meeting, name := plain(path), suffix)}
     found = {}
@@ -146,6 +153,14 @@ def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     return found
 
 
+def unfinished(out: Place, shards: Sequence[Shard], suffix: str) -> Iterator[str]:
+    """The files in an output that the shards would write (``Container.unfinished``)."""
+    there = {path for path, _ in out.walk()}
+    other = renamed(shards, suffix)
+    paths = (path for shard in shards for path in shard.cut.paths)
+    return (name for path in paths if (name := other.get(path) or split_suffix(path)[0] + suffix) in there)
+
+
 FOLDER = Container(
     kind="folder",
     noun="image",
@@ -155,20 +170,17 @@ FOLDER = Container(
     pick=pick,
     write=write,
     renamed=renamed,
+    unfinished=unfinished,
 )
 
 
 def _folders(paths: Iterable[str]) -> set[str]:
     """All folders that hold one of the ``paths``."""
-    found, left = set[str](), {posixpath.dirname(path) for path in paths}
+    found, left = set[str](), {path[: path.rfind("/") + 1].rstrip("/") for path in paths}
     while left := left - found:
         found |= left
         left = {posixpath.dirname(folder) for folder in left}
     return found
-
-
-def _mark(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def _longer_than(bases: set[str], name: str, suffix: str) -> bool:

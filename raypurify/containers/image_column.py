@@ -1,6 +1,9 @@
-"""Which column of a table holds the images: the one that is named, or the only one that it can be."""
+"""The images of a table: which column holds them, the one that is named or the only one that it can be, and that
+column made anew of others."""
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypurify.containers.plain_types import plain_type
 from raypurify.errors import SourceError
@@ -73,3 +76,29 @@ def _hint(kind: pa.DataType) -> str:
     if isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType | pa.ListViewType | pa.LargeListViewType):
         return "; for several images in a row: give each a row of its own first (explode in pandas and Polars)"
     return ""
+
+
+def image_values(field: pa.Field, images: list[bytes | None], old: pa.ChunkedArray | None) -> pa.Array:
+    """The images as a column, None for those that failed; the fields of a struct besides them are those of ``old``."""
+    if not pa.types.is_struct(field.type):
+        return _files(images, field)
+    held = None if old is None else pa.concat_arrays(old.chunks) if old.num_chunks else pa.array([], old.type)
+    others = iter([] if held is None else range(held.type.num_fields))
+    parts = [
+        _files(images, part) if part.name == "bytes" else pc.struct_field(held, [next(others)]) for part in field.type
+    ]
+    lost = held.is_null() if held is not None and held.null_count else None
+    return pa.StructArray.from_arrays(parts, fields=list(field.type), mask=lost)
+
+
+def _files(images: list[bytes | None], field: pa.Field) -> pa.Array:
+    # Where a column allows no nulls, no bytes stand for no image.
+    held = images if field.nullable else [image or b"" for image in images]
+    sizes = np.array([len(image or b"") for image in held], np.int64)
+    if field.type != pa.binary() or sizes.sum() >= 1 << 31:
+        return pa.array(held, field.type)
+    # Arrow's own way from a list takes up to thrice the memory.
+    there = pa.array([image is not None for image in held], pa.bool_()).buffers()[1]
+    offsets = pa.py_buffer(np.concatenate([[0], sizes.cumsum()]).astype(np.int32))
+    data = pa.py_buffer(b"".join(image or b"" for image in held))
+    return pa.Array.from_buffers(field.type, len(held), [there, offsets, data])

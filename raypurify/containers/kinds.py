@@ -43,12 +43,14 @@ def choose(inputs: Inputs, kind: str | None, where: str) -> tuple[Container, lis
 
 def _sorted_out(inputs: Inputs) -> tuple[dict[str, list[str]], Counter[str]]:
     """The files of each container of which there are some, in order, and what is ignored with those of none."""
-    unclear = [path for path in inputs.files if not container_of(path) and PARQUET_NAME.search(path)]
+    paths = sorted(inputs.files)
+    containers = [container_of(path) for path in paths]
+    unclear = [path for path, known in zip(paths, containers) if known is None and PARQUET_NAME.search(path)]
     tables = dict(zip(unclear, overlapped(partial(_is_parquet, inputs.root), unclear)))
     held: dict[str, list[str]] = {kind: [] for kind in CONTAINERS}
     ignored = inputs.ignored.copy()
-    for path in sorted(inputs.files):
-        container = _PARQUET if tables.get(path) else container_of(path)
+    for path, known in zip(paths, containers):
+        container = _PARQUET if tables.get(path) else known
         if container:
             held[container.kind].append(path)
         elif path in tables:

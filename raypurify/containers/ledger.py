@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raypurify.containers.rows import named_by_id
 from raypurify.errors import SinkError
 from raypurify.storage import Place, overlapped
 
@@ -45,6 +46,8 @@ PROVENANCE = pa.schema(
 )
 ERRORS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("message", pa.string()), ("shard", pa.string())])
 _MERGE_ROWS = 1 << 16
+# So many footers are read at once, of a store by as many connections as pyarrow has to it.
+_FOOTERS = 24
 # What job.json says, or follows from the settings.
 _UNRECORDED = ("passed_over", "kept", "damaged")
 
@@ -237,33 +240,34 @@ def read_counts(out: Place, shard: str) -> tuple[int, Counter[str]]:
     """How many rows of a committed shard were written, and how many failed by reason. Raises :class:`SinkError` where
     that cannot be read."""
     failed = _read_part(errors_part(out, shard), ERRORS)
-    return _count(marker(out, shard)), Counter(failed["reason"].to_pylist())
+    with _opened(marker(out, shard)) as written:
+        return written.metadata.num_rows, Counter(failed["reason"].to_pylist())
 
 
 def read_status(out: Place) -> Status:
     """How far the job of an output is. Raises :class:`SinkError` where the folder is no output of raypurify."""
     job = known_job(out)
     shards = committed(out)
-    written = sum(overlapped(lambda shard: _count(marker(out, shard)), shards))
-    failed = sum(overlapped(lambda shard: _count(errors_part(out, shard)), shards))
+    written = sum(_counts(out / STATE / "provenance", PROVENANCE, shards).values())
+    failed = sum(_counts(out / STATE / "errors", ERRORS, shards).values())
     return Status(job, job["source"]["shards"], len(shards), job["source"]["rows"], written, failed)
 
 
 def reopen_failed(out: Place) -> list[str]:
     """Take back the commit of every shard with failed rows, so that the next run does it again. Returns their names."""
     shards = _shards(out / STATE / "errors")
-    counts = overlapped(lambda shard: _count(errors_part(out, shard)), shards)
-    reopened = [shard for shard, count in zip(shards, counts) if count]
+    reopened = sorted(_counts(out / STATE / "errors", ERRORS, shards))
     for shard in reopened:
         marker(out, shard).delete()
     return reopened
 
 
 def recorded_outputs(out: Place) -> list[str]:
-    """The files that the committed shards of an output have written, as their provenance names them."""
+    """The files that the committed shards of an output have written, of which their provenance has the ids."""
     parts = [marker(out, shard) for shard in committed(out)]
     tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
-    return [name for table in tables for name in dict.fromkeys(table["output"].to_pylist())]
+    ids = (identity for table in tables for identity in dict.fromkeys(table["output"].to_pylist()))
+    return [name if (name := named_by_id(one)) == one or (out / name).kind else one for one in ids]
 
 
 def _shards(folder: Place) -> list[str]:
@@ -275,17 +279,40 @@ def _read_part(place: Place, schema: pa.Schema) -> pa.Table:
         return file.read().cast(schema)
 
 
-def _count(place: Place) -> int:
-    with _opened(place) as file:
-        return file.metadata.num_rows
+def _counts(folder: Place, schema: pa.Schema, shards: Sequence[str]) -> dict[str, int]:
+    """The rows of the parts of those shards, where there are some. A part of an empty one's size is not opened."""
+    empty = len(to_bytes(schema.empty_table()))
+    names = {f"{shard}.parquet": shard for shard in shards}
+    found = folder.entries() if folder.kind == "folder" else ()
+    sizes = {name: stamp[0] for name, stamp in found if name in names and isinstance(stamp, tuple)}
+    # Damaged, should it be gone: its shard is committed.
+    asked = [(folder / name, sizes.get(name, 0)) for name in names if sizes.get(name) != empty]
+    counts = overlapped(lambda part: _count(*part), asked, at_once=_FOOTERS)
+    return {names[place.name]: count for (place, _), count in zip(asked, counts) if count}
+
+
+def _count(place: Place, size: int) -> int:
+    if place.remote is None:
+        with _opened(place) as file:
+            return file.metadata.num_rows
+    from pyarrow.dataset import ParquetFileFormat
+
+    with _readable(place):
+        # A store is asked once where the size is known.
+        return ParquetFileFormat().make_fragment(place.path, place.remote, file_size=size).metadata.num_rows
 
 
 @contextmanager
 def _opened(place: Place) -> Iterator[pq.ParquetFile]:
+    # Whole: a part is small, and a store is asked for every piece of it.
+    with _readable(place), pq.ParquetFile(pa.BufferReader(place.read())) as file:
+        yield file
+
+
+@contextmanager
+def _readable(place: Place) -> Iterator[None]:
     try:
-        # Whole: a part is small, and a store is asked for every piece of it.
-        with pq.ParquetFile(pa.BufferReader(place.read())) as file:
-            yield file
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SinkError(f"{place}: cannot be read ({error}); delete this file and run the job again") from error
 

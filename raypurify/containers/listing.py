@@ -66,6 +66,7 @@ def list_inputs(uris: Sequence[str | os.PathLike], follow_links: bool = False) -
     found = {posixpath.relpath(file.path, root.path): stamp for file, stamp in files.items()}
     for folder in folders:
         below = posixpath.relpath(folder.path, root.path)
+        before = "" if below == "." else f"{below}/"
         try:
             for path, stamp in folder.walk(followed):
                 if _hidden(path):
@@ -73,7 +74,8 @@ def list_inputs(uris: Sequence[str | os.PathLike], follow_links: bool = False) -
                 elif isinstance(stamp, str):
                     ignored[stamp] += 1
                 else:
-                    found[posixpath.normpath(posixpath.join(below, path))] = stamp
+                    # Only the key of an object may begin like this.
+                    found[posixpath.normpath(before + path) if path.startswith("..") else before + path] = stamp
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed: {error}; check its permissions") from error
     led_to = [Place(path) for path in (followed or {}).values()]
@@ -82,6 +84,9 @@ def list_inputs(uris: Sequence[str | os.PathLike], follow_links: bool = False) -
 
 
 def _hidden(path: str) -> bool:
+    # Every hidden name begins with one of these, whichever container it is of.
+    if not ("/." in path or "/_" in path or path[0] in "._"):
+        return False
     container = PARQUET if PARQUET_NAME.search(path) else container_of(path)
     marks = container.hidden if container else "."
     return any(part[0] in marks or part == STATE for part in path.split("/"))

@@ -4,14 +4,12 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
-
-import pyarrow as pa
+from typing import BinaryIO, TypeVar
 
 from raypurify.containers.contract import Listing, Outputs, Sink
-from raypurify.containers.ledger import STATE
+from raypurify.containers.ledger import STATE, recorded_outputs
 from raypurify.containers.look import Look
 from raypurify.containers.rows import Shard, file_id
 from raypurify.errors import ImageError, SourceError
@@ -97,18 +95,23 @@ def check_stamp(shard: Shard) -> None:
         raise SourceError(f"{shard.place}: changed since the job was planned; run again when it is whole")
 
 
-def put_file(sink: Sink, shard: Shard, suffix: str, data: bytes | pa.Buffer) -> Outputs:
-    """Write the one file of a shard, named after it, and return its name for every row (as ``Container.write``)."""
+def put_file(sink: Sink, shard: Shard, suffix: str, write: Callable[[BinaryIO], None]) -> Outputs:
+    """Let ``write`` fill the one file of a shard, named after it, and return its name for every row (as
+    ``Container.write``)."""
     name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
     written: str | ImageError = file_id(name)
     try:
-        sink.put(name, data)
+        with sink.putting(name) as file:
+            write(file)
     except ImageError as error:
         written = error
     return dict.fromkeys(range(shard.first_row, shard.first_row + shard.rows), written)
 
 
 def numbered_files(out: Place, suffix: str) -> list[str]:
-    """The files below an output that :func:`put_file` has written, those of uncommitted shards too."""
-    below = (path for path, _ in out.walk() if not path.startswith(f"{STATE}/"))
-    return [path for path in below if re.fullmatch(rf".*-\d{{5,}}{re.escape(suffix)}", path, re.DOTALL)]
+    """The files below an output that :func:`put_file` has written, those of uncommitted shards too: they are named
+    like shards, and not older than the job."""
+    begun = (out / STATE / "job.json").stamp[1]
+    since = (path for path, stamp in out.walk() if not isinstance(stamp, str) and stamp[1] >= begun)
+    named = filter(re.compile(rf"(?!{STATE}/).*-\d{{5,}}{re.escape(suffix)}", re.DOTALL).fullmatch, since)
+    return [*dict.fromkeys((*recorded_outputs(out), *named))]

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
-from raypurify.containers.cuts import bytes_before_in_groups, cut_bytes, cut_rows
-from raypurify.containers.image_column import check_column, check_names, find_image_column
+from raypurify.containers.cuts import bytes_before, bytes_before_in_groups, cut_bytes, cut_rows
+from raypurify.containers.image_column import check_column, check_names, find_image_column, image_values
 from raypurify.containers.look import Look
 from raypurify.containers.packed import (
     FileCut,
@@ -33,12 +33,14 @@ from raypurify.containers.packed import (
     put_file,
 )
 from raypurify.containers.parquet_labels import classes_of, label_pairs
-from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, written_as
+from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, write_as
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
 
 _READ_ROWS, _READ_BYTES = 64, 16 << 20
+# Arrow holds a row group several times while it is written. Images of more than the one get groups of the other.
+_MOST_GROUP_BYTES, _GROUP_BYTES = 160 << 20, 64 << 20
 _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 
@@ -153,11 +155,16 @@ def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
         table = pa.Table.from_batches(read_batches(shard, [*others, *inner], rows=shard.rows))
         table = table.filter(pa.array(kept)).combine_chunks()
         columns = {name: table[name] for name in table.schema.names}
-    columns[field.name] = _image_column(field, good, columns.get(field.name))
-    table = pa.table([columns[name] for name in schema.names], schema=schema)
+
+    def tables() -> Iterator[pa.Table]:
+        for start, rows in _row_groups(good):
+            held = {name: column.slice(start, rows) for name, column in columns.items()}
+            held[field.name] = image_values(field, good[start : start + rows], held.get(field.name))
+            yield pa.table([held[name] for name in schema.names], schema=schema)
+
     # Encoded images neither compress nor repeat.
-    data = written_as(table, stored, use_dictionary=others, compression=dict.fromkeys((field.name,), "NONE"))
-    return put_file(sink, shard, ".parquet", data)
+    options = {"use_dictionary": others, "compression": dict.fromkeys((field.name,), "NONE")}
+    return put_file(sink, shard, ".parquet", lambda file: write_as(file, tables(), stored, **options))
 
 
 PARQUET = Container(
@@ -360,31 +367,12 @@ def _own_ids(listing: Listing, looks: Mapping[str, Look]) -> bool:
     raise SourceError(f"{listing.root}: the id {first['values']!r} appears {first['counts']} times; ids must be unique")
 
 
+def _row_groups(images: Sequence[bytes | None]) -> Iterator[tuple[int, int]]:
+    """Where each row group starts, and its rows: one for all, unless memory would have to hold very much at once."""
+    before = bytes_before([len(image or b"") for image in images])
+    whole = iter([(0, len(images))])
+    return cut_bytes(whole, before, _GROUP_BYTES) if before(len(images)) > _MOST_GROUP_BYTES else whole
+
+
 def _is_struct(field: pa.Field) -> bool:
     return pa.types.is_struct(field.type)
-
-
-def _image_column(field: pa.Field, images: list[bytes | None], old: pa.ChunkedArray | None) -> pa.Array:
-    """The images as a column, None for those that failed; the fields of a struct besides them are those of ``old``."""
-    if not _is_struct(field):
-        return _files(images, field)
-    held = None if old is None else pa.concat_arrays(old.chunks) if old.num_chunks else pa.array([], old.type)
-    others = iter([] if held is None else range(held.type.num_fields))
-    parts = [
-        _files(images, part) if part.name == "bytes" else pc.struct_field(held, [next(others)]) for part in field.type
-    ]
-    lost = held.is_null() if held is not None and held.null_count else None
-    return pa.StructArray.from_arrays(parts, fields=list(field.type), mask=lost)
-
-
-def _files(images: list[bytes | None], field: pa.Field) -> pa.Array:
-    # Where a column allows no nulls, no bytes stand for no image.
-    held = images if field.nullable else [image or b"" for image in images]
-    sizes = np.array([len(image or b"") for image in held], np.int64)
-    if field.type != pa.binary() or sizes.sum() >= 1 << 31:
-        return pa.array(held, field.type)
-    # Arrow's own way from a list takes up to thrice the memory.
-    there = pa.array([image is not None for image in held], pa.bool_()).buffers()[1]
-    offsets = pa.py_buffer(np.concatenate([[0], sizes.cumsum()]).astype(np.int32))
-    data = pa.py_buffer(b"".join(image or b"" for image in held))
-    return pa.Array.from_buffers(field.type, len(held), [there, offsets, data])

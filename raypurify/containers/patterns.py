@@ -13,7 +13,7 @@ from itertools import accumulate, islice
 from typing import NamedTuple
 
 from raypurify.errors import SourceError
-from raypurify.storage import Place, Stamp, overlapped, redact, resolve
+from raypurify.storage import Place, Stamp, overlapped, redact, resolve, same_store
 
 MOST_NAMES = 100_000
 
@@ -56,6 +56,16 @@ def named_by(uri: str | os.PathLike, followed: dict[str, str] | None = None) -> 
         return names
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"{shown}: cannot be reached: {error}; check the path") from error
+
+
+def would_name(uri: str, place: Place) -> bool:
+    """Whether a pattern would name a folder, or one that holds it, if it were there."""
+    pattern = resolve(uri)
+    if not same_store(pattern, place) or not _WILD.search(pattern.path) or pattern.kind is not None:
+        return False
+    heads = [*accumulate(place.path.split("/"), "{}/{}".format)]
+    wholes = (re.compile(_whole(path.split("/")), re.DOTALL) for path in _braces(pattern.path))
+    return any(whole.fullmatch(head) for whole in wholes for head in heads)
 
 
 def _nothing(path: str, passed: Sequence[str]) -> str:
@@ -107,9 +117,7 @@ def _fitting(folder: Place, parts: Sequence[str], followed: dict[str, str] | Non
 def _below(folder: Place, parts: Sequence[str], followed: dict[str, str] | None) -> Iterator[Named]:
     """What fits a pattern that begins with ``**``, by one listing of all that is below; of folders that hold each other
     only the outermost."""
-    *ways, last = parts
-    ahead = "".join(r"(?:(?!\.)[^/]+/)*" if part == "**" else _segment(part) + "/" for part in ways)
-    fits = re.compile(ahead + _segment(last), re.DOTALL).fullmatch
+    fits = re.compile(_whole(parts), re.DOTALL).fullmatch
     seen: set[str] = set()
     for path, stamp in folder.walk(followed):
         heads = accumulate(path.split("/"), "{}/{}".format)
@@ -120,6 +128,12 @@ def _below(folder: Place, parts: Sequence[str], followed: dict[str, str] | None)
                 yield folder / hit, None
         elif hit is not None or (isinstance(stamp, str) and "/." not in f"/{path}"):
             yield folder / path, stamp
+
+
+def _whole(parts: Sequence[str]) -> str:
+    """The regular expression of the parts of a pattern."""
+    *ways, last = parts
+    return "".join(r"(?:(?!\.)[^/]+/)*" if part == "**" else _segment(part) + "/" for part in ways) + _segment(last)
 
 
 def _segment(part: str) -> str:

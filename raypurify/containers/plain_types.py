@@ -5,7 +5,8 @@ keeps beside the values; so the files are those that Arrow would have written, a
 """
 
 import base64
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,17 +50,17 @@ def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=schema)
 
 
-def written_as(table: pa.Table, schema: pa.Schema, **options: Any) -> pa.Buffer:
-    """The bytes of a Parquet file of a table of plain types, whose readers find it in the types of ``schema``."""
-    out = pa.BufferOutputStream()
-    if table.schema.equals(schema):
-        pq.write_table(table, out, **options)
-        return out.getvalue()
-    stored = base64.b64encode(schema.serialize().to_pybytes())
-    with pq.ParquetWriter(out, table.schema, store_schema=False, **options) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({**(schema.metadata or {}), b"ARROW:schema": stored})
-    return out.getvalue()
+def write_as(file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema, **options: Any) -> None:
+    """Write a Parquet file of tables of plain types, a row group each, whose readers find it in the types of
+    ``schema``."""
+    plain = plain_schema(schema)
+    same = plain.equals(schema)
+    with pq.ParquetWriter(file, plain, store_schema=same, **options) as writer:
+        for table in tables:
+            writer.write_table(table)
+        if not same:
+            stored = base64.b64encode(schema.serialize().to_pybytes())
+            writer.add_key_value_metadata({**(schema.metadata or {}), b"ARROW:schema": stored})
 
 
 def nests_dictionaries(kind: pa.DataType, inside: bool = False) -> bool:

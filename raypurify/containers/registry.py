@@ -1,10 +1,9 @@
 """The containers there are: one file and one entry each."""
 
-import posixpath
-
 from raypurify.containers.contract import Container
 from raypurify.containers.folder import FOLDER
 from raypurify.containers.parquet import PARQUET
+from raypurify.containers.rows import split_suffix
 from raypurify.containers.webdataset import WEBDATASET
 
 # By what users call them (--kind); messages name them in this order.
@@ -13,6 +12,8 @@ KINDS: dict[str, Container] = {"images": FOLDER, "parquet": PARQUET, "tars": WEB
 CONTAINERS: dict[str, Container] = {container.kind: container for container in KINDS.values()}
 
 _BY_SUFFIX = {suffix: container for container in CONTAINERS.values() for suffix in container.suffixes}
+# The last parts of suffixes of two.
+_SECOND = {suffix[suffix.rfind(".") :] for suffix in _BY_SUFFIX if suffix.count(".") > 1}
 
 
 def container_of(path: str) -> Container | None:
@@ -21,5 +22,8 @@ def container_of(path: str) -> Container | None:
     >>> container_of("a/1.JPG").kind, container_of("a.tar.GZ").kind, container_of("notes.gz")
     ('folder', 'tar', None)
     """
-    stem, last = posixpath.splitext(path.lower())
-    return _BY_SUFFIX.get(posixpath.splitext(stem)[1] + last) or _BY_SUFFIX.get(last)
+    stem, last = split_suffix(path)
+    last = last.lower()
+    if last in _SECOND and (both := _BY_SUFFIX.get(split_suffix(stem)[1].lower() + last)):
+        return both
+    return _BY_SUFFIX.get(last)

@@ -1,8 +1,10 @@
 """One image on its way from a source to a sink, and the shard of images that one task works on."""
 
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from raypurify.errors import ImageError, SourceError
 from raypurify.images import MORE_SUFFIXES
@@ -66,6 +68,18 @@ def counted(shard: Shard, held: Iterable[Held], rows: Callable[[Held], int] = la
         raise SourceError(f"{shard.place}: holds {count} of the {shard.rows} rows of shard {shard.name}; {_LOST}")
 
 
+def split_suffix(path: str) -> tuple[str, str]:
+    """The path without its suffix, and that, as ``posixpath.splitext``, which takes its time over a million.
+
+    >>> split_suffix("a.b/c.d.png"), split_suffix("a.b/c"), split_suffix("a/.png")
+    (('a.b/c.d', '.png'), ('a.b/c', ''), ('a/.png', ''))
+    """
+    name, dot = path.rfind("/") + 1, path.rfind(".")
+    if dot > name and path[name] != ".":
+        return path[:dot], path[dot:]
+    return posixpath.splitext(path)
+
+
 def file_id(path: str) -> str:
     """A file name as an id: as it is, percent-encoded where it is not UTF-8.
 
@@ -80,3 +94,17 @@ def file_id(path: str) -> str:
     except UnicodeDecodeError:
         text = path.replace("%", "%25")
         return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def named_by_id(identity: str) -> str:
+    """The file name that is not UTF-8 and has this id; the id itself where it is that of no such name.
+
+    >>> named_by_id("50%25.png"), named_by_id("caf%E9 1%25.png")
+    ('50%25.png', 'caf\\udce9 1%.png')
+    """
+    raw = unquote_to_bytes(identity)
+    try:
+        raw.decode()
+        return identity
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from raypurify.containers import ledger
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
+from raypurify.containers.patterns import would_name
 from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.rows import Row, Shard, file_id
 from raypurify.containers.source import Source
@@ -231,6 +232,10 @@ def _text(error: ImageError) -> str:
 def _check_apart(out: Place, source: Source) -> None:
     if place := overlapping(out, source.places):
         raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
+    if pattern := next((uri for uri in source.uris if would_name(uri, out)), None):
+        raise SinkError(
+            f"{out}: the next run would take the output for an input, as {pattern} fits it; name it otherwise"
+        )
 
 
 def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -> None:
@@ -242,7 +247,7 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
         old = None
     if overwrite:
         if old is not None:
-            _remove_output(out, old)
+            _remove_output(out, old, source)
         ledger.forget(out)
     elif old is not None:
         before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
@@ -303,7 +308,10 @@ def _identity(job: dict, more: bool) -> dict:
     return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
 
 
-def _remove_output(out: Place, job: dict) -> None:
+def _remove_output(out: Place, job: dict, source: Source) -> None:
     container = CONTAINERS.get(job["source"]["kind"])
-    for name in list(container.written(out) if container else ledger.recorded_outputs(out)):
+    names = {*(container.written(out) if container else ledger.recorded_outputs(out))}
+    if container and job["source"]["digest"] == source.digest:
+        names.update(container.unfinished(out, source.shards, SUFFIX[job["format"]]))
+    for name in names:
         (out / name).delete()

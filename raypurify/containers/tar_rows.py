@@ -5,7 +5,9 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any, BinaryIO
 
 from raypurify.containers.contract import Images, Outputs, Sink
 from raypurify.containers.packed import FileCut, check_stamp, put_file
@@ -71,10 +73,13 @@ def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
 
     A sample of several images keeps those that are good, and is left out, where failed rows are, without any.
     """
-    buffer, left = io.BytesIO(), iter(images)
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
-    ) as tar:
+    return put_file(sink, shard, ".tar", partial(_write_tar, sink, shard, images))
+
+
+def _write_tar(sink: Sink, shard: Shard, images: Images, file: BinaryIO) -> None:
+    left = iter(images)
+    options: dict[str, Any] = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+    with tarfile.open(fileobj=file, mode="w", **options) as tar:
         for sample in read_samples(shard):
             results = list(islice(left, len(sample.asked)))
             if [_id(shard, sample, asked) for asked in sample.asked] != [row.id for row, _ in results]:
@@ -86,7 +91,6 @@ def write(sink: Sink, shard: Shard, images: Images) -> Outputs:
             }
             if good or sink.keep_failed:
                 _add_sample(tar, sample, good, sink.suffix)
-    return put_file(sink, shard, ".tar", buffer.getvalue())
 
 
 def read_samples(shard: Shard) -> Iterator[Sample]:

@@ -10,7 +10,7 @@ which without any ``.cls`` are the classes. Every shard becomes a tar, named aft
 
 import posixpath
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, pairwise
@@ -126,9 +126,11 @@ def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterat
             continue
         begins = tar.offsets.tolist()
         # The images of a sample stay together.
-        cuts = cut_bytes(cut_rows([len(begins)], shard_rows), bytes_before(tar.sizes.tolist()))
-        starts = {bisect_left(begins, begins[start]) for start, _ in cuts}
-        for number, (start, stop) in enumerate(pairwise(sorted(starts | {len(begins)}))):
+        before = bytes_before(tar.sizes.tolist())
+        cuts = cut_bytes(cut_rows([len(begins)], shard_rows), before)
+        starts = {bisect_left(begins, begins[start]) for start, _ in cuts} | {len(begins)}
+        starts |= _within_bytes(begins, before, sorted(starts))
+        for number, (start, stop) in enumerate(pairwise(sorted(starts))):
             offset, end = begins[start], begins[stop] if stop < len(begins) else _NO_END
             low, high = np.searchsorted(tar.links[:, 0], (offset, end))
             links = tuple(Link(*link) for link in tar.links[low:high].tolist())
@@ -137,6 +139,15 @@ def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterat
                 counts = ()
             cut = replace(tar.whole, span=stop - start, offset=offset, links=links, counts=counts)
             yield Portion(f"{key}-{number:05d}", tar.place, stop - start, cut)
+
+
+def _within_bytes(begins: Sequence[int], before: Callable[[int], float], starts: Sequence[int]) -> set[int]:
+    """Where shards begin that are cut once more, between samples: what came back to a sample may have made them too
+    large."""
+    samples = [*(row for row, begin in enumerate(begins) if not row or begin != begins[row - 1]), len(begins)]
+    edges = [bisect_left(samples, start) for start in starts]
+    cuts = ((first, last - first) for first, last in pairwise(edges))
+    return {samples[first] for first, _ in cut_bytes(cuts, lambda sample: before(samples[sample]))}
 
 
 def _check_apart(root: Place, tars: Sequence[_Tar]) -> None:

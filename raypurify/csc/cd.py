@@ -126,7 +126,7 @@ def _solve_image(
     active, cells = arrays.first_set(signal, atoms, initial)
     corners = arrays.corners(height, width)
 
-    def screen(corner: tuple[int, int]) -> float:
+    def screen(corner: tuple[int, int], patches: np.ndarray = patches) -> float:
         return kernels.screen(patches, residual, *corner, atoms, nonneg)
 
     done = 0
@@ -142,6 +142,8 @@ def _solve_image(
         active = arrays.WorkingSet(*kernels.join(patches, level, height, width, active, cells))
         bound = lmbda * max(_TIGHT * tol, _SLACK * excess)
         kernels.descend(residual, atoms, active, cells, lmbda, bound, nonneg)
+    # A large image leaves no room for what is not needed any more.
+    del screen, patches
     kept = active.value != 0
     place = np.stack([active.atom[kept], active.row[kept], active.col[kept]]).astype(np.int64)
     h, w = atoms.h, atoms.w

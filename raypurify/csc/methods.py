@@ -45,7 +45,9 @@ class Problem(NamedTuple):
     max_bytes: int
 
     def part(self, some: torch.Tensor) -> "Problem":
-        """The problem of the images that ``some`` (n,) counts."""
+        """The problem of the images that ``some`` (n,) counts, ascending."""
+        if len(some) == len(self.signal):
+            return self
         initial = None if self.initial is None else self.initial.index_select(0, some)
         return self._replace(index=self.index[some], signal=self.signal[some], initial=initial)
 
@@ -73,7 +75,8 @@ def by_descent(problem: Problem) -> Solution:
         rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
         l1_norm = _l1_norms(codes)
     else:
-        rest = torch.from_numpy(np.stack([one.rest for one in found]))
+        rests = [one.rest for one in found]
+        rest = torch.from_numpy(np.stack(rests) if len(rests) > 1 else rests[0][None])
         l1_norm = torch.tensor([np.abs(one.value).sum(dtype=np.float64) for one in found])
     rounds = torch.tensor([one.rounds for one in found])
     violation = torch.tensor([one.violation for one in found], dtype=signal.dtype)

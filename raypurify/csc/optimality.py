@@ -6,6 +6,10 @@ import torch
 
 from raypurify.csc.convolution import analyze, atom_spectra
 
+# Numbers that are multiplied in double precision at once. Smaller pieces would leave the heap in pieces, too: what is
+# larger than 32 MiB goes back to the system.
+_PIECE = 1 << 23
+
 
 class Solution(NamedTuple):
     """Codes of a batch by any method, and what :func:`quality` needs to judge them.
@@ -36,15 +40,24 @@ def quality(solution: Solution, signal: torch.Tensor, lmbda: float) -> tuple[tor
     ``P(x) − D(θ) ≥ P(x) − P(x*)``: the objective is at most that far above the optimum. For λ = 0 the violation is in
     units of β, and the gap is ``½‖r‖²``.
     """
-    # In double precision: the gap is a small difference of large sums.
-    r, s, top = solution.rest.double(), signal.double(), solution.top.double()
-    energy = r.square().sum((1, 2, 3)) / 2
+    rest, top = solution.rest, solution.top.double()
+    energy = _inner(rest, rest) / 2
     objective = energy + lmbda * solution.l1_norm
     with torch.no_grad():
         scale = torch.where(top > lmbda, lmbda / top.clamp(min=torch.finfo(top.dtype).tiny), 1.0)
-        gap = objective + energy * scale.square() - scale * (r * s).sum((1, 2, 3))
+        gap = objective + energy * scale.square() - scale * _inner(rest, signal)
     unit = lmbda if lmbda > 0 else 1.0
     return objective.to(signal.dtype), (solution.violation / unit).to(signal.dtype), gap.clamp(min=0).to(signal.dtype)
+
+
+def _inner(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """⟨one, other⟩ of each image (N,), in double precision: the gap is a small difference of large sums.
+
+    Some rows at a time, as a copy in double precision would be twice the image.
+    """
+    rows = max(1, _PIECE // max(1, one[:, :, 0].numel()))
+    parts = zip(one.split(rows, 2), other.split(rows, 2))
+    return torch.stack([(a.double() * b.double()).sum((1, 2, 3)) for a, b in parts]).sum(0)
 
 
 @torch.no_grad()

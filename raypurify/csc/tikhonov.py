@@ -40,11 +40,13 @@ def tikhonov_split(images: torch.Tensor, lmbda: float = 5.0, pad: int = 16) -> t
     if not len(images):
         return images, images.clone()  # an FFT of nothing is an error in MKL
     height, width = images.shape[-2:]
-    padded = pad_mirrored(images, pad)
-    spectrum = torch.fft.rfft2(padded) / _attenuation(padded.shape[-2:], lmbda, images)
-    smooth = torch.fft.irfft2(spectrum, s=padded.shape[-2:])
-    low = smooth[..., pad : pad + height, pad : pad + width].contiguous()
-    return low, images - low
+    shape = torch.Size((height + 2 * pad, width + 2 * pad))
+    attenuation = _attenuation(shape, lmbda, images)
+    # A step at a time under one name, so that of a large image no more than two are in memory.
+    smooth = torch.fft.rfft2(pad_mirrored(images, pad)).div_(attenuation)
+    smooth = torch.fft.ifft(smooth, dim=-2)
+    smooth = torch.fft.irfft(smooth, n=shape[1])[..., pad : pad + height, pad : pad + width].contiguous()
+    return smooth, images - smooth
 
 
 def _attenuation(shape: torch.Size, lmbda: float, like: torch.Tensor) -> torch.Tensor:

@@ -33,22 +33,33 @@ def purify_pixels(
                 results[i] = ImageError("too-small", text)
             continue
         try:
-            done = purifier.purify(torch.from_numpy(np.stack([to_float(images[i]) for i in group])))
-            for k, i in enumerate(group):
-                cluster = int(done.cluster[k])
-                facts = {
-                    "cluster": cluster,
-                    "class": purifier.classes_of_cluster[cluster],
-                    "distance": float(done.distance[k]),
-                    "flagged": bool(done.flagged[k]),
-                    "relative_change": float(done.relative_change[k]),
-                    "iterations": int(done.iterations[k]),
-                    "bundle": purifier.digest,
-                }
-                results[i] = (to_pixels(done.images[k].cpu().numpy()), facts)
+            for i, result in zip(group, _purify_group(purifier, [images[i] for i in group])):
+                results[i] = result
         except Exception as error:  # one group's failure is for its callers to see, not for the whole batch
             for i in group:
                 results[i] = error
+    return results
+
+
+def _purify_group(purifier: RSFP, images: list[np.ndarray]) -> list[tuple[np.ndarray, Facts]]:
+    """Images of one size, together; nothing of them stays in memory but the results."""
+    batch = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
+    for k, image in enumerate(images):
+        batch[k] = to_float(image)
+    done = purifier.purify(torch.from_numpy(batch))
+    results = []
+    for k in range(len(images)):
+        cluster = int(done.cluster[k])
+        facts = {
+            "cluster": cluster,
+            "class": purifier.classes_of_cluster[cluster],
+            "distance": float(done.distance[k]),
+            "flagged": bool(done.flagged[k]),
+            "relative_change": float(done.relative_change[k]),
+            "iterations": int(done.iterations[k]),
+            "bundle": purifier.digest,
+        }
+        results.append((to_pixels(done.images[k].cpu().numpy()), facts))
     return results
 
 

@@ -21,7 +21,8 @@ def rewrite(
     rel_tol: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, SparseCode]:
-    """Rewritten images x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t.
+    """Rewritten images x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t, its
+    ``reconstruction`` being t · Σ_m d_m ∗ r_m.
 
     The high part of an image x is coded under λ = t · ``csc.lmbda``, which scaling by t turns into the problem of
     eq. 6 of RSFP with ``csc.lmbda`` itself. With ``csc.noise_factor`` c > 0, λ = c · σ̂(x) (``csc.noise_level``) within
@@ -37,14 +38,16 @@ def rewrite(
     >>> rewrite(torch.rand(2, 3, 8, 9), atoms, CscSettings(noise_factor=10, refit=True))[0].shape
     torch.Size([2, 3, 8, 9])
     """
-    low, high = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)
+    # The high part is images - low. Of a large image it is not kept while that is coded, which needs all the memory.
+    low = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)[0]
     scale = scale_of_lmbda(images, csc)[:, None, None, None]
     tolerance = csc.rel_tol if rel_tol is None else rel_tol
-    code = solve_cbpdn(dictionary, high / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
-    coded = scale * code.reconstruction
+    code = solve_cbpdn(dictionary, (images - low) / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
+    code = code._replace(reconstruction=scale * code.reconstruction)
+    coded = code.reconstruction
     if csc.refit:
-        coded = gain(coded, high)[:, None, None, None] * coded
-    return (low + coded).clamp(0, 1), code
+        coded = gain(coded, images - low)[:, None, None, None] * coded
+    return (low + coded).clamp_(0, 1), code
 
 
 def scale_of_lmbda(images: Tensor, csc: CscSettings) -> Tensor:

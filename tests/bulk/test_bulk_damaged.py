@@ -35,9 +35,9 @@ def test_the_others_are_done_and_a_rerun_does_what_is_mended(local_ray, tmp_path
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:9000])
     record = tmp_path / "out/_raypurify"
-    for refusing in ("--strict", "--limit=3"):
+    for refusing in (["--strict"], ["--limit=3"], ["--shard=1/2", "--dry-run"]):
         with pytest.raises(SourceError, match=r"t0\.tar: is cut off"):
-            RUN.invoke(app, [*command, refusing], catch_exceptions=False)
+            RUN.invoke(app, [*command, *refusing], catch_exceptions=False)
         assert not (record / "job.json").exists()
     rehearsed = RUN.invoke(app, [*command, "--dry-run"])
     assert "images:     15 in" in rehearsed.stdout, rehearsed.output

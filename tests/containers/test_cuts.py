@@ -77,3 +77,25 @@ def test_heavy_rows_are_read_a_few_at_a_time(tmp_path):
     (first, *_) = open_source(tmp_path, labels=False).shards
     assert first.rows == 10
     assert [batch.num_rows for batch in parquet.read_batches(first, ["image"])] == [5, 5]
+
+
+def test_samples_of_several_images_do_not_make_a_shard_too_large(tmp_path, monkeypatch):
+    sizes = [10_000, 10_000, 10_000, 10_000, 100_000, 60_000]
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for k, size in enumerate(sizes):
+            for suffix in (".a.png", ".b.png", ".c.png"):
+                info = tarfile.TarInfo(f"{k}{suffix}")
+                info.size = size // 3
+                tar.addfile(info, io.BytesIO(bytes(info.size)))
+    light = [shard.rows for shard in open_source(tmp_path, labels=False, shard_rows=4).shards]
+    assert light == [3, 3, 3, 3, 6]
+    monkeypatch.setattr(cuts, "SHARD_BYTES", MOST)
+    source = open_source(tmp_path, labels=False, shard_rows=4)
+    ids = [[row.id for row in read_shard(shard)] for shard in source.shards]
+    assert [one for some in ids for one in some] == [
+        f"0/{k}{suffix}" for k in range(6) for suffix in (".a.png", ".b.png", ".c.png")
+    ]
+    for some in ids:
+        held = {int(one.split("/")[1].split(".")[0]) for one in some}
+        assert len(some) == 3 * len(held)
+        assert len(held) == 1 or sum(sizes[k] for k in held) <= MOST

@@ -194,6 +194,16 @@ def test_patterns_that_name_nothing_or_too_much_are_errors(tmp_path):
             open_source(tmp_path / pattern)
 
 
+def test_an_output_that_would_be_an_input_the_next_time_is_refused_the_first_time(tmp_path):
+    build(tmp_path, "in/day/1.png", "in/night/2.png")
+    for pattern, out in {"d*": "dout", "[dx]*": "x/deep/out", "{d?y,n[io]ght}": "noght"}.items():
+        source = open_source(tmp_path / "in" / pattern)
+        with pytest.raises(SinkError, match="would take the output for an input"):
+            open_sink(tmp_path / "in" / out, source, settings={})
+        for good in ("in/out", "dout", "in/.d"):
+            open_sink(tmp_path / good, source, settings={}, overwrite=True)
+
+
 def test_several_inputs_are_one_and_what_the_shell_gives_of_an_output_is_no_record_of_it(tmp_path):
     build(tmp_path, "a/1.png", "b/1.png", "b/2.png", "b/_raypurify/sheet.png", "b/_raypurify/provenance.parquet")
     source = open_source([tmp_path / "a", tmp_path / "b/*"])

@@ -8,6 +8,7 @@ import pytest
 from bad_images import encode, pixels, with_orientation
 from provenance import facts
 
+from raypurify.containers import parquet
 from raypurify.containers.sink import finish, missing, open_sink, reopen_failed, status, write_shard
 from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import ImageError, SinkError
@@ -315,3 +316,46 @@ def test_a_write_that_fails_leaves_no_torn_image_and_no_commit(tmp_path, picture
     write_shard(sink, source.shards[0], results)
     finish(sink)
     assert not (tmp_path / "out/_raypurify/tmp").exists()
+
+
+def test_overwriting_removes_what_a_job_wrote_and_nothing_else(tmp_path):
+    """Names that are no UTF-8, shards that were not committed, and a user's files that are named like shards."""
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in (b"a.jpg", b"50%.jpg", b"caf\xe9.jpg"):
+        (root / os.fsdecode(name)).write_bytes(encode(pixels(), "JPEG"))
+    source = open_source(root, shard_rows=1)
+    sink = open_sink(tmp_path / "out", source, settings={}, format="png")
+    work(sink, source)
+    (tmp_path / "out/_raypurify/provenance/part-00001.parquet").unlink()
+    (tmp_path / "out/mine.png").write_bytes(b"mine")
+    assert len(files(tmp_path / "out")) > 4
+    open_sink(tmp_path / "out", source, settings={"other": 1}, format="webp", overwrite=True)
+    assert {*files(tmp_path / "out")} - {"_raypurify/job.json"} == {"mine.png"}
+
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/old-00007.parquet").write_bytes(b"mine")
+    os.utime(tmp_path / "tables/old-00007.parquet", (1, 1))
+    pq.write_table(pa.table({"image": [encode(pixels())] * 2}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet", shard_rows=1)
+    sink = open_sink(tmp_path / "tables", source, settings={}, overwrite=True)
+    work(sink, source)
+    (tmp_path / "tables/_raypurify/provenance/t-00000.parquet").unlink()
+    open_sink(tmp_path / "tables", source, settings={}, overwrite=True)
+    assert {*files(tmp_path / "tables")} - {"_raypurify/job.json"} == {"old-00007.parquet"}
+
+
+def test_a_heavy_table_is_written_in_groups_of_rows(tmp_path, monkeypatch):
+    images = [encode(pixels(seed=k)) for k in range(8)]
+    pq.write_table(pa.table({"image": [*images, b"bad"], "n": range(9)}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    whole = []
+    for most in (1 << 30, 5 * len(images[0])):
+        monkeypatch.setattr(parquet, "_MOST_GROUP_BYTES", most)
+        monkeypatch.setattr(parquet, "_GROUP_BYTES", int(2.5 * len(images[0])))
+        sink = open_sink(tmp_path / f"{most}", source, settings={})
+        work(sink, source)
+        whole.append(tmp_path / f"{most}/t-00000.parquet")
+    assert [pq.ParquetFile(path).num_row_groups for path in whole] == [1, 4]
+    assert pq.read_table(whole[0]).equals(pq.read_table(whole[1]))
+    assert pq.read_table(whole[1])["n"].to_pylist() == [*range(9)]
