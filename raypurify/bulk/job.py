@@ -70,7 +70,7 @@ def purify(
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
     reading: dict[str, Any] = {"kind": kind, "follow_links": follow_links}
-    named = {"image_column": image_column, "image_member": image_member}
+    named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"

@@ -73,7 +73,7 @@ def planned_in_parts(
         looking=looking,
         enough=_Enough(begun or "") if early and (begun or not job) else lambda seen: False,
     )
-    named = {"image_column": image_column, "image_member": image_member}
+    named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
     before = {} if any(named.values()) else {name: job.get("settings", {}).get(name) for name in named}
     if any(before.values()) or recorded.get("shard_rows"):
         sources = grow(shard_rows=recorded.get("shard_rows") or _shard_rows, **named | before)
@@ -94,7 +94,7 @@ class _Enough:
     is counted again each time, and not before what an earlier run knew, up to the file ``begun``."""
 
     def __init__(self, begun: str) -> None:
-        self.begun, self.next, self.asked = begun, time.monotonic() + FIRST_S, 0.0
+        self.begun, self.next = begun, time.monotonic() + FIRST_S
 
     def __call__(self, seen: Seen) -> bool:
         if time.monotonic() < self.next or (seen.to or "") < self.begun:
