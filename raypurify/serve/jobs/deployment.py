@@ -38,6 +38,8 @@ class Jobs:
         self.application = serve.get_replica_context().app_name
         registry = Registry(settings.job_roots)
         self.supervisor = Supervisor(registry, self._start, self._hindered, at_once=settings.jobs_at_once)
+        # Who calls as soon as this replica runs finds the records read.
+        self.supervisor.tick()
         self._thread = threading.Thread(target=self.supervisor.run, name="jobs", daemon=True)
         self._thread.start()
 
