@@ -106,15 +106,29 @@ class Client:
         request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with self._opener.open(request, timeout=left) as response:
-                return _Answer(response.status, _lower(response.headers), response.read(_MOST_BYTES))
+                return _Answer(response.status, _lower(response.headers), _read(response, deadline))
         except urllib.error.HTTPError as error:
             with error:
-                return _Answer(error.code, _lower(error.headers), error.read(_MOST_BYTES))
+                return _Answer(error.code, _lower(error.headers), _read(error, deadline))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+def _read(answer: Any, deadline: float) -> bytes:
+    """The body of an answer. Raises TimeoutError where it goes on beyond the deadline, and HTTPException where it is
+    larger than any that an endpoint gives."""
+    pieces, size = [], 0
+    while piece := answer.read1(1 << 16):
+        pieces.append(piece)
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise http.client.HTTPException(f"the answer is larger than {_MOST_BYTES:,} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not end")
+    return b"".join(pieces)
 
 
 def _lower(headers: Message) -> dict[str, str]:

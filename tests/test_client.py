@@ -2,7 +2,7 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -33,7 +33,11 @@ def server(*answers):
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            pause = float(headers.get("Pause", 0))
+            with suppress(OSError):
+                for piece in [body[k : k + 1] for k in range(len(body))] if pause else [body]:
+                    self.wfile.write(piece)
+                    time.sleep(pause)
 
         do_GET = do_POST
 
@@ -61,7 +65,14 @@ def test_whoever_is_refused_asks_again_when_told_to():
     assert left[0] <= 20
 
 
-@pytest.mark.parametrize("answer", [BUSY, (503, {"Retry-After": "60"}, b""), None], ids=["busy", "long", "closed"])
+DRIPS = (200, {"Pause": "0.2"}, bytes(50))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [BUSY, (503, {"Retry-After": "60"}, b""), None, DRIPS],
+    ids=["busy", "long", "closed", "drips"],
+)
 def test_patience_ends_with_the_time(answer):
     begun = time.monotonic()
     with server(answer) as (url, _), pytest.raises(RaypurifyError, match=r"gave no answer within 1\.5 s, at last"):
