@@ -39,7 +39,7 @@ MEASURED = """
 import json, resource, sys, time
 begun, cpu = time.monotonic(), time.process_time()
 import raypurify.bulk.job
-from raypurify.bulk.planning import looking_for, planned_in_parts
+from raypurify.bulk.planning import Early, looking_for, planned_in_parts
 from raypurify.containers import ledger
 from raypurify.containers.sink import finish, missing, open_sink
 from raypurify.runtime.session import ray_session
@@ -55,7 +55,7 @@ elif what == "status alone":
     facts["written"] = ledger.read_status(resolve(out)).written
 else:
     with looking_for(out) as looking:
-        parts = planned_in_parts(out, [source], False, looking, early=True)
+        parts = planned_in_parts(out, [source], False, looking, Early())
         plan = next(parts)
         facts["first_seconds"] = time.monotonic() - begun
         for plan in parts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from raypurify.bulk.planning import Early
 from raypurify.bulk.shards import More
 from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Shard
@@ -10,13 +11,17 @@ from raypurify.containers.source import Source
 from raypurify.errors import SourceError
 from raypurify.runtime.ahead import Ahead
 
+ENDS_S = 10.0
+
 
 class Growth:
-    """The rest of an input of which ``source`` is the beginning: ``sources`` are taken in a thread, and the output is
-    claimed by ``claim`` for each. Called, it says what is new."""
+    """The rest of an input of which ``source`` is the beginning: ``sources``, which come ``early``, are taken in a
+    thread, and the output is claimed by ``claim`` for each. Called, it says what is new."""
 
-    def __init__(self, source: Source, sources: Iterator[Source], claim: Callable[[Source], Sink]) -> None:
-        self._known, self._claim = len(source.shards), claim
+    def __init__(
+        self, source: Source, sources: Iterator[Source], early: Early, claim: Callable[[Source], Sink]
+    ) -> None:
+        self._known, self._early, self._claim = len(source.shards), early, claim
         self._ahead = Ahead(sources)
         self._sink: Sink | None = None
         self._error: SourceError | None = None
@@ -43,8 +48,9 @@ class Growth:
         return self._sink
 
     def close(self) -> None:
-        """Look no further."""
-        self._ahead.close()
+        """Look no further, and wait a little for files that are being looked into."""
+        self._early.ended = True
+        self._ahead.close(ENDS_S)
 
 
 def left_of(shards: Sequence[Shard], sink: Sink) -> list[Shard]:

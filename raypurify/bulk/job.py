@@ -10,7 +10,7 @@ import numpy as np
 from raypurify.bulk.actor import Work
 from raypurify.bulk.estimate import Estimate, estimate
 from raypurify.bulk.growth import Growth, left_of
-from raypurify.bulk.planning import looking_for, planned_for, planned_in_parts
+from raypurify.bulk.planning import Early, looking_for, planned_for, planned_in_parts
 from raypurify.bulk.shards import ENGINES, ActorShape, work_off_shards
 from raypurify.bundle import load_bundle
 from raypurify.containers.lease import held
@@ -20,6 +20,7 @@ from raypurify.containers.sink import finish, missing, open_sink, output_of, rec
 from raypurify.errors import ConfigError, SinkError
 from raypurify.pictures import contact_sheet
 from raypurify.purifiers.batch import MAX_PIXELS
+from raypurify.runtime.session import ray_session
 from raypurify.storage import redact
 
 
@@ -79,7 +80,8 @@ def purify(
     strict = strict or bool(limit or sample or part)
     with ExitStack() as stack:
         looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
-        sources = planned_in_parts(output, inputs, overwrite, looking, early=not strict, **named, **reading)
+        early = Early()
+        sources = planned_in_parts(output, inputs, overwrite, looking, None if strict else early, **named, **reading)
         source = select(next(sources), limit, sample)
         settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
         lease = stack.enter_context(held(output_of(output, source), part))
@@ -96,8 +98,11 @@ def purify(
             reopen_failed(output)
         mine = shards_of(source.shards, part)
         todo = left_of(mine, sink)
-        growth = Growth(source, sources, claim) if source.seen_to else None
-        if growth:
+        growth = None
+        if source.seen_to:
+            # Joined here, where it ends, before others would.
+            stack.enter_context(ray_session(address))
+            growth = Growth(source, sources, early, claim)
             stack.callback(growth.close)
         if todo or growth:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]

@@ -28,6 +28,29 @@ _BUNDLE_FILES, _BUNDLE_BYTES = 32, 64 << 20
 FIRST_S, PAUSE_S = 2.0, 10.0
 
 
+class Early:
+    """Says when so much more of an input is known that work on it should begin: not often, because all that is known is
+    counted again each time. Once it is ``ended``, always, so that who takes no more is not kept waiting."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._next = time.monotonic() + FIRST_S
+
+    def after(self, begun: str) -> Callable[[Seen], bool]:
+        """Whether it is enough, and not less than what an earlier run knew, up to the file ``begun``."""
+
+        def enough(seen: Seen) -> bool:
+            if self.ended:
+                return True
+            if time.monotonic() < self._next or (seen.to or "") < begun:
+                return False
+            self._next = time.monotonic() + PAUSE_S
+            # With fewer, shards are smaller.
+            return sum(look.rows for look in seen.looks.values()) >= SMALL
+
+        return enough
+
+
 def planned_for(
     output: str,
     inputs: list[str],
@@ -43,7 +66,7 @@ def planned_for(
     For a job that goes on, where neither column nor members are named, they are those of the job ``output`` belongs to,
     and the shards are cut as that was, where files of it were damaged; unless it is to be overwritten.
     """
-    *_, source = planned_in_parts(output, inputs, overwrite, looking or Looking(), early=False, **reading)
+    *_, source = planned_in_parts(output, inputs, overwrite, looking or Looking(), **reading)
     return select(source, limit, sample)
 
 
@@ -52,7 +75,7 @@ def planned_in_parts(
     inputs: list[str],
     overwrite: bool,
     looking: Looking,
-    early: bool,
+    early: Early | None = None,
     *,
     image_column: str | None = None,
     image_member: str | None = None,
@@ -71,7 +94,7 @@ def planned_in_parts(
         kind=kind,
         follow_links=follow_links,
         looking=looking,
-        enough=_Enough(begun or "") if early and (begun or not job) else lambda seen: False,
+        enough=early.after(begun or "") if early and (begun or not job) else lambda seen: False,
     )
     named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
     before = {} if any(named.values()) else {name: job.get("settings", {}).get(name) for name in named}
@@ -87,21 +110,6 @@ def planned_in_parts(
             yield from sources
             return
     yield from grow(shard_rows=_shard_rows, **named)
-
-
-class _Enough:
-    """Says whether so much more of an input is known that work on it should begin: not often, because all that is known
-    is counted again each time, and not before what an earlier run knew, up to the file ``begun``."""
-
-    def __init__(self, begun: str) -> None:
-        self.begun, self.next = begun, time.monotonic() + FIRST_S
-
-    def __call__(self, seen: Seen) -> bool:
-        if time.monotonic() < self.next or (seen.to or "") < self.begun:
-            return False
-        self.next = time.monotonic() + PAUSE_S
-        # With fewer, shards are smaller.
-        return sum(look.rows for look in seen.looks.values()) >= SMALL
 
 
 @contextmanager

@@ -155,7 +155,8 @@ class Container:
       input they are the job's.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
       whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed;
-      ``grows``: what a plan says of the first files of a listing stays when looks into others join it.
+      ``grows(looks)``: whether what a plan says of these, the first of a listing, stays when others join them; None
+      where it never does.
     """
 
     kind: str
@@ -173,4 +174,4 @@ class Container:
     has_columns: bool = False
     has_members: bool = False
     keeps_failed: bool = False
-    grows: bool = False
+    grows: Callable[[Mapping[str, Look]], bool] | None = None

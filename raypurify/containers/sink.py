@@ -286,7 +286,7 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
         if strange := {*ledger.committed(out)} - {shard.name for shard in source.shards}:
             raise SinkError(
                 f"{shown}: its shard {min(strange)} has another name now that other files are known; choose another "
-                "output, or replace this one by --overwrite"
+                "output, or replace this one by --overwrite --strict"
             )
     else:
         _check_empty(out, shown)

@@ -186,17 +186,25 @@ def growing_source(
             names=digest_of(dict.fromkeys(paths, "")) if container.grows else "",
         )
 
+    known: list[str] = []
     for seen in look_into(container, listing, looking):
         if seen.to is None:
             if seen.refused and not seen.looks:
                 raise next(iter(seen.refused.values()))
-            yield source(seen)
-        elif container.grows and enough(seen):
+            whole = source(seen)
+            if known != [shard.name for shard in whole.shards[: len(known)]]:
+                raise SourceError(
+                    f"{where}: work has begun, and now that all files are known, shards have other names, because of "
+                    "tars in tars; wait for all files by --strict, with --overwrite for an output that was begun"
+                )
+            yield whole
+        elif container.grows and enough(seen) and container.grows(seen.looks):
             try:
                 part = source(seen)
             except SourceError:
                 # What is missing may still come.
                 continue
+            known = [shard.name for shard in part.shards]
             yield part
 
 

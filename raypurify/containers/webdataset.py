@@ -88,7 +88,7 @@ WEBDATASET = Container(
     written=partial(numbered_files, suffix=".tar"),
     has_members=True,
     keeps_failed=True,
-    grows=True,
+    grows=lambda looks: not any(outer is not None for one in looks.values() for _, outer, *_ in one.facts["tars"]),
 )
 
 

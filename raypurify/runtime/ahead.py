@@ -18,7 +18,8 @@ class Ahead(Generic[Item]):
         self._come: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._closed = self._ended = False
-        threading.Thread(target=self._take, args=(items,), name="ahead", daemon=True).start()
+        self._thread = threading.Thread(target=self._take, args=(items,), name="ahead", daemon=True)
+        self._thread.start()
 
     def new(self) -> list[Item]:
         """What has come since this was last asked. Raises what the iterator has raised, once all before it is given."""
@@ -29,9 +30,10 @@ class Ahead(Generic[Item]):
             raise self._error
         return found
 
-    def close(self) -> None:
-        """Ask for nothing more."""
+    def close(self, patience: float) -> None:
+        """Ask for nothing more, and wait so many seconds for what is being made."""
         self._closed = True
+        self._thread.join(patience)
 
     def _take(self, items: Iterator[Item]) -> None:
         try:

@@ -12,6 +12,7 @@ from bad_images import encode, pixels
 from typer.testing import CliRunner
 
 from raypurify.bulk import planning
+from raypurify.bulk.growth import Growth
 from raypurify.bulk.job import purify
 from raypurify.cli.app import app
 from raypurify.containers.ledger import committed
@@ -85,7 +86,7 @@ def waited(tars, local_ray) -> dict[str, bytes]:
 def test_the_shards_of_one_source_are_the_first_of_the_next(tars, tmp_path, early):
     early()
     looking = Looking(each=in_threads, damaged=lambda error: None)
-    parts = [*planning.planned_in_parts(str(tmp_path / "out"), [tars], False, looking, early=True)]
+    parts = [*planning.planned_in_parts(str(tmp_path / "out"), [tars], False, looking, planning.Early())]
     assert [source.seen_to for source in parts] == ["t15.tar", "t31.tar", None]
     for one, other in pairwise(parts):
         assert one.shards == other.shards[: len(one.shards)]
@@ -125,6 +126,41 @@ def test_a_job_that_ended_before_all_was_known_goes_on(tars, tmp_path, early, wa
     assert outputs(out) == waited
 
 
+def test_shards_whose_names_change_with_a_tar_of_tars_are_not_begun_twice(tmp_path, early):
+    folder, out = tmp_path / "in", str(tmp_path / "out")
+    folder.mkdir()
+    for number in range(16):
+        write_tar(folder / f"x{number:02d}.tar", IMAGES, number)
+    with tarfile.open(folder / "zz.tar", "w") as outer:
+        for name in ("x00.tar", "y.tar"):
+            write_tar(tmp_path / name, IMAGES, 0)
+            outer.add(tmp_path / name, name)
+    early()
+    looking = Looking(each=in_threads)
+    parts = planning.planned_in_parts(out, [str(folder)], False, looking, planning.Early())
+    assert next(parts).seen_to == "x15.tar"
+    with pytest.raises(SourceError, match=r"other names.*by --strict"):
+        next(parts)
+    # And where tars of tars come first, nothing is begun.
+    (folder / "zz.tar").rename(folder / "a.tar")
+    parts = planning.planned_in_parts(out, [str(folder)], False, looking, planning.Early())
+    assert [(source.seen_to, source.rows) for source in parts] == [(None, 18 * IMAGES)]
+
+
+def test_a_look_that_nobody_waits_for_ends(tars, tmp_path, early, monkeypatch):
+    looked = []
+    early(lambda number: (looked.append(number), time.sleep(0.02)))
+    monkeypatch.setattr(planning, "PAUSE_S", 60.0)
+    soon = planning.Early()
+    looking = Looking(each=lambda function, items: planning._each(None, function, items), damaged=lambda error: None)
+    sources = planning.planned_in_parts(str(tmp_path / "out"), [tars], False, looking, soon)
+    growth = Growth(next(sources), sources, soon, lambda source: None)
+    growth.close()
+    seen = len(looked)
+    time.sleep(0.5)
+    assert len(looked) == seen <= 32
+
+
 def test_a_job_whose_input_changed_before_it_was_known_is_refused(tars, tmp_path, early):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -137,10 +173,10 @@ def test_a_job_whose_input_changed_before_it_was_known_is_refused(tars, tmp_path
         return open_sink(out, source, settings={})
 
     looking = Looking(each=in_threads, damaged=lambda error: None)
-    first = next(planning.planned_in_parts(out, [str(folder)], False, looking, early=True))
+    first = next(planning.planned_in_parts(out, [str(folder)], False, looking, planning.Early()))
     assert len(missing(claimed(first))) == 15
     # What was found by the first look is not to be found in less.
-    again = planning.planned_in_parts(out, [str(folder)], False, looking, early=True)
+    again = planning.planned_in_parts(out, [str(folder)], False, looking, planning.Early())
     assert [source.seen_to for source in again] == ["t15.tar", "t31.tar", None]
     write_tar(folder / "t99.tar", IMAGES, 0)
     with pytest.raises(SinkError, match="files have come or gone"):
