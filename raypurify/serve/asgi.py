@@ -1,4 +1,5 @@
-"""What stands around the routes of an ingress: ``HEAD``, and answers that are given before a body has come.
+"""What stands around the routes of an ingress: ``HEAD``, answers that are given before a body has come, and a header
+of all.
 
 Most clients send all of a body before they read the answer. A connection that is closed on them is a reset to them,
 one that is left open holds its place for as long as they send a byte now and then. So the rest of the body is thrown
@@ -20,7 +21,8 @@ _AT_ONCE = 4
 
 
 class Answering:
-    """ASGI middleware: answers HEAD as GET, and throws away what is left of a body that is not wanted."""
+    """ASGI middleware: answers HEAD as GET, throws away what is left of a body that is not wanted, and lets browsers
+    guess no type."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -40,6 +42,8 @@ class Answering:
             nonlocal closes, drains
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
+                # Answers repeat what callers have sent.
+                headers.setdefault("x-content-type-options", "nosniff")
                 closes = "connection" in headers
                 if not closes and not await body.rest(_MOMENT_S):
                     headers["connection"] = "close"

@@ -239,6 +239,11 @@ def test_without_the_token_the_image_waits_for_it(visit, url):
     ):
         page.wait_for_selector(f"#problem:has-text('{title}')", state="visible")
         assert page.evaluate("document.activeElement.id") == "token"
+        # What no header can hold is not sent.
+        page.keyboard.insert_text("→")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.querySelector('#token:invalid') !== null")
+        page.locator("#token").fill("")
         page.keyboard.type(given)
         page.keyboard.press("Enter")
     page.wait_for_selector("#result", state="visible")
