@@ -89,7 +89,8 @@ def supervised(settings: ServeSettings) -> serve.Application | None:
         return None
     return Jobs.options(  # type: ignore[attr-defined]  # a deployment, which Ray types as the class
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0},
+        # As good as none, but not on a node that is kept free of replicas, whose memory is not for drivers.
+        ray_actor_options={"num_cpus": 0.01},
         max_ongoing_requests=_NEVER_FULL,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=_ENDS_S,
