@@ -16,7 +16,7 @@ from ray import serve
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry
-from raypurify.serve.jobs.request import arguments, parse_request
+from raypurify.serve.jobs.request import arguments, bounded, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
 from raypurify.serve.settings import ServeSettings
 
@@ -43,9 +43,10 @@ class Jobs:
         self._thread = threading.Thread(target=self.supervisor.run, name="jobs", daemon=True)
         self._thread.start()
 
-    async def post(self, owner: str, body: bytes, most: int) -> Any:
-        """Take in the job that a body asks for: its view, or a Refused."""
-        return await _answer(lambda: self.supervisor.post(owner, parse_request(body), most))
+    async def post(self, owner: str, body: bytes, most: int, max_pixels: int) -> Any:
+        """Take in the job that a body asks for, of a caller whose images have at most ``max_pixels``: its view, or a
+        Refused."""
+        return await _answer(lambda: self.supervisor.post(owner, bounded(parse_request(body), max_pixels), most))
 
     async def jobs(self, owner: str) -> Any:
         """The views of a caller's jobs, or a Refused."""
