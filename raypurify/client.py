@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PREFIX = "x-raypurify-"
 # Answers that another try may change: too many callers, and a proxy whose server is away.
 _AGAIN = {429, 502, 503}
+_LATE = {408, 504}
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 # An answer in PNG of the largest image that an endpoint takes may need this much.
 _MOST_BYTES = 1 << 28
@@ -36,19 +37,18 @@ class Client:
 
     ``url`` is where it listens, e.g. ``https://purify.example.org``; ``token`` what it asks for; ``timeout`` the
     seconds that a call may take in all, with all its tries. Whoever is refused because the endpoint is busy, ending or
-    away asks again when it says so, as long as there is time. Raises ConfigError for a URL that is none.
+    away asks again when it says so, as long as there is time. Raises ConfigError for a URL that is none, and for a
+    token that no header can hold.
 
         client = raypurify.Client("http://127.0.0.1:8000", token="...")
         image, facts = client.purify("photo.jpg")
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60):
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ConfigError(f"{url!r} is no URL of an endpoint; give one like http://127.0.0.1:8000")
-        self.url, self.timeout = url.rstrip("/"), timeout
+        self.url, self.timeout = _checked_url(url), timeout
         self._headers = {"User-Agent": f"raypurify/{__version__}"}
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = f"Bearer {_checked_token(token)}"
         # Another host would be sent the token.
         self._opener = urllib.request.build_opener(_NoRedirects)
 
@@ -68,7 +68,7 @@ class Client:
         """Whether the endpoint purifies now: at least one replica has solved its known image. Asks once."""
         try:
             return self._once("GET", "/v2/health/ready", None, time.monotonic() + self.timeout).status == 200
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, _TooLarge):
             return False
 
     def _ask(self, method: str, path: str, body: bytes | None, seconds: float) -> "_Answer":
@@ -78,6 +78,8 @@ class Client:
             problem: Exception | None = None
             try:
                 answer = self._once(method, path, body, deadline)
+            except http.client.InvalidURL as error:
+                raise ConfigError(f"{self.url} cannot be asked: {error}; mend it, or the proxy's URL") from error
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
                     raise ConfigError(
@@ -118,17 +120,48 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _read(answer: Any, deadline: float) -> bytes:
-    """The body of an answer. Raises TimeoutError where it goes on beyond the deadline, and HTTPException where it is
-    larger than any that an endpoint gives."""
+    """The body of an answer. Raises TimeoutError where it goes on beyond the deadline, IncompleteRead where it is cut
+    short, and RaypurifyError where it is larger than any that an endpoint gives."""
     pieces, size = [], 0
     while piece := answer.read1(1 << 16):
         pieces.append(piece)
         size += len(piece)
         if size > _MOST_BYTES:
-            raise http.client.HTTPException(f"the answer is larger than {_MOST_BYTES:,} bytes")
+            raise _TooLarge(f"an answer of more than {_MOST_BYTES:,} bytes; check that the URL is that of an endpoint")
         if time.monotonic() > deadline:
             raise TimeoutError("the answer did not end")
+    # Read in pieces, a connection that was closed looks like the end.
+    if answer.length:
+        raise http.client.IncompleteRead(b"".join(pieces), answer.length)
     return b"".join(pieces)
+
+
+class _TooLarge(RaypurifyError):
+    pass
+
+
+def _checked_url(url: str) -> str:
+    """The URL of an endpoint, without a slash at its end. Raises ConfigError where it is none."""
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        # Not shown, as it may hold a password.
+        raise ConfigError("the URL holds a user's name; leave that out, and give the endpoint's token as the token")
+    try:
+        parts = urlsplit(url)
+        # What the port is shows when it is asked for, what the host is when it is looked up.
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+        plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#")
+        fits = parts.scheme in ("http", "https") and host and plain
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(f"{url!r} is no URL of an endpoint; give one like http://127.0.0.1:8000")
+    return url.rstrip("/")
+
+
+def _checked_token(token: str) -> str:
+    if not token.isascii() or not token.isprintable() or token != token.strip() or not token:
+        raise ConfigError("the token holds other than printable ASCII; give one that the endpoint was started with")
+    return token
 
 
 def _lower(headers: Message) -> dict[str, str]:
@@ -165,7 +198,10 @@ class _Answer(NamedTuple):
             raise ConfigError(f"{url} refuses the token; give one that it was started with: {message}")
         if self.status in (400, 413, 415, 422) and reason != "unknown":
             raise ImageError(reason, message)
-        raise RaypurifyError(f"{url} answers {self.status}: {message}; check that the URL is that of an endpoint")
+        if reason != "unknown":  # what an endpoint says names the remedy
+            raise RaypurifyError(f"{url} answers {self.status}: {message}")
+        remedy = "give it more time" if self.status in _LATE else "check that the URL is that of an endpoint"
+        raise RaypurifyError(f"{url} answers {self.status}: {message}; {remedy}")
 
 
 def _file(image: Any) -> bytes:

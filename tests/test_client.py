@@ -52,11 +52,14 @@ def server(*answers):
             running.shutdown()
 
 
+CUT = (200, {"Content-Length": "1000"}, bytes(500))
+
+
 def test_whoever_is_refused_asks_again_when_told_to():
-    with server(BUSY, None, (429, {}, b""), FINE) as (url, asked):
+    with server(BUSY, None, CUT, (429, {}, b""), FINE) as (url, asked):
         image, facts = raypurify.Client(url, "secret", timeout=20).purify(b"image")
     assert (image, facts) == (b"png", {"cluster": 3, "class": "kočka", "flagged": True})
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert asked[1][0] - asked[0][0] >= 1
     assert {headers["Authorization"] for _, _, headers in asked} == {"Bearer secret"}
     # The server is told what is left of the time.
@@ -70,8 +73,8 @@ DRIPS = (200, {"Pause": "0.2"}, bytes(50))
 
 @pytest.mark.parametrize(
     "answer",
-    [BUSY, (503, {"Retry-After": "60"}, b""), None, DRIPS],
-    ids=["busy", "long", "closed", "drips"],
+    [BUSY, (503, {"Retry-After": "60"}, b""), None, DRIPS, CUT],
+    ids=["busy", "long", "closed", "drips", "cut"],
 )
 def test_patience_ends_with_the_time(answer):
     begun = time.monotonic()
@@ -88,8 +91,11 @@ def test_patience_ends_with_the_time(answer):
         ((404, {}, b"<html>"), RaypurifyError, "answers 404: Not Found; check that the URL"),
         ((500, {}, b'{"error": "internal", "message": "see the log"}'), RaypurifyError, "answers 500: see the log"),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), RaypurifyError, "answers 302"),
+        ((504, {}, b'{"error": "timeout", "message": "give it time"}'), RaypurifyError, "answers 504: give it time$"),
+        ((504, {}, b"<html>"), RaypurifyError, "answers 504: Gateway Timeout; give it more time$"),
+        ((408, {}, b""), RaypurifyError, "answers 408: Request Timeout; give it more time$"),
     ],
-    ids=["token", "image", "lost", "failed", "elsewhere"],
+    ids=["token", "image", "lost", "failed", "elsewhere", "late", "late-proxy", "slow"],
 )
 def test_what_another_try_does_not_change_is_told_at_once(answer, error, message):
     with server(answer) as (url, asked), pytest.raises(error, match=message):
@@ -97,9 +103,51 @@ def test_what_another_try_does_not_change_is_told_at_once(answer, error, message
     assert len(asked) == 1
 
 
-def test_what_cannot_be_sent_is_said():
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000", "ftp://h", "http://", "http://:80", "http://[::1", "http://h:abc", "http://h:99999"]
+    + ["http://h/a b", "http://h\n", "http://h?x", "http://h/#x", "http://č", "http://a..b", f"http://{'a' * 64}"],
+)
+def test_what_is_no_url_of_an_endpoint_is_refused_before_it_is_asked(url):
     with pytest.raises(ConfigError, match="is no URL of an endpoint; give one"):
-        raypurify.Client("127.0.0.1:8000")
+        raypurify.Client(url)
+
+
+def test_what_is_one_is_taken():
+    for url in ("http://[::1]:8000", "https://purify.example.org/with/a@path/"):
+        assert raypurify.Client(url).url == url.rstrip("/")
+
+
+def test_what_is_secret_is_not_shown():
+    for url, token in (
+        ("https://me:hidden@h", None),
+        ("http://h", "hidden\nx"),
+        ("http://h", "hiddenš"),
+        ("http://h", ""),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            raypurify.Client(url, token)
+        assert "hidden" not in str(refused.value)
+
+
+def test_a_proxy_whose_url_is_broken_is_told_of_at_once(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:abc")
+    with pytest.raises(ConfigError, match=r"cannot be asked: .*mend it"):
+        raypurify.Client("http://purify.example.org", timeout=3).purify(b"image")
+
+
+def test_an_answer_that_is_too_large_is_not_asked_for_again(monkeypatch):
+    monkeypatch.setattr("raypurify.client._MOST_BYTES", 10)
+    with server((200, {}, bytes(11))) as (url, asked):
+        with pytest.raises(RaypurifyError, match="more than 10 bytes; check that"):
+            raypurify.Client(url).purify(b"image")
+        assert len(asked) == 1
+        assert not raypurify.Client(url).ready()
+
+
+def test_what_cannot_be_sent_is_said():
     import numpy as np
 
     with pytest.raises(DataError, match="pixels of float64; give uint8"):

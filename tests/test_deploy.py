@@ -104,8 +104,37 @@ def test_network_policies_let_nobody_in_but_whom_they_name():
 def test_callers_come_by_tls():
     (ingress,) = (thing for thing in OBJECTS if thing["kind"] == "Ingress")
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == ingress["spec"]["tls"][0]["hosts"]
-    size = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
-    assert int(size.removesuffix("m")) << 20 > ServeSettings().max_bytes
+
+
+def test_proxies_let_in_the_largest_body_that_the_endpoint_takes():
+    (ingress,) = (thing for thing in OBJECTS if thing["kind"] == "Ingress")
+    nginx = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
+    (caddy,) = re.findall(r"max_size (\d+)MiB\n", (DEPLOY / "Caddyfile").read_text("utf-8"))
+    (application,) = SERVE["applications"]
+    largest = max(application["args"]["max_bytes"], application["args"]["max_batch_bytes"])
+    for size in (nginx.removesuffix("m"), caddy):
+        assert int(size) << 20 > largest
+    assert f"{caddy} MiB for a body" in (DEPLOY.parent / "docs" / "serve-operations.md").read_text("utf-8")
+
+
+def test_nothing_is_deployed_on_a_head_that_has_no_processors(tmp_path):
+    from raypurify.serve.jobs.deployment import supervised
+
+    assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    jobs = supervised(parse_settings({"no_auth": True, "job_roots": str(tmp_path)}))._bound_deployment
+    assert jobs.ray_actor_options["num_cpus"] > 0
+
+
+def test_an_image_is_built_from_the_package_alone():
+    tomllib = pytest.importorskip("tomllib")
+
+    first, *lines = (line for line in (DEPLOY.parent / ".dockerignore").read_text().splitlines() if line[0] != "#")
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert first == "*"
+    let_in = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert let_in == {"pyproject.toml", "raypurify", project["readme"], *project["license-files"]}
+    # What a layer holds stays in the image, whatever a later one removes.
+    assert "COPY" not in (DEPLOY / "Dockerfile").read_text("utf-8")
 
 
 def test_the_dashboard_is_one_that_grafana_imports():

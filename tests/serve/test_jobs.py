@@ -9,6 +9,7 @@ import pytest
 from bad_images import encode, pixels
 
 from raypurify.serve.auth import hash_token
+from raypurify.serve.settings import ServeSettings
 from serve.endpoint import TOKEN
 
 httpx = pytest.importorskip("httpx")
@@ -105,7 +106,9 @@ def test_a_job_that_is_cancelled_and_posted_again_ends_in_the_bytes_of_the_other
     assert (done["state"], done["purified"], done["errors"]) == ("done", IMAGES - 1, {"truncated": 1}), done
     assert [view["id"] for view in api.get("/v1/jobs").json()["jobs"]] == [id]
 
-    purify([f"{roots}/in"], f"{roots}/actors", str(bundle), sheet=0)
+    # The settings are recorded, and the endpoint takes no larger images.
+    assert done["options"]["max_pixels"] == ServeSettings().max_pixels
+    purify([f"{roots}/in"], f"{roots}/actors", str(bundle), sheet=0, max_pixels=ServeSettings().max_pixels)
     assert files_below(roots / "out") == files_below(roots / "actors")
     assert not list(roots.glob("out/_raypurify/lease*"))
     # The token stands in none of the files.
@@ -134,7 +137,7 @@ def test_a_job_goes_on_while_applications_are_deployed_anew(api, url, bundle, ro
     deploy(bundle, roots, jobs_at_once=3)
     done = wait_for(api, id, lambda view: view["ended"], 600)
     assert (done["state"], done["done"]) == ("done", IMAGES), done
-    purify([f"{roots}/in"], f"{roots}/anew-actors", str(bundle), sheet=0)
+    purify([f"{roots}/in"], f"{roots}/anew-actors", str(bundle), sheet=0, max_pixels=ServeSettings().max_pixels)
     assert files_below(roots / "anew") == files_below(roots / "anew-actors")
 
 

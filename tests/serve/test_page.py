@@ -348,6 +348,21 @@ def test_without_scripts_the_page_says_what_to_do(visit, url, small_url):
         assert "does not stop" in page.inner_text("#limits")
 
 
+def test_the_page_names_the_address_at_which_it_is_seen(visit, small_url):
+    """A proxy that ends TLS asks the endpoint at another address, and by plain HTTP."""
+    page = visit(small_url)
+
+    def inside(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace(small_url, "http://inside:8000"))
+
+    page.route(f"{small_url}/", inside)
+    page.goto(f"{small_url}/")
+    page.wait_for_selector("#drop", state="visible")
+    assert "inside" not in page.inner_text("pre")
+    assert page.inner_text("#address") == f"{small_url}/v1/purify"
+
+
 def test_nothing_runs_on_the_page_but_what_the_endpoint_serves(url, small_url):
     for base in (url, small_url):
         for path in PATHS:

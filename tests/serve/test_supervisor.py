@@ -1,5 +1,7 @@
 """What becomes of jobs whose processes die, hang or find another at their output: real processes, without Ray."""
 
+import sys
+import threading
 import time
 
 import pytest
@@ -124,6 +126,88 @@ def test_what_is_overwritten_is_overwritten_once(root):
     write_job(resolve(root / "out"), job | {"more": True})
     assert until(one, id, lambda view: view.ended).total == 3
     assert told == [True, False, False]
+
+
+def test_files_that_come_before_a_job_begins_are_not_overwritten(root):
+    why = ["not yet"]
+    one, told = supervisor(root, ["--help"], hindered=lambda record: why[0])
+    ids = [one.post("me", request(root, output, overwrite=True), most=2).id for output in ("out", "other")]
+    until(one, ids[0], lambda view: view.message)
+    (root / "out").mkdir()
+    (root / "out" / "mine.png").write_bytes(b"mine")
+    # What a lease leaves behind is nobody's.
+    (root / "other" / "_raypurify").mkdir(parents=True)
+    why[0] = None
+    view = until(one, ids[0], lambda view: view.ended)
+    assert (view.state, "files of others" in view.message) == ("failed", True), view
+    until(one, ids[1], lambda view: view.ended)
+    assert told == [True] * 3
+
+
+def test_a_record_that_cannot_be_read_keeps_its_output(root):
+    one, _ = supervisor(root, ["--help"], hindered=lambda record: "not yet")
+    ids = {one.post("me", request(root, output), most=2).id for output in ("out", "other")}
+    one.close()
+    file = next((root / ".raypurify-jobs").glob("*.json"))
+    file.rename(root / "kept")
+    # A link to itself is there, and reading it fails, also for root.
+    file.symlink_to(file)
+    one, _ = supervisor(root, ["--help"], hindered=lambda record: "not yet")
+    for ask in (
+        lambda: one.jobs("me"),
+        lambda: one.post("them", request(root), most=1),
+        lambda: one.post("them", request(root, "other"), most=1),
+    ):
+        with pytest.raises(Refused, match="the log of the server says why") as refused:
+            ask()
+        assert refused.value.status == 503
+    (root / "kept").replace(file)
+    one.tick()
+    assert {view.id for view in one.jobs("me")} == ids
+    with pytest.raises(Refused, match="another caller"):
+        one.post("them", request(root), most=1)
+
+
+def test_a_driver_that_ends_while_its_job_is_looked_at_is_no_error(root):
+    one, _ = supervisor(root, ["doctor"])
+    id = one.post("me", request(root), most=1).id
+    until(one, id, lambda view: view.state == "running")
+    run = one._runs[id]
+
+    class Ends(type(run.tally)):
+        @property
+        def failed(self):
+            run.driver = None
+            return super().failed
+
+    driver, run.tally = run.driver, Ends(str(root / "out"))
+    try:
+        assert one.job("me", id).state == "running"
+        assert run.driver is None
+    finally:
+        run.driver = driver
+
+
+def test_what_a_driver_says_can_be_asked_for_while_it_speaks():
+    driver, over = Driver(["--help"], [], []), threading.Event()
+
+    def speak():
+        while not over.is_set():
+            driver._lines.append("a line")
+
+    every = sys.getswitchinterval()
+    speaker = threading.Thread(target=speak)
+    sys.setswitchinterval(1e-6)
+    try:
+        speaker.start()
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert isinstance(driver.said, str)
+    finally:
+        over.set()
+        sys.setswitchinterval(every)
+        speaker.join()
+        driver.kill()
 
 
 def test_outputs_of_jobs_are_apart_and_callers_have_so_many(root):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from raypurify.containers.ledger import STATE
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.request import JobRequest
 from raypurify.serve.jobs.roots import Admitted
@@ -33,6 +34,6 @@ def to_replace(request: JobRequest) -> tuple[int, int] | None:
         return None
     out = resolve(request.output)
     older = stamp_of_job(out)
-    if older is None and out.names():
+    if older is None and {*out.names()} - {STATE}:
         raise Refused(409, "not-an-output", "the output holds files of others, which no job overwrites; choose another")
     return older

@@ -16,7 +16,7 @@ from ray import serve
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry
-from raypurify.serve.jobs.request import arguments, parse_request
+from raypurify.serve.jobs.request import arguments, bounded, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
 from raypurify.serve.settings import ServeSettings
 
@@ -43,9 +43,10 @@ class Jobs:
         self._thread = threading.Thread(target=self.supervisor.run, name="jobs", daemon=True)
         self._thread.start()
 
-    async def post(self, owner: str, body: bytes, most: int) -> Any:
-        """Take in the job that a body asks for: its view, or a Refused."""
-        return await _answer(lambda: self.supervisor.post(owner, parse_request(body), most))
+    async def post(self, owner: str, body: bytes, most: int, max_pixels: int) -> Any:
+        """Take in the job that a body asks for, of a caller whose images have at most ``max_pixels``: its view, or a
+        Refused."""
+        return await _answer(lambda: self.supervisor.post(owner, bounded(parse_request(body), max_pixels), most))
 
     async def jobs(self, owner: str) -> Any:
         """The views of a caller's jobs, or a Refused."""
@@ -89,7 +90,8 @@ def supervised(settings: ServeSettings) -> serve.Application | None:
         return None
     return Jobs.options(  # type: ignore[attr-defined]  # a deployment, which Ray types as the class
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0},
+        # As good as none, but not on a node that is kept free of replicas, whose memory is not for drivers.
+        ray_actor_options={"num_cpus": 0.01},
         max_ongoing_requests=_NEVER_FULL,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=_ENDS_S,

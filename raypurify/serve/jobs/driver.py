@@ -67,7 +67,8 @@ class Driver:
     @property
     def said(self) -> str:
         """The last line that says something to people: an error of ours where there is one."""
-        lines = [line for line in self._lines if line]
+        # A copy, as the reader goes on.
+        lines = [line for line in self._lines.copy() if line]
         ours = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
         return (ours or lines or [""])[-1]
 

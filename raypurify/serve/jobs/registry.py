@@ -86,7 +86,7 @@ class Registry:
         return request.model_copy(update={"input": inputs, "output": output.uri}), output
 
     def load(self) -> dict[str, Record]:
-        """Every record by its id. Raises OSError or ValueError where a root is out of reach."""
+        """Every record by its id. Raises OSError or ValueError where a root is out of reach, or a file there."""
         found: dict[str, Record] = {}
         for root in self.roots:
             folder = registry_of(root)
@@ -110,12 +110,19 @@ class Registry:
 
     def _read(self, file: Place) -> Record | None:
         try:
-            record = Record.model_validate_json(file.read(_LARGEST))
+            text = file.read(_LARGEST)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        except OSError as error:
+            # A job that is passed over for that would be lost, and its output free for others.
+            raise OSError(f"{file}: {error}; if that stays, mend or remove the file") from error
+        try:
+            record = Record.model_validate_json(text)
             request, output = self.admitted(record.asked)
             if record.id != job_id(output.uri):
                 raise Refused(422, "bad-record", "its id is not that of its output")
             return record.model_copy(update={"request": request})
-        except (OSError, ValidationError, Refused) as error:
+        except (ValidationError, Refused) as error:
             _LOG.warning("%s: no record of a job that may run here (%s)", file, " ".join(str(error).split())[:200])
             return None
 

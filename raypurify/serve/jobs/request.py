@@ -64,6 +64,14 @@ def parse_request(body: bytes) -> JobRequest:
         raise Refused(422, "bad-request", f"{where[:100]}: {first['msg']}; see /docs") from error
 
 
+def bounded(request: JobRequest, max_pixels: int) -> JobRequest:
+    """The request with images of at most ``max_pixels``, where the replicas that all callers share purify them."""
+    options = request.options
+    if options.engine != "serve" or options.max_pixels <= max_pixels:
+        return request
+    return request.model_copy(update={"options": options.model_copy(update={"max_pixels": max_pixels})})
+
+
 def request_schema() -> dict[str, Any]:
     """The JSON schema of a request in one piece, as an OpenAPI body wants it."""
     schema = JobRequest.model_json_schema()

@@ -223,6 +223,13 @@ class Supervisor:
             run.note = why
             return
         overwrite = record.request.options.overwrite and stamp_of_job(out) in (None, record.replaces)
+        if overwrite and record.replaces is None:
+            try:
+                # It was empty when the job was posted, which may be long ago.
+                to_replace(record.request)
+            except Refused as error:
+                self._end(record, run, "failed", str(error))
+                return
         with self._lock:
             if self._records is not None:
                 run.tally = Tally(record.request.output, record.replaces)
@@ -282,9 +289,11 @@ class Supervisor:
         run = self._runs.get(record.id)
         if run is None:
             return view_of(record, Images(), False, "")
-        if run.driver is None:
+        # It may end meanwhile.
+        driver = run.driver
+        if driver is None:
             return view_of(record, run.images, False, run.note)
-        return view_of(record, run.images, True, run.driver.said or run.note, run.tally.rate, run.tally.eta_s)
+        return view_of(record, run.images, True, driver.said or run.note, run.tally.rate, run.tally.eta_s)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ let clock = 0; // the timer of the call under way, or of the wait after a refusa
 function start() {
   at("noscript").hidden = true;
   at("drop").hidden = false;
+  at("address").textContent = quoted(new URL("v1/purify", document.baseURI).href); // behind a proxy only this page knows it
   at("file").addEventListener("change", (event) => take(event.target.files));
   at("cancel").addEventListener("click", () => running?.abort());
   at("again").addEventListener("click", run);
@@ -23,6 +24,11 @@ function start() {
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) document.addEventListener(kind, drag);
   watchToken(() => (file ? run() : learn().catch(fail)));
   if (!tokenLacks()) learn().catch(fail);
+}
+
+// A word of a shell.
+function quoted(text) {
+  return /[^\w@%+=:,./-]/.test(text) ? `'${text.replaceAll("'", `'"'"'`)}'` : text;
 }
 
 function drag(event) {

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from raypurify.serve.deadline import Deadline
 from raypurify.serve.front import Front, caller, front
 from raypurify.serve.gate import retry_after
-from raypurify.serve.http import Refusal
+from raypurify.serve.http import Refusal, read_body
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.request import MAX_BYTES, request_schema
 from raypurify.serve.jobs.view import JobList, JobView
-from raypurify.serve.openapi import refusal
+from raypurify.serve.openapi import TIMEOUT, refusal
 
 # A body of a job is small, and its caller has sent it at once.
 _BODY_S, _ANSWER_S, _AGAIN_S = 10, 30, 5
@@ -24,6 +25,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: refusal("no job of this caller has the id")}
 _POSTED: dict[int | str, dict[str, Any]] = {
+    400: refusal("`X-Raypurify-Timeout` is no number of seconds"),
     408: refusal("the body did not come in time"),
     409: refusal("the output belongs to another job, or its job runs with other options"),
     413: refusal("the body is too large"),
@@ -40,18 +42,18 @@ router = APIRouter(prefix="/v1/jobs", dependencies=[Depends(caller)])
     "",
     status_code=202,
     responses={**_REFUSALS, **_POSTED},
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}},
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}},
+        "parameters": [TIMEOUT],
+    },
 )
 async def post(request: Request, front: _Front) -> JobView:
     """Purify a data set of the job roots. The same output posted again goes on where it was."""
-    request.state.caller.charge()
-    if front.gate.ending:
-        raise Refusal(503, "ending", "the endpoint is shutting down; ask again later", retry_after(_AGAIN_S))
-    try:
-        body = await asyncio.wait_for(_body(request), _BODY_S)
-    except (TimeoutError, asyncio.TimeoutError) as error:
-        raise Refusal(408, "timeout", f"the body did not come within {_BODY_S} s; send it at once") from error
-    return await _asked(front, "post", request, body, request.state.caller.limits.jobs)
+    caller, deadline = request.state.caller, Deadline(request, min(_BODY_S, front.settings.timeout_s))
+    caller.charge()
+    with front.gate.reading() as hold:
+        body = await deadline.reading(read_body(request, MAX_BYTES, hold))
+    return await _asked(front, "post", request, body, caller.limits.jobs, caller.max_pixels)
 
 
 @router.get("", responses=_REFUSALS)
@@ -93,12 +95,3 @@ async def _asked(front: Front, method: str, request: Request, *arguments: Any) -
         headers = retry_after(answer.retry_s) if answer.retry_s else None
         raise Refusal(answer.status, answer.error, str(answer), headers)
     return answer
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise Refusal(413, "too-large", f"the body of a job has at most {MAX_BYTES:,} bytes")
-    return bytes(body)

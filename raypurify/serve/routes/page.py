@@ -33,7 +33,6 @@ _FILES = {file.name: file.read_bytes() for file in (resources.files("raypurify.s
 _INDEX = Template(_FILES.pop("index.html").decode())
 
 
-@router.head("/")
 @router.get("/")
 async def page(request: Request, front: Annotated[Front, Depends(front)]) -> Response:
     """The page, with the limits of this endpoint and whether it asks for a token."""
@@ -53,7 +52,6 @@ async def page(request: Request, front: Annotated[Front, Depends(front)]) -> Res
     return _answer(request, "index.html", text.encode())
 
 
-@router.head("/page/{name}")
 @router.get("/page/{name}")
 async def file(request: Request, name: str) -> Response:
     """A file that belongs to the page."""
