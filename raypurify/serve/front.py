@@ -52,7 +52,9 @@ class Front:
     def __init__(self, purifier: DeploymentHandle, settings: ServeSettings, jobs: DeploymentHandle | None = None):
         self.purifier, self.settings, self.jobs = purifier, settings, jobs
         self.callers = Callers(settings)
-        self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
+        self.gate = Gate(
+            settings.max_queued_requests, settings.max_bytes, settings.max_batch_bytes, settings.max_waiting_pixels
+        )
         self.coders = ThreadPoolExecutor(_CODERS)
         self.metrics = FrontMetrics()
 
