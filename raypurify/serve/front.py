@@ -70,8 +70,8 @@ class Front:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
         caller, deadline = request.state.caller, Deadline(request, self.settings.timeout_s)
-        caller.charge()
         with self.metrics.image(), refusing(deadline), ExitStack() as taken:
+            caller.charge()
             with self.gate.reading() as hold:
                 data = await deadline.reading(read_image(request, caller.max_bytes, hold))
                 unpack = taken.enter_context(self.gate.image())
