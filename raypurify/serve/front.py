@@ -12,7 +12,8 @@ import numpy as np
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
@@ -28,6 +29,8 @@ from raypurify.serve.metrics import FrontMetrics
 from raypurify.serve.settings import ServeSettings
 
 READY_S = 5
+# What asking a deployment raises where nobody answers.
+NOBODY = (TimeoutError, asyncio.TimeoutError, RayError, RayServeException)
 # Images that are decoded or encoded at a time.
 _CODERS = 4
 _LOG = logging.getLogger("ray.serve")
@@ -49,7 +52,9 @@ class Front:
     def __init__(self, purifier: DeploymentHandle, settings: ServeSettings, jobs: DeploymentHandle | None = None):
         self.purifier, self.settings, self.jobs = purifier, settings, jobs
         self.callers = Callers(settings)
-        self.gate = Gate(settings.max_queued_requests, settings.max_bytes, settings.max_waiting_pixels)
+        self.gate = Gate(
+            settings.max_queued_requests, settings.max_bytes, settings.max_batch_bytes, settings.max_waiting_pixels
+        )
         self.coders = ThreadPoolExecutor(_CODERS)
         self.metrics = FrontMetrics()
 
@@ -65,8 +70,8 @@ class Front:
         """What ``encode`` makes, in a thread, of the purified image of a request that carries one, within the time that
         its caller gives. Raises Refusal."""
         caller, deadline = request.state.caller, Deadline(request, self.settings.timeout_s)
-        caller.charge()
         with self.metrics.image(), refusing(deadline), ExitStack() as taken:
+            caller.charge()
             with self.gate.reading() as hold:
                 data = await deadline.reading(read_image(request, caller.max_bytes, hold))
                 unpack = taken.enter_context(self.gate.image())
@@ -133,11 +138,12 @@ def refusing(deadline: Deadline) -> Iterator[None]:
         raise Refusal(503, "busy", message, retry_after(error.retry_after)) from error
     except (TooLate, TimeoutError, asyncio.TimeoutError) as error:
         raise deadline.missed() from error
-    except RayActorError as error:
-        message = "the purifier replica was lost twice over this image; try again in a moment"
-        raise Refusal(503, "unavailable", message, retry_after(READY_S)) from error
     except HTTPException:
         raise
     except Exception as error:
+        # An error of the purifier comes as one of Ray.
+        if isinstance(error, NOBODY) and not isinstance(error, RayTaskError):
+            message = "no purifier replica answers, or it was lost over this image; try again in a moment"
+            raise Refusal(503, "unavailable", message, retry_after(READY_S)) from error
         _LOG.exception("purification failed")
         raise Refusal(500, "internal", "the purifier failed on this image; the log of the server says why") from error

@@ -9,8 +9,8 @@ from raypurify.serve.http import Refusal
 
 # Callers whose body is being read; one that sends a byte a second holds a connection, and no place of an image.
 MAX_READERS = 2048
-# Bodies that are held at once, in units of the largest allowed one.
-_BODIES = 16
+# Bodies that are held at once, in units of the largest allowed one: of an image, and of several.
+_BODIES, _BATCHES = 16, 4
 _WEIGHT = 0.1
 
 
@@ -21,8 +21,9 @@ class Gate:
     called. An image of any size is let in where there is none.
     """
 
-    def __init__(self, max_images: int, max_bytes: int, max_pixels: int):
-        self.max_images, self.max_bytes, self.max_pixels = max_images, _BODIES * max_bytes, max_pixels
+    def __init__(self, max_images: int, max_bytes: int, max_batch_bytes: int, max_pixels: int):
+        self.max_images, self.max_pixels = max_images, max_pixels
+        self.max_bytes = max(_BODIES * max_bytes, _BATCHES * max_batch_bytes)
         self.readers = self.bytes = self.images = self.pixels = 0
         self.ending = False
         self._seconds = 1.0
@@ -38,7 +39,8 @@ class Gate:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int], None]]:
-        """Let a caller's body be read; yields what to call with the size of each piece before it is kept."""
+        """Let a caller's body be read; yields what to call with the size of each piece before it is kept, and with its
+        negative when it is given up before the end."""
         if self.ending:
             raise Refusal(503, "ending", "the endpoint is shutting down; ask again later", self._retry())
         if self.images >= self.max_images or self.readers >= MAX_READERS:

@@ -1,5 +1,6 @@
 """The HTTP side without Ray: reading a request's images under a cap, answers, errors as JSON."""
 
+import io
 import sys
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -86,7 +87,11 @@ async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None
 
     Raises :class:`Refusal` 413 as soon as more than ``max_bytes`` have come or are announced, and what ``hold`` raises.
     """
-    return b"".join([chunk async for chunk in _capped(request, max_bytes, max_bytes, hold)])
+    # Its value is the memory that was written to; joined pieces would be there twice.
+    body = io.BytesIO()
+    async for chunk in _capped(request, max_bytes, max_bytes, hold):
+        body.write(chunk)
+    return body.getvalue()
 
 
 async def read_image(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
@@ -102,7 +107,7 @@ async def read_image(request: Request, max_bytes: int, hold: Callable[[int], Non
     try:
         if file is None or isinstance(file, str):
             raise Refusal(400, "bad-form", "the multipart form has no file in a field named 'file'")
-        data = await file.read()
+        data = await _taken(file, hold)
     finally:
         await form.close()
     if len(data) > max_bytes:
@@ -119,7 +124,7 @@ async def read_images(request: Request, most: int, max_bytes: int, hold: Callabl
         raise Refusal(415, "wrong-type", "send the images as the files of a form, multipart/form-data")
     form = await _form(request, _capped(request, max_bytes, max_bytes, hold), most)
     try:
-        images = [await file.read() for _, file in form.multi_items() if not isinstance(file, str)]
+        images = [await _taken(file, hold) for _, file in form.multi_items() if not isinstance(file, str)]
     finally:
         await form.close()
     if not images:
@@ -169,9 +174,19 @@ class _Parser(MultiPartParser):
 async def _form(request: Request, stream: AsyncGenerator[bytes, None], most: int) -> FormData:
     try:
         return await _Parser(request.headers, stream, max_files=most, max_fields=_FIELDS).parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:  # ValueError: a charset that decodes nothing
         text = "one field named 'file'" if most == 1 else f"at most {most} files"
         raise Refusal(400, "bad-form", f"the multipart form cannot be read ({error}); send {text}") from error
+
+
+async def _taken(file: UploadFile, hold: Callable[[int], None]) -> bytes:
+    """The bytes of a file of a form, which gives them up; ``hold`` counts both while there are both."""
+    size = file.size or 0
+    hold(size)
+    data = await file.read()
+    await file.close()
+    hold(-size)
+    return data
 
 
 def _too_large(max_bytes: int) -> Refusal:

@@ -17,8 +17,8 @@ LEVELS = 2
 class Known:
     """A seeded image, what a purifier made of it at first, and a checksum of the numbers that it was loaded with.
 
-    The image alone would be too little: it is purified by the dictionary of one cluster. ``pace`` is the seconds a
-    pixel that it took, kernels being compiled. Raises BundleError where the purifier answers with what cannot be.
+    The image alone would be too little: it is purified by the dictionary of one cluster. Raises BundleError where the
+    purifier answers with what cannot be, and what it raises itself.
     """
 
     def __init__(self, purifier: Any) -> None:

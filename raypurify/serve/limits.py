@@ -49,6 +49,8 @@ class Caller:
         self.owner = hashlib.sha256(f"owner {digest}".encode()).hexdigest()[:32] if digest else ANYONE
         self.limits = limits
         self.max_bytes = min(limits.max_bytes or settings.max_bytes, settings.max_bytes)
+        # A caller's own largest body is that of any call.
+        self.max_batch_bytes = min(limits.max_bytes or settings.max_batch_bytes, settings.max_batch_bytes)
         self.max_pixels = min(limits.max_pixels or settings.max_pixels, settings.max_pixels)
         self._bucket = Bucket(limits.images_per_s, limits.burst) if limits.images_per_s else None
 

@@ -4,7 +4,7 @@ Serve adds the tags application, deployment and replica. Requests by status and 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,23 +27,41 @@ class FrontMetrics:
 
     @contextmanager
     def image(self) -> Iterator[None]:
-        """Count what becomes of an image in this block: a Refusal has the reason, a caller who left is "left"."""
+        """Count what becomes of an image in this block, by what ends it as :meth:`answered` says."""
         begun = time.monotonic()
-        outcome = "left"
-        try:
+        with self.refused():
             yield
-            outcome = "purified"
-            self._seconds.observe(time.monotonic() - begun)
-        except HTTPException as error:
-            detail: Any = error.detail
-            outcome = detail["error"] if isinstance(detail, dict) else "other"
-            raise
-        finally:
-            self.count(outcome)
+        self.answered(None, time.monotonic() - begun)
 
-    def count(self, outcome: str, images: int = 1) -> None:
-        """Count images that were answered."""
-        self._images.inc(images, {"outcome": outcome})
+    @contextmanager
+    def refused(self) -> Iterator[Callable[[int], None]]:
+        """Count the images of a request by the error that ends this block, none where nothing does.
+
+        Yields what to call with their number, which is one until then.
+        """
+        images = 1
+
+        def told(number: int) -> None:
+            nonlocal images
+            images = number
+
+        try:
+            yield told
+        except BaseException as error:
+            self.answered(error, 0.0, images)
+            raise
+
+    def answered(self, answer: Any, seconds: float, images: int = 1) -> None:
+        """Count images that were answered in so many seconds: a Refusal has the reason, any other error means that the
+        caller has left, and what is no error is purified."""
+        outcome = "left" if isinstance(answer, BaseException) else "purified"
+        if isinstance(answer, HTTPException):
+            detail: Any = answer.detail
+            outcome = detail["error"] if isinstance(detail, dict) else "other"
+        if outcome == "purified":
+            self._seconds.observe(seconds)
+        if images:  # counters refuse zeros
+            self._images.inc(images, {"outcome": outcome})
 
 
 class ReplicaMetrics:

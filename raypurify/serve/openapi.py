@@ -72,7 +72,7 @@ _JSON = {
     },
 }
 _REFUSED: Answers = {
-    400: refusal("empty, a broken form, or a timeout that is no number"),
+    400: refusal("empty, a broken form, too many images, or a timeout that is no number"),
     401: refusal("no token, or a wrong one", {"WWW-Authenticate": "the scheme: Bearer"}),
     406: refusal("Accept names nothing that this call can answer with", _VARY),
     408: refusal("the body did not come in time"),

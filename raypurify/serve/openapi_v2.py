@@ -98,11 +98,11 @@ INFERRED: Answers = {
         {_LENGTH: "bytes of JSON, where binary data follow"},
     ),
     **_refused(
-        s400="no request of the protocol, or one with other tensors",
+        s400="no request of the protocol, or one with other tensors or too many images",
         s401="no token, or a wrong one",
         **_UNKNOWN,
         s408="the body did not come in time",
-        s413="more bytes, images or pixels than the limits",
+        s413="more bytes or pixels than the limits",
         s415="a body of another type, or compressed",
         s422="too small",
         s429="more images a second than this token may send; Retry-After says when to ask again",

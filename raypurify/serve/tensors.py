@@ -31,7 +31,7 @@ _BYTES_OF_A_LIST = 8
 _SPARE = 4096
 
 
-class Limits(NamedTuple):
+class InferLimits(NamedTuple):
     """What a request may ask for: bytes of JSON, images, pixels of one, pixels of all."""
 
     json_bytes: int
@@ -78,10 +78,11 @@ class Asked(NamedTuple):
     outputs: dict[str, bool]
 
 
-def read(body: bytes, json_length: str | None, limits: Limits) -> Asked:
+def read(body: bytes, json_length: str | None, limits: InferLimits) -> Asked:
     """The images of a request's body; ``json_length`` is its header ``Inference-Header-Content-Length``.
 
-    Raises Refusal 400 for what is not a request of the protocol, 413 for more than the limits.
+    Raises Refusal 400 for what is not a request of the protocol or has too many images, 413 for too much JSON or too
+    many pixels.
     """
     if json_length is not None and not (json_length.isascii() and json_length.isdigit() and len(json_length) < 20):
         raise _wrong("the header Inference-Header-Content-Length is no number of bytes")
@@ -129,7 +130,7 @@ def write(
     return b"".join([text, *binary]), len(text) if binary else None
 
 
-def _parsed(text: bytes, limits: Limits) -> InferRequest:
+def _parsed(text: bytes, limits: InferLimits) -> InferRequest:
     if len(text) > limits.json_bytes:
         raise Refusal(413, "too-large", f"the JSON is larger than {limits.json_bytes:,} bytes; send binary data")
     lists = text.count(b"[") + text.count(b"{")
@@ -144,13 +145,14 @@ def _parsed(text: bytes, limits: Limits) -> InferRequest:
         raise _wrong("the body is no JSON, or too deep") from error
 
 
-def _shape(shape: list[int], limits: Limits) -> tuple[int, ...]:
+def _shape(shape: list[int], limits: InferLimits) -> tuple[int, ...]:
     if min(shape) < 1 or shape[-1] != 3:
         raise _wrong(f"the shape of {IMAGE!r} is {shape}; it must be [N, H, W, 3] or [H, W, 3]")
     pixels, images = shape[-3] * shape[-2], shape[0] if len(shape) == 4 else 1
+    if images > limits.images:
+        raise _wrong(f"the shape {shape} is more than {limits.images:,} images; send less at a time")
     for count, most, what in (
         (pixels, limits.pixels, "pixels an image"),
-        (images, limits.images, "images"),
         (images * pixels, limits.all_pixels, "pixels"),
     ):
         if count > most:

@@ -19,7 +19,7 @@ def refused(call, *args):
 
 
 def test_images_are_counted_before_their_body_is_read_and_leave_whatever_happens():
-    gate = Gate(max_images=2, max_bytes=10, max_pixels=100)
+    gate = Gate(max_images=2, max_bytes=10, max_batch_bytes=30, max_pixels=100)
     with gate.image() as first, gate.image() as second:
         assert refused(gate.reading) == refused(gate.image) == "busy"
         first(1000)  # one image of any size
@@ -33,7 +33,7 @@ def test_images_are_counted_before_their_body_is_read_and_leave_whatever_happens
 
 
 def test_bodies_together_are_bounded_and_slow_ones_hold_only_what_has_come():
-    gate = Gate(max_images=100, max_bytes=10, max_pixels=100)
+    gate = Gate(max_images=100, max_bytes=10, max_batch_bytes=30, max_pixels=100)
     with gate.reading() as slow:
         slow(1)
         with gate.reading() as large:
@@ -47,7 +47,7 @@ def test_bodies_together_are_bounded_and_slow_ones_hold_only_what_has_come():
 
 
 def test_a_gate_that_ends_answers_those_inside_only():
-    gate = Gate(max_images=2, max_bytes=10, max_pixels=100)
+    gate = Gate(max_images=2, max_bytes=10, max_batch_bytes=30, max_pixels=100)
     with gate.image():
         gate.end()
         assert refused(gate.reading) == "ending"

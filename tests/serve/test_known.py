@@ -6,6 +6,8 @@ import torch
 import raypurify
 from raypurify.errors import BundleError, RaypurifyError
 from raypurify.serve.known import Known
+from raypurify.serve.metrics import ReplicaMetrics
+from raypurify.serve.replica import PurifierReplica
 from serve.variants import variant
 
 
@@ -46,3 +48,13 @@ def test_what_changes_in_memory_is_found_out(bundle, part):
     else:
         purifier.dictionaries[(known.facts["cluster"] + 1) % 3, 0, 0, 0, 0] += 1e-3
     assert ("came out differently" if part == "the answers" else "not the ones that were loaded") in known.problem()
+
+
+def test_what_a_replica_solves_at_its_start_is_no_callers_image(bundle, monkeypatch):
+    told = []
+    monkeypatch.setattr(ReplicaMetrics, "results", lambda self, results: told.extend(results))
+    replica = PurifierReplica.func_or_class(str(bundle), "cpu", 1, 1 << 14, 1 << 20)
+    assert 0 < replica.small.pace < 1e-2
+    assert told == []
+    replica._purify([replica.known.image])
+    assert len(told) == 1

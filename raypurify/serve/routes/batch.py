@@ -40,11 +40,14 @@ async def batch(
     kind = wanted(request, OFFERED)[0]
     settings, deadline = front.settings, Deadline(request, front.settings.timeout_s)
     most = min(settings.max_batch_images, settings.max_queued_requests)
-    with refusing(deadline), front.gate.reading() as hold, ExitStack() as taken:
-        images = await deadline.reading(read_images(request, most, settings.max_batch_bytes, hold))
-        request.state.caller.charge(len(images))
+    caller = request.state.caller
+    with front.metrics.refused() as told, refusing(deadline), front.gate.reading() as hold, ExitStack() as taken:
+        images = await deadline.reading(read_images(request, most, caller.max_batch_bytes, hold))
+        told(len(images))
+        caller.charge(len(images))
         places = [taken.enter_context(front.gate.image()) for _ in images]
-        work = _Batch(front, request.state.caller, deadline, f"image/{format}")
+        work = _Batch(front, caller, deadline, f"image/{format}")
+        told(0)  # from here on each by itself
         answers = await each([partial(work.one, *pair) for pair in zip(images, places)], deadline, front.metrics)
         # Also where time is up: what is done is worth having.
         body, media_type = await front.in_thread(pack, answers, kind)

@@ -4,10 +4,8 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError
 
-from raypurify.serve.front import READY_S, Front, front
+from raypurify.serve.front import NOBODY, READY_S, Front, front
 from raypurify.serve.http import Refusal
 from raypurify.serve.openapi_v2 import LIVE, READY
 
@@ -32,5 +30,5 @@ async def digest(front: Front) -> str:
         raise Refusal(503, "ending", "the endpoint is shutting down")
     try:
         return await asyncio.wait_for(front.purifier.digest.remote(), READY_S)
-    except (TimeoutError, asyncio.TimeoutError, RayError, BackPressureError) as error:
+    except NOBODY as error:
         raise Refusal(503, "not-ready", "no purifier replica answers yet") from error

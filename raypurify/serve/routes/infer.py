@@ -14,7 +14,7 @@ from raypurify.serve.gate import retry_after
 from raypurify.serve.http import Refusal, check_type, read_body
 from raypurify.serve.many import each
 from raypurify.serve.routes.health import digest
-from raypurify.serve.tensors import FACTS, IMAGE, MODEL, PURIFIED, Limits, read, write
+from raypurify.serve.tensors import FACTS, IMAGE, MODEL, PURIFIED, InferLimits, read, write
 from raypurify.version import __version__
 
 router = APIRouter(prefix="/v2")
@@ -95,18 +95,22 @@ async def infer(request: Request, front: Annotated[Front, Depends(front)]) -> Re
     check_type(request, "application/json", "application/octet-stream")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refusal(415, "wrong-type", "the body is compressed; send it as it is")
-    if "version" in request.path_params:
-        _version(request, await digest(front))
     most = min(settings.max_batch_images, settings.max_queued_requests)
     caller = request.state.caller
-    limits = Limits(caller.max_bytes, most, caller.max_pixels, settings.max_waiting_pixels)
-    with refusing(deadline), ExitStack() as taken:
+    limits = InferLimits(caller.max_bytes, most, caller.max_pixels, settings.max_waiting_pixels)
+    with front.metrics.refused() as told, refusing(deadline), ExitStack() as taken:
+        if "version" in request.path_params:
+            _version(request, await deadline.within(digest(front)))
         with front.gate.reading() as hold:
-            body = await deadline.reading(read_body(request, settings.max_batch_bytes, hold))
+            body = await deadline.reading(read_body(request, caller.max_batch_bytes, hold))
             asked = await deadline.within(front.in_thread(read, body, request.headers.get(_LENGTH), limits))
+            # Numbers of JSON are no part of the images.
+            del body
+            told(len(asked.images))
             caller.charge(len(asked.images))
             for image in asked.images:
                 taken.enter_context(front.gate.image())(image.shape[0] * image.shape[1])
+        told(0)  # from here on each by itself
         jobs = [partial(front.asked, image, deadline) for image in asked.images]
         answers = await each(jobs, deadline, front.metrics)
         for answer in answers:

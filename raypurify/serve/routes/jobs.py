@@ -4,11 +4,9 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from raypurify.serve.deadline import Deadline
-from raypurify.serve.front import Front, caller, front
+from raypurify.serve.front import NOBODY, Front, caller, front
 from raypurify.serve.gate import retry_after
 from raypurify.serve.http import Refusal, read_body
 from raypurify.serve.jobs.refused import Refused
@@ -88,7 +86,7 @@ async def _asked(front: Front, method: str, request: Request, *arguments: Any) -
     asked = getattr(front.jobs, method).remote(request.state.caller.owner, *arguments)
     try:
         answer = await asyncio.wait_for(asked, _ANSWER_S)
-    except (TimeoutError, asyncio.TimeoutError, RayError, RayServeException) as error:
+    except NOBODY as error:
         message = "nobody sees to jobs at the moment; those that were posted go on; ask again in a moment"
         raise Refusal(503, "unavailable", message, retry_after(_AGAIN_S)) from error
     if isinstance(answer, Refused):
