@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import math
 import random
 import ssl
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Picture = str | Path | bytes | Image | np.ndarray
 
 PREFIX = "x-raypurify-"
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Answers that another try may change: too many callers, and a proxy whose server is away.
 _AGAIN = {429, 502, 503}
 _LATE = {408, 504}
@@ -37,15 +39,15 @@ class Client:
 
     ``url`` is where it listens, e.g. ``https://purify.example.org``; ``token`` what it asks for; ``timeout`` the
     seconds that a call may take in all, with all its tries. Whoever is refused because the endpoint is busy, ending or
-    away asks again when it says so, as long as there is time. Raises ConfigError for a URL that is none, and for a
-    token that no header can hold.
+    away asks again when it says so, as long as there is time. Raises ConfigError for a URL that is none, a token that
+    no header can hold, and seconds without an end.
 
         client = raypurify.Client("http://127.0.0.1:8000", token="...")
         image, facts = client.purify("photo.jpg")
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60):
-        self.url, self.timeout = _checked_url(url), timeout
+        self.url, self.timeout = _checked_url(url), _checked_timeout(timeout)
         self._headers = {"User-Agent": f"raypurify/{__version__}"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {_checked_token(token)}"
@@ -61,8 +63,17 @@ class Client:
         DataError for other pixels, ConfigError where it wants another token or is not trusted, and RaypurifyError where
         there is no answer in time.
         """
-        answer = self._ask("POST", "/v1/purify", _file(image), self.timeout if timeout is None else timeout)
-        return _like(image, answer.body), _facts(answer.headers)
+        seconds = self.timeout if timeout is None else _checked_timeout(timeout)
+        answer = self._ask("POST", "/v1/purify", _file(image), seconds)
+        try:
+            if not answer.body.startswith(_PNG):
+                raise ValueError("no PNG")
+            return _like(image, answer.body), _facts(answer.headers)
+        except (ValueError, OSError) as error:
+            raise RaypurifyError(
+                f"{self.url} answers something else than a purified image: {error}; check that the URL is that of an "
+                "endpoint"
+            ) from error
 
     def ready(self) -> bool:
         """Whether the endpoint purifies now: at least one replica has solved its known image. Asks once."""
@@ -158,6 +169,12 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _checked_timeout(seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"a timeout of {seconds} seconds; give a number above zero")
+    return seconds
+
+
 def _checked_token(token: str) -> str:
     if not token.isascii() or not token.isprintable() or token != token.strip() or not token:
         raise ConfigError("the token holds other than printable ASCII; give one that the endpoint was started with")
@@ -178,7 +195,7 @@ class _Answer(NamedTuple):
     @property
     def retry_after(self) -> float:
         text = self.headers.get("retry-after", "")
-        return float(text) if text.isdigit() else 0.0
+        return float(text) if text.isascii() and text.isdigit() else 0.0
 
     @property
     def refusal(self) -> tuple[str, str]:
@@ -186,7 +203,7 @@ class _Answer(NamedTuple):
         try:
             said = json.loads(self.body)
             return str(said["error"]), str(said["message"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return "unknown", http.client.responses.get(self.status, "")
 
     def checked(self, url: str) -> "_Answer":

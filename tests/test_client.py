@@ -10,8 +10,9 @@ import pytest
 import raypurify
 from raypurify.errors import ConfigError, DataError, ImageError, RaypurifyError
 
+PNG = b"\x89PNG\r\n\x1a\n and so on"
 BUSY = (503, {"Retry-After": "1"}, b'{"error": "busy", "message": "too many"}')
-FINE = (200, {"X-Raypurify-Cluster": "3", "X-Raypurify-Class": "ko%C4%8Dka", "X-Raypurify-Flagged": "true"}, b"png")
+FINE = (200, {"X-Raypurify-Cluster": "3", "X-Raypurify-Class": "ko%C4%8Dka", "X-Raypurify-Flagged": "true"}, PNG)
 
 
 @contextmanager
@@ -56,9 +57,9 @@ CUT = (200, {"Content-Length": "1000"}, bytes(500))
 
 
 def test_whoever_is_refused_asks_again_when_told_to():
-    with server(BUSY, None, CUT, (429, {}, b""), FINE) as (url, asked):
+    with server(BUSY, None, CUT, (429, {"Retry-After": "\xb2"}, b""), FINE) as (url, asked):
         image, facts = raypurify.Client(url, "secret", timeout=20).purify(b"image")
-    assert (image, facts) == (b"png", {"cluster": 3, "class": "kočka", "flagged": True})
+    assert (image, facts) == (PNG, {"cluster": 3, "class": "kočka", "flagged": True})
     assert len(asked) == 5
     assert asked[1][0] - asked[0][0] >= 1
     assert {headers["Authorization"] for _, _, headers in asked} == {"Bearer secret"}
@@ -90,12 +91,15 @@ def test_patience_ends_with_the_time(answer):
         ((422, {}, b'{"error": "truncated", "message": "cut short"}'), ImageError, "cut short"),
         ((404, {}, b"<html>"), RaypurifyError, "answers 404: Not Found; check that the URL"),
         ((500, {}, b'{"error": "internal", "message": "see the log"}'), RaypurifyError, "answers 500: see the log"),
+        ((422, {}, b"[" * 100_000), RaypurifyError, "answers 422"),
+        ((200, {"Content-Type": "text/html"}, b"<html>"), RaypurifyError, "something else than a purified image"),
+        ((200, {"X-Raypurify-Cluster": "abc"}, PNG), RaypurifyError, "something else than a purified image"),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), RaypurifyError, "answers 302"),
         ((504, {}, b'{"error": "timeout", "message": "give it time"}'), RaypurifyError, "answers 504: give it time$"),
         ((504, {}, b"<html>"), RaypurifyError, "answers 504: Gateway Timeout; give it more time$"),
         ((408, {}, b""), RaypurifyError, "answers 408: Request Timeout; give it more time$"),
     ],
-    ids=["token", "image", "lost", "failed", "elsewhere", "late", "late-proxy", "slow"],
+    ids=["token", "image", "lost", "failed", "deep", "page", "facts", "elsewhere", "late", "late-proxy", "slow"],
 )
 def test_what_another_try_does_not_change_is_told_at_once(answer, error, message):
     with server(answer) as (url, asked), pytest.raises(error, match=message):

@@ -12,10 +12,11 @@ import numpy as np
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from raypurify.errors import ImageError
 from raypurify.images import Decoded, decode_image
@@ -31,6 +32,8 @@ from raypurify.serve.settings import ServeSettings
 READY_S = 5
 # What asking a deployment raises where nobody answers.
 NOBODY = (TimeoutError, asyncio.TimeoutError, RayError, RayServeException)
+# As proxies call it in their logs.
+_LEFT = 499
 # Images that are decoded or encoded at a time.
 _CODERS = 4
 _LOG = logging.getLogger("ray.serve")
@@ -56,6 +59,8 @@ class Front:
             settings.max_queued_requests, settings.max_bytes, settings.max_batch_bytes, settings.max_waiting_pixels
         )
         self.coders = ThreadPoolExecutor(_CODERS)
+        # While JSON is parsed, no other thread of this process runs.
+        self.parsing = asyncio.Semaphore(1)
         self.metrics = FrontMetrics()
 
     def check_caller(self, authorization: str | None) -> Caller:
@@ -140,6 +145,9 @@ def refusing(deadline: Deadline) -> Iterator[None]:
         raise deadline.missed() from error
     except HTTPException:
         raise
+    except (ClientDisconnect, TaskCancelledError) as error:
+        # Nobody reads it.
+        raise Refusal(_LEFT, "left", "the caller has left; ask again") from error
     except Exception as error:
         # An error of the purifier comes as one of Ray.
         if isinstance(error, NOBODY) and not isinstance(error, RayTaskError):

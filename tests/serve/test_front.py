@@ -10,15 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 from bad_images import encode
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from raypurify.serve import http
 from raypurify.serve.app import api
-from raypurify.serve.front import Front, front
+from raypurify.serve.front import Front, front, refusing
 from raypurify.serve.gate import Gate
+from raypurify.serve.http import Refusal
 from raypurify.serve.settings import ServeSettings
 from serve.endpoint import TOKEN, noisy
 
@@ -246,3 +247,11 @@ def test_no_more_memory_is_held_than_is_counted():
 
     running(asked, check)
     assert max(left) < size / 2, left
+
+
+@pytest.mark.parametrize("error", [ClientDisconnect(), TaskCancelledError()])
+def test_who_has_left_is_no_failed_purification(error, caplog):
+    with pytest.raises(Refusal) as refusal, refusing(None):
+        raise error
+    assert (refusal.value.status_code, refusal.value.detail["error"]) == (499, "left")
+    assert not caplog.records

@@ -1,7 +1,7 @@
 """``/v2``: the endpoint as the Open Inference Protocol has it, for clients of KServe and Triton."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from raypurify.version import __version__
 router = APIRouter(prefix="/v2")
 
 _LENGTH = "Inference-Header-Content-Length"
+_MUCH = 1 << 20
 # Hexadecimal digits of a bundle's digest that are the version of the model.
 _DIGITS = 16
 
@@ -103,7 +104,8 @@ async def infer(request: Request, front: Annotated[Front, Depends(front)]) -> Re
             _version(request, await deadline.within(digest(front)))
         with front.gate.reading() as hold:
             body = await deadline.reading(read_body(request, caller.max_batch_bytes, hold))
-            asked = await deadline.within(front.in_thread(read, body, request.headers.get(_LENGTH), limits))
+            async with front.parsing if len(body) > _MUCH else nullcontext():
+                asked = await deadline.within(front.in_thread(read, body, request.headers.get(_LENGTH), limits))
             # Numbers of JSON are no part of the images.
             del body
             told(len(asked.images))
