@@ -179,7 +179,7 @@ def test_what_a_job_may_not_do_is_refused_in_one_form(api, url, roots, tmp_path)
 def test_a_leash_ends_what_its_supervisor_left(tmp_path):
     from raypurify.serve.jobs.driver import Driver
 
-    driver = Driver(["doctor", "--address", "127.0.0.1:1"], [], [])
+    driver = Driver(["doctor", "--address", "127.0.0.1:1"], [], str(tmp_path / "out"), [str(tmp_path)])
     assert subprocess.run(["kill", "-0", str(driver.pid)]).returncode == 0
     driver._process.stdin.close()
     until = time.monotonic() + 20

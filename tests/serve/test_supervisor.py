@@ -35,7 +35,7 @@ def supervisor(root, command, **options):
 
     def start(record, overwrite):
         told.append(overwrite)
-        return Driver(command, [], [])
+        return Driver(command, record.request.input, record.request.output, [str(root)])
 
     one = Supervisor(Registry([str(root)]), start, **options)
     one.tick()
@@ -76,6 +76,21 @@ def test_a_job_whose_process_cannot_do_it_fails_and_says_why(root, command, opti
     one, _ = supervisor(root, command)
     assert one.job("me", posted.id) == view
     assert one.post("me", request(root), most=1).state == "queued"
+
+
+@pytest.mark.parametrize("link", ["out/_raypurify", "out/sub", "out"])
+def test_a_link_that_comes_into_an_output_fails_its_job(root, tmp_path_factory, link):
+    why, outside = ["not yet"], tmp_path_factory.mktemp("outside")
+    one, told = supervisor(root, ["status", str(root)], hindered=lambda record: why[0])
+    id = one.post("me", request(root), most=1).id
+    until(one, id, lambda view: view.message)
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / "elsewhere").mkdir()
+    (root / link).symlink_to(outside if link != "out" else root / "elsewhere")
+    why[0] = None
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, "a link" in view.message, len(told)) == ("failed", True, int(link != "out")), view
+    assert not [*outside.iterdir()]
 
 
 def test_an_output_that_another_process_writes_is_waited_for(root):
@@ -188,8 +203,8 @@ def test_a_driver_that_ends_while_its_job_is_looked_at_is_no_error(root):
         run.driver = driver
 
 
-def test_what_a_driver_says_can_be_asked_for_while_it_speaks():
-    driver, over = Driver(["--help"], [], []), threading.Event()
+def test_what_a_driver_says_can_be_asked_for_while_it_speaks(root):
+    driver, over = Driver(["--help"], [], str(root / "out"), [str(root)]), threading.Event()
 
     def speak():
         while not over.is_set():

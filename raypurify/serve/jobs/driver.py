@@ -19,13 +19,13 @@ _OURS = "raypurify: "
 
 
 class Driver:
-    """A running job: ``arguments`` of raypurify, whose inputs and output are ``paths`` below ``roots``.
+    """A running job: ``arguments`` of raypurify, which reads ``inputs`` and writes ``output`` below ``roots``.
 
     It ends when this process does. Nothing of it is to be believed but its end and what lies in files.
     """
 
-    def __init__(self, arguments: Sequence[str], paths: Sequence[str], roots: Sequence[str]):
-        bounds = json.dumps({"paths": [*paths], "roots": [*roots]})
+    def __init__(self, arguments: Sequence[str], inputs: Sequence[str], output: str, roots: Sequence[str]):
+        bounds = json.dumps({"inputs": [*inputs], "output": output, "roots": [*roots]}, ensure_ascii=False)
         # The package that runs here, wherever a worker of Ray has it from.
         own = [str(Path(raypurify.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(

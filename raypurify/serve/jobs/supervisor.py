@@ -212,7 +212,8 @@ class Supervisor:
             return
         try:
             # A link may lead elsewhere by now.
-            self.registry.admitted(record.asked)
+            if self.registry.admitted(record.asked)[0].output != record.request.output:
+                raise Refused(403, "forbidden-path", "a link has come into the path of the output; remove it")
         except Refused as error:
             self._end(record, run, "failed", str(error))
             return
