@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import hash_token
 from raypurify.serve.http import Refusal
+from raypurify.serve.jobs.links import check_inputs, check_output
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry, job_id
 from raypurify.serve.jobs.request import JobRequest, arguments, parse_request, request_schema
-from raypurify.serve.jobs.links import check_inputs, check_output
 from raypurify.serve.jobs.roots import admit, check_root
 from raypurify.serve.limits import Bucket, Callers
 from raypurify.serve.settings import parse_settings

@@ -78,6 +78,24 @@ def test_a_job_whose_process_cannot_do_it_fails_and_says_why(root, command, opti
     assert one.post("me", request(root), most=1).state == "queued"
 
 
+@pytest.mark.parametrize("text", [b"\xfftopsecret", b'{"format_version": "topsecret"}', b'{"format_version": 1}'])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_job_whose_record_is_damaged_fails_and_tells_nothing_of_it(root, running, text):
+    why = ["not yet"]
+    one, _ = supervisor(root, ["doctor", "--address", "127.0.0.1:1"], hindered=lambda record: why[0])
+    id = one.post("me", request(root), most=1).id
+    until(one, id, lambda view: view.message)
+    if running:
+        why[0] = None
+        until(one, id, lambda view: view.state == "running")
+    (root / "out" / "_raypurify").mkdir(parents=True)
+    (root / "out" / "_raypurify" / "job.json").write_bytes(text)
+    if running:
+        one._runs[id].driver.kill()
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, "job.json" in view.message, "topsecret" in view.message) == ("failed", True, False), view
+
+
 @pytest.mark.parametrize("link", ["out/_raypurify", "out/sub", "out"])
 def test_a_link_that_comes_into_an_output_fails_its_job(root, tmp_path_factory, link):
     why, outside = ["not yet"], tmp_path_factory.mktemp("outside")

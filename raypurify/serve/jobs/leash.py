@@ -19,7 +19,7 @@ GRACE_S = 30.0
 
 
 def main() -> None:
-    """Check the links, and run the command line in this process. Exits with 2 and one line where a link is in the way."""
+    """Check the links, and run the command line in this process. Exits with 2 and one line where one stands."""
     from raypurify.errors import RaypurifyError
     from raypurify.serve.jobs.links import check_inputs, check_output
 

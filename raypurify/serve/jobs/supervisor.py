@@ -193,8 +193,13 @@ class Supervisor:
         if run.driver is None and record.cancel:
             self._end(record, run, "cancelled")
         elif run.driver is None:
-            run.tally.update()
-            self._begin(record, run)
+            try:
+                run.tally.update()
+            except SinkError as error:
+                # No driver could go on from that record, and it does not mend itself.
+                self._end(record, run, "failed", str(error))
+            else:
+                self._begin(record, run)
         elif (code := run.driver.poll()) is not None:
             self._over(record, run, run.driver, code)
         else:
@@ -241,7 +246,11 @@ class Supervisor:
         if self._records is None:
             return
         run.driver, run.not_before = None, time.monotonic() + PAUSE_S
-        run.tally.update(at_once=True)
+        try:
+            run.tally.update(at_once=True)
+        except SinkError as error:
+            self._end(record, run, "cancelled" if record.cancel else "failed", str(error))
+            return
         waits = code == 2 and (writer(resolve(record.request.output)) or self.hindered(record))
         if code in (0, 1) and driver.finished:
             self._end(record, run, "done", driver.said if driver.said.startswith("left out") else "")
