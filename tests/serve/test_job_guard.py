@@ -239,6 +239,8 @@ def test_roots_that_bound_nothing_or_hold_secrets_are_refused(root):
                 ("max_pixels", None),
                 ("overwrite", "yes"),
                 ("image_column", ""),
+                ("image_column", "a\0b"),
+                ("image_member", "a\nb"),
                 ("image_column", "x" * 201),
                 ("image_column", ["a"]),
                 ("kind", "dicom"),

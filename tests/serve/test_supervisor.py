@@ -1,5 +1,6 @@
 """What becomes of jobs whose processes die, hang or find another at their output: real processes, without Ray."""
 
+import json
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from raypurify.serve.jobs import supervisor as module
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Registry
-from raypurify.serve.jobs.request import JobRequest
+from raypurify.serve.jobs.request import MAX_BYTES, JobRequest, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
 from raypurify.storage import resolve
 
@@ -60,9 +61,9 @@ def until(one, id, reached, seconds=60):
     ("command", "options", "starts", "says"),
     [
         # It ends well, and has not said that the job is done.
-        (["--help"], {}, 3, "its process died 3 times"),
+        (["--help"], {}, 3, "its process died (exit "),
         # It is ended for saying nothing, every time.
-        (["doctor"], {"silent_s": -1.0}, 3, "its process died 3 times"),
+        (["doctor"], {"silent_s": -1.0}, 3, "its process died (exit "),
         (["status", "/nowhere"], {}, 1, "neither the run directory"),
     ],
 )
@@ -109,6 +110,33 @@ def test_a_link_that_comes_into_an_output_fails_its_job(root, tmp_path_factory, 
     view = until(one, id, lambda view: view.ended)
     assert (view.state, "a link" in view.message, len(told)) == ("failed", True, int(link != "out")), view
     assert not [*outside.iterdir()]
+
+
+@pytest.mark.parametrize("error", [ValueError("a null byte"), OSError(7, "Argument list too long", "/secret/bin")])
+def test_a_job_whose_process_cannot_be_started_fails(root, error):
+    told = []
+
+    def start(record, overwrite):
+        told.append(overwrite)
+        raise error
+
+    one, _ = supervisor(root, [])
+    one.start = start
+    id = one.post("me", request(root), most=1).id
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, len(told), "cannot be started" in view.message) == ("failed", 3, True), view
+    assert "/secret" not in view.message
+
+
+def test_a_job_of_the_longest_request_is_started(root):
+    long = "é" * 600
+    inputs = [str(root / f"{n}" / long / long) for n in range(26)]
+    body = json.dumps({"input": inputs, "output": str(root / "out")}, ensure_ascii=False).encode()
+    assert MAX_BYTES - 4000 < len(body) <= MAX_BYTES
+    one, told = supervisor(root, ["status", "/nowhere"])
+    id = one.post("me", parse_request(body), most=1).id
+    view = until(one, id, lambda view: view.ended)
+    assert ("neither the run directory" in view.message, len(told)) == (True, 1), view.message[:300]
 
 
 def test_an_output_that_another_process_writes_is_waited_for(root):
