@@ -156,7 +156,7 @@ def test_what_a_job_may_not_do_is_refused_in_one_form(api, url, roots, tmp_path)
     ]:
         answer = api.post("/v1/jobs", json=asked)
         assert (answer.status_code, answer.json()["error"]) == (status, error), answer.text
-    large = api.post("/v1/jobs", content=b" " * 100_000)
+    large = api.post("/v1/jobs", content=b" " * 100_000, headers={"Content-Type": "application/json"})
     assert (large.status_code, large.json()["error"]) == (413, "too-large")
     assert api.get("/v1/jobs/nothing").json()["error"] == "no-such-job"
     assert httpx.get(f"{url}/v1/jobs").status_code == 401
