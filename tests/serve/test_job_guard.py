@@ -124,6 +124,11 @@ def test_what_lies_below_a_root_is_taken_as_it_is(place):
     assert admit(f"{root}/in-link/new", roots, output=True)[:2] == (f"{root}/in/new", f"{root}/in")
     there = admit("s3://bucket/jobs/in/50 a", roots)
     assert there == ("s3://bucket/jobs/in/50 a?endpoint_override=store:9000&scheme=http", STORE, ("in", "50 a"))
+    long = "é" * 127
+    assert admit(f"{root}/{long}x", roots, output=True).parts == (f"{long}x",)
+    with pytest.raises(Refused, match="255 bytes") as refused:
+        admit(f"{root}/a/{long}é/b", roots, output=True)
+    assert refused.value.status == 422
     for itself in (root, f"{root}/", "s3://bucket/jobs", "s3://bucket/jobs/"):
         admit(itself, roots)
         with pytest.raises(Refused, match="a job root itself"):

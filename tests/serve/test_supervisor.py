@@ -9,6 +9,7 @@ import pytest
 
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import write_job
+from raypurify.serve.jobs import driver as driver_module
 from raypurify.serve.jobs import supervisor as module
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
@@ -247,6 +248,24 @@ def test_a_driver_that_ends_while_its_job_is_looked_at_is_no_error(root):
         assert run.driver is None
     finally:
         run.driver = driver
+
+
+def test_people_are_told_what_is_said_to_them_and_no_noise(root, monkeypatch):
+    (root / "noisy.py").write_text(
+        "print('[2026-01-01 00:00:00,000 I 1 1] logging.cc:303: Set ray log level')\n"
+        "print('purify: 1 of 3', flush=True)\n"
+        "print('Started <ray.serve object at 0x7f00>', flush=True)\n"
+    )
+    run = driver_module.subprocess.Popen
+
+    def noisy(words, **options):
+        return run([words[0], str(root / "noisy.py")], **options)
+
+    monkeypatch.setattr(driver_module.subprocess, "Popen", noisy)
+    driver = Driver([], [], "", [])
+    while driver.poll() is None:
+        time.sleep(0.01)
+    assert (driver.said, driver.last) == ("purify: 1 of 3", "Started <ray.serve object at 0x7f00>")
 
 
 def test_what_a_driver_says_can_be_asked_for_while_it_speaks(root):

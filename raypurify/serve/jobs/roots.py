@@ -18,6 +18,8 @@ from raypurify.storage import Place, redact, resolve, within
 # The folder of a root in which its jobs are recorded.
 REGISTRY = ".raypurify-jobs"
 _LONGEST = 2048
+# Of a file or folder on a disk, in bytes.
+_LONGEST_NAME = 255
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILD = frozenset("*?[]{}")
 # In a URI these begin options, escapes or another file system, or end a user's name.
@@ -73,6 +75,8 @@ def admit(text: str, roots: Sequence[str], *, output: bool = False) -> Admitted:
         raise Refused(403, "forbidden-path", f"{text}: is where jobs are recorded; name the folder beside it")
     if output and not found.parts:
         raise Refused(403, "forbidden-path", f"{text}: is a job root itself; name a folder below it for the output")
+    if output and on_disk(text) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
+        raise _unclear(text, f"a name in it is longer than {_LONGEST_NAME} bytes; choose a shorter one")
     if output and on_disk(text):
         # One output has one name, however many links lead to it.
         return found._replace(uri="/".join((found.root.rstrip("/"), *found.parts)))

@@ -258,17 +258,20 @@ class Supervisor:
         except SinkError as error:
             self._end(record, run, "cancelled" if record.cancel else "failed", str(error))
             return
+        if not driver.finished and not record.cancel:
+            _LOG.warning("job %s: its process ended (exit %d), and said at last: %s", record.id, code, driver.last)
         waits = code == 2 and (writer(resolve(record.request.output)) or self.hindered(record))
         if code in (0, 1) and driver.finished:
             self._end(record, run, "done", driver.said if driver.said.startswith("left out") else "")
         elif record.cancel:
             self._end(record, run, "cancelled")
         elif code == 2 and not waits:
-            self._end(record, run, "failed", driver.said)
+            self._end(record, run, "failed", driver.said or "its process refused it; the log of the server says why")
         elif code == 2:
             run.note = f"its process ended and is started again: {driver.said}"[:500]
         else:
-            self._again(record, run, f"its process died (exit {code}): {driver.said}")
+            said = driver.said or "the log of the server says how"
+            self._again(record, run, f"its process died (exit {code}): {said}")
 
     def _again(self, record: Record, run: _Run, why: str) -> None:
         """Count a try that came to nothing, which is the last one or has another after a while."""
