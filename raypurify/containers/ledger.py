@@ -111,11 +111,13 @@ def read_job(out: Place) -> dict | None:
         job = json.loads(file.read())
         if job["format_version"] != FORMAT_VERSION:
             version = job["format_version"]
-            raise SinkError(f"{file}: format version {version!r}, this raypurify knows {FORMAT_VERSION}; upgrade it")
+            shown = version if isinstance(version, int) else "of another kind"
+            raise SinkError(f"{file}: format version {shown}, this raypurify knows {FORMAT_VERSION}; upgrade it")
         return job
     except (ValueError, TypeError, KeyError) as error:
+        # Not what the error says: it may hold the bytes of whatever file this is.
         raise SinkError(
-            f"{file}: is damaged ({error!r}); choose another output, or replace this one by --overwrite"
+            f"{file}: is damaged ({type(error).__name__}); choose another output, or replace this one by --overwrite"
         ) from error
 
 

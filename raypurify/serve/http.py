@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.routing import Match
 
 from raypurify.errors import ImageError
 
@@ -55,7 +56,10 @@ async def refuse(request: Request, error: HTTPException) -> JSONResponse:
     if path.startswith("/v2"):
         # The Open Inference Protocol has a text alone.
         body = {"error": f"{body['error']}: {body['message']}"}
-    return JSONResponse(body, error.status_code, error.headers)
+    headers = {**(error.headers or {})}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return JSONResponse(body, error.status_code, headers)
 
 
 async def refuse_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -145,6 +149,16 @@ def _header(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked of a path: Starlette names the methods of its first route alone."""
+
+    def answers(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] == Match.FULL for route in request.app.routes)
+
+    return [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if answers(method)]
 
 
 def _is_form(request: Request) -> bool:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import hash_token
 from raypurify.serve.http import Refusal
+from raypurify.serve.jobs.links import check_inputs, check_output
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry, job_id
 from raypurify.serve.jobs.request import JobRequest, arguments, parse_request, request_schema
-from raypurify.serve.jobs.roots import admit, check_links, check_root
+from raypurify.serve.jobs.roots import admit, check_root
 from raypurify.serve.limits import Bucket, Callers
 from raypurify.serve.settings import parse_settings
 
@@ -123,6 +124,11 @@ def test_what_lies_below_a_root_is_taken_as_it_is(place):
     assert admit(f"{root}/in-link/new", roots, output=True)[:2] == (f"{root}/in/new", f"{root}/in")
     there = admit("s3://bucket/jobs/in/50 a", roots)
     assert there == ("s3://bucket/jobs/in/50 a?endpoint_override=store:9000&scheme=http", STORE, ("in", "50 a"))
+    long = "é" * 127
+    assert admit(f"{root}/{long}x", roots, output=True).parts == (f"{long}x",)
+    with pytest.raises(Refused, match="255 bytes") as refused:
+        admit(f"{root}/a/{long}é/b", roots, output=True)
+    assert refused.value.status == 422
     for itself in (root, f"{root}/", "s3://bucket/jobs", "s3://bucket/jobs/"):
         admit(itself, roots)
         with pytest.raises(Refused, match="a job root itself"):
@@ -144,14 +150,44 @@ def test_whatever_is_admitted_lies_below_its_root(text, store):
 def test_links_below_an_input_do_not_lead_out(place):
     root, folder = str(place / "root"), place / "root" / "in"
     # Links to folders are passed over by every job.
-    check_links([root, STORE, f"{root}/missing"], [root, STORE])
+    check_inputs([root, STORE, f"{root}/missing"], [root, STORE])
     (folder / "deep").mkdir()
     (folder / "good.png").symlink_to(folder / "deep")
     (folder / "deep" / "a.parquet").symlink_to(place / "secret" / "x.png")
     for path in (root, str(folder / "deep" / "a.parquet")):
         with pytest.raises(ConfigError, match=r"a\.parquet: a link that leads out"):
-            check_links([path], [root, STORE])
-    check_links([root], [root, str(place / "secret")])
+            check_inputs([path], [root, STORE])
+    check_inputs([root], [root, str(place / "secret")])
+
+
+def test_no_link_at_all_stands_in_an_output(place):
+    root, out = str(place / "root"), place / "root" / "out"
+    check_output("s3://bucket/jobs/out", [root, STORE])
+    check_output(str(out), [root])
+    (out / "sub" / "deep").mkdir(parents=True)
+    check_output(str(out), [root])
+    file, within, without = out / "sub" / "x.png", place / "root" / "in", place / "secret"
+    file.touch()
+    for link, target in [
+        (out / "_raypurify", without),
+        (out / "_raypurify", within),
+        (out / "sub" / "deep" / "more", without),
+        (out / "y.png", file),
+        (out / "z.png", place / "nothing"),
+    ]:
+        link.symlink_to(target)
+        with pytest.raises(ConfigError, match=f"{link.name}: a link in the output"):
+            check_output(str(out), [root])
+        link.unlink()
+    check_output(str(out), [root])
+    out.rename(place / "root" / "other")
+    out.symlink_to(place / "root" / "other")
+    with pytest.raises(ConfigError, match="a link has come into this path"):
+        check_output(str(out), [root])
+    out.unlink()
+    out.symlink_to(without)
+    with pytest.raises(Refused, match="none of the job roots"):
+        check_output(str(out), [root])
 
 
 @pytest.mark.parametrize(
@@ -208,6 +244,8 @@ def test_roots_that_bound_nothing_or_hold_secrets_are_refused(root):
                 ("max_pixels", None),
                 ("overwrite", "yes"),
                 ("image_column", ""),
+                ("image_column", "a\0b"),
+                ("image_member", "a\nb"),
                 ("image_column", "x" * 201),
                 ("image_column", ["a"]),
                 ("kind", "dicom"),

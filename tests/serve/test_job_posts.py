@@ -16,6 +16,8 @@ from raypurify.serve.settings import parse_settings
 
 httpx = pytest.importorskip("httpx")
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.fixture
 def endpoint(tmp_path):
@@ -26,7 +28,7 @@ def endpoint(tmp_path):
     jobs.supervisor = Supervisor(Registry([str(tmp_path)]), start=None, hindered=lambda record: "never")
     jobs.supervisor.tick()
     # What Ray would carry to another process.
-    handle = SimpleNamespace(post=SimpleNamespace(remote=jobs.post))
+    handle = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(jobs, name)) for name in ("post", "cancel")})
     app, one = api(), Front(None, parse_settings(args), handle)
     app.dependency_overrides[front] = lambda: one
     yield app, one, tmp_path
@@ -71,17 +73,53 @@ def test_the_body_of_a_job_is_counted_and_has_its_time(endpoint):
         held.append((one.gate.readers, one.gate.bytes))
         await asyncio.sleep(30)
 
-    answer = call(app, "POST", "/v1/jobs", content=slowly(), headers={"X-Raypurify-Timeout": "0.3"})
+    answer = call(app, "POST", "/v1/jobs", content=slowly(), headers=JSON | {"X-Raypurify-Timeout": "0.3"})
     assert (answer.status_code, answer.json()["error"]) == (408, "slow-body")
     assert answer.headers["connection"] == "close"
     assert held == [(1, 1)]
     assert (one.gate.readers, one.gate.bytes) == (0, 0)
-    large = call(app, "POST", "/v1/jobs", content=bytes(100_000))
+    large = call(app, "POST", "/v1/jobs", content=bytes(100_000), headers=JSON)
     assert (large.status_code, large.json()["error"]) == (413, "too-large")
     one.gate.end()
-    ending = call(app, "POST", "/v1/jobs", content=b"{}")
+    ending = call(app, "POST", "/v1/jobs", content=b"{}", headers=JSON)
     assert (ending.status_code, ending.json()["error"]) == (503, "ending")
     assert "retry-after" in ending.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "error"),
+    [
+        ({"Content-Type": "text/plain"}, 415, "wrong-type"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "wrong-type"),
+        ({"Content-Type": "application/jsonp"}, 415, "wrong-type"),
+        ({"Content-Type": ""}, 415, "wrong-type"),
+        ({}, 415, "wrong-type"),
+        (JSON | {"Sec-Fetch-Site": "cross-site"}, 403, "foreign-page"),
+        (JSON | {"Sec-Fetch-Site": "same-site", "Origin": "http://endpoint"}, 403, "foreign-page"),
+        (JSON | {"Origin": "http://evil.example"}, 403, "foreign-page"),
+        (JSON | {"Origin": "http://endpoint:81"}, 403, "foreign-page"),
+        (JSON | {"Origin": "null"}, 403, "foreign-page"),
+        ({"Content-Type": "Application/JSON; charset=utf-8"}, 202, None),
+        (JSON | {"Origin": "https://endpoint"}, 202, None),
+        (JSON | {"Sec-Fetch-Site": "same-origin", "Origin": "https://a.proxy"}, 202, None),
+        (JSON | {"Sec-Fetch-Site": "none"}, 202, None),
+    ],
+)
+def test_a_page_of_another_site_posts_and_cancels_nothing(endpoint, headers, status, error):
+    app, _, root = endpoint
+    body = json.dumps({"input": f"{root}/in", "output": f"{root}/out"}).encode()
+    answer = call(app, "POST", "/v1/jobs", content=body, headers=headers)
+    assert (answer.status_code, answer.json().get("error")) == (status, error), answer.text
+    assert len([*root.glob(".raypurify-jobs/*.json")]) == (status == 202)
+    id = call(app, "POST", "/v1/jobs", content=body, headers=JSON).json()["id"]
+    answer = call(app, "DELETE", f"/v1/jobs/{id}", headers=headers)
+    assert answer.status_code == (403 if status == 403 else 202), answer.text
+
+
+def test_a_call_that_is_not_there_names_those_that_are(endpoint):
+    for method, path, allowed in [("DELETE", "/v1/jobs", {"GET", "POST"}), ("PUT", "/v1/jobs/x", {"GET", "DELETE"})]:
+        answer = call(endpoint[0], method, path)
+        assert (answer.status_code, {*answer.headers["allow"].split(", ")}) == (405, allowed)
 
 
 def test_the_page_answers_head_as_get(endpoint):

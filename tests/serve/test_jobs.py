@@ -156,7 +156,7 @@ def test_what_a_job_may_not_do_is_refused_in_one_form(api, url, roots, tmp_path)
     ]:
         answer = api.post("/v1/jobs", json=asked)
         assert (answer.status_code, answer.json()["error"]) == (status, error), answer.text
-    large = api.post("/v1/jobs", content=b" " * 100_000)
+    large = api.post("/v1/jobs", content=b" " * 100_000, headers={"Content-Type": "application/json"})
     assert (large.status_code, large.json()["error"]) == (413, "too-large")
     assert api.get("/v1/jobs/nothing").json()["error"] == "no-such-job"
     assert httpx.get(f"{url}/v1/jobs").status_code == 401
@@ -179,7 +179,7 @@ def test_what_a_job_may_not_do_is_refused_in_one_form(api, url, roots, tmp_path)
 def test_a_leash_ends_what_its_supervisor_left(tmp_path):
     from raypurify.serve.jobs.driver import Driver
 
-    driver = Driver(["doctor", "--address", "127.0.0.1:1"], [], [])
+    driver = Driver(["doctor", "--address", "127.0.0.1:1"], [], str(tmp_path / "out"), [str(tmp_path)])
     assert subprocess.run(["kill", "-0", str(driver.pid)]).returncode == 0
     driver._process.stdin.close()
     until = time.monotonic() + 20

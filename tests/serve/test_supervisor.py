@@ -1,5 +1,6 @@
 """What becomes of jobs whose processes die, hang or find another at their output: real processes, without Ray."""
 
+import json
 import sys
 import threading
 import time
@@ -8,11 +9,12 @@ import pytest
 
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import write_job
+from raypurify.serve.jobs import driver as driver_module
 from raypurify.serve.jobs import supervisor as module
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Registry
-from raypurify.serve.jobs.request import JobRequest
+from raypurify.serve.jobs.request import MAX_BYTES, JobRequest, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
 from raypurify.storage import resolve
 
@@ -35,7 +37,7 @@ def supervisor(root, command, **options):
 
     def start(record, overwrite):
         told.append(overwrite)
-        return Driver(command, [], [])
+        return Driver(command, record.request.input, record.request.output, [str(root)])
 
     one = Supervisor(Registry([str(root)]), start, **options)
     one.tick()
@@ -60,9 +62,9 @@ def until(one, id, reached, seconds=60):
     ("command", "options", "starts", "says"),
     [
         # It ends well, and has not said that the job is done.
-        (["--help"], {}, 3, "its process died 3 times"),
+        (["--help"], {}, 3, "its process died (exit "),
         # It is ended for saying nothing, every time.
-        (["doctor"], {"silent_s": -1.0}, 3, "its process died 3 times"),
+        (["doctor"], {"silent_s": -1.0}, 3, "its process died (exit "),
         (["status", "/nowhere"], {}, 1, "neither the run directory"),
     ],
 )
@@ -76,6 +78,66 @@ def test_a_job_whose_process_cannot_do_it_fails_and_says_why(root, command, opti
     one, _ = supervisor(root, command)
     assert one.job("me", posted.id) == view
     assert one.post("me", request(root), most=1).state == "queued"
+
+
+@pytest.mark.parametrize("text", [b"\xfftopsecret", b'{"format_version": "topsecret"}', b'{"format_version": 1}'])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_job_whose_record_is_damaged_fails_and_tells_nothing_of_it(root, running, text):
+    why = ["not yet"]
+    one, _ = supervisor(root, ["doctor", "--address", "127.0.0.1:1"], hindered=lambda record: why[0])
+    id = one.post("me", request(root), most=1).id
+    until(one, id, lambda view: view.message)
+    if running:
+        why[0] = None
+        until(one, id, lambda view: view.state == "running")
+    (root / "out" / "_raypurify").mkdir(parents=True)
+    (root / "out" / "_raypurify" / "job.json").write_bytes(text)
+    if running:
+        one._runs[id].driver.kill()
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, "job.json" in view.message, "topsecret" in view.message) == ("failed", True, False), view
+
+
+@pytest.mark.parametrize("link", ["out/_raypurify", "out/sub", "out"])
+def test_a_link_that_comes_into_an_output_fails_its_job(root, tmp_path_factory, link):
+    why, outside = ["not yet"], tmp_path_factory.mktemp("outside")
+    one, told = supervisor(root, ["status", str(root)], hindered=lambda record: why[0])
+    id = one.post("me", request(root), most=1).id
+    until(one, id, lambda view: view.message)
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / "elsewhere").mkdir()
+    (root / link).symlink_to(outside if link != "out" else root / "elsewhere")
+    why[0] = None
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, "a link" in view.message, len(told)) == ("failed", True, int(link != "out")), view
+    assert not [*outside.iterdir()]
+
+
+@pytest.mark.parametrize("error", [ValueError("a null byte"), OSError(7, "Argument list too long", "/secret/bin")])
+def test_a_job_whose_process_cannot_be_started_fails(root, error):
+    told = []
+
+    def start(record, overwrite):
+        told.append(overwrite)
+        raise error
+
+    one, _ = supervisor(root, [])
+    one.start = start
+    id = one.post("me", request(root), most=1).id
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, len(told), "cannot be started" in view.message) == ("failed", 3, True), view
+    assert "/secret" not in view.message
+
+
+def test_a_job_of_the_longest_request_is_started(root):
+    long = "é" * 600
+    inputs = [str(root / f"{n}" / long / long) for n in range(26)]
+    body = json.dumps({"input": inputs, "output": str(root / "out")}, ensure_ascii=False).encode()
+    assert MAX_BYTES - 4000 < len(body) <= MAX_BYTES
+    one, told = supervisor(root, ["status", "/nowhere"])
+    id = one.post("me", parse_request(body), most=1).id
+    view = until(one, id, lambda view: view.ended)
+    assert ("neither the run directory" in view.message, len(told)) == (True, 1), view.message[:300]
 
 
 def test_an_output_that_another_process_writes_is_waited_for(root):
@@ -188,8 +250,26 @@ def test_a_driver_that_ends_while_its_job_is_looked_at_is_no_error(root):
         run.driver = driver
 
 
-def test_what_a_driver_says_can_be_asked_for_while_it_speaks():
-    driver, over = Driver(["--help"], [], []), threading.Event()
+def test_people_are_told_what_is_said_to_them_and_no_noise(root, monkeypatch):
+    (root / "noisy.py").write_text(
+        "print('[2026-01-01 00:00:00,000 I 1 1] logging.cc:303: Set ray log level')\n"
+        "print('purify: 1 of 3', flush=True)\n"
+        "print('Started <ray.serve object at 0x7f00>', flush=True)\n"
+    )
+    run = driver_module.subprocess.Popen
+
+    def noisy(words, **options):
+        return run([words[0], str(root / "noisy.py")], **options)
+
+    monkeypatch.setattr(driver_module.subprocess, "Popen", noisy)
+    driver = Driver([], [], "", [])
+    while driver.poll() is None:
+        time.sleep(0.01)
+    assert (driver.said, driver.last) == ("purify: 1 of 3", "Started <ray.serve object at 0x7f00>")
+
+
+def test_what_a_driver_says_can_be_asked_for_while_it_speaks(root):
+    driver, over = Driver(["--help"], [], str(root / "out"), [str(root)]), threading.Event()
 
     def speak():
         while not over.is_set():

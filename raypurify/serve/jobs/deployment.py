@@ -73,7 +73,7 @@ class Jobs:
     def _start(self, record: Record, overwrite: bool) -> Driver:
         request = record.request
         words = arguments(request, bundle=self.settings.bundle, address=self.address, overwrite=overwrite)
-        return Driver(words, [*record.asked.input, record.asked.output], self.settings.job_roots)
+        return Driver(words, request.input, request.output, self.settings.job_roots)
 
     def _hindered(self, record: Record) -> str | None:
         if record.request.options.engine != "serve":

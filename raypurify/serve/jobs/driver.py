@@ -15,17 +15,18 @@ import raypurify
 from raypurify.serve.jobs.leash import GRACE_S
 
 _LINES, _WIDEST = 20, 1000
-_OURS = "raypurify: "
+_OURS, _PROGRESS = "raypurify: ", "purify: "
 
 
 class Driver:
-    """A running job: ``arguments`` of raypurify, whose inputs and output are ``paths`` below ``roots``.
+    """A running job: ``arguments`` of raypurify, which reads ``inputs`` and writes ``output`` below ``roots``.
 
-    It ends when this process does. Nothing of it is to be believed but its end and what lies in files.
+    It ends when this process does. Nothing of it is to be believed but its end and what lies in files. ``last`` is the
+    last line of all, for a log.
     """
 
-    def __init__(self, arguments: Sequence[str], paths: Sequence[str], roots: Sequence[str]):
-        bounds = json.dumps({"paths": [*paths], "roots": [*roots]})
+    def __init__(self, arguments: Sequence[str], inputs: Sequence[str], output: str, roots: Sequence[str]):
+        bounds = json.dumps({"inputs": [*inputs], "output": output, "roots": [*roots]}, ensure_ascii=False)
         # The package that runs here, wherever a worker of Ray has it from.
         own = [str(Path(raypurify.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
@@ -39,7 +40,7 @@ class Driver:
         )
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._interrupted: float | None = None
-        self.pid, self.finished, self.heard = self._process.pid, False, time.monotonic()
+        self.pid, self.finished, self.last, self.heard = self._process.pid, False, "", time.monotonic()
         self._reader = threading.Thread(target=self._read, name=f"job-{self.pid}", daemon=True)
         self._reader.start()
 
@@ -66,9 +67,9 @@ class Driver:
 
     @property
     def said(self) -> str:
-        """The last line that says something to people: an error of ours where there is one."""
+        """The last line that is meant for people: an error of ours where there is one, else how far it is."""
         # A copy, as the reader goes on.
-        lines = [line for line in self._lines.copy() if line]
+        lines = self._lines.copy()
         ours = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
         return (ours or lines or [""])[-1]
 
@@ -79,5 +80,7 @@ class Driver:
             text = line.decode("utf-8", "replace").strip()
             # The first line of what the command says of a job that is done.
             self.finished |= text.startswith("purified:")
-            self._lines.append(text)
-            self.heard = time.monotonic()
+            # All else is what libraries say, of Ray above all.
+            if text.startswith((_OURS, _PROGRESS)):
+                self._lines.append(text)
+            self.last, self.heard = text or self.last, time.monotonic()

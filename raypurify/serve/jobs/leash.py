@@ -1,6 +1,6 @@
 """The command line of raypurify on a leash: it is interrupted when the process that started it is gone.
 
-    python -m raypurify.serve.jobs.leash '{"paths": [...], "roots": [...]}' purify ...
+    python -m raypurify.serve.jobs.leash '{"inputs": [...], "output": ..., "roots": [...]}' purify ...
 
 Standard input is the leash: its other end lies with the supervisor, and the system closes it however that dies. Links
 below the paths are looked at here, right before the work, because there may be millions of files.
@@ -19,9 +19,9 @@ GRACE_S = 30.0
 
 
 def main() -> None:
-    """Check the links, and run the command line in this process."""
-    from raypurify.errors import ConfigError
-    from raypurify.serve.jobs.roots import check_links
+    """Check the links, and run the command line in this process. Exits with 2 and one line where one stands."""
+    from raypurify.errors import RaypurifyError
+    from raypurify.serve.jobs.links import check_inputs, check_output
 
     # A worker of Ray may have both ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -29,9 +29,11 @@ def main() -> None:
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     bounds = json.loads(sys.argv.pop(1))
     try:
-        check_links(bounds["paths"], bounds["roots"])
-    except ConfigError as error:
-        sys.exit(f"raypurify: {error}")
+        check_output(bounds["output"], bounds["roots"])
+        check_inputs(bounds["inputs"], bounds["roots"])
+    except RaypurifyError as error:
+        print(f"raypurify: {error}", flush=True)
+        sys.exit(2)
     runpy.run_module("raypurify", run_name="__main__", alter_sys=True)
 
 

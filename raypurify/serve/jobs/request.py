@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raypurify.serve.jobs.refused import Refused
 
@@ -12,7 +12,15 @@ _MOST_INPUTS = 100
 _MOST_PIXELS = 1 << 24
 _MANY = 1 << 40
 
-_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("give printable characters")
+    return text
+
+
+# It becomes an argument of a process, which a zero byte would end.
+_Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 _Path = Annotated[str, Field(min_length=1, max_length=2048)]
 
 

@@ -7,7 +7,7 @@ disks links count as what they lead to.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from raypurify.containers.ledger import STATE
@@ -18,6 +18,8 @@ from raypurify.storage import Place, redact, resolve, within
 # The folder of a root in which its jobs are recorded.
 REGISTRY = ".raypurify-jobs"
 _LONGEST = 2048
+# Of a file or folder on a disk, in bytes.
+_LONGEST_NAME = 255
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WILD = frozenset("*?[]{}")
 # In a URI these begin options, escapes or another file system, or end a user's name.
@@ -41,7 +43,7 @@ def check_root(root: str) -> str:
     """
     if _WILD - {"?"} & set(root):
         raise ConfigError(f"job root {redact(root)}: is no pattern; name a folder or the beginning of URIs as it is")
-    if not _SCHEME.match(root):
+    if on_disk(root):
         if not root.strip() or os.path.realpath(root) == os.path.sep:
             raise ConfigError(f"job root {root!r} bounds nothing; name a folder for the data sets of jobs")
         return os.path.abspath(root)
@@ -73,7 +75,9 @@ def admit(text: str, roots: Sequence[str], *, output: bool = False) -> Admitted:
         raise Refused(403, "forbidden-path", f"{text}: is where jobs are recorded; name the folder beside it")
     if output and not found.parts:
         raise Refused(403, "forbidden-path", f"{text}: is a job root itself; name a folder below it for the output")
-    if output and not _SCHEME.match(text):
+    if output and on_disk(text) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
+        raise _unclear(text, f"a name in it is longer than {_LONGEST_NAME} bytes; choose a shorter one")
+    if output and on_disk(text):
         # One output has one name, however many links lead to it.
         return found._replace(uri="/".join((found.root.rstrip("/"), *found.parts)))
     return found
@@ -84,29 +88,9 @@ def registry_of(root: str) -> Place:
     return resolve(root) / REGISTRY
 
 
-def check_links(paths: Sequence[str], roots: Sequence[str]) -> None:
-    """Raises ConfigError where below local ``paths`` a link leads to a file outside of the ``roots``; links to folders
-    are passed over by jobs, and stores have none."""
-    for path in paths:
-        for link in () if _SCHEME.match(path) else _links(path):
-            if not any(within(Place(link), Place(root)) for root in roots if not _SCHEME.match(root)):
-                raise ConfigError(f"{link}: a link that leads out of the job roots; put the file there, or remove it")
-
-
-def _links(path: str) -> Iterator[str]:
-    if os.path.islink(path) or os.path.isfile(path):
-        yield path
-    waiting = [path]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif entry.is_symlink() and not os.path.isdir(entry.path):
-                        yield entry.path
-        except OSError:  # what cannot be listed the job cannot read, and says so
-            continue
+def on_disk(path: str) -> bool:
+    """Whether a path or root is one of this machine's disks, and no URI."""
+    return not _SCHEME.match(path)
 
 
 def _below_store(text: str, roots: Sequence[str]) -> Admitted:
@@ -130,7 +114,7 @@ def _below_folder(text: str, roots: Sequence[str]) -> Admitted:
     if not text.startswith("/") or {".", ".."} & {*parts}:
         raise _unclear(text, "name an absolute path without . and .., or a URI")
     path = "/" + "/".join(parts)
-    held = [root for root in roots if not _SCHEME.match(root) and within(Place(path), Place(root))]
+    held = [root for root in roots if on_disk(root) and within(Place(path), Place(root))]
     if not held:
         raise _outside(text)
     root = max(held, key=lambda root: len(os.path.realpath(root)))

@@ -148,7 +148,9 @@ class Supervisor:
             try:
                 self._see_to(record, run)
             except (*_UNREACHED, RaypurifyError) as error:
-                run.note = " ".join(str(error).split())[:500]
+                if (note := _told(error)) != run.note:
+                    _LOG.warning("job %s waits: %s", record.id, " ".join(str(error).split()))
+                run.note = note
             except Exception:
                 _LOG.exception("job %s cannot be seen to", record.id)
                 run.note = "the log of the server says what is wrong"
@@ -193,8 +195,13 @@ class Supervisor:
         if run.driver is None and record.cancel:
             self._end(record, run, "cancelled")
         elif run.driver is None:
-            run.tally.update()
-            self._begin(record, run)
+            try:
+                run.tally.update()
+            except SinkError as error:
+                # No driver could go on from that record, and it does not mend itself.
+                self._end(record, run, "failed", str(error))
+            else:
+                self._begin(record, run)
         elif (code := run.driver.poll()) is not None:
             self._over(record, run, run.driver, code)
         else:
@@ -212,7 +219,8 @@ class Supervisor:
             return
         try:
             # A link may lead elsewhere by now.
-            self.registry.admitted(record.asked)
+            if self.registry.admitted(record.asked)[0].output != record.request.output:
+                raise Refused(403, "forbidden-path", "a link has come into the path of the output; remove it")
         except Refused as error:
             self._end(record, run, "failed", str(error))
             return
@@ -231,29 +239,48 @@ class Supervisor:
                 self._end(record, run, "failed", str(error))
                 return
         with self._lock:
-            if self._records is not None:
-                run.tally = Tally(record.request.output, record.replaces)
+            if self._records is None:
+                return
+            run.tally = Tally(record.request.output, record.replaces)
+            try:
                 run.driver, run.note = self.start(record, overwrite), ""
+            except Exception as error:  # whatever it is, it may be the same for ever
+                _LOG.warning("the process of job %s cannot be started", record.id, exc_info=True)
+                self._again(record, run, f"its process cannot be started ({_kind(error)})")
 
     def _over(self, record: Record, run: _Run, driver: Driver, code: int) -> None:
         """Take note of the end of a driver; exit code 1 is also that of what nobody foresaw."""
         if self._records is None:
             return
         run.driver, run.not_before = None, time.monotonic() + PAUSE_S
-        run.tally.update(at_once=True)
+        try:
+            run.tally.update(at_once=True)
+        except SinkError as error:
+            self._end(record, run, "cancelled" if record.cancel else "failed", str(error))
+            return
+        if not driver.finished and not record.cancel:
+            _LOG.warning("job %s: its process ended (exit %d), and said at last: %s", record.id, code, driver.last)
         waits = code == 2 and (writer(resolve(record.request.output)) or self.hindered(record))
         if code in (0, 1) and driver.finished:
             self._end(record, run, "done", driver.said if driver.said.startswith("left out") else "")
         elif record.cancel:
             self._end(record, run, "cancelled")
         elif code == 2 and not waits:
-            self._end(record, run, "failed", driver.said)
-        elif code != 2 and run.tries + 1 >= TRIES:
-            self._end(record, run, "failed", f"its process died {TRIES} times (exit {code}): {driver.said}")
+            self._end(record, run, "failed", driver.said or "its process refused it; the log of the server says why")
+        elif code == 2:
+            run.note = f"its process ended and is started again: {driver.said}"[:500]
         else:
-            run.tries += code != 2
-            run.not_before = time.monotonic() + PAUSE_S * max(1, run.tries)
-            run.note = f"its process ended (exit {code}) and is started again: {driver.said}"[:500]
+            said = driver.said or "the log of the server says how"
+            self._again(record, run, f"its process died (exit {code}): {said}")
+
+    def _again(self, record: Record, run: _Run, why: str) -> None:
+        """Count a try that came to nothing, which is the last one or has another after a while."""
+        run.tries += 1
+        if run.tries >= TRIES:
+            self._end(record, run, "failed", f"{why}; that was the last of {TRIES} tries")
+        else:
+            run.not_before = time.monotonic() + PAUSE_S * run.tries
+            run.note = f"{why}; it is tried again"[:500]
 
     def _end(self, record: Record, run: _Run, state: Literal["done", "failed", "cancelled"], message: str = "") -> None:
         ended = Ended(state=state, at=time.time(), message=message[:1000], images=run.images)
@@ -296,13 +323,21 @@ class Supervisor:
         return view_of(record, run.images, True, driver.said or run.note, run.tally.rate, run.tally.eta_s)
 
 
+def _kind(error: Exception) -> str:
+    """What an error is, without the paths and addresses of this machine that its text may hold."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _told(error: Exception) -> str:
+    """What a caller may read of an error that its job met."""
+    return " ".join(str(error).split())[:500] if isinstance(error, RaypurifyError) else f"it waits: {_kind(error)}"
+
+
 @contextmanager
 def _reaching() -> Iterator[None]:
     """A block in which a store that is out of reach is a refusal."""
     try:
         yield
     except _UNREACHED as error:
-        text = (
-            f"the job roots cannot be read or written now ({getattr(error, 'strerror', None) or type(error).__name__})"
-        )
+        text = f"the job roots cannot be read or written now ({_kind(error)})"
         raise Refused(503, "unavailable", f"{text}; ask again later", PAUSE_S) from error

@@ -77,10 +77,10 @@ class Tally:
         if self._older and stamp_of_job(out) == self._older:
             return
         self._older = None
-        job = read_job(out)
-        if job is None:
+        total = _total(out)
+        if total is None:
             return
-        self.total = job["source"]["rows"]
+        self.total = total
         names = committed(out)
         kept = {name: self.shards[name] for name in names if name in self.shards}
         new = [name for name in names if name not in kept]
@@ -92,6 +92,19 @@ class Tally:
         if done > self._start and (self._latest is None or done != self._latest[1]):
             self._latest = now, done
             self._first = self._first or self._latest
+
+
+def _total(out: Place) -> int | None:
+    """Images that the job of an output has planned, None before it has. Raises SinkError on a damaged record."""
+    try:
+        job = read_job(out)
+        total = None if job is None else job["source"]["rows"]
+    except (KeyError, TypeError, IsADirectoryError):
+        total = -1
+    if total is None or (isinstance(total, int) and total >= 0):
+        return total
+    file = out / STATE / "job.json"
+    raise SinkError(f"{file}: is damaged; choose another output, or replace this one by --overwrite")
 
 
 def _counts(out: Place, shard: str) -> tuple[int, Counter[str]] | None:

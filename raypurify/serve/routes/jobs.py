@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from raypurify.serve.deadline import Deadline
+from raypurify.serve.foreign import json_body, own_page
 from raypurify.serve.front import NOBODY, Front, caller, front
 from raypurify.serve.gate import retry_after
 from raypurify.serve.http import Refusal, read_body
@@ -18,7 +19,7 @@ from raypurify.serve.openapi import TIMEOUT, refusal
 _BODY_S, _ANSWER_S, _AGAIN_S = 10, 30, 5
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: refusal("no token, or a wrong one"),
-    403: refusal("the endpoint takes no jobs, or a path lies outside of its job roots"),
+    403: refusal("the endpoint takes no jobs, a path lies outside of its job roots, or a page of another site asks"),
     503: refusal("nobody sees to jobs at the moment; Retry-After says when to ask again"),
 }
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: refusal("no job of this caller has the id")}
@@ -27,6 +28,7 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     408: refusal("the body did not come in time"),
     409: refusal("the output belongs to another job, or its job runs with other options"),
     413: refusal("the body is too large"),
+    415: refusal("the body is not of the type application/json"),
     422: refusal("a field that is missing, unknown or out of its bounds, or a path that is not plainly written"),
     429: refusal("too many jobs of this caller, or too many requests; Retry-After says when to ask again"),
 }
@@ -39,6 +41,7 @@ router = APIRouter(prefix="/v1/jobs", dependencies=[Depends(caller)])
 @router.post(
     "",
     status_code=202,
+    dependencies=[Depends(own_page), Depends(json_body)],
     responses={**_REFUSALS, **_POSTED},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}},
@@ -69,6 +72,7 @@ async def job(id: _Id, request: Request, front: _Front) -> JobView:
 @router.delete(
     "/{id}",
     status_code=202,
+    dependencies=[Depends(own_page)],
     responses={200: {"model": JobView, "description": "a job that had ended, forgotten"}, **_REFUSALS, **_UNKNOWN},
 )
 async def cancel(id: _Id, request: Request, front: _Front, response: Response) -> JobView:
