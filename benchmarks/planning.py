@@ -41,6 +41,7 @@ begun, cpu = time.monotonic(), time.process_time()
 import raypurify.bulk.job
 from raypurify.bulk.planning import Early, looking_for, planned_in_parts
 from raypurify.containers import ledger
+from raypurify.containers.contract import Sink
 from raypurify.containers.sink import finish, missing, open_sink
 from raypurify.runtime.session import ray_session
 from raypurify.storage import resolve
@@ -53,6 +54,10 @@ if what == "merge alone":
     facts["written"] = ledger.merge_parts(resolve(out), names, job["source"]["rows"], {}).written
 elif what == "status alone":
     facts["written"] = ledger.read_status(resolve(out)).written
+elif what == "resume alone":
+    source = ledger.known_job(resolve(out))["source"]
+    names = tuple(f"part-{k:05d}" for k in range(source["shards"]))
+    facts["left"] = len(missing(Sink(resolve(out), "png", names, source["rows"], {}, {})))
 else:
     with looking_for(out) as looking:
         parts = planned_in_parts(out, [source], False, looking, Early())
@@ -209,7 +214,7 @@ def measure_ledger(rows: int, scratch: str) -> dict:
             else:
                 os.link(ledger.marker(out, like).path, ledger.marker(out, name).path)
                 os.link(ledger.errors_part(out, like).path, ledger.errors_part(out, name).path)
-        return {what: measured("", out.path, f"{what} alone") for what in ("status", "merge")}
+        return {what: measured("", out.path, f"{what} alone") for what in ("resume", "status", "merge")}
 
 
 if __name__ == "__main__":

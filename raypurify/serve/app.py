@@ -43,8 +43,6 @@ def api() -> FastAPI:
         description="Removes adversarial perturbations from images. Send an image, get the purified image.",
         docs_url=None,
         redoc_url=None,
-        # They would lead to whatever host a caller names.
-        redirect_slashes=False,
     )
     app.add_exception_handler(HTTPException, refuse)  # type: ignore[arg-type]  # it is called with these alone
     app.add_exception_handler(RequestValidationError, refuse_arguments)  # type: ignore[arg-type]  # likewise

@@ -146,7 +146,7 @@ def test_several_images_come_back_in_their_order_with_errors_in_their_place(clie
 
 
 def test_a_batch_has_an_end(client):
-    files = [("files", (f"{seed}.png", encode(noisy(300, 300, seed=seed)))) for seed in range(12)]
+    files = [("files", (f"{seed}.png", encode(pixels(800, 800, seed)))) for seed in range(12)]
     begun = time.monotonic()
     answer = client.post("/v1/purify/batch", files=files, headers={"X-Raypurify-Timeout": "1.5"})
     assert answer.status_code == 200, answer.text
