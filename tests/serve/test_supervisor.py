@@ -8,7 +8,7 @@ import time
 import pytest
 
 from raypurify.containers.lease import held
-from raypurify.containers.ledger import write_job
+from raypurify.containers.ledger import FORMAT_VERSION, commit, write_job
 from raypurify.serve.jobs import driver as driver_module
 from raypurify.serve.jobs import supervisor as module
 from raypurify.serve.jobs.driver import Driver
@@ -16,6 +16,7 @@ from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Registry
 from raypurify.serve.jobs.request import MAX_BYTES, JobRequest, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
+from raypurify.serve.jobs.tally import Tally
 from raypurify.storage import resolve
 
 
@@ -334,3 +335,18 @@ def test_jobs_in_a_store_are_recorded_and_kept_apart_there(store, monkeypatch):
     finally:
         while opened:
             opened.pop().close()
+
+
+def test_a_job_that_still_looks_into_its_input_has_no_total_and_no_end(tmp_path):
+    now, out = [0.0], resolve(str(tmp_path))
+    tally = Tally(str(tmp_path), clock=lambda: now[0])
+    source = {"rows": 4, "planned": {"to": "a.tar", "names": "x"}}
+    for at, shard in enumerate(("a", "b", "c"), 1):
+        write_job(out, {"format_version": FORMAT_VERSION, "source": source})
+        commit(out, shard, [], [{"id": shard, "reason": "truncated", "message": "", "shard": shard}])
+        now[0] = 100.0 * at
+        tally.update()
+    assert (tally.total, tally.done, tally.eta_s) == (None, 3, None)
+    write_job(out, {"format_version": FORMAT_VERSION, "source": {"rows": 4}})
+    tally.update(at_once=True)
+    assert (tally.total, tally.eta_s) == (4, pytest.approx(100.0))

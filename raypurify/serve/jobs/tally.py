@@ -77,10 +77,14 @@ class Tally:
         if self._older and stamp_of_job(out) == self._older:
             return
         self._older = None
-        total = _total(out)
-        if total is None:
+        try:
+            job = read_job(out)
+        except IsADirectoryError:
+            # No record can be written there.
+            job = {}
+        if job is None:
             return
-        self.total = total
+        self.total = _total(out, job)
         names = committed(out)
         kept = {name: self.shards[name] for name in names if name in self.shards}
         new = [name for name in names if name not in kept]
@@ -94,15 +98,11 @@ class Tally:
             self._first = self._first or self._latest
 
 
-def _total(out: Place) -> int | None:
-    """Images that the job of an output has planned, None before it has. Raises SinkError on a damaged record."""
-    try:
-        job = read_job(out)
-        total = None if job is None else job["source"]["rows"]
-    except (KeyError, TypeError, IsADirectoryError):
-        total = -1
-    if total is None or (isinstance(total, int) and total >= 0):
-        return total
+def _total(out: Place, job: dict) -> int | None:
+    """Images of a job, None while it still looks into its input. Raises SinkError on a damaged record."""
+    source = job.get("source")
+    if isinstance(source, dict) and isinstance(source.get("rows"), int) and source["rows"] >= 0:
+        return None if "planned" in source else source["rows"]
     file = out / STATE / "job.json"
     raise SinkError(f"{file}: is damaged; choose another output, or replace this one by --overwrite")
 
