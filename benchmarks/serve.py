@@ -61,7 +61,7 @@ async def sustained(load: Load, found: dict) -> dict:
     async def caller() -> None:
         while time.perf_counter() < until:
             answer, seconds = await load.ask()
-            answer.raise_for_status()
+            assert answer.status == 200, answer
             taken.append(seconds)
 
     begun = time.perf_counter()
@@ -83,8 +83,8 @@ async def overload(load: Load, found: dict) -> dict:
     answers, _ = await asyncio.gather(load.open_loop(rate), look())
     seconds = time.perf_counter() - begun
     taken = accepted(answers)
-    refused = [(answer, seconds) for answer, seconds in answers if answer.status_code != 200]
-    polite = [answer for answer, _ in refused if "retry-after" in answer.headers and "error" in answer.json()]
+    refused = [(answer, seconds) for answer, seconds in answers if answer.status != 200]
+    polite = [answer for answer, _ in refused if "retry-after" in answer.headers and "error" in json.loads(answer.body)]
     after, _ = await load.ask()
     return {
         "requests_per_second": round(rate, 1),
@@ -94,7 +94,7 @@ async def overload(load: Load, found: dict) -> dict:
         "refused": spread([seconds for _, seconds in refused]),
         "memory_mib": memory,
         "refused_as_json_with_retry_after": len(polite),
-        "status_afterwards": after.status_code,
+        "status_afterwards": after.status,
     }
 
 
@@ -142,12 +142,12 @@ def main() -> None:
 
 async def measure(load: Callable[[], Load], parts: list[str], found: dict) -> None:
     """Each part in turn, into ``found``."""
-    to = load()
-    for _ in range(5):
-        (await to.ask())[0].raise_for_status()
-    for part in parts:
-        found[part] = await PARTS[part](to, found)
-        print(part, json.dumps(found[part]), flush=True)
+    async with load() as to:
+        for _ in range(5):
+            assert (await to.ask())[0].status == 200
+        for part in parts:
+            found[part] = await PARTS[part](to, found)
+            print(part, json.dumps(found[part]), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
+from typing import NamedTuple
 
-import httpx
+import aiohttp
 import numpy as np
 import processes
 import torch
@@ -20,7 +21,17 @@ from bulk import pixels
 import raypurify
 
 MOST = 1000
-Answers = list[tuple[httpx.Response, float]]
+
+
+class Answer(NamedTuple):
+    """What the endpoint answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Answers = list[tuple[Answer, float]]
 
 
 class Load:
@@ -28,15 +39,22 @@ class Load:
 
     def __init__(self, url: str, pid: int, rows: list[bytes], seconds: float):
         self.url, self.pid, self.rows, self.seconds = url, pid, rows, seconds
-        limits = httpx.Limits(max_connections=MOST, max_keepalive_connections=MOST)
-        self.client = httpx.AsyncClient(base_url=url, timeout=1200, limits=limits)
         self.sent = 0
 
-    async def ask(self, data: bytes | None = None) -> tuple[httpx.Response, float]:
+    async def __aenter__(self) -> "Load":
+        limit = aiohttp.TCPConnector(limit=MOST)
+        self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(1200), connector=limit)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.session.close()
+
+    async def ask(self, data: bytes | None = None) -> tuple[Answer, float]:
         """Send one image, in turn one of all; the answer and the seconds it took."""
         self.sent += 1
         begun = time.perf_counter()
-        answer = await self.client.post("/v1/purify", content=data or self.rows[self.sent % len(self.rows)])
+        async with self.session.post("/v1/purify", data=data or self.rows[self.sent % len(self.rows)]) as response:
+            answer = Answer(response.status, response.headers, await response.read())
         return answer, time.perf_counter() - begun
 
     async def open_loop(self, rate: float, seconds: float | None = None) -> Answers:
@@ -62,7 +80,7 @@ class Load:
 
 def statuses(answers: Answers) -> dict[str, int]:
     """How many answers of each status."""
-    return {str(status): count for status, count in sorted(Counter(a.status_code for a, _ in answers).items())}
+    return {str(status): count for status, count in sorted(Counter(a.status for a, _ in answers).items())}
 
 
 def spread(taken: list[float]) -> dict:
@@ -75,7 +93,7 @@ def spread(taken: list[float]) -> dict:
 
 def accepted(answers: Answers) -> list[float]:
     """Seconds of the answers that are images."""
-    return [taken for answer, taken in answers if answer.status_code == 200]
+    return [taken for answer, taken in answers if answer.status == 200]
 
 
 def bare(bundle: str, rows: object, batch: int, seconds: float) -> dict:
@@ -90,7 +108,7 @@ def bare(bundle: str, rows: object, batch: int, seconds: float) -> dict:
         done += batch
     rate = done / (time.perf_counter() - begun)
     single = []
-    for k in range(16):
+    for k in range(len(images)):
         begun = time.perf_counter()
         purifier.purify(images[k : k + 1])
         single.append(time.perf_counter() - begun)

@@ -7,10 +7,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import numpy as np
 import processes
-from serve_load import Load, accepted, spread, statuses
+from serve_load import Answer, Load, accepted, spread, statuses
 
 from raypurify.images import Decoded, decode_image, encode_image
 
@@ -71,16 +70,16 @@ async def killed(load: Load, found: dict) -> dict:
 
     ask = load.ask
 
-    async def noted(data: bytes | None = None) -> tuple[httpx.Response, float]:
+    async def noted(data: bytes | None = None) -> tuple[Answer, float]:
         answer = await ask(data)
-        if answer[0].status_code == 200:
+        if answer[0].status == 200:
             done.append(time.perf_counter())
         return answer
 
     load.ask = noted  # type: ignore[method-assign]
     answers, at = await asyncio.gather(load.open_loop(rate), kill())
     load.ask = ask  # type: ignore[method-assign]
-    polite = [a for a, _ in answers if a.status_code == 503 and "retry-after" in a.headers]
+    polite = [a for a, _ in answers if a.status == 503 and "retry-after" in a.headers]
     return {
         "requests_per_second": round(rate, 1),
         "answers": statuses(answers),

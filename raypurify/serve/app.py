@@ -28,8 +28,8 @@ _INGRESSES = 4
 _NEVER_FULL = 4 * MAX_READERS
 # How long a replica too many is kept: starting one takes a while.
 _DOWN_S = 600
-# How often a replica solves its known image.
-_HEALTH_S = 10
+# How often Serve looks whether a replica lives.
+_HEALTH_S = 2
 # Replicas of a new bundle that start beside the old ones, in percent of these and one at least: an old one goes when a
 # new one has solved its known image.
 _SURGE = 25

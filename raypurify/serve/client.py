@@ -154,4 +154,5 @@ def _check_bundle(answer: list, digest: str | None) -> None:
 def _handle() -> Any:
     from ray import serve
 
-    return serve.get_deployment_handle("Purifier", APP)
+    # Images of a job stay in the object store until a replica begins; gRPC would carry them in the request.
+    return serve.get_deployment_handle("Purifier", APP).options(_by_reference=True)

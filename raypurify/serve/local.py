@@ -60,6 +60,9 @@ def serving(
         tokens = [token] if isinstance(token, str) else token
         args["token_sha256"] = [hash_token(check_token(one)) for one in tokens]
     longest = parse_settings(args).timeout_s
+    if address is None:
+        # Cheaper than calls of actors, by which proxy, ingress and replicas would ask each other.
+        os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     with contextlib.nullcontext() if address else _held(host, port), ray_session(address, num_cpus):
         from ray import serve
 

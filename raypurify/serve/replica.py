@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -21,11 +22,14 @@ from raypurify.serve.metrics import ReplicaMetrics
 SMALL_PIXELS = 1 << 16
 # How far a thread steps back for the threads of smaller images, as ``nice`` counts.
 _SMALL, _LARGE, _BULK = 0, 5, 10
+# How often the known image is solved.
+_SOLVED_S = 10
 _LOG = logging.getLogger("ray.serve")
 
 
 # Serve config files name the deployment.
-@serve.deployment(name="Purifier")
+# Who asked is in the log of the ingress.
+@serve.deployment(name="Purifier", logging_config={"enable_access_log": False})
 class PurifierReplica:
     """One purifier replica: a loaded bundle, and threads that take the images that wait whenever they are free.
 
@@ -53,6 +57,7 @@ class PurifierReplica:
         self.bulk = self._lane("bulk", self._purify_calls, _BULK, **(bounds | {"batch_pixels": 1, "room": 0}))
         self._lanes = self.small, self.large, self.bulk
         self._seen = 0.0, 0.0
+        self._solved = -math.inf
 
     async def purify(self, image: np.ndarray, seconds: float) -> Any:
         """Purify a uint8 (H, W, 3) image within ``seconds``: its pixels and facts, or the error it met.
@@ -89,12 +94,17 @@ class PurifierReplica:
         return self.purifier.digest
 
     async def check_health(self) -> None:
-        """Solve the known image once more; Serve asks for it every few seconds, and before any caller is let in.
+        """Solve the known image once more where that is long ago; Serve asks for it every few seconds, to learn soon of
+        a replica that is gone, and before any caller is let in.
 
         A replica that has become wrong ends itself at once: Serve would let it answer until it has failed three times.
         Callers whose images it holds are answered by another. Raises what the purifier raises.
         """
-        problem = await asyncio.get_running_loop().run_in_executor(self._checker, self.known.problem)
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._solved + _SOLVED_S:
+            return
+        self._solved = loop.time()
+        problem = await loop.run_in_executor(self._checker, self.known.problem)
         if problem:
             _LOG.critical("this replica answers wrongly and ends itself: %s", problem)
             os._exit(1)

@@ -154,7 +154,6 @@ def test_an_application_lives_through_failures_at_its_start_and_a_replica_that_b
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(serve_app, "PurifierReplica", serve.deployment(name="Purifier")(Corruptible))
-    monkeypatch.setattr(serve_app, "_HEALTH_S", 1)
     flaky = variant(bundles[0], tmp_path / "flaky")
     mend = damage(flaky)
     client = raypurify.Client(f"{url}/{ROLLING}", timeout=60)
