@@ -53,7 +53,8 @@ def api() -> FastAPI:
     return app
 
 
-@serve.deployment
+# Requests are in the log of Serve's proxy.
+@serve.deployment(logging_config={"enable_access_log": False})
 @serve.ingress(api)
 class Ingress:
     """The ingress: what answers HTTP, by the routes of :mod:`raypurify.serve.routes`."""

@@ -28,7 +28,7 @@ _LOG = logging.getLogger("ray.serve")
 
 
 # Serve config files name the deployment.
-# Who asked is in the log of the ingress.
+# Requests are in the log of Serve's proxy.
 @serve.deployment(name="Purifier", logging_config={"enable_access_log": False})
 class PurifierReplica:
     """One purifier replica: a loaded bundle, and threads that take the images that wait whenever they are free.
