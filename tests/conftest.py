@@ -7,11 +7,15 @@ from pathlib import Path
 import object_store
 import pytest
 
+from raypurify.serve.hops import GRPC
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers know what was set when Ray was started, which any test may do.
 os.environ |= {"AWS_ACCESS_KEY_ID": object_store.KEY, "AWS_SECRET_ACCESS_KEY": object_store.SECRET}
 os.environ.pop("AWS_SESSION_TOKEN", None)
+# As ``raypurify serve`` starts a Ray of its own; the one of these tests is there before it.
+os.environ |= GRPC
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

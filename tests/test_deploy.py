@@ -9,6 +9,7 @@ import yaml
 
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import hash_token
+from raypurify.serve.hops import GRPC
 from raypurify.serve.settings import ServeSettings, parse_settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -56,7 +57,8 @@ def test_every_node_of_the_manifest_asks_for_a_token_and_is_confined():
     assert CLUSTER["authOptions"] == {"mode": "token"}
     for group in GROUPS:
         (container,) = group["template"]["spec"]["containers"]
-        assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
+        for name, value in {"RAY_AUTH_MODE": "token", **GRPC}.items():
+            assert {"name": name, "value": value} in container["env"]
         assert {"name": "metrics", "containerPort": 8080} in container["ports"]
         assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
         confined = container["securityContext"]

@@ -8,9 +8,9 @@ in for a bulk job of the same cluster, ``jobs`` the data sets that callers post,
 Ray: ``lanes`` in which images wait, the ``gate`` that counts who is let in, ``limits`` of each caller, ``http`` for
 bodies and errors and ``asgi`` around it, ``accept``, ``deadline``, ``parts`` of an answer of several images,
 ``tensors`` of the Open Inference Protocol, ``auth`` for tokens, ``openapi`` and ``openapi_v2`` for the page,
-``scaling`` for the number of replicas. ``settings`` is what a Serve config file or ``raypurify serve`` may say;
-``local`` serves from this process. Whatever goes wrong with one image is a :class:`~raypurify.serve.http.Refusal`,
-answered as JSON.
+``scaling`` for the number of replicas, ``hops`` for how its parts ask each other. ``settings`` is what a Serve config
+file or ``raypurify serve`` may say; ``local`` serves from this process. Whatever goes wrong with one image is a
+:class:`~raypurify.serve.http.Refusal`, answered as JSON.
 
 **To add a call:** a module of ``routes``. **To add a setting:** a field of ``ServeSettings``, and its use in
 ``app.build``. **To add a reason to refuse:** its status in ``http.STATUS``.

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from raypurify.serve.asgi import Answering
 from raypurify.serve.front import Front
 from raypurify.serve.gate import MAX_READERS
+from raypurify.serve.hops import check_hops
 from raypurify.serve.http import fail, refuse, refuse_arguments
 from raypurify.serve.jobs.deployment import supervised
 from raypurify.serve.replica import PurifierReplica
@@ -76,6 +77,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     from raypurify.bundle import read_manifest
 
     settings: ServeSettings = parse_settings(args)
+    check_hops()
     read_manifest(settings.bundle)
     ends: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
     if "max_surge_percent" in signature(serve.Deployment.options).parameters:  # as of Ray 2.60

@@ -14,6 +14,7 @@ from typing import Any
 
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import check_token, hash_token
+from raypurify.serve.hops import GRPC
 
 APP = "raypurify"
 # How long callers that are in are waited for when the endpoint ends.
@@ -61,8 +62,8 @@ def serving(
         args["token_sha256"] = [hash_token(check_token(one)) for one in tokens]
     longest = parse_settings(args).timeout_s
     if address is None:
-        # Cheaper than calls of actors, by which proxy, ingress and replicas would ask each other.
-        os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+        for name, value in GRPC.items():
+            os.environ.setdefault(name, value)
     with contextlib.nullcontext() if address else _held(host, port), ray_session(address, num_cpus):
         from ray import serve
 

@@ -23,6 +23,7 @@ from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image
 from raypurify.purifiers.batch import purify_pixels
 from raypurify.serve import local
+from raypurify.serve.app import build
 from raypurify.serve.auth import hash_token, token_fits
 from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
@@ -78,6 +79,20 @@ def test_broken_images_get_their_status_and_reason(client, name):
     answer = client.post("/v1/purify", content=data)
     assert (answer.status_code, answer.json()["error"]) == (STATUS[reason], reason)
     assert answer.json()["message"]
+
+
+def test_an_image_whose_pixels_and_file_are_over_what_grpc_takes_by_itself_comes_back(client):
+    data = encode(noisy(1500, 1500))
+    assert len(data) > 4 << 20
+    answer = client.post("/v1/purify", content=data)
+    assert answer.status_code == 200
+    assert len(answer.content) > 4 << 20
+
+
+def test_grpc_with_its_own_limit_is_refused(monkeypatch, bundle):
+    monkeypatch.delenv("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH")
+    with pytest.raises(ConfigError, match="RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=2147483647"):
+        build({"bundle": str(bundle), "no_auth": True})
 
 
 def test_an_image_smaller_than_an_atom_is_refused(client):
