@@ -1,7 +1,10 @@
-"""The files of a local folder and all below it, with what tells one from another version of it."""
+"""Local folders: the files below one, with what tells a file from another version of it; and what no link leads to."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 # Size in bytes and time of the last change in nanoseconds.
 Stamp = tuple[int, int]
@@ -68,3 +71,61 @@ def _leads_on(entry: os.DirEntry, followed: dict[str, str] | None, above: frozen
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+@contextmanager
+def folder_without_links(root: str, below: str, make: bool) -> Iterator[int]:
+    """A descriptor of the folder ``below`` ``root``, which no link leads to below that, made where it is missing if
+    ``make`` says so. Whatever comes into the path in the block, names in the descriptor are names in that folder.
+
+    Raises OSError, ELOOP where there is a link.
+    """
+    here = os.open(root, _FOLDER)
+    try:
+        for part in filter(None, below.split("/")):
+            inner = _inner(here, part, make, f"{root}/{below}")
+            os.close(here)
+            here = inner
+        yield here
+    finally:
+        os.close(here)
+
+
+def delete_tree(name: str, folder: int) -> None:
+    """Remove the folder ``name`` in that of a descriptor, and what is in it; links are removed, not followed. Raises
+    OSError."""
+    inner = _inner(folder, name, False, name)
+    try:
+        with os.scandir(inner) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for below, is_folder in found:
+            if is_folder:
+                delete_tree(below, inner)
+            else:
+                os.remove(below, dir_fd=inner)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
+
+
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _inner(folder: int, part: str, make: bool, path: str) -> int:
+    if part == "..":
+        raise OSError(errno.EINVAL, "leads out of its folder; name a place below it", path)
+    flags = _FOLDER | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        try:
+            return os.open(part, flags, dir_fd=folder)
+        except FileNotFoundError:
+            if not make:
+                raise
+            with suppress(FileExistsError):
+                os.mkdir(part, dir_fd=folder)
+            return os.open(part, flags, dir_fd=folder)
+    except NotADirectoryError:
+        # So it is for a link too.
+        if stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, f"a link has come into its path, {part!r}; remove it", path) from None
+        raise

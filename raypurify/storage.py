@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
-from raypurify.disk import Stamp, stamp_of, walk_disk
+from raypurify.disk import Stamp, delete_tree, folder_without_links, stamp_of, walk_disk
 from raypurify.stores import CONNECTIONS, STORES, of_fsspec, store_of, tuned, walk_store
 
 Item = TypeVar("Item")
@@ -32,6 +32,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _SECRET = re.compile(r"^(?!abfss?://[^/:]*@)(\w[\w+.-]*://)[^/?#]*@|^(s3://)[^/@:]*:[^@]*@")
 # What a URI may say about a store and everybody may read.
 _OPEN_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "tls_ca_file_path", "retry_limit_seconds"})
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 # What may stand in a URI as it is.
 _PLAIN = "%/:?@!$&'()*+,;="
 
@@ -39,6 +40,8 @@ _PLAIN = "%/:?@!$&'()*+,;="
 _OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 # Of S3 and GCS alike, in bytes.
 _MAX_KEY = 1024
+# Folders below which this process writes through no link.
+_BOUNDS: list[str] = []
 
 
 class BadName(OSError):
@@ -47,11 +50,15 @@ class BadName(OSError):
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder: ``path`` on the file system ``remote``, or on the local disk where that is None."""
+    """A file or folder: ``path`` on the file system ``remote``, or on the local disk where that is None.
+
+    Below a local ``bound`` it is written and deleted through no link, whenever that came.
+    """
 
     path: str
     remote: fs.FileSystem | None = field(default=None, hash=False)
     scheme: str = field(default="", compare=False)
+    bound: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         # A name that is not UTF-8 must not break the log line it appears in.
@@ -133,27 +140,26 @@ class Place:
                 with stream:
                     shutil.copyfileobj(held, stream, 4 << 20)
             return
-        scratch.make_folder()
-        temporary = os.path.join(scratch.path, uuid.uuid4().hex)
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            with self._naming():
-                self.parent.make_folder()
-                os.replace(temporary, self.path)
-        except BaseException:
-            # A full disk would keep the empty file for ever.
-            with suppress(OSError):
-                os.remove(temporary)
-            raise
+        with (scratch / uuid.uuid4().hex)._reached(make=True) as (temporary, beside):
+            try:
+                with os.fdopen(os.open(temporary, _NEW, 0o666, dir_fd=beside), "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                with self._naming(), self._reached(make=True) as (name, folder):
+                    os.replace(temporary, name, src_dir_fd=beside, dst_dir_fd=folder)
+            except BaseException:
+                # A full disk would keep the empty file for ever.
+                with suppress(OSError):
+                    os.remove(temporary, dir_fd=beside)
+                raise
 
     def delete(self) -> None:
         """Remove this file; nothing happens where there is none, or a folder. Raises BadName as ``write`` does."""
         if self.remote is None:
             if os.path.lexists(self.path) and self.kind != "folder":
-                os.remove(self.path)
+                with self._reached() as (name, folder):
+                    os.remove(name, dir_fd=folder)
             return
         with self._naming():
             found = self.kind
@@ -162,8 +168,13 @@ class Place:
 
     def delete_folder(self) -> None:
         """Remove this folder and what is in it; nothing happens where there is none."""
-        if self.kind == "folder":
-            (self.remote or fs.LocalFileSystem()).delete_dir(self.path)
+        if self.kind != "folder":
+            return
+        if not self.bound:
+            return (self.remote or fs.LocalFileSystem()).delete_dir(self.path)
+        with self._reached() as (name, folder):
+            assert folder is not None
+            delete_tree(name, folder)
 
     def names(self) -> list[str]:
         """The names directly in this folder, sorted; none where there is no folder."""
@@ -202,6 +213,19 @@ class Place:
             yield from walk_store(self.remote, self.path)
 
     @contextmanager
+    def _reached(self, make: bool = False) -> Iterator[tuple[str, int | None]]:
+        """How ``os`` is told of this local place: its path, or its name and the descriptor of its folder where that is
+        bound. ``make`` makes the folder where it is missing."""
+        if not self.bound:
+            if make:
+                self.parent.make_folder()
+            yield self.path, None
+            return
+        below = os.path.relpath(self.parent.path, self.bound)
+        with folder_without_links(self.bound, "" if below == "." else below, make) as folder:
+            yield self.name, folder
+
+    @contextmanager
     def _naming(self) -> Iterator[None]:
         """What is refused in this block for the name alone, whatever stands in the file, is a BadName."""
         try:
@@ -226,11 +250,22 @@ def resolve(uri: str | os.PathLike) -> Place:
     uri = os.fspath(uri)
     scheme = _SCHEME.match(uri)
     if not scheme:
-        return Place(os.path.abspath(uri))
+        path = os.path.abspath(uri)
+        return bounded(Place(path), next((root for root in _BOUNDS if path.startswith(root + os.sep)), ""))
     if uri.startswith("file://"):
         return Place(unquote(urlsplit(uri, allow_fragments=False).path))
     remote, path = _of_pyarrow(uri) or of_fsspec(uri)
     return Place(path, tuned(remote), scheme[0])
+
+
+def bounded(place: Place, root: str) -> Place:
+    """The place, below whose ``root`` on this disk nothing is written or deleted through a link; a store has none."""
+    return replace(place, bound=root) if place.remote is None else place
+
+
+def write_through_no_link(root: str) -> None:
+    """From now on, bound all that :func:`resolve` finds below a local ``root``, also where it is sent to others."""
+    _BOUNDS.append(os.path.abspath(root))
 
 
 def redact(uri: str | os.PathLike) -> str:

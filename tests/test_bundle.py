@@ -98,6 +98,10 @@ def test_changed_file_is_named(copy, name, damage):
         ({"cluster_class": [0]}, "do not fit the manifest"),
         ({"classes": ["a", "b"]}, "do not fit the manifest"),
         ({"dictionary_source": ["0"]}, "1 entries in dictionary_source"),
+        *(
+            ({"calibration": {"distance_threshold": 1, "quantile": 0.9, "images": 9, "quantiles": curve}}, "quantiles")
+            for curve in ([1, 3, 2], [1], [1, float("nan")], [1, float("inf")], ["a", "b"], [0] * 1002)
+        ),
     ],
 )
 def test_manifest_that_does_not_fit_is_refused(copy, fields, message):

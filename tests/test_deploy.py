@@ -30,7 +30,7 @@ def test_the_serve_file_says_every_setting_and_does_not_start_without_a_token():
 
     (application,) = ServeDeploySchema.model_validate(SERVE).applications
     assert application.import_path == "raypurify.serve.app:build"
-    assert set(application.args) == set(ServeSettings.model_fields) - {"no_auth"}
+    assert set(application.args) == set(ServeSettings.model_fields) - {"no_auth", "known_hosts"}
     with pytest.raises(ConfigError, match="give token_sha256"):
         parse_settings(application.args)
     told = parse_settings({**application.args, "token_sha256": hash_token("x")})

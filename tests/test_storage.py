@@ -21,7 +21,7 @@ from raypurify.containers.lease import held
 from raypurify.containers.sink import open_sink, recorded_job, reopen_failed, status
 from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import SinkError, SourceError
-from raypurify.storage import Place, overlapped, redact, resolve, within
+from raypurify.storage import Place, bounded, overlapped, redact, resolve, within, write_through_no_link
 
 ODD_NAMES = ["a b", "50%", "%41", "a+b", "ü/日本.png", "a&b=c", "a?b#c", "'a'", "[1]*", "~a", "a@b:c", "two\nlines"]
 FAST = 20
@@ -354,3 +354,65 @@ def delayed(endpoint: str, seconds: float):
 
         threading.Thread(target=listen, daemon=True).start()
         yield f"127.0.0.1:{door.getsockname()[1]}"
+
+
+def test_below_a_bound_nothing_is_written_or_deleted_through_a_link(tmp_path):
+    """Not even through one that comes while a file is being written."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "kept").write_bytes(b"kept")
+    root.mkdir()
+    (tmp_path / "named").symlink_to(root)
+    # The bound itself may be reached by one.
+    out = pickle.loads(pickle.dumps(bounded(resolve(tmp_path / "named"), str(tmp_path / "named")) / "out"))
+    scratch = out / "scratch"
+    (out / "a/b/c").write(b"1", scratch)
+    (out / "a/b/c").write(b"2", scratch)
+    assert (root / "out/a/b/c").read_bytes() == b"2"
+
+    (root / "out/link").symlink_to(outside)
+    for act in (
+        lambda: (out / "link/new").write(b"x", scratch),
+        lambda: (out / "link/deep/new").write(b"x", scratch),
+        lambda: (out / "new").write(b"x", out / "link"),
+        lambda: (out / "link/kept").delete(),
+        lambda: (out / "link").delete_folder(),
+        lambda: (out / "link/deep").delete_folder(),
+    ):
+        with pytest.raises(OSError, match="a link has come into its path, 'link'"):
+            act()
+    # A link in the place of a file is replaced, and removed, itself.
+    (root / "out/file").symlink_to(outside / "kept")
+    (out / "file").write(b"new", scratch)
+    assert (root / "out/file").read_bytes() == b"new"
+    for way in ("../../outside/kept", "a/../../../outside/kept"):
+        with pytest.raises(OSError):
+            (out / way).write(b"x", scratch)
+        with pytest.raises(OSError):
+            (out / way).delete()
+
+    def exchanged():
+        with (out / "a/b/d").writing(scratch) as file:
+            file.write(b"x")
+            (root / "out/a/b").rename(root / "out/a/moved")
+            (root / "out/a/b").symlink_to(outside)
+
+    with pytest.raises(OSError, match="a link"):
+        exchanged()
+    assert not [*(root / "out/scratch").iterdir()]
+    with (out / "a/moved/d").writing(scratch) as file:
+        file.write(b"x")
+        (root / "out/scratch").rename(root / "out/moved")
+        (root / "out/scratch").symlink_to(outside)
+    assert (root / "out/a/moved/d").read_bytes() == b"x"
+    (out / "a").delete_folder()
+    assert not (root / "out/a").exists()
+    assert sorted(path.name for path in outside.rglob("*")) == ["deep", "kept"]
+    assert (outside / "kept").read_bytes() == b"kept"
+
+
+def test_what_is_resolved_below_a_bound_of_the_process_is_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr("raypurify.storage._BOUNDS", [])
+    write_through_no_link(str(tmp_path / "root"))
+    assert resolve(tmp_path / "root/out").bound == str(tmp_path / "root")
+    assert not resolve(tmp_path / "rootless/out").bound

@@ -5,10 +5,11 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from raypurify.config import Settings
 from raypurify.errors import BundleError
@@ -18,7 +19,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 NETWORK, DISTRIBUTIONS, DICTIONARIES = (f"{name}.safetensors" for name in ("network", "distributions", "dictionaries"))
 FILES = (NETWORK, DISTRIBUTIONS, DICTIONARIES)
-MAX_MANIFEST, MAX_FILE = 16 << 20, 16 << 30
+MAX_MANIFEST, MAX_FILE, MAX_CURVE = 16 << 20, 16 << 30, 1001
 Shape = tuple[int, ...]
 # What batch normalisation keeps beside its parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -35,13 +36,21 @@ class FileRecord(_Record):
     bytes: int = Field(ge=0, le=MAX_FILE)
 
 
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) == 1 or any(a > b for a, b in pairwise(values)):
+        raise ValueError("a curve is of two values or more, none smaller than the one before")
+    return values
+
+
 class Calibration(_Record):
     """The flag's calibration on clean validation images: a distance above ``distance_threshold``, the ``quantile`` of
-    theirs, raises it."""
+    theirs, raises it. ``quantiles`` are the curve of theirs, from the least to the greatest at equal steps of their
+    number; there are none in a bundle that was fitted before they were kept."""
 
     distance_threshold: float
     quantile: float
     images: int
+    quantiles: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_CURVE), AfterValidator(_ascending)] = ()
 
 
 class Manifest(_Record):

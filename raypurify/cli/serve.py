@@ -14,6 +14,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no token; on loopback only.")] = False,
+    known_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name by which --no-auth may be called, beside loopback; may be repeated."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with a token on each line, instead of $RAYPURIFY_TOKEN.")
     ] = None,
@@ -61,6 +65,7 @@ def serve(
         "batch_pixels": batch_pixels,
         "timeout_s": timeout,
         "job_roots": job_root,
+        "known_hosts": known_host,
     }
     run(
         bundle,

@@ -80,7 +80,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
                 if row.error is not None:
                     raise row.error
                 assert row.data is not None  # as there is no error
-                pixels, message = _resized(decode_image(row.data).pixels, side), None
+                pixels, message = resized(decode_image(row.data).pixels, side), None
                 part = "train" if split[row.row] == 1 else "validation"
             except ImageError as e:
                 pixels, message, part = np.zeros((3, side, side), np.uint8), f"{row.id}: {e}", "failed"
@@ -95,7 +95,8 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
     return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
 
 
-def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+def resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels (H, W, 3) as (3, side, side)."""
     if pixels.shape[:2] != (side, side):
         pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -17,6 +17,7 @@ from raypurify.serve.asgi import Answering
 from raypurify.serve.front import Front
 from raypurify.serve.gate import MAX_READERS
 from raypurify.serve.hops import check_hops
+from raypurify.serve.hosts import KnownHosts
 from raypurify.serve.http import fail, refuse, refuse_arguments
 from raypurify.serve.jobs.deployment import supervised
 from raypurify.serve.replica import PurifierReplica
@@ -48,6 +49,8 @@ def api() -> FastAPI:
     app.add_exception_handler(HTTPException, refuse)  # type: ignore[arg-type]  # it is called with these alone
     app.add_exception_handler(RequestValidationError, refuse_arguments)  # type: ignore[arg-type]  # likewise
     app.add_exception_handler(Exception, fail)
+    app.add_middleware(KnownHosts)
+    # Around all else, as it was added last.
     app.add_middleware(Answering)
     for router in ROUTERS:
         app.include_router(router)

@@ -39,6 +39,9 @@ class ServeSettings(BaseModel):
         (), description="SHA-256 of the token that callers must send, or a list of them"
     )
     no_auth: bool = Field(False, description="answer anyone; only behind something else that checks callers")
+    known_hosts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="names beside loopback by which an endpoint without a token is called"
+    )
     max_bytes: int = Field(16 << 20, ge=1, description="largest request body")
     max_pixels: int = Field(4_000_000, ge=1, description="largest image; a replica needs about 300 bytes a pixel")
     max_batch_images: int = Field(64, ge=1, description="images of one request")

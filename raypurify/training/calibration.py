@@ -12,11 +12,15 @@ from raypurify.training.batch import Batch
 
 Figures = dict[str, float | int]
 
+# Values of the curve of clean distances: one for each percent, and the least.
+CURVE = 101
+
 
 def measure_clean(
     purifier: RSFP, baseline: nn.Module, batches: Iterable[Batch], quantile: float, on_images: Callable[[int], None]
 ) -> tuple[Calibration, Figures]:
-    """The ``quantile`` of clean images' distances to their nearest cluster, and figures over these ``images``.
+    """The ``quantile`` of clean images' distances to their nearest cluster with their curve, and figures over these
+    ``images``.
 
     Accuracies in [0, 1], rounded to four decimals: of the ``baseline``, of the ``robust`` network, and of the class
     that the nearest cluster is of, ``cluster_class``; ``distance_mean``. ``on_images`` hears how many are done.
@@ -34,7 +38,9 @@ def measure_clean(
         on_images(len(images))
     every = torch.cat(distances)
     threshold = float(torch.quantile(every, quantile))
-    calibration = Calibration(distance_threshold=threshold, quantile=quantile, images=len(every))
+    calibration = Calibration(
+        distance_threshold=threshold, quantile=quantile, images=len(every), quantiles=_curve(every)
+    )
     return calibration, hits.figures(every)
 
 
@@ -67,6 +73,12 @@ def measure_attacked(
         distances.append(purified.distance.cpu())
         on_images(len(images))
     return hits.figures(torch.cat(distances))
+
+
+def _curve(distances: Tensor) -> tuple[float, ...]:
+    """The distances at equal steps of their number, to six digits."""
+    steps = torch.linspace(0, 1, CURVE, dtype=torch.float64)
+    return tuple(float(f"{value:.6g}") for value in torch.quantile(distances.double(), steps).tolist())
 
 
 class _Hits:

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import hash_token
 from raypurify.serve.http import Refusal
-from raypurify.serve.jobs.links import check_inputs, check_output
+from raypurify.serve.jobs.links import bound_output, check_inputs, check_output
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry, job_id
 from raypurify.serve.jobs.request import JobRequest, arguments, parse_request, request_schema
 from raypurify.serve.jobs.roots import admit, check_root
 from raypurify.serve.limits import Bucket, Callers
 from raypurify.serve.settings import parse_settings
+from raypurify.storage import resolve
 
 STORE = "s3://bucket/jobs?endpoint_override=store:9000&scheme=http"
 
@@ -188,6 +189,26 @@ def test_no_link_at_all_stands_in_an_output(place):
     out.symlink_to(without)
     with pytest.raises(Refused, match="none of the job roots"):
         check_output(str(out), [root])
+
+
+def test_no_link_that_comes_later_leads_an_output_or_a_record_elsewhere(place, monkeypatch):
+    monkeypatch.setattr("raypurify.storage._BOUNDS", [])
+    root, secret = str(place / "root"), place / "secret"
+    bound_output("s3://bucket/jobs/out", [root, STORE])
+    bound_output(f"{root}/out", [root, STORE])
+    out = resolve(f"{root}/out")
+    (out / "sub/x.png").write(b"x", out / "tmp")
+    (place / "root" / "out" / "sub").rename(place / "root" / "out" / "moved")
+    (place / "root" / "out" / "sub").symlink_to(secret)
+    (place / "root" / ".raypurify-jobs").symlink_to(secret)
+    request = JobRequest(input=[f"{root}/in"], output=f"{root}/out")
+    for write in (
+        lambda: (out / "sub/x.png").write(b"y", out / "tmp"),
+        lambda: Registry([root]).write(Record(id=job_id(f"{root}/out"), owner="me", request=request, created=0)),
+    ):
+        with pytest.raises(OSError, match="a link has come into its path"):
+            write()
+    assert [(path.name, path.read_bytes()) for path in secret.iterdir()] == [("x.png", b"x")]
 
 
 @pytest.mark.parametrize(

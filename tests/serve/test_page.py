@@ -118,6 +118,8 @@ def test_an_image_comes_back_with_its_cluster_its_distance_and_its_atoms(visit, 
     distance = float(answer.headers["x-raypurify-distance"])
     assert f"this image: {distance:,.3g}" in page.inner_text("#scale")
     assert "threshold: 1,000,000,000" in page.inner_text("#scale")
+    assert page.inner_text("#place") == "This bundle keeps no curve of clean images."
+    assert page.locator("#scale svg").count() == 0
     assert "Not flagged. Its distance is within that of 99% of clean images" in page.inner_text(".verdict")
     assert "does not mean that it is clean" in page.inner_text(".verdict")
     # Those who hear the page are told.
@@ -130,6 +132,50 @@ def test_an_image_comes_back_with_its_cluster_its_distance_and_its_atoms(visit, 
     page.wait_for_selector("#token-set", state="visible")
     page.click("#forget")
     assert page.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
+
+
+def test_an_image_is_seen_on_the_curve_of_clean_ones(visit, small_url):
+    sent = encode(noisy(24, 24))
+    distance = float(httpx.post(f"{small_url}/v1/purify", content=sent).headers["x-raypurify-distance"])
+    page = visit(small_url)
+
+    def with_curve(route):
+        answer = route.fetch()
+        told = answer.json()
+        quantiles = [part * distance for part in (0, 0.5, 1.5, 2, 3)]
+        told["distances"] |= {"quantiles": quantiles, "threshold": 2 * distance, "quantile": 0.75}
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/v1/bundle", with_curve)
+    page.reload()
+    page.locator("#file").set_input_files(png(sent))
+    page.wait_for_selector("#result", state="visible")
+    # Half of the way from the second of four steps to the third.
+    where = "farther than 37% of clean images"
+    assert page.inner_text("#place") == f"This image is {where}."
+    curve = page.get_by_role("img", name=f"This image is {where}.")
+    assert f"distance {distance:,.3g}, {where}. Not flagged." in page.inner_text("[role=status]")
+    # The scale ends at 1.25 thresholds.
+    line = curve.locator("path.line").get_attribute("d")
+    assert line.startswith("M0 100L0.0 100.0L200.0 75.0L600.0 50.0L800.0 25.0L1200.0 0.0H")
+    box, dot = curve.bounding_box(), curve.locator(".dot").bounding_box()
+    assert (dot["x"] + dot["width"] / 2 - box["x"]) / box["width"] == pytest.approx(0.4, abs=0.01)
+    assert 1 - (dot["y"] + dot["height"] / 2 - box["y"]) / box["height"] == pytest.approx(0.375, abs=0.01)
+    said = page.evaluate(
+        """async distances => {
+            const { farther } = await import("./page/curve.js");
+            const quantiles = [...Array(101).keys()].map(k => 1 + k / 100);
+            return distances.map(distance => farther(quantiles, distance));
+        }""",
+        [0.5, 1.004, 1.015, 1.989, 2, 7],
+    )
+    assert said == [
+        "nearer than all clean images",
+        "nearer than 99% of clean images",
+        "farther than 1% of clean images",
+        "farther than 98% of clean images",
+        *["as far as the farthest of all clean images, or farther"] * 2,
+    ]
 
 
 def test_a_flag_and_a_photo_that_lies_on_its_side(visit, small_url):
@@ -406,7 +452,8 @@ def test_the_bundle_is_told_to_those_with_the_token(client, url, bundle):
             {"cluster": 2, "class": "dog", "dictionary": "own"},
         ],
         "atoms": {"count": 8, "height": 8, "width": 8},
-        "distances": {"threshold": 1e9, "quantile": 0.99, "images": 1, "mean": None, "attacked_mean": None},
+        "distances": {"threshold": 1e9, "quantile": 0.99, "images": 1, "quantiles": []}
+        | {"mean": None, "attacked_mean": None},
     }
     picture = client.get(paths[1])
     assert picture.headers["content-type"] == "image/png"

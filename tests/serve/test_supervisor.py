@@ -7,10 +7,12 @@ import time
 
 import pytest
 
+from raypurify.bundle.manifest import open_bundle
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import FORMAT_VERSION, commit, write_job
 from raypurify.serve.jobs import driver as driver_module
 from raypurify.serve.jobs import supervisor as module
+from raypurify.serve.jobs.bundles import another_bundle
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Registry
@@ -112,6 +114,40 @@ def test_a_link_that_comes_into_an_output_fails_its_job(root, tmp_path_factory, 
     view = until(one, id, lambda view: view.ended)
     assert (view.state, "a link" in view.message, len(told)) == ("failed", True, int(link != "out")), view
     assert not [*outside.iterdir()]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_job_that_another_bundle_began_fails_with_what_its_caller_can_do(root, running):
+    """Before its process is started, and where that ends because of it."""
+    now, began = open_bundle("cifar10").digest, "0" * 64
+    job = {"format_version": FORMAT_VERSION, "source": {"rows": 3, "shards": 1}, "settings": {"bundle": now}}
+    write_job(resolve(root / "out"), job)
+    served = ["cifar10"]
+    one, told = supervisor(
+        root,
+        # It waits for nobody, and ends with 2.
+        ["status", "/nowhere"],
+        hopeless=lambda record: another_bundle(record.request.output, served[0]),
+    )
+    if not running:
+        write_job(resolve(root / "out"), job | {"settings": {"bundle": began}})
+    id = one.post("me", request(root), most=1).id
+    if running:
+        until(one, id, lambda view: told)
+        write_job(resolve(root / "out"), job | {"settings": {"bundle": began}})
+    view = until(one, id, lambda view: view.ended)
+    assert (view.state, len(told)) == ("failed", int(running)), view
+    assert f"another bundle by now ({now[:16]}…) than the one that began this output ({began[:16]}…)" in view.message
+    # What it says helps: the first is begun, and the second too.
+    one.post("me", request(root, overwrite=True), most=1)
+    until(one, id, lambda view: view.ended)
+    assert told[-1] is True
+    other = one.post("me", request(root, "new"), most=1).id
+    assert "neither the run directory" in until(one, other, lambda view: view.ended).message
+    # What cannot be read says nothing of bundles.
+    served[0] = "/nowhere"
+    one.post("me", request(root), most=1)
+    assert "another bundle" not in until(one, id, lambda view: view.ended).message
 
 
 @pytest.mark.parametrize("error", [ValueError("a null byte"), OSError(7, "Argument list too long", "/secret/bin")])

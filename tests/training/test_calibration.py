@@ -37,6 +37,9 @@ def test_clean_images_give_the_threshold_and_the_accuracies(purifier, batches):
     classes = torch.tensor(purifier.bundle.manifest.cluster_class)[index]
     assert calibration.distance_threshold == pytest.approx(float(torch.quantile(distance, 0.75)), rel=1e-5)
     assert (calibration.quantile, calibration.images, told) == (0.75, 8, [5, 3])
+    percents = torch.quantile(distance, torch.linspace(0, 1, 101))
+    torch.testing.assert_close(torch.tensor(calibration.quantiles), percents, rtol=1e-4, atol=0)
+    assert f"{calibration.quantiles[75]:.4f}" == f"{calibration.distance_threshold:.4f}"
     assert figures == {
         "baseline": float((labels == 0).float().mean()),
         "robust": 7 / 8,

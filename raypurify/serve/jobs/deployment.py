@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import serve
 
+from raypurify.serve.jobs.bundles import another_bundle
 from raypurify.serve.jobs.driver import Driver
 from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry
@@ -37,7 +38,9 @@ class Jobs:
         self.settings, self.address = settings, get_runtime_context().gcs_address
         self.application = serve.get_replica_context().app_name
         registry = Registry(settings.job_roots)
-        self.supervisor = Supervisor(registry, self._start, self._hindered, at_once=settings.jobs_at_once)
+        self.supervisor = Supervisor(
+            registry, self._start, self._hindered, self._hopeless, at_once=settings.jobs_at_once
+        )
         # Who calls as soon as this replica runs finds the records read.
         self.supervisor.tick()
         self._thread = threading.Thread(target=self.supervisor.run, name="jobs", daemon=True)
@@ -82,6 +85,9 @@ class Jobs:
         if application is None or application.status != "RUNNING":
             return f"the endpoint is {application.status if application else 'not there'}, and is waited for"
         return None
+
+    def _hopeless(self, record: Record) -> str | None:
+        return another_bundle(record.request.output, self.settings.bundle)
 
 
 def supervised(settings: ServeSettings) -> serve.Application | None:

@@ -3,7 +3,8 @@
     python -m raypurify.serve.jobs.leash '{"inputs": [...], "output": ..., "roots": [...]}' purify ...
 
 Standard input is the leash: its other end lies with the supervisor, and the system closes it however that dies. Links
-below the paths are looked at here, right before the work, because there may be millions of files.
+below the paths are looked at here, right before the work, because there may be millions of files; the output is written
+through none that comes later.
 """
 
 import json
@@ -21,7 +22,7 @@ GRACE_S = 30.0
 def main() -> None:
     """Check the links, and run the command line in this process. Exits with 2 and one line where one stands."""
     from raypurify.errors import RaypurifyError
-    from raypurify.serve.jobs.links import check_inputs, check_output
+    from raypurify.serve.jobs.links import bound_output, check_inputs, check_output
 
     # A worker of Ray may have both ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -29,6 +30,7 @@ def main() -> None:
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     bounds = json.loads(sys.argv.pop(1))
     try:
+        bound_output(bounds["output"], bounds["roots"])
         check_output(bounds["output"], bounds["roots"])
         check_inputs(bounds["inputs"], bounds["roots"])
     except RaypurifyError as error:

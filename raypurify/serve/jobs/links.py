@@ -1,11 +1,12 @@
-"""Links on disks below the paths of a job, looked at right before its work: none may lead it out of the job roots."""
+"""Links on disks below the paths of a job: none that is there before its work, or comes into the output during it, may
+lead it out of the job roots."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 from raypurify.errors import ConfigError
 from raypurify.serve.jobs.roots import admit, on_disk
-from raypurify.storage import Place, within
+from raypurify.storage import Place, within, write_through_no_link
 
 
 def check_inputs(paths: Sequence[str], roots: Sequence[str]) -> None:
@@ -15,6 +16,13 @@ def check_inputs(paths: Sequence[str], roots: Sequence[str]) -> None:
         for link in _links_to_files(path):
             if not any(within(Place(link), Place(root)) for root in roots if on_disk(root)):
                 raise ConfigError(f"{link}: a link that leads out of the job roots; put the file there, or remove it")
+
+
+def bound_output(output: str, roots: Sequence[str]) -> None:
+    """Let this process, and those it sends places to, write a local ``output`` through no link below its root. Raises
+    Refused where it lies below no root."""
+    if on_disk(output):
+        write_through_no_link(admit(output, roots, output=True).root)
 
 
 def check_output(output: str, roots: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from raypurify.containers.ledger import STATE
 from raypurify.errors import ConfigError
 from raypurify.serve.jobs.refused import Refused
-from raypurify.storage import Place, redact, resolve, within
+from raypurify.storage import Place, bounded, redact, resolve, within
 
 # The folder of a root in which its jobs are recorded.
 REGISTRY = ".raypurify-jobs"
@@ -85,7 +85,7 @@ def admit(text: str, roots: Sequence[str], *, output: bool = False) -> Admitted:
 
 def registry_of(root: str) -> Place:
     """The folder in which the jobs of a root are recorded. Raises OSError or ValueError where it is out of reach."""
-    return resolve(root) / REGISTRY
+    return bounded(resolve(root), root) / REGISTRY
 
 
 def on_disk(path: str) -> bool:

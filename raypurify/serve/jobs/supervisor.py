@@ -53,13 +53,15 @@ class _Run:
 class Supervisor:
     """The jobs below the roots of a registry, ``at_once`` of them at work.
 
-    ``start`` begins a driver, told whether the job is to overwrite; ``hindered`` says why a job cannot begin yet.
+    ``start`` begins a driver, told whether the job is to overwrite; ``hindered`` says why a job cannot begin yet, and
+    ``hopeless`` why one can never go on with what is in its output.
     What callers ask raises Refused, and comes from any thread; ``run`` and ``close`` are called once.
     """
 
     registry: Registry
     start: Callable[[Record, bool], Driver]
     hindered: Callable[[Record], str | None] = lambda record: None
+    hopeless: Callable[[Record], str | None] = lambda record: None
     at_once: int = 2
     silent_s: float = SILENT_S
     ticked: float = field(default_factory=time.monotonic)
@@ -238,6 +240,9 @@ class Supervisor:
             except Refused as error:
                 self._end(record, run, "failed", str(error))
                 return
+        if not overwrite and (why := self.hopeless(record)):
+            self._end(record, run, "failed", why)
+            return
         with self._lock:
             if self._records is None:
                 return
@@ -266,7 +271,8 @@ class Supervisor:
         elif record.cancel:
             self._end(record, run, "cancelled")
         elif code == 2 and not waits:
-            self._end(record, run, "failed", driver.said or "its process refused it; the log of the server says why")
+            said = self.hopeless(record) or driver.said or "its process refused it; the log of the server says why"
+            self._end(record, run, "failed", said)
         elif code == 2:
             run.note = f"its process ended and is started again: {driver.said}"[:500]
         else:

@@ -2,6 +2,7 @@
 
 import { askAtoms } from "./calls.js";
 import { forgetPictures, show, showDifference, tell, urlOf } from "./pictures.js";
+import { farther } from "./curve.js";
 import { drawScale, number, percent } from "./scale.js";
 
 const at = (id) => document.getElementById(id);
@@ -26,7 +27,8 @@ export async function showResult(file, { blob, facts }, bundle, token, signal) {
   ]);
   if (known) showDistance(facts, bundle.distances);
   if (!known) return "Purified.";
-  return `Purified. ${at("cluster-title").textContent}, distance ${number(facts.distance)}. ${at("flag").textContent}`;
+  const where = [`distance ${number(facts.distance)}`, ...onCurve(facts, bundle.distances)].join(", ");
+  return `Purified. ${at("cluster-title").textContent}, ${where}. ${at("flag").textContent}`;
 }
 
 function showDistance({ distance, flagged }, clean) {
@@ -38,11 +40,18 @@ function showDistance({ distance, flagged }, clean) {
     : `Its distance is within that of ${part} of clean images. That does not mean that it is clean: most attacked ` +
       "images are not flagged.";
   drawScale(at("scale"), distance, clean);
+  const [place] = onCurve({ distance }, clean);
+  at("place").textContent = place ? `This image is ${place}.` : "This bundle keeps no curve of clean images.";
   const count = clean.images.toLocaleString("en");
   const attacked = clean.attacked_mean === null ? "" : ` The mean of attacked ones was ${number(clean.attacked_mean)}.`;
   at("basis").textContent =
-    `Mahalanobis distances in the robust network's features, measured on ${count} clean validation images. Of their curve ` +
-    `the bundle keeps ${clean.mean === null ? "the threshold" : "the mean and the threshold"} only.${attacked}`;
+    `Mahalanobis distances in the robust network's features, measured on ${count} clean validation images.` +
+    `${place ? " The curve says how many of them lie within each distance." : ""}${attacked}`;
+}
+
+// Where an image lies on the curve of clean ones; nothing where the bundle keeps none.
+function onCurve({ distance }, { quantiles }) {
+  return quantiles.length ? [farther(quantiles, distance)] : [];
 }
 
 function whyNot(bundle, same) {

@@ -1,4 +1,6 @@
-// The scale of distances: where an image lies beside what the bundle holds of clean images.
+// The scale of distances: where an image lies beside what the bundle holds of clean images, and on their curve.
+
+import { drawCurve, farther, partWithin } from "./curve.js";
 
 export function number(value) {
   return value.toLocaleString("en", { maximumSignificantDigits: 3 });
@@ -30,9 +32,20 @@ export function drawScale(place, distance, clean) {
     item.append(element("i", `mark ${kind}`), text);
     legend.append(item);
   }
-  track.setAttribute("aria-hidden", "true");
   zones.setAttribute("aria-hidden", "true");
+  if (clean.quantiles.length) addCurve(track, distance, clean.quantiles, end);
+  else track.setAttribute("aria-hidden", "true");
   place.replaceChildren(track, zones, legend);
+}
+
+function addCurve(track, distance, quantiles, end) {
+  const dot = element("i", "dot");
+  dot.style.left = `${(100 * distance) / end}%`;
+  dot.style.bottom = `${100 * partWithin(quantiles, distance)}%`;
+  track.classList.add("tall");
+  track.append(drawCurve(quantiles, end), dot);
+  track.setAttribute("role", "img");
+  track.setAttribute("aria-label", `The curve of clean images by their distance. This image is ${farther(quantiles, distance)}.`);
 }
 
 function element(tag, className = "", textContent = "") {

@@ -41,11 +41,14 @@ class Atoms(BaseModel):
 
 class Distances(BaseModel):
     """What the bundle holds of distances: above ``threshold``, the ``quantile`` of those of clean validation
-    ``images``, an image is flagged. Means of clean and of attacked ones are null where they were not measured."""
+    ``images``, an image is flagged. ``quantiles`` are the curve of theirs, from the least to the greatest at equal
+    steps of their number, empty where the bundle does not keep it. Means of clean and of attacked ones are null where
+    they were not measured."""
 
     threshold: float
     quantile: float
     images: int
+    quantiles: tuple[float, ...]
     mean: float | None
     attacked_mean: float | None
 
@@ -130,6 +133,7 @@ def _served(where: str) -> _Served:
             threshold=manifest.calibration.distance_threshold,
             quantile=manifest.calibration.quantile,
             images=manifest.calibration.images,
+            quantiles=manifest.calibration.quantiles,
             mean=_mean(manifest, "clean"),
             attacked_mean=_mean(manifest, "attacked"),
         ),
