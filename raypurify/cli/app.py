@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from raypurify.cli.job import tell
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.outcome import tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
 from raypurify.errors import RaypurifyError

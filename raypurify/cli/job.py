@@ -4,14 +4,9 @@ import json
 import sys
 import time
 import traceback
-from typing import Any
 
-_FACTS: dict[str, Any] = {}
-
-
-def tell(**facts: Any) -> None:
-    """Say what a command made, or why it made nothing, for the last line of a job."""
-    _FACTS.update(facts)
+from raypurify.cli.app import main
+from raypurify.cli.outcome import tell, told
 
 
 def run_job(*command: str) -> None:
@@ -20,8 +15,6 @@ def run_job(*command: str) -> None:
     The line has the command, its exit code and seconds, and what it made: ``bundle``, a stage's folder, ``report``,
     ``weights`` or the images of ``purify``, or the ``error``. What nobody foresaw is exit code 2, with its traceback.
     """
-    from raypurify.cli.app import main
-
     sys.argv[1:1] = command
     begun, code = time.monotonic(), 0
     try:
@@ -33,6 +26,6 @@ def run_job(*command: str) -> None:
         code = 2
         tell(error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     sys.stderr.flush()
-    line = {"command": " ".join(command), "exit": code, "seconds": round(time.monotonic() - begun, 1)} | _FACTS
+    line = {"command": " ".join(command), "exit": code, "seconds": round(time.monotonic() - begun, 1)} | told()
     print(json.dumps(line), flush=True)
     sys.exit(code)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raypurify.cli.job import tell
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.outcome import tell
 
 if TYPE_CHECKING:
     from raypurify.containers.ledger import Summary

@@ -48,7 +48,7 @@ def fit(
 
     stages = [name for name in STAGES if name not in OPTIONAL or getattr(settings, name)]
     if until not in {None, *stages}:
-        raise ConfigError(f"there is no stage {until}: the stages of these settings are {', '.join(stages)}")
+        raise ConfigError(f"there is no stage {until}; use one of {', '.join(stages)}")
     source = open_source(
         data, image_column=image_column, image_member=image_member, kind=kind, follow_links=follow_links
     )

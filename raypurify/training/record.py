@@ -20,7 +20,13 @@ def add_line(folder: Where, epoch: int, metrics: dict[str, Any]) -> None:
 def read_lines(folder: Where) -> list[dict[str, Any]]:
     """A line per epoch, ascending; one done twice after a kill counts once, by its last line."""
     file = resolve(folder) / METRICS
-    lines = [json.loads(text) for text in file.read().splitlines()] if file.kind else []
+    lines = []
+    for text in file.read().splitlines() if file.kind else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            # A line cut short by a kill: its epoch is done again.
+            continue
     return [by for _, by in sorted({line["epoch"]: line for line in lines}.items())]
 
 

@@ -128,7 +128,7 @@ def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
     training = {"epochs": 1, "batch_size": 32, "precision": "float32", "workers": 2}
     grid = {
         "images": {"paths": images, "size": 16, "limit": 20},
-        "classifiers": {"net": {"kind": "wide_resnet", "path": store.uri(f"{name}/run/baseline/network.safetensors")}},
+        "classifiers": {"net": {"kind": "wide-resnet", "path": store.uri(f"{name}/run/baseline/network.safetensors")}},
         "attacks": {"fgsm": {"attack": "fgsm", "eps": 0.03}},
         "purifiers": {"none": {"purifier": "none"}, "RSFP": {"purifier": "rsfp", "bundle": bundle}},
         "retraining": {"paths": images, "size": 16, "validation": 24, "training": training},

@@ -32,7 +32,6 @@ def plan(tmp_path):
 
 
 def make(file, text=""):
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write(text.encode())
 
 
