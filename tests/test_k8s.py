@@ -142,6 +142,11 @@ def test_a_job_has_the_cluster_of_the_cluster_folder_and_ends_with_it():
         assert job["spec"]["backoffLimit"] >= 1
 
 
+def test_a_cluster_and_the_endpoint_may_stand_in_one_namespace():
+    names = [thing["metadata"]["name"] for folder in ("cluster", "fit", "purify", "service") for thing in of_ray(folder)]
+    assert len(set(names)) == len(names), "KubeRay names the service of a head after what it belongs to"
+
+
 def test_jobs_are_commands_that_are_there():
     import typer
 
