@@ -143,7 +143,8 @@ def test_a_job_has_the_cluster_of_the_cluster_folder_and_ends_with_it():
 
 
 def test_a_cluster_and_the_endpoint_may_stand_in_one_namespace():
-    names = [thing["metadata"]["name"] for folder in ("cluster", "fit", "purify", "service") for thing in of_ray(folder)]
+    things = [thing for folder in ("cluster", "fit", "purify", "service") for thing in of_ray(folder)]
+    names = [thing["metadata"]["name"] for thing in things]
     assert len(set(names)) == len(names), "KubeRay names the service of a head after what it belongs to"
 
 
