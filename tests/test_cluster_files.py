@@ -113,3 +113,14 @@ def test_the_dockerfile_has_both_targets_and_what_it_names():
         assert "-c /constraints.txt" in stages[target]
     assert "whl/cpu" in stages["cpu"]
     assert "whl/cpu" not in stages["gpu"]
+
+
+def test_what_the_page_and_the_files_name_is_there():
+    page = "docs/cluster.md"
+    files = [page, "cluster.yaml", "deploy/cluster-onprem.yaml", "deploy/Dockerfile", "jobs/with_gpus.py"]
+    for name in files:
+        text = (REPOSITORY / name).read_text("utf-8")
+        named = re.findall(r"(?<![\w/.])(?:jobs|deploy|docs|benchmarks)/[\w./-]*\w", text)
+        assert [path for path in named if not (REPOSITORY / path).exists()] == [], name
+    folders = re.findall(r"kubectl apply -k (\S+)", (REPOSITORY / page).read_text("utf-8"))
+    assert {"deploy/k8s/fit", "deploy/k8s/purify", "deploy/k8s/cluster"} == set(folders)
