@@ -9,6 +9,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What clusters run is what is tested; its versions are for this Python.
+PINS = $(shell $(PYTHON) -c 'import sys; print("--constraint deploy/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
+PIP = $(BIN)/python -m pip install --quiet $(PINS)
 
 .PHONY: demo test slow lint types docs matrix clean
 
@@ -34,21 +37,21 @@ docs: $(VENV)/documented
 	@echo "open site/index.html"
 
 matrix: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet nox
+	$(PIP) nox
 	$(BIN)/nox $(ARGS)
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(PIP) --editable '.[test]'
 	touch $@
 
 $(VENV)/documented: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 clean:

@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
-USE = ("bulk", "serve", "serve-api", "serve-jobs", "serve-operations", "training", "evaluation", "sparse-coding")
+USE = (
+    "bulk",
+    "serve",
+    "serve-api",
+    "serve-jobs",
+    "serve-operations",
+    "training",
+    "evaluation",
+    "sparse-coding",
+    "cluster",
+)
 WHY = ("algorithm", "clusters", "scale", "decisions")
 
 

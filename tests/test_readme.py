@@ -196,6 +196,11 @@ def test_table_of_the_shipped_fit_is_that_of_the_committed_results(benchmark):
     assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
 
 
+def test_the_table_of_sizes_is_that_of_the_committed_results(benchmark):
+    page = (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")
+    assert page.partition("<!-- sizing -->")[2].partition("<!-- /sizing -->")[0].strip() == benchmark("sizing").table()
+
+
 def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
     bench = benchmark("bulk")
     page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
@@ -215,7 +220,7 @@ def test_the_example_of_sparse_coding_runs(capsys):
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md", "docs/sparse-coding.md"]
-PAGES += ["docs/bulk.md", "docs/scale.md", "docs/evaluation.md", "docs/training.md"]
+PAGES += ["docs/cluster.md", "docs/bulk.md", "docs/scale.md", "docs/evaluation.md", "docs/training.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

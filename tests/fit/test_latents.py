@@ -130,11 +130,11 @@ def test_an_interrupted_write_leaves_nothing_to_read(run, extracted, extractor, 
     units = cut_units(train_files(small_run / "prepare"), UNIT_ROWS)
     replaced = []
 
-    def stop_at_the_second(source, target):
+    def stop_at_the_second(source, target, **folders):
         if replaced:
             raise KeyboardInterrupt
         replaced.append(Path(target))
-        os.rename(source, target)
+        os.rename(source, target, **folders)
 
     monkeypatch.setattr("raypurify.storage.os.replace", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
