@@ -14,6 +14,6 @@ def check_hops() -> None:
     switch, limit = GRPC
     if os.environ.get(switch) == "1" and int(os.environ.get(limit, 0)) < int(GRPC[limit]):
         raise ConfigError(
-            f"{switch}=1 lets no image of more than 4 MiB through by itself; start all nodes with "
-            f"{limit}={GRPC[limit]} too, or without both"
+            f"{switch}=1 lets no image of more than 4 MiB through by itself; set "
+            f"{limit}={GRPC[limit]} too where nodes are started, or neither"
         )
