@@ -52,7 +52,7 @@ def tree(data_file):
 def report(tree, local_ray, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation") / "out"
     page = evaluate(load_grid(tree), out)
-    assert page == out / "report.html"
+    assert Path(page) == out / "report.html"
     return out
 
 
