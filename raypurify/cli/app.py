@@ -194,14 +194,28 @@ def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or 
     print(status_text(folder))
 
 
-@app.command(epilog="Example: raypurify doctor --address auto")
-def doctor(address: Address = None) -> None:
-    """Check packages, devices, bundles, sparse coding, disk and every node of a cluster; exits with 1 if one fails."""
+@app.command(epilog="Example: raypurify doctor --address auto --storage s3://bucket/run")
+def doctor(
+    address: Address = None,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage",
+            "--run-dir",
+            help="Folder or URI that every node has to read and write, as a run directory; may be repeated.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle that every node has to open: a shipped one's name, a folder or a URI.")
+    ] = None,
+) -> None:
+    """Check packages, devices, bundles, sparse coding, disk, and whether the nodes of a cluster answer and agree in
+    versions, GPUs, clocks, storage and bundle; exits with 1 if a check fails."""
     from raypurify.cli.doctor import examine
 
     failed = False
-    for finding in examine(address):
+    for finding in examine(address, storage or (), bundle):
         failed |= not finding.ok
-        print(f"{finding.name:13} {'ok  ' if finding.ok else 'FAIL'} {finding.text}", flush=True)
+        print(f"{finding.name:13} {finding.state:4} {finding.text}", flush=True)
     if failed:
         raise typer.Exit(1)
