@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
+from typing import Any
 
 
 class Witness:
@@ -104,6 +105,7 @@ def _ray_folder() -> str:
     try:
         from ray._private import worker
 
-        return worker._global_node.get_session_dir_path()
+        node: Any = worker._global_node
+        return node.get_session_dir_path()
     except (AttributeError, ImportError):  # not known to this Ray
         return tempfile.gettempdir()
