@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-USE = ("bulk", "serve", "serve-api", "serve-jobs", "serve-operations", "training", "evaluation", "sparse-coding")
+SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
+USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding")
 WHY = ("algorithm", "clusters", "scale", "decisions")
 
 
