@@ -39,6 +39,7 @@ from raypurify.config import ClusterSettings
 from raypurify.fit.clustering import cluster
 from raypurify.fit.latents import PARTS
 from raypurify.runtime.session import ray_session
+from raypurify.storage import resolve
 
 RESULTS = Path(__file__).parent / "results" / "clusters.json"
 K_MAX, N_INIT = 8, 4
@@ -105,7 +106,9 @@ def stage(folder: Path, classes: int, scratch: Path, **settings) -> None:
     """The clusters stage over the latents in ``folder``."""
     names = [str(c) for c in range(classes)]
     with tempfile.TemporaryDirectory(dir=scratch) as out:
-        cluster(Path(out), folder, names, MAX_ROWS, ClusterSettings(k_max=K_MAX, n_init=N_INIT, **settings), 0)
+        cluster(
+            resolve(out), resolve(folder), names, MAX_ROWS, ClusterSettings(k_max=K_MAX, n_init=N_INIT, **settings), 0
+        )
 
 
 def kmeans_only(latents: np.ndarray) -> list[float]:

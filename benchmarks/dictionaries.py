@@ -21,6 +21,7 @@ from timing import in_turn, ratio
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.fit.dictionaries import learn_dictionaries
 from raypurify.runtime.session import ray_session
+from raypurify.storage import resolve
 
 RESULTS = Path(__file__).parent / "results" / "dictionaries.json"
 ACTORS = (1, 2)
@@ -52,7 +53,7 @@ def measure(run: Path, clusters: int, images: int, repeat: int) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             chosen = settings.model_copy(update={"actors": actors})
             arguments = (cluster_of_row, classes, side, CscSettings(**stage["csc"]), chosen, stage["seed"])
-            learn_dictionaries(Path(folder), run / "prepare", *arguments)
+            learn_dictionaries(resolve(folder), resolve(run / "prepare"), *arguments)
             done = sorted(path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors"))
             rates[str(actors)].append((len(classes) - actors) * 1e9 / (done[-1] - done[actors - 1]))
 

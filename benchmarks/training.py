@@ -27,6 +27,7 @@ from raypurify.config import AttackSettings, NetworkSettings, RobustTrainingSett
 from raypurify.fit.train import train
 from raypurify.nets import WideResNet
 from raypurify.runtime.session import ray_session
+from raypurify.storage import resolve
 from raypurify.training.data import VALIDATION, count_classes, read_set
 from raypurify.training.loop import precision
 from raypurify.training.record import device_name, read_lines
@@ -79,7 +80,7 @@ def overhead(arguments) -> dict:
     seconds: dict[str, list[float]] = {"ray": [], "plain": []}
 
     def by_ray(folder: Path) -> None:
-        train(folder, prepared, len(images), side, start, settings, 0)
+        train(resolve(folder), resolve(prepared), len(images), side, start, settings, 0)
 
     def plain(folder: Path) -> None:
         train_here(folder, images, held_out, Settings(network=network, baseline=settings))

@@ -1,14 +1,12 @@
-"""Ray job: evaluate purifiers.
+"""Ray job: attack classifiers, purify, classify, and report.
 
-``ray job submit --working-dir . -- python jobs/evaluate.py benchmarks/grids/cifar10.yaml --data DIR --out DIR``
+``ray job submit --working-dir . -- python jobs/evaluate.py GRID --data DIR --out URI``
 
 The arguments are those of ``raypurify evaluate``. Paths are looked up on the cluster, so give absolute ones, or URIs.
+The last line of its output is JSON.
 """
 
-import sys
-
-from raypurify.cli.app import main
+from raypurify.cli.job import run_job
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "evaluate")
-    main()
+    run_job("evaluate")

@@ -1,14 +1,12 @@
 """Ray job: fit a bundle.
 
-``ray job submit --working-dir . -- python jobs/fit.py --data URI --preset cifar10 --run-dir DIR``
+``ray job submit --working-dir . -- python jobs/fit.py --data URI --preset cifar10 --run-dir URI``
 
 The arguments are those of ``raypurify fit``. Paths are looked up on the cluster, so give absolute ones, or URIs.
+The last line of its output is JSON.
 """
 
-import sys
-
-from raypurify.cli.app import main
+from raypurify.cli.job import run_job
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "fit")
-    main()
+    run_job("fit")

@@ -1,14 +1,12 @@
-"""Ray job: retrain a classifier on purified images.
+"""Ray job: train a classifier on purified images.
 
-``ray job submit --working-dir . -- python jobs/retrain.py GRID --classifier NAME --purifier NAME --run-dir DIR``
+``ray job submit --working-dir . -- python jobs/retrain.py GRID --classifier NAME --purifier NAME --run-dir URI``
 
 The arguments are those of ``raypurify retrain``. Paths are looked up on the cluster, so give absolute ones, or URIs.
+The last line of its output is JSON.
 """
 
-import sys
-
-from raypurify.cli.app import main
+from raypurify.cli.job import run_job
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "retrain")
-    main()
+    run_job("retrain")

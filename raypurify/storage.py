@@ -57,6 +57,11 @@ class Place:
         # A name that is not UTF-8 must not break the log line it appears in.
         return self.scheme + self.path.encode("utf-8", "backslashreplace").decode()
 
+    def __fspath__(self) -> str:
+        if self.remote is not None:
+            raise TypeError(f"{self} is not on this machine: read it with open()")
+        return self.path
+
     def __truediv__(self, relative: str) -> "Place":
         return replace(self, path=posixpath.join(self.path, relative))
 
@@ -104,8 +109,13 @@ class Place:
         elif self.remote.type_name not in STORES:
             self.remote.create_dir(self.path, recursive=True)
 
-    def write(self, data: bytes, scratch: "Place") -> None:
-        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``.
+    def files(self, suffix: str) -> list["Place"]:
+        """The files directly in this folder whose names end in ``suffix``, by their names; none that is hidden."""
+        return [self / name for name in self.names() if name.endswith(suffix) and not name.startswith(".")]
+
+    def write(self, data: bytes, scratch: "Place | None" = None) -> None:
+        """Put ``data`` here, whole or not at all. A local write goes through a file of a unique name in ``scratch``,
+        or a hidden one beside this.
 
         Raises BadName where the file system cannot hold a file of this name, OSError where it cannot be written now.
         """
@@ -120,7 +130,7 @@ class Place:
             stream.write(data)
 
     @contextmanager
-    def writing(self, scratch: "Place") -> Iterator[BinaryIO]:
+    def writing(self, scratch: "Place | None" = None) -> Iterator[BinaryIO]:
         """A file to write more to than memory should hold: it is here when the block ends, and not where that raises.
         For a store it is first a file of this machine. Raises as :meth:`write`."""
         if self.remote is not None:
@@ -133,8 +143,10 @@ class Place:
                 with stream:
                     shutil.copyfileobj(held, stream, 4 << 20)
             return
+        scratch = scratch or self.parent
         scratch.make_folder()
-        temporary = os.path.join(scratch.path, uuid.uuid4().hex)
+        # A name that no other process has: a killed writer's successor may run beside it for a while.
+        temporary = os.path.join(scratch.path, f".{uuid.uuid4().hex}")
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -217,12 +229,18 @@ class Place:
             raise BadName(f"{self}: no file can have this name here: {getattr(error, 'strerror', error)}") from error
 
 
-def resolve(uri: str | os.PathLike) -> Place:
+# A file or folder as callers may name it.
+Where = str | os.PathLike | Place
+
+
+def resolve(uri: Where) -> Place:
     """The place a path or URI names. Raises OSError or ValueError where its file system is unknown or out of reach.
 
     >>> resolve("/data/images").path, resolve("file:///a%20b#c").path
     ('/data/images', '/a b#c')
     """
+    if isinstance(uri, Place):
+        return uri
     uri = os.fspath(uri)
     scheme = _SCHEME.match(uri)
     if not scheme:

@@ -66,6 +66,10 @@ class ObjectStore:
         for file in filter(Path.is_file, sorted(folder.rglob("*"))):
             self.put(f"{path}/{file.relative_to(folder)}", file.read_bytes())
 
+    def read(self, path: str) -> bytes:
+        with self.admin.open_input_file(f"{BUCKET}/{path}") as file:
+            return file.read()
+
     def objects(self, path: str) -> dict[str, tuple[bytes, datetime]]:
         """Bytes and time of the last change of every object below ``path``."""
         admin, found, root = self.admin, {}, f"{BUCKET}/{path}"

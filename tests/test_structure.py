@@ -17,7 +17,7 @@ from import_graph import import_graph, imported, modules_below
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "raypurify"
 # A room imports from those before it and from itself. The package's own __init__, with load, stands behind purifiers.
-GROUND = ("errors", "version", "files", "config", "scans", "images", "pictures", "disk", "stores", "storage", "client")
+GROUND = ("errors", "version", "config", "scans", "images", "pictures", "disk", "stores", "storage", "files", "client")
 MATHEMATICS = ("csc", "clusters", "nets", "bundle", "purifiers", "raypurify", "attacks", "training")
 RAY = ("runtime", "serve", "bulk", "fit", "evaluation", "cli", "__main__")
 ROOMS = (*GROUND, *MATHEMATICS, "containers", *RAY)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raypurify.config import Settings
 from raypurify.errors import BundleError
-from raypurify.storage import Place, redact, resolve
+from raypurify.storage import Place, Where, redact, resolve
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -135,7 +135,7 @@ def shipped_bundles() -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / MANIFEST).is_file())
 
 
-def open_bundle(where: str | Path) -> BundleFolder:
+def open_bundle(where: Where) -> BundleFolder:
     """Open a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
 
     The manifest is read and checked, the other files are not. Raises BundleError where there is no bundle, and where
@@ -145,12 +145,12 @@ def open_bundle(where: str | Path) -> BundleFolder:
     return BundleFolder(place, _manifest(text, place), hashlib.sha256(text).hexdigest())
 
 
-def read_manifest(where: str | Path) -> Manifest:
+def read_manifest(where: Where) -> Manifest:
     """The manifest of a bundle, checked but with its files unread. Raises what ``open_bundle`` raises."""
     return open_bundle(where).manifest
 
 
-def read_facts(where: str | Path) -> BundleFacts:
+def read_facts(where: Where) -> BundleFacts:
     """The facts of a bundle, after the digest of every file has been checked.
 
     Raises what ``open_bundle`` raises, and BundleError naming the file where one is missing or changed.
@@ -180,21 +180,19 @@ def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
         raise BundleError(f"{where} is not a safetensors file: {e}; fit the bundle again") from e
 
 
-def _open(where: str | Path) -> tuple[Place, bytes]:
-    where = str(where)
-    if where in shipped_bundles() and not Path(where).is_dir():
+def _open(where: Where) -> tuple[Place, bytes]:
+    if str(where) in shipped_bundles() and not Path(where).is_dir():
         where = str(resources.files("raypurify.bundles") / where)
+    shown = str(where) if isinstance(where, Place) else redact(where)
     try:
         root = resolve(where)
     except (OSError, ValueError, ImportError) as e:
-        raise BundleError(f"cannot open bundle {redact(where)}: {e}; check the path") from e
+        raise BundleError(f"cannot open bundle {shown}: {e}; check the path") from e
     try:
         return root, _read(root / MANIFEST, MAX_MANIFEST)
     except BundleError as e:
         known = ", ".join(shipped_bundles())
-        raise BundleError(
-            f"no bundle at {redact(where)!r}: {e}; check the path; the shipped bundles are: {known}"
-        ) from e
+        raise BundleError(f"no bundle at {shown!r}: {e}; check the path; the shipped bundles are: {known}") from e
 
 
 def _manifest(text: bytes, root: Place) -> Manifest:

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.errors import BundleError
 from raypurify.nets import WideResNet
+from raypurify.storage import Where, resolve
 from raypurify.version import __version__
 
 
@@ -47,14 +47,14 @@ class Bundle:
 
 
 def save_bundle(
-    folder: Path, network: WideResNet, distributions: ClusterDistributions, dictionaries: Tensor, **about: Any
+    folder: Where, network: WideResNet, distributions: ClusterDistributions, dictionaries: Tensor, **about: Any
 ) -> str:
     """Write a bundle into ``folder`` and return its digest; weights and atoms as float16, distributions as float32.
 
     ``about`` are the fields of Manifest but ``format_version``, ``raypurify`` and ``files``. The manifest is written
     last, so that a folder with a manifest is whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    place = resolve(folder)
     tensors = {
         NETWORK: {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},
         DISTRIBUTIONS: distributions.state(),
@@ -63,15 +63,15 @@ def save_bundle(
     files = {}
     for name, group in tensors.items():
         data = save_tensors({k: v.detach().cpu().contiguous() for k, v in group.items()})
-        (folder / name).write_bytes(data)
+        (place / name).write(data)
         files[name] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     manifest = Manifest(format_version=FORMAT_VERSION, raypurify=__version__, files=files, **about)
     text = manifest.model_dump_json(indent=1).encode()
-    (folder / MANIFEST).write_bytes(text)
+    (place / MANIFEST).write(text)
     return hashlib.sha256(text).hexdigest()
 
 
-def load_bundle(where: str | Path) -> Bundle:
+def load_bundle(where: Where) -> Bundle:
     """Load a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
 
     Raises BundleError naming the file when one is missing, has another size or digest, or does not hold what the

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.outcome import tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
 from raypurify.errors import RaypurifyError
@@ -31,7 +32,9 @@ def main() -> None:
     try:
         app()
     except RaypurifyError as error:
-        print(f"raypurify: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        tell(error=text)
+        print(f"raypurify: {text}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         # Typer makes an exit of Ctrl-C.
@@ -45,7 +48,9 @@ def fit(
     data: Annotated[
         list[str], typer.Option(help="Labelled clean images: Parquet, tars, a folder, or a pattern; may be repeated.")
     ],
-    run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files and the bundle; shared by all nodes.")],
+    run_dir: Annotated[
+        str, typer.Option(help="Folder or URI for every stage's files and the bundle; shared by all nodes.")
+    ],
     more_data: Annotated[
         list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
     ] = None,
@@ -58,6 +63,9 @@ def fit(
     kind: Kind = None,
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
+    until: Annotated[
+        str | None, typer.Option(help="End after this stage: prepare, baseline, latents, clusters …")
+    ] = None,
     address: Address = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
@@ -67,7 +75,7 @@ def fit(
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
     settings = load_settings(preset, config, tuple(set or ()))
-    bundle = run(
+    made = run(
         [*data, *(more_data or [])],
         settings,
         run_dir,
@@ -76,8 +84,10 @@ def fit(
         image_member=image_member,
         kind=kind,
         follow_links=follow_links,
+        until=until,
     )
-    print(f"bundle: {bundle}" + (f" ({settings.note})" if settings.note else ""))
+    tell(**{until or "bundle": str(made)})
+    print(f"{until or 'bundle'}: {made}" + (f" ({settings.note})" if settings.note and not until else ""))
 
 
 @app.command(epilog="Example: raypurify train --config settings.yaml --images runs/a/prepare --out runs/baseline")
@@ -137,7 +147,7 @@ app.command(epilog="Example: raypurify retry-failed clean/")(retry_failed)
 @app.command(epilog="Example: raypurify evaluate benchmarks/grids/cifar10.yaml --data DIR --out report/")
 def evaluate(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="YAML: images, classifiers, attacks, purifiers.")],
-    out: Annotated[Path, typer.Option(help="Folder for the report, and for what a later run need not do again.")],
+    out: Annotated[str, typer.Option(help="Folder or URI for the report, and for what a later run need not do again.")],
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. images.limit=100.")] = None,
     address: Address = None,
@@ -146,7 +156,9 @@ def evaluate(
     from raypurify.evaluation.grid import load_grid
     from raypurify.evaluation.run import evaluate as run
 
-    print(f"report: {run(load_grid(grid, data, set or ()), out, address=address)}")
+    page = run(load_grid(grid, data, set or ()), out, address=address)
+    tell(report=str(page))
+    print(f"report: {page}")
 
 
 @app.command(
@@ -157,7 +169,7 @@ def retrain(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="The YAML of evaluate, with a part retraining.")],
     classifier: Annotated[str, typer.Option(help="The classifier of the grid to train on, from the weights it has.")],
     purifier: Annotated[str, typer.Option(help="The purifier of the grid whose images it is trained on.")],
-    run_dir: Annotated[Path, typer.Option(help="Folder for every stage's files; shared by all nodes.")],
+    run_dir: Annotated[str, typer.Option(help="Folder or URI for every stage's files; shared by all nodes.")],
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. retraining.limit=1000.")] = None,
     address: Address = None,
@@ -167,6 +179,7 @@ def retrain(
     from raypurify.evaluation.retrain import retrain as run
 
     weights = run(load_grid(grid, data, set or ()), classifier, purifier, run_dir, address=address)
+    tell(weights=str(weights))
     print(f"for a classifier of a grid: retrained: {weights}")
 
 

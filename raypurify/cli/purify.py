@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.outcome import tell
 
 if TYPE_CHECKING:
     from raypurify.containers.ledger import Summary
@@ -105,7 +106,16 @@ def retry_failed(
 def _report(summary: "Summary | None", output: str, seconds: float) -> None:
     """What became of a purify job; exits with 1 where images failed, or files of the input could not be used."""
     from raypurify.cli.texts import summary_text
+    from raypurify.storage import redact
 
+    if summary is not None:
+        counts = {
+            "images": summary.rows,
+            "purified": summary.written,
+            "failed": summary.failed,
+            "flagged": summary.flagged,
+        }
+        tell(output=redact(output), **counts, damaged=len(summary.damaged))
     print(summary_text(summary, output, seconds))
     if summary is not None and (summary.failed or summary.damaged):
         raise typer.Exit(1)

@@ -3,8 +3,6 @@
 Nothing that is imported here loads torch or Ray: who asks how far a job is should not wait for them.
 """
 
-from pathlib import Path
-
 from raypurify.bundle import BundleFacts
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
@@ -14,7 +12,7 @@ from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.run import OPTIONAL, STAGES
 from raypurify.runtime.progress import duration
-from raypurify.runtime.stages import MARKER, stage_lines
+from raypurify.runtime.stages import MARKER, resolved_run, stage_lines
 from raypurify.storage import redact, resolve
 
 
@@ -65,9 +63,9 @@ def status_text(folder: str) -> str:
 
     Raises SinkError where it is none of these.
     """
-    run_dir = Path(folder)
+    run_dir = resolved_run(folder)
     for stages in (STAGES, RETRAINING):
-        begun = {name for name in stages if (run_dir / name / MARKER).exists()}
+        begun = {name for name in stages if (run_dir / name / MARKER).kind == "file"}
         if begun:
             names = tuple(name for name in stages if name not in OPTIONAL or name in begun)
             lines = stage_lines(run_dir, names)

@@ -9,21 +9,21 @@
 ``write_class`` and ``write_clusters`` make them; no one else knows their names.
 """
 
+import io
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from raypurify.clusters.class_clusters import ClassClusters, ClassSums
 from raypurify.clusters.distributions import ClusterDistributions
 from raypurify.clusters.estimates import Estimates
 from raypurify.clusters.scatter import Scatter
 from raypurify.errors import TrainingError
-from raypurify.files import replacing
+from raypurify.storage import Place, Where, resolve
 
 FACTS, DISTRIBUTIONS, OF_ROW = "clusters.json", "distributions.safetensors", "cluster_of_row.npy"
 
@@ -43,16 +43,16 @@ class ClassLabels(NamedTuple):
     singular: bool
 
 
-def class_path(folder: Path, label: int) -> Path:
+def class_path(folder: Place, label: int) -> Place:
     """The file of a class's clusters.
 
-    >>> class_path(Path("clusters"), 7).name
+    >>> class_path(resolve("clusters"), 7).name
     'class-00007.safetensors'
     """
     return folder / f"class-{label:05d}.safetensors"
 
 
-def write_class(path: Path, found: ClassClusters) -> None:
+def write_class(file: Place, found: ClassClusters) -> None:
     """Write the clusters of a class in one step, floats as float32 where only distances need them."""
     estimates = found.estimates
     sums = _to_tensors("within", found.sums.within) | _to_tensors("total", found.sums.total) if found.sums else {}
@@ -67,36 +67,34 @@ def write_class(path: Path, found: ClassClusters) -> None:
         "squares": np.array(estimates.squares),
         "singular": estimates.singular.astype(np.uint8),
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
+    file.write(save(tensors))
 
 
-def read_labels(path: Path) -> ClassLabels:
+def read_labels(file: Place) -> ClassLabels:
     """Read what a class's file says of its rows."""
-    with safe_open(path, "np") as file:
-        rows, labels, ks, curve, singular = map(file.get_tensor, ("rows", "labels", "ks", "curve", "singular"))
-        axes = file.get_slice("factors").get_shape()[1]
+    tensors = load(file.read())
+    rows, labels, ks, curve, singular = map(tensors.get, ("rows", "labels", "ks", "curve", "singular"))
+    axes = tensors["factors"].shape[1]
     return ClassLabels(rows, labels, dict(zip(ks.tolist(), curve.tolist())), len(singular), axes, bool(singular.any()))
 
 
-def read_estimates(path: Path) -> Estimates:
+def read_estimates(file: Place) -> Estimates:
     """Read the distributions of a class's clusters, float32."""
-    tensors = load_file(path)
+    tensors = load(file.read())
     singular, squares = tensors["singular"].astype(bool), float(tensors["squares"])
     return Estimates(tensors["means"], tensors["factors"], tensors["rest"], singular, squares)
 
 
-def read_sums(path: Path) -> ClassSums | None:
+def read_sums(file: Place) -> ClassSums | None:
     """Read the sums of a class; None where the file has none, because the class fitted in memory."""
-    with safe_open(path, "np") as file:
-        names = file.keys()
-        if "total.mean" not in names:
-            return None
-        return ClassSums(*(_from_tensors(prefix, file) for prefix in ("within", "total")))
+    tensors = load(file.read())
+    if "total.mean" not in tensors:
+        return None
+    return ClassSums(*(_from_tensors(prefix, tensors) for prefix in ("within", "total")))
 
 
 def write_clusters(
-    folder: Path,
+    folder: Where,
     form: str,
     state: dict[str, np.ndarray],
     cluster_of_row: np.ndarray,
@@ -105,21 +103,23 @@ def write_clusters(
     curves: list[dict[int, float]],
 ) -> None:
     """Write the three files of all clusters into ``folder``, the module's docstring says which."""
-    save_file(state, folder / DISTRIBUTIONS)
-    np.save(folder / OF_ROW, cluster_of_row)
+    folder, rows = resolve(folder), io.BytesIO()
+    np.save(rows, cluster_of_row)
     facts = {"form": form, "cluster_class": cluster_class, "sizes": sizes.tolist(), "wcss": curves}
-    (folder / FACTS).write_text(json.dumps(facts), "utf-8")
+    for name, data in ((DISTRIBUTIONS, save(state)), (OF_ROW, rows.getvalue()), (FACTS, json.dumps(facts).encode())):
+        (folder / name).write(data)
 
 
-def load_clusters(folder: Path) -> tuple[ClusterDistributions, np.ndarray]:
+def load_clusters(folder: Where) -> tuple[ClusterDistributions, np.ndarray]:
     """Read the distributions, and the global cluster index of every source row (−1: not a training image).
 
     Raises TrainingError naming the folder where a file is missing or damaged.
     """
     try:
-        form = json.loads((folder / FACTS).read_text("utf-8"))["form"]
-        state = safetensors.torch.load_file(folder / DISTRIBUTIONS)
-        cluster_of_row = np.load(folder / OF_ROW, allow_pickle=False)
+        place = resolve(folder)
+        form = json.loads((place / FACTS).read())["form"]
+        state = safetensors.torch.load((place / DISTRIBUTIONS).read())
+        cluster_of_row = np.load(io.BytesIO((place / OF_ROW).read()), allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise TrainingError(f"cannot read the clusters in {folder}: {e}; give the clusters folder of a fit") from e
     return ClusterDistributions.from_state(state, form=form), cluster_of_row
@@ -129,6 +129,6 @@ def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:
     return {f"{prefix}.{name}": np.asarray(value) for name, value in sums._asdict().items()}
 
 
-def _from_tensors(prefix: str, file: safe_open) -> Scatter:
-    values = (file.get_tensor(f"{prefix}.{name}") for name in Scatter._fields)
+def _from_tensors(prefix: str, tensors: dict[str, np.ndarray]) -> Scatter:
+    values = (tensors[f"{prefix}.{name}"] for name in Scatter._fields)
     return Scatter(*(value if value.ndim else value.item() for value in values))

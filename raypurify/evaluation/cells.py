@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from raypurify.attacks.budget import size
@@ -17,7 +16,7 @@ from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.evaluation.threat_model import perturb
-from raypurify.files import replacing
+from raypurify.storage import Place, overlapped
 
 COLUMNS = pa.schema(
     [
@@ -65,21 +64,21 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
         }
         table = pa.table(columns, schema=COLUMNS).replace_schema_metadata({"seconds": repr(seconds)})
-        with replacing(plan.cell(name, unit.batch)) as temporary:
-            pq.write_table(table, temporary)
+        with plan.cell(name, unit.batch).writing() as file:
+            pq.write_table(table, file)
 
 
-def read_attacked(file: Path) -> Tensor | None:
+def read_attacked(file: Place) -> Tensor | None:
     """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none."""
-    if not file.exists():
+    if file.kind != "file":
         return None
-    stored = load_file(file)["images"]
+    stored = load(file.read())["images"]
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
-def read_columns(files: Sequence[Path]) -> tuple[dict[str, np.ndarray], float]:
+def read_columns(files: Sequence[Place]) -> tuple[dict[str, np.ndarray], float]:
     """The columns of a cell as arrays, the files of its batches joined, and seconds per image: the batches' median."""
-    tables = [pq.read_table(file) for file in files]
+    tables = list(overlapped(_table, files))
     joined = pa.concat_tables(tables)
     each = [float(table.schema.metadata[b"seconds"]) / len(table) for table in tables]
     return {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}, float(np.median(each))
@@ -95,14 +94,18 @@ def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, cl
     victim = subjects.classifier(plan.grid.victim(name.classifier))
     knows, defence = plan.grid.attacks[name.attack].knows, subjects.purifier(name.purifier)
     # The seed is of the key: the same images come out of whichever actor does this.
-    generator = torch.Generator().manual_seed(int(file.stem[:15], 16))
+    generator = torch.Generator().manual_seed(int(file.name[:15], 16))
     attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
     if plan.grid.eight_bit:
         attacked = _eight_bit(attacked)
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
-    with replacing(file) as temporary:
-        save_file({"images": stored.cpu().contiguous()}, temporary)
+    file.write(save({"images": stored.cpu().contiguous()}))
     return attacked
+
+
+def _table(file: Place) -> pa.Table:
+    with file.open() as opened:
+        return pq.read_table(opened)
 
 
 def _eight_bit(images: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from raypurify.storage import resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 def file_digest(path: str, weights: str | None) -> str:
     """The SHA-256 of the file ``weights``, or else ``path``; where there is no such file, ``path`` as it stands."""
-    file = Path(weights or path)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else path
+    file = resolve(weights or path)
+    return hashlib.sha256(file.read()).hexdigest() if file.kind == "file" else path
 
 
 def bundle_digest(path: str, weights: str | None) -> str:
@@ -40,7 +41,7 @@ def _cifar_resnet(path: str, weights: str | None) -> "nn.Module":
 def _wide_resnet(path: str, weights: str | None) -> "nn.Module":
     from raypurify.nets.store import load_network
 
-    return load_network(Path(path))
+    return load_network(path)
 
 
 def _bundle(path: str, weights: str | None) -> "nn.Module":

@@ -11,7 +11,6 @@ file is never wrong.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from raypurify.evaluation.batches import GridBatch
@@ -19,6 +18,7 @@ from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.sanity import Check
 from raypurify.evaluation.subjects import classifier_digest, purifier_digest
 from raypurify.files import fingerprint, read_json
+from raypurify.storage import Place
 
 
 class CellKeys(NamedTuple):
@@ -73,20 +73,20 @@ class GridPlan:
     """
 
     grid: Grid
-    out: Path
+    out: Place
     digests: dict[str, dict[str, str]]
     keys: dict[CellName, tuple[CellKeys, ...]]
     check_keys: dict[str, str]
 
-    def adversarial(self, name: CellName, batch: int) -> Path:
+    def adversarial(self, name: CellName, batch: int) -> Place:
         """The file of the attacked images of a cell on one batch."""
         return self.out / "adversarial" / f"{self.keys[name][batch].adversarial}.safetensors"
 
-    def cell(self, name: CellName, batch: int) -> Path:
+    def cell(self, name: CellName, batch: int) -> Place:
         """The file of a cell on one batch."""
         return self.out / "cells" / f"{self.keys[name][batch].cell}.parquet"
 
-    def checks(self, classifier: str) -> Path:
+    def checks(self, classifier: str) -> Place:
         """The file of the checks of the attacks on a classifier."""
         return self.out / "checks" / f"{self.check_keys[classifier]}.json"
 
@@ -98,15 +98,16 @@ class GridPlan:
     def units(self) -> list[GridUnit]:
         """What is still to do: the cells that are missing, and the checks that are missing or not whole."""
         missing: dict[tuple[str, str, int], list[str]] = {}
+        there = set((self.out / "cells").names())
         for name, keys in self.keys.items():
             for batch in range(len(keys)):
-                if not self.cell(name, batch).exists():
+                if self.cell(name, batch).name not in there:
                     missing.setdefault((name.classifier, name.attack, batch), []).append(name.purifier)
         cells = [CellUnit(*where, tuple(purifiers)) for where, purifiers in missing.items()]
         return [*cells, *(CheckUnit(c) for c in self.check_keys if read_checks(self.checks(c)) is None)]
 
 
-def make_plan(grid: Grid, out: Path, batches: Sequence[GridBatch]) -> GridPlan:
+def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
     """The plan of a grid on its batches, for a folder that may hold some of the files already.
 
     Raises ConfigError or BundleError for weights and bundles that are missing or damaged.
@@ -123,7 +124,7 @@ def make_plan(grid: Grid, out: Path, batches: Sequence[GridBatch]) -> GridPlan:
     return GridPlan(grid, out, digests, keys, checks)
 
 
-def read_checks(file: Path) -> list[Check] | None:
+def read_checks(file: Place) -> list[Check] | None:
     """The checks in a file, None where it is missing or not whole."""
     found = read_json(file)
     return None if found is None else [Check(**one) for one in found]

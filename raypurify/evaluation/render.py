@@ -4,9 +4,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from raypurify.evaluation.tables import as_markdown
+from raypurify.storage import Place
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -27,14 +27,14 @@ class Section:
     pictures: tuple[tuple[str, bytes], ...] = ()
 
 
-def write_sections(out: Path, title: str, sections: Sequence[Section]) -> Path:
+def write_sections(out: Place, title: str, sections: Sequence[Section]) -> Place:
     """Write ``report.md``, ``report.html`` and the pictures into ``out``; returns the HTML file's path."""
     for section in sections:
         for name, data in section.pictures:
-            (out / name).write_bytes(data)
-    (out / "report.md").write_text(_markdown(title, sections), "utf-8")
+            (out / name).write(data)
+    (out / "report.md").write(_markdown(title, sections).encode())
     page = out / "report.html"
-    page.write_text(_html(title, sections), "utf-8")
+    page.write(_html(title, sections).encode())
     return page
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from raypurify.evaluation.plan import GridPlan
 from raypurify.evaluation.render import Section, write_sections
 from raypurify.evaluation.sanity import Check
 from raypurify.evaluation.tables import Cell, as_csv, cell_of, comparisons, layout, means, worst_cases
+from raypurify.files import write_json
+from raypurify.storage import Place
 from raypurify.version import __version__
 
 STATEMENT = (
@@ -27,7 +28,7 @@ Columns = dict[CellName, dict[str, np.ndarray]]
 
 def write_report(
     plan: GridPlan, classes: Sequence[str], checks: dict[str, list[Check]], examples: dict[str, bytes]
-) -> Path:
+) -> Place:
     """Write the report of a plan whose cells are all there into its folder; returns the path of ``report.html``.
 
     ``checks`` are by classifier, ``examples``, PNGs, by attack.
@@ -44,16 +45,16 @@ def write_report(
         unknown = dict.fromkeys(("dissimilarity", "linf", "flagged"), np.array([np.nan]))
         cells[name] = cell_of(name, {"correct": held, **unknown}, float("nan"))
     compared = comparisons(grid, correct) if grid.reference else []
-    (out / "cells.csv").write_text(as_csv([vars(one) for one in cells.values()]), "utf-8")
+    (out / "cells.csv").write(as_csv([vars(one) for one in cells.values()]).encode())
     if compared:
-        (out / "comparisons.csv").write_text(as_csv(compared), "utf-8")
+        (out / "comparisons.csv").write(as_csv(compared).encode())
     facts = {
         "images": len(next(iter(correct.values()))),
         "seed": grid.seed,
         "raypurify": __version__,
         "digests": plan.digests,
     }
-    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    write_json(out / "facts.json", facts)
     sections = [*_accuracy(grid, cells), *_comparison(compared), *compare_with_papers(grid, cells)]
     sections += [*_curves(grid, cells), *_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
     if examples:

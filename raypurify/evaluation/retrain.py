@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raypurify.config import DataSettings
-from raypurify.errors import ConfigError, DataError, SinkError
+from raypurify.errors import ConfigError, DataError
 from raypurify.evaluation.grid import ClassifierSpec, Grid
-from raypurify.runtime.stages import only_one, run_stage
+from raypurify.runtime.stages import open_run, run_stage
+from raypurify.storage import Place, Where
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 STAGES = ("images", "purified", "classifier")
 
 
-def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, address: str | None = None) -> Path:
+def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, address: str | None = None) -> Place:
     """Train a classifier of a grid on purified images, and return its weights' file, for ``retrained`` in a grid.
 
     Call it again with the same arguments after any interruption: it goes on.
@@ -35,8 +36,6 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
             raise ConfigError(f"{name!r} is none of the {group} of the grid: {', '.join(known)}; name one of these")
     if grid.retraining is None:
         raise ConfigError("the grid has no part retraining: say there which images to train on")
-    if "://" in str(run_dir):
-        raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
     # Imported late: they load torch and Ray, which ``status`` and a wrong name should not wait for.
     import torch
 
@@ -46,15 +45,15 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
     from raypurify.fit.train import NETWORK, train
     from raypurify.runtime.session import ray_session
 
-    run_dir, how, seed = Path(run_dir).expanduser().resolve(), grid.retraining, grid.seed
+    how, seed = grid.retraining, grid.seed
     spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
     data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
     outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
     source = how.open()
     marks = purifier_digest(defence), classifier_digest(spec)
-    with only_one(run_dir), ray_session(address):
+    with open_run(run_dir) as run, ray_session(address):
         images = run_stage(
-            run_dir,
+            run,
             "images",
             {"seed": seed, "data": data.model_dump()},
             (source.digest,),
@@ -63,7 +62,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
         if len(classes := images.report["classes"]) > outputs:
             raise DataError(f"{classifier} tells {outputs} classes apart, the images have {len(classes)}")
         purified = run_stage(
-            run_dir,
+            run,
             "purified",
             {"seed": seed, "noise": how.noise, "purifier": purifier},
             (images.fingerprint, marks[0]),
@@ -72,7 +71,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: str | Path, *, 
             ),
         )
         trained = run_stage(
-            run_dir,
+            run,
             "classifier",
             {"seed": seed, "training": how.training.model_dump(exclude={"checkpoint_steps"})},
             (purified.fingerprint, marks[1]),

@@ -1,9 +1,7 @@
 """Runs a grid on Ray: cells and checks in actors, each once, then the tables and the report."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,19 +21,21 @@ from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.session import ray_session
+from raypurify.runtime.stages import resolved_run
+from raypurify.storage import Place, Where
 
 
-def evaluate(grid: Grid, out: str | Path, *, address: str | None = None) -> Path:
-    """Compute every cell of a grid that the folder ``out`` lacks, and write tables and report; returns the page's path.
+def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
+    """Compute every cell of a grid that ``out``, a folder or URI, lacks, and write tables and report; returns the page.
 
     Raises ConfigError for names and settings that are not known before anything is computed, and what reading the
     images raises.
     """
-    out, subjects = Path(out).expanduser().resolve(), Subjects(grid)
+    out, subjects = resolved_run(out), Subjects(grid)
     _check_subjects(subjects)
     batches, classes = read_grid_batches(grid.images, grid.batch)
     plan = make_plan(grid, out, batches)
-    out.mkdir(parents=True, exist_ok=True)
+    out.make_folder()
     if units := plan.units():
         _work(plan, batches, units, address)
     checks = {classifier: read_checks(plan.checks(classifier)) for classifier in plan.check_keys}
@@ -57,7 +57,7 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
         import ray
 
         has = cluster_resources()
-        size = has.gpus or min(len(units), os.cpu_count() or 1, has.cpus)
+        size = min(len(units), has.gpus or max(1, has.cpus))
         worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
         shared, stored = ray.put(plan), [ray.put(batch) for batch in batches]
         some = ray.put(_first(batches, plan.grid.sanity))

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from raypurify.files import fingerprint
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
 from raypurify.purifiers import PURIFIERS, Purifier
+from raypurify.storage import resolve
 
 
 class Subjects:
@@ -51,7 +51,7 @@ def make_classifier(spec: ClassifierSpec, device: str = "cpu") -> nn.Module:
     if spec.size or spec.outputs:
         network = Normalised(network, size=spec.size, outputs=spec.outputs)
     if spec.retrained:
-        load_weights(Path(spec.retrained), network)
+        load_weights(spec.retrained, network)
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -64,9 +64,9 @@ def classifier_digest(spec: ClassifierSpec) -> str:
     # Not the path: the same weights elsewhere are the same classifier.
     parts = [spec.kind, content, spec.path if spec.weights else None, spec.size, spec.outputs]
     if spec.retrained:
-        if not (retrained := Path(spec.retrained)).is_file():
+        if (retrained := resolve(spec.retrained)).kind != "file":
             raise ConfigError(f"there are no retrained weights at {retrained}: raypurify retrain makes them")
-        parts.append(hashlib.sha256(retrained.read_bytes()).hexdigest())
+        parts.append(hashlib.sha256(retrained.read()).hexdigest())
     return fingerprint(*parts)
 
 
@@ -102,8 +102,8 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
 def purifier_digest(spec: PurifierSpec) -> str:
     """The digest that tells a purifier from another: of its settings, the files they name, and its bundle."""
     bundle = read_facts(spec.settings.get("bundle", "cifar10")).digest if spec.purifier == "rsfp" else None
-    paths = [Path(value) for value in spec.settings.values() if isinstance(value, str)]
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    named = [resolve(value) for value in spec.settings.values() if isinstance(value, str)]
+    files = [hashlib.sha256(file.read()).hexdigest() for file in named if file.kind == "file"]
     return fingerprint(spec.model_dump(), bundle, files)
 
 

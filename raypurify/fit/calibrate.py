@@ -1,8 +1,7 @@
 """The calibrate stage: the bundle, measured on validation images no stage was trained on."""
 
 import os
-import shutil
-from pathlib import Path
+import tempfile
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from raypurify.config import Settings
 from raypurify.nets.store import load_network
 from raypurify.purifiers import RSFP
 from raypurify.runtime.progress import Progress
+from raypurify.storage import Place
 from raypurify.training.calibration import measure_attacked, measure_clean
 from raypurify.training.data import VALIDATION, batches, read_part
 
@@ -22,10 +22,10 @@ BATCH = 64
 
 
 def write_bundle(
-    folder: Path,
-    prepared: Path,
-    baseline: Path,
-    robust: Path,
+    folder: Place,
+    prepared: Place,
+    baseline: Place,
+    robust: Place,
     distributions: ClusterDistributions,
     dictionaries: Tensor,
     settings: Settings,
@@ -37,15 +37,17 @@ def write_bundle(
     The figures come from the bundle as a user loads it, after rounding to float16: a draft is written, loaded and
     measured; the manifest of the final one holds what was found.
     """
-    network, draft, how = load_network(robust), folder / "draft", settings.calibration
+    network, how = load_network(robust), settings.calibration
     nothing = Calibration(distance_threshold=0.0, quantile=how.quantile, images=0)
     # Ray gives a task of one CPU one thread, but nothing else of a fit runs beside this one.
     torch.set_num_threads(os.cpu_count() or 1)
-    save_bundle(draft, network, distributions, dictionaries, **about, calibration=nothing, measured={})
+    with tempfile.TemporaryDirectory() as draft:
+        save_bundle(draft, network, distributions, dictionaries, **about, calibration=nothing, measured={})
+        purifier = RSFP(load_bundle(draft), device)
     table, side = read_part(prepared, VALIDATION), settings.data.image_size
     few = table[: how.images]
     progress = Progress(folder, len(table) + 3 * len(few), "images")
-    purifier, attack = RSFP(load_bundle(draft), device), PGD(**how.attack.model_dump())
+    attack = PGD(**how.attack.model_dump())
     classifier = load_network(baseline).to(device)
     calibration, clean = measure_clean(
         purifier, classifier, batches(table, side, BATCH), how.quantile, on_images=progress.add
@@ -60,5 +62,4 @@ def write_bundle(
     digest = save_bundle(
         folder / "bundle", network, distributions, dictionaries, **about, calibration=calibration, measured=measured
     )
-    shutil.rmtree(draft)
     return {"digest": digest}

@@ -1,7 +1,6 @@
 """The latents of one class: a block in memory where they fit, else blocks in the cluster's object store."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 
 from raypurify.clusters.blocks import Block, EachBlock
 from raypurify.errors import DataError
+from raypurify.storage import Place
 
 # A task whose node is lost is run again elsewhere, and so is what it needs.
 RETRIES = 10
@@ -18,20 +18,20 @@ RETRIES = 10
 class Piece(NamedTuple):
     """A row group of a Parquet file with the columns row and latent."""
 
-    path: str
+    file: Place
     group: int
     rows: int
     width: int
 
 
-def pieces_of(folder: Path) -> list[Piece]:
+def pieces_of(folder: Place) -> list[Piece]:
     """All row groups of a class's folder, in the order of file names. Raises DataError where there is none."""
     pieces = []
-    for path in sorted(folder.glob("[!.]*.parquet")):
-        file = pq.ParquetFile(path)
-        width = file.schema_arrow.field("latent").type.list_size
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        pieces += [Piece(str(path), group, count, width) for group, count in enumerate(rows) if count]
+    for place in folder.files(".parquet"):
+        with place.open() as opened, pq.ParquetFile(opened) as file:
+            width = file.schema_arrow.field("latent").type.list_size
+            rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        pieces += [Piece(place, group, count, width) for group, count in enumerate(rows) if count]
     if not pieces:
         raise DataError(f"{folder} holds no latents: remove the stage's folder and fit again")
     return pieces
@@ -40,7 +40,7 @@ def pieces_of(folder: Path) -> list[Piece]:
 def cut_blocks(pieces: list[Piece], block_bytes: int) -> list[list[Piece]]:
     """Consecutive pieces in blocks of at most ``block_bytes`` of float32 latents, but at least a piece each.
 
-    >>> [len(block) for block in cut_blocks([Piece("a", i, 10, 8) for i in range(5)], block_bytes=640)]
+    >>> [len(block) for block in cut_blocks([Piece(Place("a"), i, 10, 8) for i in range(5)], block_bytes=640)]
     [2, 2, 1]
     """
     blocks: list[list[Piece]] = []
@@ -61,7 +61,8 @@ def read_latents(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.empty(len(latents), np.int64)
     start = 0
     for piece in pieces:
-        table = pq.ParquetFile(piece.path).read_row_group(piece.group, columns=["row", "latent"])
+        with piece.file.open() as opened, pq.ParquetFile(opened) as file:
+            table = file.read_row_group(piece.group, columns=["row", "latent"])
         part = slice(start, start := start + len(table))
         numbers[part] = table.column("row").to_numpy()
         latents[part] = _matrix(table.column("latent"), piece.width)

@@ -3,7 +3,6 @@
 import itertools
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,14 @@ from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of
 from raypurify.fit.latents import PARTS
 from raypurify.pictures import elbow_curves
 from raypurify.runtime.progress import shared_progress
+from raypurify.storage import Place, overlapped
 
 # Distance factors that a bundle may hold: the factors of 4,000 clusters × 2048 features at rank 64 are 2.1 GB.
 MAX_BYTES = 4 << 30
 
 
 def cluster(
-    folder: Path, latents: Path, classes: list[str], source_rows: int, settings: ClusterSettings, seed: int
+    folder: Place, latents: Place, classes: list[str], source_rows: int, settings: ClusterSettings, seed: int
 ) -> dict[str, Any]:
     """Write the files of all clusters (see ``clusters.files``) and ``elbow.png`` into ``folder``.
 
@@ -38,14 +38,15 @@ def cluster(
     """
     import ray
 
-    of_class = [pieces_of(latents / PARTS / f"label={c}") for c in range(len(classes))]
+    of_class = list(overlapped(pieces_of, [latents / PARTS / f"label={c}" for c in range(len(classes))]))
     rows = [sum(piece.rows for piece in pieces) for pieces in of_class]
     if settings.form in ("pinv", "shrinkage"):
         # As many axes as a class's largest cluster has images, at least: known before the work.
         largest = max(rows) // (settings.k or settings.k_max)
         _check_bytes(len(classes), min(largest - 1, of_class[0][0].width), of_class[0][0].width)
     files = [class_path(folder, c) for c in range(len(classes))]
-    wanted = [c for c, file in enumerate(files) if not file.exists()]
+    there = set(folder.names())
+    wanted = [c for c, file in enumerate(files) if file.name not in there]
     done = sum(rows) - sum(rows[c] for c in wanted)
     progress = shared_progress(folder, sum(rows), "images", start=done)
     task = ray.remote(_cluster_class).options(max_retries=RETRIES)
@@ -59,7 +60,7 @@ def cluster(
 
 
 def _cluster_class(
-    file: Path, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress: Any
+    file: Place, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress: Any
 ) -> None:
     latents = open_class(pieces, settings.block_mb << 20)
     each_block = latents.each_block if latents.whole else _told(latents.each_block, name, progress)
@@ -79,8 +80,8 @@ def _told(each_block: EachBlock, name: str, progress: Any) -> EachBlock:
 
 
 def _put_together(
-    folder: Path,
-    files: list[Path],
+    folder: Place,
+    files: list[Place],
     of_class: list[list[Piece]],
     classes: list[str],
     source_rows: int,
@@ -103,11 +104,11 @@ def _put_together(
     sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=len(owner))
     state = assemble(map(read_estimates, files), sizes, axes, common, settings.form, np.float32)
     write_clusters(folder, settings.form, state, cluster_of_row, owner, sizes, curves)
-    (folder / "elbow.png").write_bytes(elbow_curves(classes, curves, np.bincount(owner).tolist()))
+    (folder / "elbow.png").write(elbow_curves(classes, curves, np.bincount(owner).tolist()))
     return {"clusters": len(owner), "smallest": int(sizes.min()), "cluster_class": owner}
 
 
-def _common(files: list[Path], of_class: list[list[Piece]], settings: ClusterSettings) -> Spectrum:
+def _common(files: list[Place], of_class: list[list[Piece]], settings: ClusterSettings) -> Spectrum:
     """The covariance of clusters that have none of their own, from the sums of every class."""
     import ray
 
@@ -121,7 +122,7 @@ def _common(files: list[Path], of_class: list[list[Piece]], settings: ClusterSet
     return common_spectrum(within, lambda: merged(lambda one: one.total), settings.form, settings.rank)
 
 
-def _sum_class(file: Path, pieces: list[Piece]) -> ClassSums:
+def _sum_class(file: Place, pieces: list[Piece]) -> ClassSums:
     if sums := read_sums(file):
         return sums
     # A class in one block has none in its file: they are quickly had from its latents.

@@ -1,12 +1,10 @@
 """The dictionaries stage: a convolutional dictionary per cluster, learned in actors, one cluster each at a time."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.errors import DataError
@@ -15,6 +13,7 @@ from raypurify.fit.samples import choose_samples, draw, fetch_samples
 from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.storage import Place, overlapped
 from raypurify.training.data import TRAIN
 
 GLOBAL, FETCHED = "global", "samples"
@@ -23,8 +22,8 @@ GPU_LEARNERS = 4
 
 
 def learn_dictionaries(
-    folder: Path,
-    prepared: Path,
+    folder: Place,
+    prepared: Place,
     cluster_of_row: np.ndarray,
     cluster_class: list[int],
     side: int,
@@ -60,7 +59,8 @@ def learn_dictionaries(
         _learn(folder, prepared, samples, len(cluster_of_row), side, csc, settings, seed)
 
     learn()
-    own = [k for k in range(count) if load_file(dictionary_path(folder, str(k)))]
+    learned = overlapped(lambda k: _load(folder, str(k)), range(count))
+    own = [k for k, tensors in enumerate(learned) if tensors]
     if not own:
         raise DataError("no cluster holds an image with detail: there is nothing to learn a dictionary from")
     sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=count)
@@ -70,21 +70,27 @@ def learn_dictionaries(
     if GLOBAL in source:
         samples[GLOBAL] = draw(np.concatenate([chosen[k] for k in own]), settings.images, (seed, count))
         learn()
-        if not load_file(dictionary_path(folder, GLOBAL)):  # it happened to hold constant images only
+        if not _load(folder, GLOBAL):  # it happened to hold constant images only
             source = [str(by_size[0]) if owner == GLOBAL else owner for owner in source]
-    shutil.rmtree(folder / FETCHED, ignore_errors=True)
+    (folder / FETCHED).delete_folder()
     borrowed = sum(owner != str(k) for k, owner in enumerate(source))
     return {"dictionaries": count, "borrowed": borrowed, "source": source}
 
 
-def load_dictionaries(folder: Path, source: list[str]) -> torch.Tensor:
+def load_dictionaries(folder: Place, source: list[str]) -> torch.Tensor:
     """The bank (K, M, 3, h, w) float32, for each cluster the dictionary that it uses."""
-    return torch.stack([load_file(dictionary_path(folder, owner))["atoms"] for owner in source])
+    owners = list(dict.fromkeys(source))
+    atoms = dict(zip(owners, overlapped(lambda owner: _load(folder, owner)["atoms"], owners)))
+    return torch.stack([atoms[owner] for owner in source])
+
+
+def _load(folder: Place, name: str) -> dict[str, torch.Tensor]:
+    return load(dictionary_path(folder, name).read())
 
 
 def _learn(
-    folder: Path,
-    prepared: Path,
+    folder: Place,
+    prepared: Place,
     samples: dict[str, np.ndarray],
     source_rows: int,
     side: int,
@@ -96,14 +102,15 @@ def _learn(
     the other holds."""
     import ray
 
-    wanted = [name for name in samples if not dictionary_path(folder, name).exists()]
+    there = set(folder.names())
+    wanted = [name for name in samples if dictionary_path(folder, name).name not in there]
     images = {name: settings.passes * len(rows) for name, rows in samples.items()}
     finished, total = len(samples) - len(wanted), sum(images.values())
     progress = Progress(folder, total, "images", start=total - sum(images[name] for name in wanted))
     if not wanted:
         return
     number = {name: n for n, name in enumerate(wanted)}
-    files, rows = sorted((prepared / TRAIN).glob("*.parquet")), [samples[name] for name in wanted]
+    files, rows = (prepared / TRAIN).files(".parquet"), [samples[name] for name in wanted]
     copies = fetch_samples(folder / FETCHED, files, rows, source_rows, lambda note: progress.add(0, note))
     room, asks, device = _room(settings)
     learner, arguments = ray.remote(**asks)(Learner), (folder, copies, side, csc, settings, seed, device)

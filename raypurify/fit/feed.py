@@ -1,13 +1,12 @@
 """The images of a training epoch, streamed by Ray Data to each worker in an order that depends on nothing but seeds."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raypurify.fit.units import Unit, cut_units, read_tables, take_rows
+from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables, take_rows
+from raypurify.storage import Place
 from raypurify.training.data import TRAIN
 from raypurify.training.order import epoch_order
 
@@ -17,10 +16,9 @@ UNIT_ROWS, WINDOW_BYTES = 512, 24 << 20
 READERS = 2
 
 
-def training_units(prepared: Path) -> list[Unit]:
+def training_units(prepared: Place) -> list[Unit]:
     """The training images that ``prepare`` wrote, in units of reading."""
-    files = sorted((prepared / TRAIN).glob("*.parquet"))
-    return cut_units([(path, pq.read_metadata(path).num_rows) for path in files], UNIT_ROWS)
+    return cut_units(prepared_files(prepared / TRAIN), UNIT_ROWS)
 
 
 def steps_of(images: int, batch_size: int, world: int) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """The latents stage: R(x) of every training image, in units that a pool of actors works off and commits one by one."""
 
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,29 +9,30 @@ import pyarrow.parquet as pq
 import torch
 
 from raypurify.errors import DataError, SinkError
-from raypurify.files import replacing, write_json
-from raypurify.fit.units import Unit, cut_units, read_tables
+from raypurify.files import write_json
+from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables
 from raypurify.nets.store import load_network
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.storage import Place, overlapped
 from raypurify.training.data import TRAIN, read_pixels
 
 BATCH, BATCH_PIXELS, WRITE_ROWS = 256, 1 << 20, 1024
 PARTS, DONE = "by_class", "done"
 
 
-def extract_latents(folder: Path, prepared: Path, network: Path, side: int, unit_rows: int = 0) -> dict[str, Any]:
+def extract_latents(folder: Place, prepared: Place, network: Place, side: int, unit_rows: int = 0) -> dict[str, Any]:
     """Write ``folder/by_class/label=C/UNIT.parquet``: columns row (int64, ascending) and latent (d float32).
 
     Units that an earlier run committed, by ``folder/done/UNIT.json``, stay as they are. Raises DataError where latents
     are not finite, SinkError where a file cannot be used, TrainingError where the network cannot be read.
     """
-    folder, model = folder.resolve(), load_network(network)
-    files = [(path, pq.read_metadata(path).num_rows) for path in sorted((prepared.resolve() / TRAIN).glob("*.parquet"))]
+    model, files = load_network(network), prepared_files(prepared / TRAIN)
     images = sum(rows for _, rows in files)
     # From the data alone: a resume on another cluster finds the same units.
     units = cut_units(files, unit_rows or -(-min(32768, max(1024, images // 16)) // BATCH) * BATCH)
-    done = [unit for unit in units if (folder / DONE / f"{unit.name}.json").exists()]
+    marked = set((folder / DONE).names())
+    done = [unit for unit in units if f"{unit.name}.json" in marked]
     _remove_others(folder, done)
     if len(done) < len(units):
         _run([unit for unit in units if unit not in done], model, folder, side, images)
@@ -40,7 +40,7 @@ def extract_latents(folder: Path, prepared: Path, network: Path, side: int, unit
     return {"images": images, "features": model.dim}
 
 
-def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, images: int) -> None:
+def _run(todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, images: int) -> None:
     import ray
 
     progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo))
@@ -66,7 +66,7 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Path, side: int, imag
 class _Extractor:
     """Does and commits one unit a call; it holds the unit's latents and the pixels of one batch."""
 
-    def __init__(self, model: Any, folder: Path, side: int, device: str, progress: Any):
+    def __init__(self, model: Any, folder: Place, side: int, device: str, progress: Any):
         import ray
 
         # The bytes do not depend on the number of cores.
@@ -114,10 +114,10 @@ class _Extractor:
         order, counts = np.lexsort((rows, labels)), {}
         for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
             label = int(labels[members[0]])
-            path = self.folder / PARTS / f"label={label}" / f"{name}.parquet"
+            place = self.folder / PARTS / f"label={label}" / f"{name}.parquet"
             with (
-                replacing(path) as temporary,
-                pq.ParquetWriter(temporary, schema, use_dictionary=False, compression="none") as writer,
+                place.writing() as file,
+                pq.ParquetWriter(file, schema, use_dictionary=False, compression="none") as writer,
             ):
                 for some in np.split(members, range(WRITE_ROWS, len(members), WRITE_ROWS)):
                     column = pa.FixedSizeListArray.from_arrays(latents[some].reshape(-1), latents.shape[1])
@@ -126,9 +126,12 @@ class _Extractor:
         write_json(self.folder / DONE / f"{name}.json", {"rows": counts, "features": latents.shape[1]})
 
 
-def _remove_others(folder: Path, keep: list[Unit]) -> None:
+def _remove_others(folder: Place, keep: list[Unit]) -> None:
     """Remove what is not of the units in ``keep``: of another cut, of a unit to redo, of a writer that was killed."""
     names = {unit.name for unit in keep}
-    for path in [*(folder / PARTS).glob("*/*"), *(folder / DONE).glob("*")]:
-        if path.name.split(".")[0] not in names:
-            path.unlink()
+    parts = [
+        folder / PARTS / label / name for label in (folder / PARTS).names() for name in (folder / PARTS / label).names()
+    ]
+    files = [*parts, *(folder / DONE / name for name in (folder / DONE).names())]
+    for _ in overlapped(Place.delete, (file for file in files if file.name.split(".")[0] not in names)):
+        pass

@@ -1,14 +1,12 @@
 """The actor that learns dictionaries: from the files of a sample to one committed file a call."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
-from raypurify.files import replacing
 from raypurify.fit.samples import read_sample
+from raypurify.storage import Place
 
 
 class Learner:
@@ -16,8 +14,8 @@ class Learner:
 
     def __init__(
         self,
-        folder: Path,
-        copies: list[Path],
+        folder: Place,
+        copies: list[Place],
         side: int,
         csc: CscSettings,
         settings: DictionarySettings,
@@ -47,14 +45,13 @@ class Learner:
                 engine=self.settings.engine,
             )
             tensors["atoms"] = atoms.contiguous()
-        with replacing(dictionary_path(self.folder, name)) as temporary:
-            save_file(tensors, temporary)
+        dictionary_path(self.folder, name).write(save(tensors))
 
 
-def dictionary_path(folder: Path, name: str) -> Path:
+def dictionary_path(folder: Place, name: str) -> Place:
     """The file of a cluster's dictionary, by the cluster's number, or of the global one.
 
-    >>> dictionary_path(Path("d"), "7").name, dictionary_path(Path("d"), "global").name
+    >>> dictionary_path(Place("d"), "7").name, dictionary_path(Place("d"), "global").name
     ('00007.safetensors', 'global.safetensors')
     """
     return folder / f"{name:0>5}.safetensors"

@@ -1,7 +1,5 @@
 """The prepare stage: images of any source decoded, resized to the network's input, shuffled, split, as raw pixels."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,14 @@ from raypurify.errors import DataError, ImageError
 from raypurify.images import decode_image
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.storage import Place
 from raypurify.training.data import FAILED, TRAIN, VALIDATION
 
 BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
 
 
-def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict[str, Any]:
+def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dict[str, Any]:
     """Write ``folder/split=…/*.parquet`` with columns row, id, label, message, image (uint8, CHW).
 
     Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
@@ -32,7 +31,7 @@ def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict
     import ray
 
     for part in (TRAIN, VALIDATION, FAILED):
-        shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / part).delete_folder()
     split = ray.put(choose_split(source.rows, data, seed))
     progress = shared_progress(folder, source.rows, "images")
     size = 3 * data.image_size**2 * source.rows
@@ -44,7 +43,9 @@ def prepare(folder: Path, source: Source, data: DataSettings, seed: int) -> dict
         fn_kwargs={"shards": ray.put(source.shards), "split": split, "side": data.image_size, "progress": progress},
     )
     # Small row groups: whoever wants some rows of a file need not read all before them.
-    rows.random_shuffle(seed=seed).write_parquet(str(folder), partition_cols=["split"], row_group_size=GROUP_ROWS)
+    rows.random_shuffle(seed=seed).write_parquet(
+        folder.path, filesystem=folder.remote, partition_cols=["split"], row_group_size=GROUP_ROWS
+    )
     return _checked_report(folder, source)
 
 
@@ -101,7 +102,7 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _checked_report(folder: Path, source: Source) -> dict[str, Any]:
+def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
     labels = {part: _column(folder / part, "label") for part in (TRAIN, VALIDATION)}
     failed = _column(folder / FAILED, "message")
     if failed:
@@ -130,7 +131,8 @@ def _checked_report(folder: Path, source: Source) -> dict[str, Any]:
     }
 
 
-def _column(folder: Path, name: str) -> list:
-    if not folder.is_dir():
+def _column(folder: Place, name: str) -> list:
+    if folder.kind != "folder":
         return []
-    return pq.read_table(folder, columns=[name], partitioning=None).column(name).to_pylist()
+    table = pq.read_table(folder.path, columns=[name], filesystem=folder.remote, partitioning=None)
+    return table.column(name).to_pylist()

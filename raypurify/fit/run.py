@@ -1,16 +1,16 @@
 """Fit: the stages of RSFP's Algorithm 1 in order, each skipped, resumed or run by its fingerprint."""
 
 import hashlib
-import shutil
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypurify.config import INITS, Settings
-from raypurify.errors import BundleError, SinkError
+from raypurify.errors import BundleError, ConfigError
 from raypurify.runtime.resources import cluster_resources
-from raypurify.runtime.stages import StageOutput, only_one, run_stage
+from raypurify.runtime.stages import StageOutput, open_run, run_stage
+from raypurify.storage import Place, Where, resolve
 
 if TYPE_CHECKING:
     from raypurify.containers.source import Source
@@ -23,41 +23,44 @@ OPTIONAL = ("robust_first",)
 def fit(
     data: list[str],
     settings: Settings,
-    run_dir: str | Path,
+    run_dir: Where,
     address: str | None = None,
     *,
     image_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
     image_member: str | None = None,
-) -> Path:
+    until: str | None = None,
+) -> Place:
     """Learn a bundle from clean labelled images and return its folder, ``run_dir/bundle``.
 
     Runs on the Ray cluster there is (see ``session``), or starts one on this machine. Call it again with the same
-    arguments after any interruption: complete stages are skipped, the rest goes on. On several machines ``run_dir``
-    must be on storage they share. ``image_column`` is that of Parquet files, ``image_member`` names the images of
-    tars; where they are not given, they are found (:func:`raypurify.containers.source.open_source`, which says what
-    ``kind`` and ``follow_links`` do).
+    arguments after any interruption: complete stages are skipped, the rest goes on. ``run_dir`` is a folder or a URI
+    (``s3://…``, ``gs://…``); on several machines one that all of them reach. ``image_column`` is that of Parquet files,
+    ``image_member`` names the images of tars; where they are not given, they are found
+    (:func:`raypurify.containers.source.open_source`, which says what ``kind`` and ``follow_links`` do). With ``until``,
+    the name of a stage, the fit ends after it, and the stage's folder is returned.
 
-    Raises SourceError, DataError, TrainingError or SinkError with what to do about it.
+    Raises ConfigError, SourceError, DataError, TrainingError or SinkError with what to do about it.
     """
     from raypurify.containers.source import open_source
     from raypurify.runtime.session import ray_session
 
-    if "://" in str(run_dir):
-        raise SinkError(f"the run directory must be a folder, not {run_dir}: give a path on storage all nodes share")
-    run_dir = Path(run_dir).expanduser().resolve()
+    stages = [name for name in STAGES if name not in OPTIONAL or getattr(settings, name)]
+    if until not in {None, *stages}:
+        raise ConfigError(f"there is no stage {until}; use one of {', '.join(stages)}")
     source = open_source(
         data, image_column=image_column, image_member=image_member, kind=kind, follow_links=follow_links
     )
-    with only_one(run_dir), ray_session(address):
-        calibrated = _stages(run_dir, source, settings)
-    bundle = run_dir / "bundle"
-    _publish(calibrated.folder / "bundle", bundle)
-    return bundle
+    with open_run(run_dir) as folder, ray_session(address):
+        for done in _stages(folder, source, settings):
+            if done.folder.name == until:
+                return done.folder
+        _publish(done.folder / "bundle", folder / "bundle")
+    return folder / "bundle"
 
 
-def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
+def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[StageOutput]:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
     from raypurify.clusters.files import load_clusters
     from raypurify.fit.clustering import cluster
@@ -79,6 +82,7 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
         if name not in ("name", "note", "seed") and getattr(settings, name) is not None
     }
     prepared = stage("prepare", {"data": part["data"]}, (), lambda folder: prepare(folder, source, settings.data, seed))
+    yield prepared
     classes, rows = prepared.report["classes"], prepared.report["train"]
     shape = (prepared.folder, rows, side)
     architecture = settings.network.model_dump() | {"classes": len(classes)}
@@ -90,12 +94,14 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
             folder, *shape, partial(starting_network, "random", architecture, seed), settings.baseline, seed
         ),
     )
+    yield baseline
     latents = stage(
         "latents",
         {},
         (prepared, baseline),
         lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, side),
     )
+    yield latents
     # How large a block is decides where the work is done, not what comes of it.
     clusters = stage(
         "clusters",
@@ -103,6 +109,7 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
         (latents,),
         lambda folder: cluster(folder, latents.folder, classes, source.rows, settings.clusters, seed),
     )
+    yield clusters
     cluster_class = clusters.report["cluster_class"]
     distributions, cluster_of_row = load_clusters(clusters.folder)
     # The number of actors changes how fast the dictionaries come, not what they are.
@@ -118,10 +125,13 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
         ),
     )
 
+    yield dictionaries
+
     def robust_stage(name: str, before: StageOutput) -> StageOutput:
         chosen = getattr(settings, name)
         # Workers have a working directory of their own.
-        init = chosen.init if chosen.init in INITS else str(Path(chosen.init).expanduser().resolve())
+        named = chosen.init in INITS or "://" in chosen.init
+        init = chosen.init if named else os.path.abspath(os.path.expanduser(chosen.init))
         start = partial(starting_network, init, architecture, seed, before.folder / NETWORK)
         return stage(
             name,
@@ -131,7 +141,10 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
         )
 
     first = robust_stage("robust_first", baseline) if settings.robust_first else None
+    if first:
+        yield first
     robust = robust_stage("robust", first or baseline)
+    yield robust
     about = {
         "name": settings.name,
         "settings": settings,
@@ -149,7 +162,7 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
             "cluster_sizes": {"clusters": clusters.report["clusters"], "smallest": clusters.report["smallest"]},
         },
     }
-    return stage(
+    yield stage(
         "calibrate",
         {"csc": part["csc"], "calibration": part["calibration"], "name": settings.name, "note": settings.note},
         (prepared, baseline, clusters, dictionaries, robust),
@@ -168,9 +181,9 @@ def _stages(run_dir: Path, source: "Source", settings: Settings) -> StageOutput:
 
 def _start(init: str) -> dict[str, str]:
     """The digest of the network that robust training starts from, where it is a file of its own."""
-    path = Path(init).expanduser()
-    named = init in INITS or not path.is_file()
-    return {} if named else {"start": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if init in INITS or (file := resolve(os.path.expanduser(init))).kind != "file":
+        return {}
+    return {"start": hashlib.sha256(file.read()).hexdigest()}
 
 
 def _calibrate(*arguments: Any) -> dict[str, Any]:
@@ -183,17 +196,15 @@ def _calibrate(*arguments: Any) -> dict[str, Any]:
     return ray.get(ray.remote(num_cpus=1, num_gpus=gpus)(write_bundle).remote(*arguments, "cuda" if gpus else "cpu"))
 
 
-def _publish(made: Path, bundle: Path) -> None:
-    """Copy the finished bundle to where people look for it, whole or not at all."""
-    from raypurify.bundle import load_bundle
+def _publish(made: Place, bundle: Place) -> None:
+    """Copy the finished bundle to where people look for it; a folder with a manifest is whole."""
+    from raypurify.bundle.manifest import FILES, MANIFEST, open_bundle
 
     try:
-        if load_bundle(bundle).digest == load_bundle(made).digest:
+        if open_bundle(bundle).digest == open_bundle(made).digest:
             return
     except BundleError:
         pass
-    fresh = bundle.with_name(".bundle.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(made, fresh)
-    shutil.rmtree(bundle, ignore_errors=True)
-    fresh.rename(bundle)
+    (bundle / MANIFEST).delete()
+    for name in (*FILES, MANIFEST):
+        (bundle / name).write((made / name).read())

@@ -1,15 +1,16 @@
 """Samples of clusters: a seeded choice of images, and their pixels, by one streaming pass over the prepared files."""
 
-import shutil
+import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import feather
 
-from raypurify.files import replacing
+from raypurify.storage import Place
+
+# The sample of each batch of a copy, int32, in the metadata of its schema.
+SAMPLES = b"samples"
 
 
 def choose_samples(cluster_of_row: np.ndarray, count: int, images: int, seed: int) -> list[np.ndarray]:
@@ -28,8 +29,8 @@ def draw(rows: np.ndarray, images: int, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def fetch_samples(
-    folder: Path, files: list[Path], samples: list[np.ndarray], source_rows: int, say: Callable[[str], None]
-) -> list[Path]:
+    folder: Place, files: list[Place], samples: list[np.ndarray], source_rows: int, say: Callable[[str], None]
+) -> list[Place]:
     """Copy the images of ``samples``, disjoint arrays of row numbers, out of prepared ``files`` into a new ``folder``.
 
     One Ray task a file streams through it, and holds no more of it than the sampled images. The copies, which are
@@ -37,13 +38,12 @@ def fetch_samples(
     """
     import ray
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.delete_folder()
     sample_of_row = np.full(source_rows, -1, np.int32)
     for number, rows in enumerate(samples):
         sample_of_row[rows] = number
     shared, copy = ray.put(sample_of_row), ray.remote(_copy)
-    copies = [folder / f"{path.stem}.arrow" for path in files]
+    copies = [folder / f"{file.name.removesuffix('.parquet')}.arrow" for file in files]
     waiting = [copy.remote(*pair, shared) for pair in zip(files, copies)]
     while waiting:
         done, waiting = ray.wait(waiting)
@@ -52,7 +52,7 @@ def fetch_samples(
     return copies
 
 
-def read_sample(copies: list[Path], number: int, side: int) -> np.ndarray:
+def read_sample(copies: list[Place], number: int, side: int) -> np.ndarray:
     """The images of one sample, (n, 3, side, side) uint8, by their rows, whichever files they came from.
 
     The files are named because a network file system may list a folder as it was half a minute ago.
@@ -61,21 +61,28 @@ def read_sample(copies: list[Path], number: int, side: int) -> np.ndarray:
     from raypurify.training.data import read_pixels
 
     parts = []
-    for path in copies:
-        table = feather.read_table(path, memory_map=True)
-        begin, end = np.searchsorted(table.column("sample").to_numpy(), (number, number + 1))
-        parts.append(table.slice(begin, end - begin))
+    for copy in copies:
+        with copy.open() as opened, pa.ipc.open_file(opened) as file:
+            numbers = np.frombuffer(file.schema.metadata[SAMPLES], np.int32)
+            at = np.searchsorted(numbers, number)
+            found = at < len(numbers) and numbers[at] == number
+            parts.append(pa.Table.from_batches([file.get_batch(int(at))] if found else [], file.schema))
     return read_pixels(pa.concat_tables(parts).sort_by("row"), side)
 
 
-def _copy(source: Path, target: Path, sample_of_row: np.ndarray) -> None:
-    file = pq.ParquetFile(source)
-    parts = [file.schema_arrow.empty_table().select(["row", "image"]).append_column("sample", pa.array([], pa.int32()))]
-    for batch in file.iter_batches(1024, columns=["row", "image"]):
-        sample = sample_of_row[batch.column("row").to_numpy()]
-        hits = np.flatnonzero(sample >= 0)
-        table = pa.Table.from_batches([batch]).take(hits)
-        parts.append(table.append_column("sample", pa.array(sample[hits])))
-    table = pa.concat_tables(parts).sort_by([("sample", "ascending"), ("row", "ascending")])
-    with replacing(target) as temporary:
-        feather.write_feather(table, str(temporary), compression="uncompressed")
+def _copy(source: Place, target: Place, sample_of_row: np.ndarray) -> None:
+    # A batch a sample, so that a learner reads no more of a store's file than its own.
+    columns = ["row", "image"]
+    with source.open() as opened, pq.ParquetFile(opened) as file:
+        parts = [file.schema_arrow.empty_table().select(columns)]
+        for batch in file.iter_batches(1024, columns=columns):
+            hits = np.flatnonzero(sample_of_row[batch.column("row").to_numpy()] >= 0)
+            parts.append(pa.Table.from_batches([batch]).take(hits))
+    table = pa.concat_tables(parts)
+    sample = sample_of_row[table.column("row").to_numpy()]
+    order = np.lexsort((table.column("row").to_numpy(), sample))
+    table, (numbers, firsts) = table.take(order), np.unique(sample[order], return_index=True)
+    schema = table.schema.with_metadata({SAMPLES: numbers.astype(np.int32).tobytes()})
+    with target.writing() as written, pa.ipc.new_file(written, schema) as out:
+        for begin, end in itertools.pairwise([*firsts.tolist(), len(table)]):
+            out.write_batch(table.slice(begin, end - begin).combine_chunks().to_batches()[0])

@@ -17,6 +17,7 @@ from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.storage import Place
 from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 
@@ -29,15 +30,15 @@ WORKERS = 2
 
 
 def train(
-    folder: Path,
-    prepared: Path,
+    folder: Place,
+    prepared: Place,
     rows: int,
     side: int,
     start: Callable[[], nn.Module],
     settings: TrainingSettings,
     seed: int,
     *,
-    clusters: Path | None = None,
+    clusters: Place | None = None,
 ) -> dict[str, Any]:
     """Train into ``folder/network.safetensors``; ``metrics.jsonl`` has a line per epoch, ``curve.png`` the picture.
 
@@ -62,13 +63,13 @@ def train(
     done = len(read_lines(folder))
     counted = steps * batch * workers
     config = {
-        "folder": str(folder.resolve()),
-        "prepared": str(prepared.resolve()),
+        "folder": folder,
+        "prepared": prepared,
         "side": side,
         "start": start,
         "settings": settings.model_dump(),
         "seed": seed,
-        "clusters": str(clusters) if clusters else None,
+        "clusters": clusters,
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),
     }
     least = min(settings.min_workers or workers, workers)
@@ -86,7 +87,8 @@ def train(
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=str(folder.resolve()),
+            storage_path=folder.path,
+            storage_filesystem=folder.remote,
             failure_config=FailureConfig(max_failures=FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -102,7 +104,7 @@ def train(
         network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
     save_network(folder / NETWORK, network)
     lines = read_lines(folder)
-    (folder / "curve.png").write_bytes(training_curve(lines))
+    (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
 
 

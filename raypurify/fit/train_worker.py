@@ -15,6 +15,7 @@ from raypurify.clusters.files import load_clusters
 from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
+from raypurify.storage import Place
 from raypurify.training import Batch, train_epochs, validate
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import VALIDATION, clusters_of, read_part, read_pixels
@@ -38,14 +39,14 @@ def work(config: dict[str, Any]) -> None:
     kind = RobustTrainingSettings if "attack" in config["settings"] else TrainingSettings
     settings = kind(**config["settings"])
     robust = settings if isinstance(settings, RobustTrainingSettings) else None
-    folder, prepared, side, seed = Path(config["folder"]), Path(config["prepared"]), config["side"], config["seed"]
+    folder, prepared, side, seed = (config[name] for name in ("folder", "prepared", "side", "seed"))
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)
 
     model = prepare_model(config["start"]().to(memory_format=torch.channels_last))
     distributions, cluster_of_row = None, None
     if config["clusters"]:
-        distributions, cluster_of_row = load_clusters(Path(config["clusters"]))
+        distributions, cluster_of_row = load_clusters(config["clusters"])
         distributions = distributions.to(get_device())
     latest = ray.train.get_checkpoint()
     resume = None
@@ -118,7 +119,7 @@ def _counter(progress: Any) -> Callable[..., None]:
     return add
 
 
-def _checked(prepared: Path, side: int, seed: int, rank: int, world: int) -> list[Batch]:
+def _checked(prepared: Place, side: int, seed: int, rank: int, world: int) -> list[Batch]:
     """This worker's share of the validation images that every epoch looks at."""
     table = read_part(prepared, VALIDATION, ["row", "label", "image"])
     if not len(table):

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypurify.files import fingerprint
+from raypurify.files import fingerprint, parquet_rows
+from raypurify.storage import Place, overlapped
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,28 @@ class Unit:
 
     name: str
     rows: int
-    pieces: tuple[tuple[Path, int, int], ...]
+    pieces: tuple[tuple[Place, int, int], ...]
 
 
-def cut_units(files: list[tuple[Path, int]], unit_rows: int) -> list[Unit]:
-    """Units of ``unit_rows`` images, the last one shorter, from (path, rows) of the files in their order.
+def prepared_files(folder: Place) -> list[tuple[Place, int]]:
+    """The Parquet files of a part of the prepared images, by their names, with their rows."""
+    files = folder.files(".parquet")
+    return list(zip(files, overlapped(parquet_rows, files)))
 
-    >>> [unit.rows for unit in cut_units([(Path("a"), 3), (Path("b"), 4)], 5)]
+
+def cut_units(files: list[tuple[Place, int]], unit_rows: int) -> list[Unit]:
+    """Units of ``unit_rows`` images, the last one shorter, from (place, rows) of the files in their order.
+
+    >>> [unit.rows for unit in cut_units([(Place("a"), 3), (Place("b"), 4)], 5)]
     [5, 2]
     """
     firsts = list(accumulate((rows for _, rows in files), initial=0))
     units: list[Unit] = []
     for start in range(0, firsts[-1], unit_rows):
         stop = min(start + unit_rows, firsts[-1])
-        spans = ((path, max(0, start - first), min(rows, stop - first)) for (path, rows), first in zip(files, firsts))
-        pieces = tuple((path, begin, end) for path, begin, end in spans if begin < end)
-        mark = fingerprint([(path.name, begin, end) for path, begin, end in pieces])
+        spans = ((file, max(0, start - first), min(rows, stop - first)) for (file, rows), first in zip(files, firsts))
+        pieces = tuple((file, begin, end) for file, begin, end in spans if begin < end)
+        mark = fingerprint([(file.name, begin, end) for file, begin, end in pieces])
         units.append(Unit(f"{len(units):05d}-{mark[:12]}", stop - start, pieces))
     return units
 
@@ -43,17 +49,17 @@ def cut_units(files: list[tuple[Path, int]], unit_rows: int) -> list[Unit]:
 def take_rows(units: list[Unit], first: int, stop: int) -> list[Unit]:
     """The rows ``first`` to ``stop`` of units laid end to end: whole units, and parts of those at the ends.
 
-    >>> units = cut_units([(Path("a"), 6)], 3)
-    >>> [unit.pieces for unit in take_rows(units[::-1], 2, 4)]
-    [((PosixPath('a'), 5, 6),), ((PosixPath('a'), 0, 1),)]
+    >>> units = cut_units([(Place("a"), 6)], 3)
+    >>> [(str(file), begin, end) for unit in take_rows(units[::-1], 2, 4) for file, begin, end in unit.pieces]
+    [('a', 5, 6), ('a', 0, 1)]
     """
     taken, at = [], 0
     for unit in units:
         pieces = []
-        for path, begin, end in unit.pieces:
+        for file, begin, end in unit.pieces:
             low, high = max(begin, begin + first - at), min(end, begin + stop - at)
             if low < high:
-                pieces.append((path, low, high))
+                pieces.append((file, low, high))
             at += end - begin
         if pieces:
             taken.append(Unit(unit.name, sum(end - begin for _, begin, end in pieces), tuple(pieces)))
@@ -62,8 +68,8 @@ def take_rows(units: list[Unit], first: int, stop: int) -> list[Unit]:
 
 def read_tables(unit: Unit, size: int) -> Iterator[pa.Table]:
     """The unit's images in tables of at most ``size`` rows: shorter where a file of the unit begins or ends."""
-    for path, start, stop in unit.pieces:
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+    for place, start, stop in unit.pieces:
+        with place.open() as opened, pq.ParquetFile(opened, buffer_size=1 << 20) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             firsts = list(accumulate(rows, initial=0))
             groups = [i for i in range(len(rows)) if firsts[i] < stop and firsts[i + 1] > start]

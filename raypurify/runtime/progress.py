@@ -1,24 +1,27 @@
 """Progress of long work in a small JSON file, that ``status`` reads without Ray."""
 
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from raypurify.files import write_json
+from raypurify.storage import Where, resolve
 
 FILE = "progress.json"
-INTERVAL = 0.5
+# Seconds between two writes, to a disk and to a store.
+INTERVAL, STORE_INTERVAL = 0.5, 5.0
 
 
 class Progress:
-    """A count of work done out of a known total, in ``folder/progress.json``, written twice a second at most; without a
-    folder, in memory only.
+    """A count of work done out of a known total, in ``folder/progress.json``, written twice a second at most, and to a
+    store every five seconds; without a folder, in memory only.
 
     ``start`` is what an earlier run had done already: it counts as done, but not towards the rate.
     """
 
-    def __init__(self, folder: Path | None, total: int, unit: str, start: int = 0):
-        self.path = folder / FILE if folder else None
+    def __init__(self, folder: Where | None, total: int, unit: str, start: int = 0):
+        self.file = resolve(folder) / FILE if folder else None
+        self.interval = STORE_INTERVAL if self.file and self.file.remote else INTERVAL
         self._reached: dict[str, int] = {}
         self.state: dict[str, Any] = {
             "done": start,
@@ -48,7 +51,7 @@ class Progress:
         self.state["done"] += count
         if note is not None:
             self.state["note"] = note
-        if time.time() - self.state["updated"] >= INTERVAL or self.state["done"] >= self.state["total"]:
+        if time.time() - self.state["updated"] >= self.interval or self.state["done"] >= self.state["total"]:
             self._write()
 
     def reach(self, part: str, count: int) -> None:
@@ -58,8 +61,10 @@ class Progress:
 
     def _write(self) -> None:
         self.state["updated"] = time.time()
-        if self.path:
-            write_json(self.path, self.state)
+        if self.file:
+            # Nothing ends for want of a line; where nothing can be written, the work itself will say so.
+            with suppress(OSError):
+                write_json(self.file, self.state)
 
 
 def describe(state: dict[str, Any]) -> str:
@@ -92,7 +97,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def shared_progress(folder: Path, total: int, unit: str, start: int = 0) -> Any:
+def shared_progress(folder: Where, total: int, unit: str, start: int = 0) -> Any:
     """A Progress that tasks on any node add to: a Ray actor without CPUs of its own, on the driver's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

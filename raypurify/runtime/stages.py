@@ -1,19 +1,18 @@
 """A stage is a pure step over files: done once per fingerprint, resumed when interrupted, redone when inputs change."""
 
-import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from raypurify.containers.lease import held
 from raypurify.errors import SinkError
 from raypurify.files import fingerprint, read_json, write_json
 from raypurify.runtime.display import shown
-from raypurify.runtime.progress import FILE, describe, duration
+from raypurify.runtime.progress import FILE, STORE_INTERVAL, describe, duration
+from raypurify.storage import Place, Where, redact, resolve
 
 MARKER = "stage.json"
 
@@ -22,13 +21,17 @@ MARKER = "stage.json"
 class StageOutput:
     """The output of a complete stage: its folder, its fingerprint (an input of later stages), and what it reported."""
 
-    folder: Path
+    folder: Place
     fingerprint: str
     report: dict[str, Any]
 
 
 def run_stage(
-    run_dir: Path, name: str, settings: dict[str, Any], inputs: tuple[str, ...], body: Callable[[Path], dict[str, Any]]
+    run_dir: Place,
+    name: str,
+    settings: dict[str, Any],
+    inputs: tuple[str, ...],
+    body: Callable[[Place], dict[str, Any]],
 ) -> StageOutput:
     """Bring ``run_dir/name`` to completion and return it.
 
@@ -41,14 +44,14 @@ def run_stage(
         print(f"{name}: complete, skipped", flush=True)
         return StageOutput(folder, mark, marker["report"])
     if marker.get("fingerprint") != mark:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.delete_folder()
+        folder.make_folder()
     else:
         print(f"{name}: going on from an interrupted run", flush=True)
     begun = time.time()
     write_json(folder / MARKER, {"fingerprint": mark, "state": "running", "begun": begun, "settings": settings})
-    (folder / FILE).unlink(missing_ok=True)
-    with shown(name, lambda: read_json(folder / FILE)):
+    (folder / FILE).delete()
+    with shown(name, _reader(folder)):
         report = body(folder)
     seconds = time.time() - begun
     complete = {
@@ -64,7 +67,7 @@ def run_stage(
     return StageOutput(folder, mark, report)
 
 
-def stage_lines(run_dir: Path, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+def stage_lines(run_dir: Place, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
     """Stage, state and what is known of it, for each stage of a run, from its files alone."""
     lines = []
     for name in names:
@@ -80,22 +83,35 @@ def stage_lines(run_dir: Path, names: tuple[str, ...]) -> list[tuple[str, str, s
     return lines
 
 
+def resolved_run(run_dir: Where) -> Place:
+    """The place of a run directory, whose ``~`` is the user's home. Raises SinkError where it is out of reach."""
+    try:
+        return resolve(run_dir if isinstance(run_dir, Place) else os.path.expanduser(run_dir))
+    except (OSError, ValueError, ImportError) as e:
+        raise SinkError(f"cannot use the run directory {redact(run_dir)}: {e}; check the path") from e
+
+
 @contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory: a second run on it is refused; the hold ends with the process, however it ends."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as e:
-        raise SinkError(f"cannot write the run directory {run_dir}: {e.strerror}; choose another --run-dir") from e
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            raise SinkError(f"another run is working in {run_dir}: wait for it, or choose another --run-dir") from e
-        yield
-    finally:
-        os.close(handle)
+def open_run(run_dir: Where) -> Iterator[Place]:
+    """Hold a run directory, a folder or a URI, for this process alone while the block runs; yields it. Raises
+    SinkError where another run works in it, or it cannot be reached or written.
+    """
+    place = resolved_run(run_dir)
+    with held(place):
+        yield place
+
+
+def _reader(folder: Place) -> Callable[[], Any]:
+    """Reads the progress of a stage, from a store as often as it is written there."""
+    state, at = None, 0.0
+
+    def read() -> Any:
+        nonlocal state, at
+        if not folder.remote or time.monotonic() - at >= STORE_INTERVAL:
+            state, at = read_json(folder / FILE), time.monotonic()
+        return state
+
+    return read
 
 
 def _short(value: Any) -> str:

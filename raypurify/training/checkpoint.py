@@ -1,6 +1,5 @@
 """A training between two steps: everything that a resumed run needs to equal the uninterrupted one."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.errors import TrainingError
-from raypurify.files import replacing
+from raypurify.storage import resolve
 from raypurify.training.guard import Guard
 
 
@@ -94,10 +93,8 @@ def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Replace the file in one step: whatever stops the process, a whole checkpoint is there."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with resolve(path).writing() as file:
         torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raypurify.errors import DataError, SourceError
+from raypurify.storage import Where, resolve
 from raypurify.training.batch import Batch
 
 TRAIN, VALIDATION, FAILED = "split=train", "split=validation", "split=failed"
@@ -111,9 +112,10 @@ def read_pixels(table: pa.Table, side: int) -> np.ndarray:
     return flat.reshape(-1, 3, side, side)
 
 
-def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
+def read_part(folder: Where, part: str, columns: list[str] | None = None) -> pa.Table:
     """Read a whole part of a prepared folder, in row order; for the validation images and for small columns."""
-    return pq.read_table(folder / part, columns=columns, partitioning=None).sort_by("row")
+    place = resolve(folder) / part
+    return pq.read_table(place.path, columns=columns, filesystem=place.remote, partitioning=None).sort_by("row")
 
 
 def batches(table: pa.Table, side: int, size: int = 256) -> Iterator[Batch]:

@@ -1,27 +1,27 @@
 """``metrics.jsonl``: a line per epoch."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from raypurify.files import replacing
+from raypurify.storage import Where, resolve
 
 METRICS = "metrics.jsonl"
 
 
-def add_line(folder: Path, epoch: int, metrics: dict[str, Any]) -> None:
+def add_line(folder: Where, epoch: int, metrics: dict[str, Any]) -> None:
     """Append an epoch's metrics, numbers rounded to five decimals."""
     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()}
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"epoch": epoch, **rounded}) + "\n")
+    # A store cannot append; the lines are few.
+    _write(folder, [*read_lines(folder), {"epoch": epoch, **rounded}])
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
+def read_lines(folder: Where) -> list[dict[str, Any]]:
     """A line per epoch, ascending; one done twice after a kill counts once, by its last line."""
-    path, lines = folder / METRICS, []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
+    file = resolve(folder) / METRICS
+    lines = []
+    for text in file.read().splitlines() if file.kind else []:
         try:
             lines.append(json.loads(text))
         except ValueError:
@@ -30,11 +30,9 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     return [by for _, by in sorted({line["epoch"]: line for line in lines}.items())]
 
 
-def keep_lines(folder: Path, epochs: int) -> None:
+def keep_lines(folder: Where, epochs: int) -> None:
     """Drop the lines of epochs from ``epochs`` on, which a resumed run does again."""
-    kept = [json.dumps(line) + "\n" for line in read_lines(folder) if line["epoch"] < epochs]
-    with replacing(folder / METRICS) as temporary:
-        temporary.write_text("".join(kept), "utf-8")
+    _write(folder, [line for line in read_lines(folder) if line["epoch"] < epochs])
 
 
 def device_name(device: torch.device) -> str:
@@ -44,3 +42,8 @@ def device_name(device: torch.device) -> str:
     'cpu'
     """
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _write(folder: Where, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (resolve(folder) / METRICS).write(text.encode())

@@ -13,7 +13,7 @@ import torch
 from raypurify.clusters.files import load_clusters
 from raypurify.config import Settings, TrainingSettings
 from raypurify.errors import ConfigError, DataError, TrainingError
-from raypurify.files import replacing, write_json
+from raypurify.files import write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.training.batch import Batch
@@ -105,8 +105,7 @@ def train_here(
         on_checkpoint=lambda state: write_checkpoint(out / CHECKPOINT, state()),
         on_epoch=on_epoch,
     )
-    with replacing(out / NETWORK) as temporary:
-        save_network(temporary, network)
+    save_network(out / NETWORK, network)
     lines = read_lines(out)
     (out / CURVE).write_bytes(training_curve(lines))
     return lines

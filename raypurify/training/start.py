@@ -1,6 +1,6 @@
 """The weights a training starts from."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ import torch
 from raypurify.errors import ConfigError
 from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network
+from raypurify.storage import Where, redact, resolve
 
 
-def starting_network(init: str, architecture: dict[str, Any], seed: int, baseline: Path | None = None) -> WideResNet:
+def starting_network(init: str, architecture: dict[str, Any], seed: int, baseline: Where | None = None) -> WideResNet:
     """A WideResNet of ``architecture`` (depth, width, classes, dropout), with the weights that ``robust.init`` names.
 
     ``"random"``: drawn from ``seed``; ``"baseline"`` and ``"first"``: those of the file ``baseline``; otherwise those
@@ -30,8 +31,12 @@ def starting_network(init: str, architecture: dict[str, Any], seed: int, baselin
     given = init in ("baseline", "first")
     if given and baseline is None:
         raise ConfigError(f"robust.init is {init}, but no such network is given: give it, or set random or a path")
-    path = baseline if given and baseline else Path(init).expanduser()
-    if not path.is_file():
+    try:
+        path = resolve(baseline if given and baseline else os.path.expanduser(init))
+        there = path.kind == "file"
+    except (OSError, ValueError, ImportError) as e:
+        raise ConfigError(f"robust.init: {redact(init)} cannot be reached: {e}; check the path") from e
+    if not there:
         raise ConfigError(f"robust.init: there is no network at {path}")
     found = load_network(path)
     differs = [k for k in ("depth", "width", "classes") if found.settings[k] != architecture[k]]

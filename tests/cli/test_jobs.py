@@ -1,5 +1,6 @@
 """The job scripts under ``ray job submit``, on a Ray head of its own with a dashboard and a token."""
 
+import json
 import os
 import secrets
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -23,31 +25,39 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A Ray head with token authentication; ends when the process that started it is told to."""
+def head(tmp_path_factory, store):
+    """A Ray head without CPUs, with token authentication, and two nodes that do the work."""
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard = free_port(), free_port()
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    command = [*RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=4", "--disable-usage-stats"]
+    command = [*RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=0", "--disable-usage-stats"]
     command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     # Another Ray on this machine, as other tests have, holds the default port of the agent that starts jobs.
     command += [f"--dashboard-agent-listen-port={free_port()}"]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log)]
     address = f"http://127.0.0.1:{dashboard}"
     request = urllib.request.Request(
         f"{address}/api/jobs/", headers={"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
     )
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(request, timeout=2)
-            break
-        except OSError:
-            assert process.poll() is None, Path(log.name).read_text()
-            time.sleep(0.5)
-    yield address, environment
-    process.terminate()
-    process.wait(60)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(request, timeout=2)
+                break
+            except OSError:
+                assert processes[0].poll() is None, Path(log.name).read_text()
+                time.sleep(0.5)
+        for _ in range(2):
+            node = [*RAY, "start", "--block", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--disable-usage-stats"]
+            node += [f"--dashboard-agent-listen-port={free_port()}"]
+            processes.append(subprocess.Popen(node, env=environment, stdout=log, stderr=log))
+        yield address, environment
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(60)
 
 
 def submit(head, *arguments: object) -> subprocess.CompletedProcess:
@@ -71,6 +81,66 @@ def submit(head, *arguments: object) -> subprocess.CompletedProcess:
             return run
         time.sleep(3)
     raise AssertionError(run.stderr)
+
+
+def last_line(run: subprocess.CompletedProcess) -> dict:
+    """What a job says of itself; below it stand lines of Ray's own."""
+    lines = [line for line in run.stdout.splitlines() if line.startswith('{"command"')]
+    assert len(lines) == 1, run.stdout + run.stderr
+    return json.loads(lines[0])
+
+
+# The second half of a fit goes on from the first; every job of its own is submitted in the slow form.
+JOBS = ("train_baseline", "extract_latents", "cluster", "learn_dictionaries", "train_robust")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stages", [JOBS[3:4], pytest.param(JOBS, marks=pytest.mark.slow)], ids=["short", "each"])
+def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
+    head, store, small_set, small_settings, small_run, tmp_path, stages
+):
+    name = f"jobs-{len(stages)}"
+    store.put_folder(f"{name}/images", small_set)
+    config = tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(small_settings.model_dump(mode="json")))
+    images, run_dir = store.uri(f"{name}/images"), store.uri(f"{name}/run")
+    fit = ["--data", images, "--config", config, "--run-dir", run_dir]
+    for stage in stages:
+        said = last_line(submit(head, f"jobs/{stage}.py", *fit))
+        assert said["exit"] == 0
+        done = said["command"].rpartition(" ")[2]
+        assert said[done] == f"s3://images/{name}/run/{done}"
+        assert json.loads(store.read(f"{name}/run/{done}/stage.json"))["state"] == "complete"
+    run = submit(head, "jobs/fit.py", *fit)
+    assert run.stdout.count("complete, skipped") == {"learn_dictionaries": 5, "train_robust": 7}[stages[-1]]
+    assert last_line(run)["bundle"].endswith(f"{name}/run/bundle")
+    for file in ("network.safetensors", "distributions.safetensors", "dictionaries.safetensors"):
+        assert store.read(f"{name}/run/bundle/{file}") == (small_run / "bundle" / file).read_bytes()
+
+    bundle, out = store.uri(f"{name}/run/bundle"), store.uri(f"{name}/out")
+    said = last_line(submit(head, "jobs/purify.py", images, out, "--bundle", bundle))
+    assert {key: said[key] for key in ("exit", "images", "purified", "failed")} == {
+        "exit": 1,
+        "images": 145,
+        "purified": 144,
+        "failed": 1,
+    }
+    training = {"epochs": 1, "batch_size": 32, "precision": "float32", "workers": 2}
+    grid = {
+        "images": {"paths": images, "size": 16, "limit": 20},
+        "classifiers": {"net": {"kind": "wide-resnet", "path": store.uri(f"{name}/run/baseline/network.safetensors")}},
+        "attacks": {"fgsm": {"attack": "fgsm", "eps": 0.03}},
+        "purifiers": {"none": {"purifier": "none"}, "RSFP": {"purifier": "rsfp", "bundle": bundle}},
+        "retraining": {"paths": images, "size": 16, "validation": 24, "training": training},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    said = last_line(submit(head, "jobs/evaluate.py", tmp_path / "grid.yaml", "--out", store.uri(f"{name}/report")))
+    assert (said["exit"], said["report"].endswith("report.html")) == (0, True)
+    assert store.read(f"{name}/report/cells.csv").count(b"\n") == 3
+    retrain = ["--classifier", "net", "--purifier", "RSFP", "--run-dir", store.uri(f"{name}/retrained")]
+    said = last_line(submit(head, "jobs/retrain.py", tmp_path / "grid.yaml", *retrain))
+    assert said["exit"] == 0
+    assert store.read(f"{name}/retrained/classifier/network.safetensors")
 
 
 def test_purify_runs_as_a_job(head, tmp_path):

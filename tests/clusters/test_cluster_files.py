@@ -19,6 +19,7 @@ from raypurify.clusters.files import (
 from raypurify.clusters.fit import fit_distributions
 from raypurify.config import ClusterSettings
 from raypurify.errors import TrainingError
+from raypurify.storage import resolve
 
 
 @pytest.fixture
@@ -32,8 +33,9 @@ def test_the_clusters_of_a_class_come_back(tmp_path, latents, cuts):
     blocks = [Block(latents[part], 5 * part) for part in np.split(np.arange(60), cuts)]
     whole = None if cuts else blocks[0]
     found = cluster_class(lambda look: map(look, blocks), whole, 60, ClusterSettings(k_max=4), seed=0)
-    write_class(tmp_path / "class.safetensors", found)
-    labels, estimates = read_labels(tmp_path / "class.safetensors"), read_estimates(tmp_path / "class.safetensors")
+    file = resolve(tmp_path / "class.safetensors")
+    write_class(file, found)
+    labels, estimates = read_labels(file), read_estimates(file)
     assert labels.rows.tolist() == list(range(0, 300, 5))
     assert (labels.labels == found.labels).all()
     assert labels.curve == dict(zip([1, 2, 3, 4], found.curve))
@@ -43,7 +45,7 @@ def test_the_clusters_of_a_class_come_back(tmp_path, latents, cuts):
     for name in ("means", "factors", "rest"):
         assert (getattr(estimates, name) == getattr(found.estimates, name).astype(np.float32)).all()
     assert estimates.squares == found.estimates.squares
-    sums = read_sums(tmp_path / "class.safetensors")
+    sums = read_sums(file)
     assert (sums is None) == (not cuts)
     if sums:
         for one, other in zip([*sums.within, *sums.total], [*found.sums.within, *found.sums.total]):

@@ -8,6 +8,7 @@ import pytest
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.plan import CellUnit, CheckUnit, make_plan, read_checks
+from raypurify.storage import resolve
 
 
 @pytest.fixture
@@ -27,12 +28,11 @@ def tree(tmp_path):
 @pytest.fixture
 def plan(tmp_path):
     batches = [GridBatch((f"{k}",), np.array([k]), np.full((1, 3, 8, 8), k, np.uint8)) for k in range(2)]
-    return lambda tree: make_plan(load_grid(tree), tmp_path / "out", batches)
+    return lambda tree: make_plan(load_grid(tree), resolve(tmp_path / "out"), batches)
 
 
 def make(file, text=""):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    file.write(text.encode())
 
 
 def test_units_are_what_is_missing(tree, plan):

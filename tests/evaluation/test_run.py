@@ -20,6 +20,7 @@ from raypurify.evaluation.plan import CellUnit, make_plan
 from raypurify.evaluation.run import evaluate
 from raypurify.evaluation.subjects import Subjects
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.storage import resolve
 
 COUNT = 20
 
@@ -164,7 +165,7 @@ def test_every_attack_of_the_registry_takes_the_images_of_a_grid(name, tree, tmp
     images = {**tree["images"], "limit": 2}
     grid = load_grid({**tree, "images": images, "attacks": {"clean": {"attack": "clean"}, "one": attack}})
     (batch,), _ = read_grid_batches(grid.images, 2)
-    plan = make_plan(grid, tmp_path, [batch])
+    plan = make_plan(grid, resolve(tmp_path), [batch])
     compute_cells(plan, Subjects(grid), CellUnit("ResNet-20", "one", 0, ("none",)), batch)
     (file,) = (tmp_path / "cells").iterdir()
     assert max(pq.read_table(file)["linf"].to_pylist()) > 0

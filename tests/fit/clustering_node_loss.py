@@ -19,6 +19,7 @@ from raypurify.config import ClusterSettings
 from raypurify.files import read_json
 from raypurify.fit.clustering import cluster
 from raypurify.runtime.progress import FILE
+from raypurify.storage import resolve
 
 
 def main(place: Path) -> None:
@@ -40,7 +41,14 @@ def main(place: Path) -> None:
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    cluster(folder, place / "latents", task["classes"], task["rows"], ClusterSettings(**task["settings"]), 0)
+    cluster(
+        resolve(folder),
+        resolve(place / "latents"),
+        task["classes"],
+        task["rows"],
+        ClusterSettings(**task["settings"]),
+        0,
+    )
     loser.join(10)
     (place / "facts.json").write_text(json.dumps({"left": len(machine.worker_nodes), "passes": seen}))
     ray.shutdown()

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.fit.dictionaries import learn_dictionaries
+from raypurify.storage import resolve
 
 
 def main(place: Path) -> None:
@@ -37,7 +38,7 @@ def main(place: Path) -> None:
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
     arguments = (task["classes"], task["side"], CscSettings(), DictionarySettings(**task["settings"]), 0)
-    learn_dictionaries(folder, Path(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
+    learn_dictionaries(resolve(folder), resolve(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
     loser.join(10)
     facts = {
         "lost": len(nodes) - len(cluster.worker_nodes),

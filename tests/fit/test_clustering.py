@@ -20,6 +20,7 @@ from raypurify.files import read_json
 from raypurify.fit.clustering import cluster
 from raypurify.fit.latents import PARTS
 from raypurify.runtime.progress import FILE, describe
+from raypurify.storage import resolve
 
 
 def write_latents(folder: Path, of_class: list[list[np.ndarray]], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -47,7 +48,9 @@ def planted(k: int, n: int, dim: int, seed: int) -> np.ndarray:
 
 def run(folder: Path, latents: Path, classes: int, rows: int, **settings):
     folder.mkdir(exist_ok=True)
-    report = cluster(folder, latents, [f"class {c}" for c in range(classes)], rows, ClusterSettings(**settings), 0)
+    report = cluster(
+        resolve(folder), resolve(latents), [f"class {c}" for c in range(classes)], rows, ClusterSettings(**settings), 0
+    )
     return report, np.load(folder / "cluster_of_row.npy"), load_file(folder / "distributions.safetensors")
 
 

@@ -25,6 +25,7 @@ from raypurify.files import read_json
 from raypurify.fit.dictionaries import GLOBAL, choose_samples, learn_dictionaries, load_dictionaries
 from raypurify.fit.samples import draw, fetch_samples, read_sample
 from raypurify.runtime.progress import FILE, describe
+from raypurify.storage import resolve
 from raypurify.training.data import TRAIN
 
 SIDE = 20
@@ -64,7 +65,8 @@ def write_prepared(folder: Path, clusters: list[np.ndarray], files: int = 2) -> 
 
 def learned(folder: Path, prepared: Path, cluster_of_row, cluster_class, settings=SETTINGS) -> dict:
     folder.mkdir(exist_ok=True)
-    return learn_dictionaries(folder, prepared, cluster_of_row, cluster_class, SIDE, CscSettings(), settings, seed=0)
+    arguments = (cluster_of_row, cluster_class, SIDE, CscSettings(), settings)
+    return learn_dictionaries(resolve(folder), resolve(prepared), *arguments, seed=0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -104,8 +106,8 @@ def test_only_sampled_images_are_fetched_and_come_in_the_order_of_their_rows(loc
     image_of_row = dict(zip(rows_of(clusters).tolist(), np.concatenate(clusters)))
     said: list[str] = []
     samples = choose_samples(of_row, 2, 6, seed=0)
-    files = sorted((tmp_path / "p" / TRAIN).iterdir())
-    copies = fetch_samples(tmp_path / "f", files, samples, len(of_row), said.append)
+    files = resolve(tmp_path / "p" / TRAIN).files(".parquet")
+    copies = fetch_samples(resolve(tmp_path / "f"), files, samples, len(of_row), said.append)
     assert said[-1] == "images fetched from 5/5 files"
     assert sum(path.stat().st_size for path in (tmp_path / "f").iterdir()) < 20 * 3 * SIDE * SIDE
     for number, rows in enumerate(samples):
@@ -121,7 +123,7 @@ def test_a_dictionary_is_learned_from_the_high_parts_of_its_sample(six, undistur
     _, high = tikhonov_split(pixels.float() / 255)
     (tmp_path / "00000.safetensors").write_bytes(undisturbed["00003.safetensors"])
     expected = learn_dictionary(high, atoms=6, size=5, passes=SLOWER.passes, seed=0)
-    assert torch.equal(load_dictionaries(tmp_path, ["0"])[0], expected)
+    assert torch.equal(load_dictionaries(resolve(tmp_path), ["0"])[0], expected)
 
 
 def test_neither_actors_nor_files_change_a_byte(six, undisturbed, tmp_path):
@@ -153,7 +155,7 @@ def test_a_cluster_without_detail_uses_the_dictionary_of_the_largest_of_its_clas
     report = learned(tmp_path / "d", tmp_path / "p", of_row, [0, 0, 0, 1, 1, 1])
     # One image, or one again and again, is enough; of constant ones, twenty are as little as one.
     assert report == {"dictionaries": 6, "borrowed": 2, "source": ["2", "1", "2", "3", "5", "5"]}
-    bank = load_dictionaries(tmp_path / "d", report["source"])
+    bank = load_dictionaries(resolve(tmp_path / "d"), report["source"])
     assert (bank[0] == bank[2]).all()
     assert (bank[4] == bank[5]).all()
     assert bank.flatten(2).norm(dim=2).sub(1).abs().max() < 1e-5
@@ -163,7 +165,7 @@ def test_a_class_without_detail_uses_a_global_dictionary(local_ray, tmp_path):
     of_row = write_prepared(tmp_path / "p", [constant(3), noise(9), constant(1), noise(7, 1)])
     report = learned(tmp_path / "d", tmp_path / "p", of_row, [0, 1, 2, 2])
     assert report == {"dictionaries": 4, "borrowed": 2, "source": [GLOBAL, "1", "3", "3"]}
-    bank = load_dictionaries(tmp_path / "d", report["source"])
+    bank = load_dictionaries(resolve(tmp_path / "d"), report["source"])
     assert bank[0].flatten(1).norm(dim=1).sub(1).abs().max() < 1e-5
     assert not any((bank[0] == bank[k]).all() for k in (1, 3))
     state = read_json(tmp_path / "d" / FILE)

@@ -19,7 +19,8 @@ from raypurify.fit.prepare import choose_split
 from raypurify.fit.run import STAGES, _start, fit
 from raypurify.fit.train import NETWORK
 from raypurify.nets.store import load_network
-from raypurify.runtime.stages import MARKER, only_one, run_stage
+from raypurify.runtime.stages import MARKER, open_run, run_stage
+from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 
 
@@ -121,27 +122,29 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows_only(
 def test_clusters_are_the_same_again(small_run, small_settings, tmp_path):
     total = len(np.load(small_run / "clusters" / "cluster_of_row.npy"))
     classes = ["across", "down", "slanted"]
-    cluster(tmp_path, small_run / "latents", classes, total, small_settings.clusters, small_settings.seed)
+    cluster(
+        resolve(tmp_path), resolve(small_run / "latents"), classes, total, small_settings.clusters, small_settings.seed
+    )
     for name in ("cluster_of_row.npy", "distributions.safetensors"):
         assert (tmp_path / name).read_bytes() == (small_run / "clusters" / name).read_bytes()
 
 
 def test_interrupted_stage_finds_its_files_a_changed_one_does_not(tmp_path):
     def body(folder):
-        left = (folder / "part").exists()
-        (folder / "part").write_text("x")
+        left = (folder / "part").kind == "file"
+        (folder / "part").write(b"x")
         if not left:
             raise KeyboardInterrupt
         return {"resumed": left}
 
     for _ in range(2):
         try:
-            done = run_stage(tmp_path, "s", {"a": 1}, ("in",), body)
+            done = run_stage(resolve(tmp_path), "s", {"a": 1}, ("in",), body)
         except KeyboardInterrupt:
             assert marker(tmp_path, "s")["state"] == "running"
     assert done.report == {"resumed": True}
     with pytest.raises(KeyboardInterrupt):
-        run_stage(tmp_path, "s", {"a": 2}, ("in",), body)
+        run_stage(resolve(tmp_path), "s", {"a": 2}, ("in",), body)
 
 
 def test_split_is_seeded_and_sized():
@@ -154,13 +157,13 @@ def test_split_is_seeded_and_sized():
 
 
 def test_a_second_fit_on_the_run_directory_is_refused(tmp_path):
-    with only_one(tmp_path), pytest.raises(SinkError, match="another run"), only_one(tmp_path):
+    with open_run(tmp_path), pytest.raises(SinkError, match="another job"), open_run(tmp_path):
         pass
 
 
 def test_unwritable_run_directory_is_named(tmp_path, small_set, small_settings):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SinkError, match="cannot write the run directory"):
+    with pytest.raises(SinkError, match="cannot be written"):
         fit([str(small_set)], small_settings, tmp_path / "file" / "run")
 
 

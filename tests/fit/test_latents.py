@@ -18,10 +18,11 @@ from raypurify.files import read_json
 from raypurify.fit import latents
 from raypurify.fit.latents import DONE, PARTS, extract_latents
 from raypurify.fit.train import NETWORK
-from raypurify.fit.units import cut_units, read_tables
+from raypurify.fit.units import cut_units, prepared_files, read_tables
 from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network, save_network
 from raypurify.runtime.progress import FILE, Progress
+from raypurify.storage import Place, resolve
 from raypurify.training.data import TRAIN, read_part, read_pixels
 
 SIDE, UNIT_ROWS = 16, 30
@@ -43,15 +44,19 @@ def read_class(folder: Path, label: int) -> tuple[np.ndarray, np.ndarray]:
     return table["row"].to_numpy(), np.array(table["latent"].to_pylist(), np.float32)
 
 
-def train_files(prepared: Path) -> list[tuple[Path, int]]:
-    return [(path, pq.read_metadata(path).num_rows) for path in sorted((prepared / TRAIN).glob("*.parquet"))]
+def train_files(prepared: Path) -> list[tuple[Place, int]]:
+    return prepared_files(resolve(prepared / TRAIN))
+
+
+def extract(folder: Path, prepared: Path, network: Path, *arguments: int) -> dict:
+    return extract_latents(resolve(folder), resolve(prepared), resolve(network), *arguments)
 
 
 @pytest.fixture(scope="module")
 def run(small_run):
     """Extracts the latents of the small run into a folder, in units of 30 images."""
     prepared, network = small_run / "prepare", small_run / "baseline" / NETWORK
-    return lambda folder, network=network: extract_latents(folder, prepared, network, SIDE, UNIT_ROWS)
+    return lambda folder, network=network: extract(folder, prepared, network, SIDE, UNIT_ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def extractor(small_run, tmp_path, local_ray):
 
     network = load_network(small_run / "baseline" / NETWORK)
     progress = ray.remote(num_cpus=0)(Progress).remote(tmp_path, 0, "images")
-    return latents._Extractor(ray.put(network), tmp_path, SIDE, "cpu", progress)
+    return latents._Extractor(ray.put(network), resolve(tmp_path), SIDE, "cpu", progress)
 
 
 def test_every_image_has_the_latent_of_the_network_under_its_class(small_run, extracted):
@@ -131,7 +136,7 @@ def test_an_interrupted_write_leaves_nothing_to_read(run, extracted, extractor, 
         replaced.append(target)
         os.rename(source, target)
 
-    monkeypatch.setattr("raypurify.files.os.replace", stop_at_the_second)
+    monkeypatch.setattr("raypurify.storage.os.replace", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         extractor({"unit": [units[0]]})
     monkeypatch.undo()
@@ -146,7 +151,7 @@ def test_an_interrupted_write_leaves_nothing_to_read(run, extracted, extractor, 
 
 
 def test_another_cut_takes_the_place_of_the_first(run, extracted, small_run, tmp_path):
-    extract_latents(tmp_path, small_run / "prepare", small_run / "baseline" / NETWORK, SIDE, 50)
+    extract(tmp_path, small_run / "prepare", small_run / "baseline" / NETWORK, SIDE, 50)
     assert written(tmp_path).keys() != written(extracted[0]).keys()
     run(tmp_path)
     assert written(tmp_path) == written(extracted[0])
@@ -169,7 +174,7 @@ def test_default_units_are_a_function_of_the_data(small_run):
 
 @pytest.mark.parametrize("unit_rows", [1, 7, 100, 1000])
 def test_units_hold_every_row_of_every_file_once(unit_rows):
-    files = [(Path(name), rows) for name, rows in (("a", 10), ("b", 1), ("c", 250), ("d", 3))]
+    files = [(Place(name), rows) for name, rows in (("a", 10), ("b", 1), ("c", 250), ("d", 3))]
     units = cut_units(files, unit_rows)
     assert [unit.rows for unit in units[:-1]] == [unit_rows] * (len(units) - 1)
     seen = [(path, row) for unit in units for path, start, stop in unit.pieces for row in range(start, stop)]
@@ -178,8 +183,8 @@ def test_units_hold_every_row_of_every_file_once(unit_rows):
     names = {unit.name for unit in units}
     assert len(names) == len(units)
     # The folder may move; other files are other units.
-    assert {unit.name for unit in cut_units([(Path("/x") / p, n) for p, n in files], unit_rows)} == names
-    assert not names & {unit.name for unit in cut_units([(Path(f"{p}2"), n) for p, n in files], unit_rows)}
+    assert {unit.name for unit in cut_units([(Place("/x") / p.path, n) for p, n in files], unit_rows)} == names
+    assert not names & {unit.name for unit in cut_units([(Place(f"{p}2"), n) for p, n in files], unit_rows)}
 
 
 def test_a_diverged_network_is_an_error_with_row_and_remedy(run, small_run, tmp_path):
@@ -231,7 +236,7 @@ def test_large_images_go_through_in_small_batches(local_ray, tmp_path, monkeypat
     """A row more than a batch, in units that begin and end amid files and row groups."""
     prepare_noise(tmp_path / "prepared", rows=50, side=300, files=2, row_group=16)
     save_network(tmp_path / NETWORK, WideResNet(10, 1, 2))
-    extract_latents(tmp_path / "out", tmp_path / "prepared", tmp_path / NETWORK, 300, 20)
+    extract(tmp_path / "out", tmp_path / "prepared", tmp_path / NETWORK, 300, 20)
     found = sum(len(read_class(tmp_path / "out", label)[0]) for label in range(2))
     assert found == 50
 
@@ -254,7 +259,7 @@ def test_a_killed_actor_changes_no_byte(local_ray, tmp_path):
 
     def run(to: Path) -> None:
         to.mkdir()
-        extract_latents(to, tmp_path / "prepared", tmp_path / NETWORK, 32, 400)
+        extract(to, tmp_path / "prepared", tmp_path / NETWORK, 32, 400)
 
     def kill_one() -> None:
         while not over.is_set():

@@ -18,6 +18,7 @@ from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
 from raypurify.fit.train import NETWORK, train
+from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, read_part
 from raypurify.training.record import read_lines
 from raypurify.training.start import starting_network
@@ -27,7 +28,7 @@ SETTINGS = TrainingSettings(epochs=5, batch_size=32, lr=0.05, precision="float32
 
 
 def rows_of(prepared: Path, epoch: int, rank: int, world: int, batch: int = 16, first: int = 0) -> list[int]:
-    units = training_units(prepared)
+    units = training_units(resolve(prepared))
     steps, batch = steps_of(sum(unit.rows for unit in units), batch * world, world)
     tables = list(epoch_tables(units, 16, batch, steps, epoch, 3, rank, world, first))
     assert [len(table) for table in tables] == [batch] * (steps - first)
@@ -62,7 +63,7 @@ def trained(local_ray, small_run, tmp_path):
     def run(name: str, settings: TrainingSettings = SETTINGS):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(folder, small_run / "prepare", rows, 16, START, settings, 0)
+        train(resolve(folder), resolve(small_run / "prepare"), rows, 16, START, settings, 0)
         return read_lines(folder), load_file(folder / NETWORK)
 
     return run

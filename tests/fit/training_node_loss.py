@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from raypurify.config import TrainingSettings
 from raypurify.fit.train import train
+from raypurify.storage import resolve
 from raypurify.training.record import read_lines
 from raypurify.training.start import starting_network
 
@@ -40,7 +41,7 @@ def main(place: Path) -> None:
     loser.start()
     settings = TrainingSettings(**task["settings"])
     start = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
-    train(folder, Path(task["prepared"]), task["rows"], 16, start, settings, 0)
+    train(resolve(folder), resolve(task["prepared"]), task["rows"], 16, start, settings, 0)
     loser.join(10)
     (place / "facts.json").write_text(json.dumps({"left": len(machine.worker_nodes)}))
     ray.shutdown()
