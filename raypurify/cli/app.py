@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
@@ -67,6 +67,7 @@ def fit(
         str | None, typer.Option(help="End after this stage: prepare, baseline, latents, clusters …")
     ] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
     from raypurify.config import load_settings, presets
@@ -151,6 +152,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. images.limit=100.")] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Attack classifiers, purify, classify; a report of every combination. Run it again: it goes on."""
     from raypurify.evaluation.grid import load_grid
@@ -173,6 +175,7 @@ def retrain(
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. retraining.limit=1000.")] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Train a classifier on purified images. Run it again after an interruption: it goes on."""
     from raypurify.evaluation.grid import load_grid

@@ -45,6 +45,13 @@ class JsonLines(logging.Formatter):
         return json.dumps(line | {name: _shown(value) for name, value in facts.items()}, default=str)
 
 
+class _OnStderr(logging.Handler):
+    """Writes to what standard error is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def _shown(value: Any) -> Any:
     """A fact as it may be read.
 
@@ -67,7 +74,7 @@ def log_as(form: str | None) -> None:
         logger.removeHandler(handler)
     logger.propagate, level = form == "plain", logging.NOTSET
     if form == "json":
-        handler, level = logging.StreamHandler(), logging.INFO
+        handler, level = _OnStderr(), logging.INFO
         handler.setFormatter(JsonLines())
         logger.addHandler(handler)
     logger.setLevel(level)
@@ -79,7 +86,7 @@ def as_json() -> bool:
 
 
 def _handlers() -> list[logging.Handler]:
-    return [one for one in logging.getLogger("raypurify").handlers if isinstance(one.formatter, JsonLines)]
+    return [one for one in logging.getLogger("raypurify").handlers if isinstance(one, _OnStderr)]
 
 
 @contextmanager

@@ -31,10 +31,15 @@ def samples(small_run, tmp_path_factory):
     (folder / "in" / "bad.png").write_bytes(b"no image")
     purify([str(folder / "in")], str(folder / "out"), "cifar10", sheet=0)
     progress = Progress(None, 4, "cells")
-    with pytest.raises(SourceError), observed("broken", "evaluate", lambda: progress.state):
-        progress.add(3)
-        actor_lost(RuntimeError("it died"), "cell")
-        raise SourceError("gone: give another path")
+
+    def broken():
+        with observed("broken", "evaluate", lambda: progress.state):
+            progress.add(3)
+            actor_lost(RuntimeError("it died"), "cell")
+            raise SourceError("gone: give another path")
+
+    with pytest.raises(SourceError):
+        broken()
     until = time.monotonic() + 60
     while time.monotonic() < until:
         found = [sample for sample in scraped("ray_raypurify_") if "serve" not in sample[0]]
