@@ -209,8 +209,14 @@ class _Job:
             return
         self.left.pop(outcome.shard, None)
         self._count_shard("committed")
-        images = {"images": rows, "purified": outcome.images["purified"], "seconds": outcome.seconds}
-        log_event("shard_committed", shard=outcome.shard, node=where, **images)
+        log_event(
+            "shard_committed",
+            shard=outcome.shard,
+            node=where,
+            images=rows,
+            purified=outcome.images["purified"],
+            seconds=outcome.seconds,
+        )
         self.failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
         self.progress.reach(outcome.shard, rows)
         self.progress.add(0, ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.failed.items())))
@@ -222,7 +228,7 @@ class _Job:
         log_event("shard_failed", level=logging.ERROR, shard=shard, error=str(error))
 
     def _count_shard(self, outcome: str) -> None:
-        add_count("shards", "Shards that were committed or left undone.", run=self.run, outcome=outcome)
+        add_count("shards", "Shards that were committed or left undone.", {"run": self.run, "outcome": outcome})
 
     def _death(self, shard: Shard, error: Exception, where: str) -> None:
         if shard.name not in self.left:

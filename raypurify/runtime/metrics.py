@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 
-def set_gauge(name: str, text: str, value: float, **tags: str) -> None:
+def set_gauge(name: str, text: str, tags: dict[str, str], value: float) -> None:
     """Set a gauge; a tag is a fact of what is measured."""
     if _ray():
         from ray.util.metrics import Gauge
@@ -15,7 +15,7 @@ def set_gauge(name: str, text: str, value: float, **tags: str) -> None:
         Gauge(f"raypurify_{name}", text, tuple(tags)).set(value, tags)
 
 
-def add_count(name: str, text: str, value: float = 1, **tags: str) -> None:
+def add_count(name: str, text: str, tags: dict[str, str], value: float = 1) -> None:
     """Count ``value`` more; Ray's counters refuse zeros."""
     if value > 0 and _ray():
         from ray.util.metrics import Counter
@@ -42,15 +42,16 @@ class StageMeter:
 
     def look(self, state: dict[str, Any], seconds: float) -> None:
         """Take over a state of the progress after so many seconds of the stage."""
-        done, unit, before = state["done"], {"unit": state["unit"]}, self._state
+        done, before = state["done"], self._state
         # What an earlier run had done may become known on the way.
         new = done - state["start"] - (before["done"] - before["start"] if before else 0)
         self._state = dict(state)
-        set_gauge("stage_done", "Work of a stage that is done.", done, **self._tags, **unit)
-        set_gauge("stage_total", "Work of a stage in all, as far as it is known.", state["total"], **self._tags, **unit)
-        add_count("stage_work", "Work of a stage that this run has done.", new, **self._tags, **unit)
+        tags = self._tags | {"unit": state["unit"]}
+        set_gauge("stage_done", "Work of a stage that is done.", tags, done)
+        set_gauge("stage_total", "Work of a stage in all, as far as it is known.", tags, state["total"])
+        add_count("stage_work", "Work of a stage that this run has done.", tags, new)
         for name, value in state.get("values", {}).items():
-            set_gauge("stage_value", "What a stage measures, by name.", value, **self._tags, measure=name)
+            set_gauge("stage_value", "What a stage measures, by name.", self._tags | {"measure": name}, value)
         self.took(seconds)
 
     def finish(self, seconds: float) -> None:
@@ -61,8 +62,8 @@ class StageMeter:
 
     def took(self, seconds: float) -> None:
         """Say how long the stage has been at work."""
-        set_gauge("stage_seconds", "Seconds that a stage has been at work.", seconds, **self._tags)
+        set_gauge("stage_seconds", "Seconds that a stage has been at work.", self._tags, seconds)
 
     def failed(self, error: BaseException) -> None:
         """Count an error that ended the stage."""
-        add_count("stage_failures", "Errors that ended a stage.", error=type(error).__name__, **self._tags)
+        add_count("stage_failures", "Errors that ended a stage.", self._tags | {"error": type(error).__name__})

@@ -37,8 +37,12 @@ def observed(run: str, stage: str, read: Callable[[], State | None], title: str 
         log_event("stage_begun")
         nodes.look()
         try:
-            with shown(title or stage, look):
-                yield
+            try:
+                with shown(title or stage, look):
+                    yield
+            finally:
+                with suppress(Exception):
+                    nodes.look(now=True)
         except BaseException as error:
             seconds, failed = time.monotonic() - begun, isinstance(error, Exception)
             if failed:
@@ -59,7 +63,7 @@ def actor_lost(error: BaseException, item: Any = None, plain: str = "", **facts:
     """Tell that an actor died of ``error``, over ``item`` unless that is None; ``plain`` is for people."""
     around = surroundings()
     tags = {name: str(around.get(name, "")) for name in ("run", "stage")}
-    add_count("lost_actors", "Actors that died at their work.", **tags)
+    add_count("lost_actors", "Actors that died at their work.", tags)
     if item is not None:
         facts["item"] = str(item)
     # Ray says it there, and nowhere else.
@@ -76,10 +80,10 @@ class _Nodes:
         self._known: dict[str, str] = {}
         self._at = -_LOOK
 
-    def look(self) -> None:
-        """Tell of those that have gone since."""
+    def look(self, now: bool = False) -> None:
+        """Tell of those that have gone since; unless it is to be done ``now``, not too often."""
         ray = sys.modules.get("ray")
-        if time.monotonic() - self._at < _LOOK or not ray or not ray.is_initialized():
+        if (time.monotonic() - self._at < _LOOK and not now) or not ray or not ray.is_initialized():
             return
         self._at = time.monotonic()
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_images import encode
-from prometheus import scraped
 
 from raypurify.bulk.job import purify
 from raypurify.errors import SourceError
@@ -21,7 +20,7 @@ NEVER = {"ray_raypurify_flagged_images_total"}
 
 
 @pytest.fixture(scope="module")
-def samples(small_run, tmp_path_factory):
+def samples(small_run, small_samples, tmp_path_factory):
     """All samples of stages and jobs, after a fit, a purification, a stage that failed and an actor that died in it."""
     folder = tmp_path_factory.mktemp("metrics")
     (folder / "in").mkdir()
@@ -40,13 +39,14 @@ def samples(small_run, tmp_path_factory):
 
     with pytest.raises(SourceError):
         broken()
-    until = time.monotonic() + 60
+    wanted, until = {"calibrate", "purify", "evaluate"}, time.monotonic() + 60
     while time.monotonic() < until:
-        found = [sample for sample in scraped("ray_raypurify_") if "serve" not in sample[0]]
-        if {"ray_raypurify_lost_actors_total", "ray_raypurify_images_total"} <= {name for name, *_ in found}:
+        found = [(name, dict(tags), value) for (name, tags), value in [*small_samples.items()] if "serve" not in name]
+        ended = {tags["stage"] for name, tags, _ in found if name == "ray_raypurify_stage_seconds"}
+        if wanted <= ended and "ray_raypurify_images_total" in {name for name, *_ in found}:
             return found, str(folder / "out"), str(small_run)
         time.sleep(1)
-    pytest.fail(f"Ray exports {sorted({name for name, *_ in found})} alone")
+    pytest.fail(f"Ray exports {sorted({name for name, *_ in found})} alone, of {ended}")
 
 
 def test_the_dashboard_asks_for_what_ray_exports(samples):
@@ -84,7 +84,7 @@ def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
     assert {stage for stage, _ in of("stage_seconds", run=run)} == stages
     done, total = of("stage_done", run=run), of("stage_total", run=run)
     assert done == total
-    assert len(done) == len(stages) - 1  # prepare counts nothing beforehand
+    assert len(done) == len(stages)
     values = of("stage_value", run=run)
     assert values["baseline", "epochs"] == 3
     assert 0 < values["baseline", "loss"] < 5

@@ -8,6 +8,8 @@ from raypurify.errors import ConfigError, SinkError
 from raypurify.runtime.events import VARIABLE, log_as, log_event
 from raypurify.runtime.observed import observed
 from raypurify.runtime.progress import Progress
+from raypurify.runtime.stages import run_stage
+from raypurify.storage import resolve
 
 
 @pytest.fixture
@@ -57,6 +59,28 @@ def test_a_stage_that_ends_early_says_why_and_no_secret(lines, error, event, lev
     assert "hush" not in last["error"]
     assert "cret" not in last["error"]
     assert "s3://bucket/run" in last["error"] or event == "stage_interrupted"
+
+
+def test_a_stage_of_a_run_is_done_gone_on_with_or_skipped(lines, tmp_path):
+    def body(folder):
+        if not (folder / "half").kind:
+            (folder / "half").write(b"")
+            raise SinkError("full: free some space")
+        return {"images": 3, "loss": 0.5}
+
+    with pytest.raises(SinkError):
+        run_stage(resolve(tmp_path), "prepare", {}, (), body)
+    for _ in range(2):
+        run_stage(resolve(tmp_path), "prepare", {}, (), body)
+    told = lines()
+    first, again, skipped = (
+        ["stage_begun", "stage_failed"],
+        ["stage_resumed", "stage_begun", "stage_done"],
+        "stage_skipped",
+    )
+    assert [line["event"] for line in told] == [*first, *again, "stage_report", skipped]
+    assert {(line["run"], line["stage"]) for line in told} == {(str(tmp_path), "prepare")}
+    assert told[-2]["report"] == {"images": 3, "loss": 0.5}
 
 
 def test_people_get_lines_and_collectors_of_their_own_get_records(capsys, caplog):
