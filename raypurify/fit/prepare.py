@@ -37,7 +37,8 @@ def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dic
     split = ray.put(choose_split(source.rows, data, seed))
     progress = shared_progress(folder, source.rows, "images")
     size = 3 * data.image_size**2 * source.rows
-    blocks = min(len(source.shards), max(cluster_resources().cpus, size // BLOCK_BYTES))
+    # A cluster whose nodes are still to come has no CPUs yet.
+    blocks = min(len(source.shards), max(1, cluster_resources().cpus, size // BLOCK_BYTES))
     numbers = ray.data.from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
     rows = numbers.map_batches(
         _decode_shards,  # type: ignore[arg-type]  # Ray's type knows no ``fn_kwargs``

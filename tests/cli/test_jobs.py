@@ -84,10 +84,10 @@ def submit(head, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def last_line(run: subprocess.CompletedProcess) -> dict:
-    """What a job says of itself; below it stand lines of Ray's own."""
+    """What a job says of itself; below it stand lines of Ray's own, after a failure those of the job once more."""
     lines = [line for line in run.stdout.splitlines() if line.startswith('{"command"')]
-    assert len(lines) == 1, run.stdout + run.stderr
-    return json.loads(lines[0])
+    assert lines, run.stdout + run.stderr
+    return json.loads(lines[-1])
 
 
 # The second half of a fit goes on from the first; every job of its own is submitted in the slow form.

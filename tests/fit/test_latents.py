@@ -133,7 +133,7 @@ def test_an_interrupted_write_leaves_nothing_to_read(run, extracted, extractor, 
     def stop_at_the_second(source, target):
         if replaced:
             raise KeyboardInterrupt
-        replaced.append(target)
+        replaced.append(Path(target))
         os.rename(source, target)
 
     monkeypatch.setattr("raypurify.storage.os.replace", stop_at_the_second)
