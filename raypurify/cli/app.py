@@ -4,6 +4,7 @@ Exits with 0 when all went well, 1 when the work is done but some images failed,
 says why), 130 when interrupted.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,13 +35,19 @@ def main() -> None:
     except RaypurifyError as error:
         text = " ".join(str(error).split())
         tell(error=text)
-        print(f"raypurify: {text}", file=sys.stderr)
+        _say("failed", logging.ERROR, text)
         sys.exit(2)
     except SystemExit as end:
         # Typer makes an exit of Ctrl-C.
         if end.code == INTERRUPTED:
-            print("raypurify: interrupted; the same command goes on from here", file=sys.stderr)
+            _say("interrupted", logging.WARNING, "interrupted; the same command goes on from here")
         raise
+
+
+def _say(event: str, level: int, text: str) -> None:
+    from raypurify.runtime.events import log_event
+
+    log_event(event, f"raypurify: {text}", level, aside=True, text=text)
 
 
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
