@@ -188,7 +188,7 @@ def test_a_node_unlike_the_others_is_named(cluster):
 def test_a_silent_node_is_named_and_not_waited_for(cluster):
     found, second = cluster["silent"], cluster["names"]["second"]
     wrong = failures(found)
-    assert f"({second}) gives no answer within 10 s: " in wrong["ray"]
-    assert {name: text for name, text in wrong.items() if second in text} == {"ray": wrong["ray"]}
+    assert f"({second}) gives no answer within 15 s: " in wrong["ray"]
+    assert set(wrong) == {"ray"}
     assert found[-1][:2] == ["storage", "ok"]
-    assert "by 2 nodes" in found[-1][2]
+    assert "by 1 node " in found[-1][2]
