@@ -26,11 +26,11 @@ def observed(run: str, stage: str, read: Callable[[], State | None], title: str 
 
     def look() -> State | None:
         state = read()
-        # Nobody is left without progress for want of a count.
+        # Nobody is left without progress, or without the error that ended a stage, for want of a count.
         with suppress(Exception):
             if state:
                 meter.look(state, time.monotonic() - begun)
-            nodes.look()
+        nodes.look()
         return state
 
     with about(run=run, stage=stage, **_job()):
@@ -41,12 +41,12 @@ def observed(run: str, stage: str, read: Callable[[], State | None], title: str 
                 with shown(title or stage, look):
                     yield
             finally:
-                with suppress(Exception):
-                    nodes.look(now=True)
+                nodes.look(now=True)
         except BaseException as error:
             seconds, failed = time.monotonic() - begun, isinstance(error, Exception)
-            if failed:
-                meter.failed(error)
+            with suppress(Exception):
+                if failed:
+                    meter.failed(error)
             log_event(
                 "stage_failed" if failed else "stage_interrupted",
                 level=logging.ERROR if failed else logging.WARNING,
@@ -86,7 +86,10 @@ class _Nodes:
         if (time.monotonic() - self._at < _LOOK and not now) or not ray or not ray.is_initialized():
             return
         self._at = time.monotonic()
-        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        try:
+            alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        except Exception:  # Ray itself has gone: whoever works with it will say so
+            return
         for node in self._known.keys() - alive.keys():
             log_event("node_lost", level=logging.WARNING, node=self._known[node], node_id=node)
         self._known = alive
