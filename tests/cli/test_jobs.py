@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -35,6 +37,7 @@ def head(tmp_path_factory, store):
     command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     # Another Ray on this machine, as other tests have, holds the default port of the agent that starts jobs.
     command += [f"--dashboard-agent-listen-port={free_port()}"]
+    folders: list[str] = []
     processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log)]
     address = f"http://127.0.0.1:{dashboard}"
     request = urllib.request.Request(
@@ -50,7 +53,9 @@ def head(tmp_path_factory, store):
                 time.sleep(0.5)
         for _ in range(2):
             node = [*RAY, "start", "--block", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--disable-usage-stats"]
-            node += [f"--dashboard-agent-listen-port={free_port()}"]
+            # A node unpacks the working directory of a job anew, so each needs a place of its own, with a short path.
+            folders.append(tempfile.mkdtemp(prefix="ray-"))
+            node += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folders[-1]}"]
             processes.append(subprocess.Popen(node, env=environment, stdout=log, stderr=log))
         yield address, environment
     finally:
@@ -58,6 +63,8 @@ def head(tmp_path_factory, store):
             process.terminate()
         for process in processes:
             process.wait(60)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(head, *arguments: object) -> subprocess.CompletedProcess:
