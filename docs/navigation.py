@@ -2,17 +2,8 @@
 
 from pathlib import Path
 
-USE = (
-    "bulk",
-    "serve",
-    "serve-api",
-    "serve-jobs",
-    "serve-operations",
-    "training",
-    "evaluation",
-    "sparse-coding",
-    "cluster",
-)
+SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
+USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
 WHY = ("algorithm", "clusters", "scale", "decisions")
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import object_store
+import prometheus
 import pytest
 
 from raypurify.serve.hops import GRPC
@@ -131,7 +132,14 @@ def small_settings():
 
 
 @pytest.fixture(scope="session")
-def small_run(local_ray, small_set, small_settings, tmp_path_factory) -> Path:
+def small_samples(local_ray):
+    """What Ray has exported of stages and jobs since the complete fit began: it grows."""
+    with prometheus.collecting("ray_raypurify_") as samples:
+        yield samples
+
+
+@pytest.fixture(scope="session")
+def small_run(local_ray, small_set, small_settings, small_samples, tmp_path_factory) -> Path:
     """The run directory of a complete fit."""
     from raypurify.fit.run import fit
 

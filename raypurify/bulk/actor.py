@@ -66,12 +66,13 @@ class Sign(NamedTuple):
 @dataclass(frozen=True)
 class ShardOutcome:
     """What became of a shard: how many ``images`` by outcome ("purified", or the reason of an error row) and the pairs
-    to draw, or the error that left it undone."""
+    to draw, and the ``seconds`` it took, or the error that left it undone."""
 
     shard: str
     images: Counter = field(default_factory=Counter)
     pairs: tuple[Pair, ...] = ()
     error: RaypurifyError | None = None
+    seconds: float = 0.0
 
 
 class ShardActor:
@@ -86,7 +87,7 @@ class ShardActor:
         as it is."""
         self._within(self.work.step_s)
         torch.set_num_threads(self.work.threads)
-        self.metrics = ShardMetrics()
+        self.metrics = ShardMetrics(str(self.work.sink.place))
         if self.work.engine == "serve":
             from raypurify.serve.client import purify_there
 
@@ -150,8 +151,9 @@ class ShardActor:
         self._within(work.step_s)
         stats = write_shard(work.sink, shard, results)
         outcomes = stats.reasons + Counter(purified=stats.written)
-        self.metrics.add(outcomes, stats.flagged, stats.bytes, time.perf_counter() - begun)
-        yield ShardOutcome(shard.name, outcomes, tuple(pairs))
+        seconds = time.perf_counter() - begun
+        self.metrics.add(outcomes, stats.flagged, stats.bytes, seconds)
+        yield ShardOutcome(shard.name, outcomes, tuple(pairs), seconds=seconds)
 
     def _probe(self, shard: Shard, care: Care) -> Iterator[Sign]:
         """Put every image through the whole way alone, and name it beforehand; what comes out is thrown away."""

@@ -1,6 +1,6 @@
 """Planning a purify job: its input in shards, as the job that its output belongs to was planned, on the cluster."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +13,7 @@ from raypurify.containers.selection import select
 from raypurify.containers.sink import check_claimable, recorded_job
 from raypurify.containers.source import Source, growing_source
 from raypurify.errors import SinkError, SourceError
+from raypurify.runtime.events import log_event
 from raypurify.runtime.session import ray_session
 from raypurify.runtime.tasks import in_tasks
 from raypurify.storage import resolve
@@ -142,7 +143,7 @@ class _Told:
         text = " ".join(str(error).split())
         if text not in self.said:
             self.said.add(text)
-            print(f"raypurify: left out: {text}", file=sys.stderr, flush=True)
+            log_event("left_out", f"raypurify: left out: {text}", logging.WARNING, aside=True, text=text)
 
 
 def _each(

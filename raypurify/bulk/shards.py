@@ -1,5 +1,6 @@
 """The shards of a purify job through a pool of actors: which of them lives, what each death means, how far it is."""
 
+import logging
 import os
 import sys
 import time
@@ -14,7 +15,9 @@ from raypurify.bundle import load_bundle
 from raypurify.containers.rows import Shard
 from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError
 from raypurify.pictures import Pair
-from raypurify.runtime.display import shown
+from raypurify.runtime.events import log_event
+from raypurify.runtime.metrics import add_count
+from raypurify.runtime.observed import actor_lost, observed
 from raypurify.runtime.poison import LIVES, Losses
 from raypurify.runtime.pool import Event, Pool
 from raypurify.runtime.progress import Progress
@@ -104,16 +107,19 @@ def work_off_shards(
             patience=work.step_s + GRACE_S,
         )
         pool.more = more is not None
-        job = _Job(mine, shards, pool, losses, shape)
+        job = _Job(mine, shards, pool, losses, shape, str(work.sink.place))
         try:
-            with shown("purify", lambda: job.progress.state), closing(pool.events()) as events:
+            watched = observed(str(work.sink.place), "purify", lambda: job.progress.state)
+            with watched, closing(pool.events()) as events:
+                if len(shards) < len(mine):
+                    log_event("stage_resumed", shards=len(mine), committed=len(mine) - len(shards))
                 for event in events:
                     check()
                     job.take(event)
                     if more and pool.more and (found := more()):
                         job.add(found)
         except KeyboardInterrupt:
-            _say(f"{job.done_text} shards are done and kept")
+            _say("interrupted", f"{job.done_text} shards are done and kept")
             raise
         job.refuse_undone()
         return job.pairs
@@ -123,9 +129,9 @@ class _Job:
     """What is known of a job while it runs."""
 
     def __init__(
-        self, mine: list[Shard], shards: list[Shard], pool: Pool[Shard], losses: Losses, shape: ActorShape
+        self, mine: list[Shard], shards: list[Shard], pool: Pool[Shard], losses: Losses, shape: ActorShape, run: str
     ) -> None:
-        self.pool, self.losses, self.shape = pool, losses, shape
+        self.pool, self.losses, self.shape, self.run = pool, losses, shape, run
         self.left = {shard.name: shard for shard in shards}
         self._count = len(mine)
         total, waiting = (sum(shard.rows for shard in some) for some in (mine, shards))
@@ -148,7 +154,8 @@ class _Job:
         elif time.monotonic() - self._alive > ROOM_S:
             self._alive = time.monotonic()
             asked = f"{self.shape.cpus:g} CPUs" + f" and {self.shape.gpus:g} GPUs" * bool(self.shape.gpus)
-            _say(f"no actor could begin for {ROOM_S:.0f} s: the cluster has no room for one with {asked}; waiting")
+            text = f"no actor could begin for {ROOM_S:.0f} s: the cluster has no room for one with {asked}; waiting"
+            _say("no_room", text, logging.WARNING)
         shard, value = event.item, event.value
         if event.kind == "ready":
             self._false_starts = 0
@@ -165,7 +172,7 @@ class _Job:
             self._probed[shard.name] = value.row
             self.progress.reach(shard.name, value.done)
         elif isinstance(value, ShardOutcome):
-            self._outcome(value, shard.rows)
+            self._outcome(value, shard.rows, event.where)
 
     def add(self, more: More) -> None:
         """Take up what else there is to do."""
@@ -194,13 +201,22 @@ class _Job:
             "all others are; the same command does the rest when this is mended"
         )
 
-    def _outcome(self, outcome: ShardOutcome, rows: int) -> None:
+    def _outcome(self, outcome: ShardOutcome, rows: int, where: str) -> None:
         if isinstance(outcome.error, SinkError):
             raise outcome.error
         if outcome.error:
             self._leave(outcome.shard, outcome.error)
             return
         self.left.pop(outcome.shard, None)
+        self._count_shard("committed")
+        log_event(
+            "shard_committed",
+            shard=outcome.shard,
+            node=where,
+            images=rows,
+            purified=outcome.images["purified"],
+            seconds=outcome.seconds,
+        )
         self.failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
         self.progress.reach(outcome.shard, rows)
         self.progress.add(0, ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.failed.items())))
@@ -208,6 +224,11 @@ class _Job:
 
     def _leave(self, shard: str, error: RaypurifyError) -> None:
         self.undone[shard] = error
+        self._count_shard("undone")
+        log_event("shard_failed", level=logging.ERROR, shard=shard, error=str(error))
+
+    def _count_shard(self, outcome: str) -> None:
+        add_count("shards", "Shards that were committed or left undone.", {"run": self.run, "outcome": outcome})
 
     def _death(self, shard: Shard, error: Exception, where: str) -> None:
         if shard.name not in self.left:
@@ -216,16 +237,18 @@ class _Job:
         what = f"an actor on {where} died over shard {shard.name}"
         if isinstance(error, TimeoutError):
             what = f"an actor on {where} is given up over shard {shard.name}: {error}"
-        if self.losses.hopeless(shard.name, row):
-            _say(f"{what}, the {LIVES}th of it; the shard is left undone")
+        hopeless = self.losses.hopeless(shard.name, row)
+        then = f", the {LIVES}th of it; the shard is left undone" if hopeless else "; it is begun again"
+        actor_lost(error, plain=f"purify: {what}{then}", shard=shard.name, node=where)
+        if hopeless:
             text = f"{LIVES} actors died over it, and no image of it alone is to blame"
             self._leave(shard.name, RaypurifyError(f"{text}; if memory ran out, let fewer work at once (--actor-cpus)"))
             return
-        _say(f"{what}; it is begun again")
         self.pool.waiting.appendleft(shard)
 
     def _false_start(self, error: Exception) -> None:
         self._false_starts += 1
+        actor_lost(error)
         if self._false_starts < LIVES * self.pool.size:
             return
         if not self.pool.alive:
@@ -234,8 +257,8 @@ class _Job:
         self.pool.most = self.pool.alive
 
 
-def _say(text: str) -> None:
-    print(f"purify: {text}", file=sys.stderr, flush=True)
+def _say(event: str, text: str, level: int = logging.INFO) -> None:
+    log_event(event, f"purify: {text}", level, aside=True, text=text)
 
 
 def _one_line(error: Exception) -> str:

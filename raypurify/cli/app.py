@@ -4,13 +4,14 @@ Exits with 0 when all went well, 1 when the work is done but some images failed,
 says why), 130 when interrupted.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
@@ -34,13 +35,19 @@ def main() -> None:
     except RaypurifyError as error:
         text = " ".join(str(error).split())
         tell(error=text)
-        print(f"raypurify: {text}", file=sys.stderr)
+        _say("failed", logging.ERROR, text)
         sys.exit(2)
     except SystemExit as end:
         # Typer makes an exit of Ctrl-C.
         if end.code == INTERRUPTED:
-            print("raypurify: interrupted; the same command goes on from here", file=sys.stderr)
+            _say("interrupted", logging.WARNING, "interrupted; the same command goes on from here")
         raise
+
+
+def _say(event: str, level: int, text: str) -> None:
+    from raypurify.runtime.events import log_event
+
+    log_event(event, f"raypurify: {text}", level, aside=True, text=text)
 
 
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
@@ -67,6 +74,7 @@ def fit(
         str | None, typer.Option(help="End after this stage: prepare, baseline, latents, clusters …")
     ] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Learn a bundle from clean labelled images. Run it again after an interruption: it goes on."""
     from raypurify.config import load_settings, presets
@@ -151,6 +159,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. images.limit=100.")] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Attack classifiers, purify, classify; a report of every combination. Run it again: it goes on."""
     from raypurify.evaluation.grid import load_grid
@@ -173,6 +182,7 @@ def retrain(
     data: Annotated[str | None, typer.Option(help="What {data} in the grid's paths stands for.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. retraining.limit=1000.")] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Train a classifier on purified images. Run it again after an interruption: it goes on."""
     from raypurify.evaluation.grid import load_grid
@@ -207,14 +217,28 @@ def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or 
     print(status_text(folder))
 
 
-@app.command(epilog="Example: raypurify doctor --address auto")
-def doctor(address: Address = None) -> None:
-    """Check packages, devices, bundles, sparse coding, disk and every node of a cluster; exits with 1 if one fails."""
+@app.command(epilog="Example: raypurify doctor --address auto --storage s3://bucket/run")
+def doctor(
+    address: Address = None,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage",
+            "--run-dir",
+            help="Folder or URI that every node has to read and write, as a run directory; may be repeated.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle that every node has to open: a shipped one's name, a folder or a URI.")
+    ] = None,
+) -> None:
+    """Check packages, devices, bundles, sparse coding, disk, and whether the nodes of a cluster answer and agree in
+    versions, GPUs, clocks, storage and bundle; exits with 1 if a check fails."""
     from raypurify.cli.doctor import examine
 
     failed = False
-    for finding in examine(address):
+    for finding in examine(address, storage or (), bundle):
         failed |= not finding.ok
-        print(f"{finding.name:13} {'ok  ' if finding.ok else 'FAIL'} {finding.text}", flush=True)
+        print(f"{finding.name:13} {finding.state:4} {finding.text}", flush=True)
     if failed:
         raise typer.Exit(1)

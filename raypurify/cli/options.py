@@ -17,4 +17,20 @@ ImageMember = Annotated[
         metavar="EXT", help="Members of tars that are images, e.g. jpg or left.png,right.png; default: all but masks."
     ),
 ]
+
+
+def _log_as(form: str | None) -> str | None:
+    from raypurify.runtime.events import log_as
+
+    log_as(form)
+    return form
+
+
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        callback=_log_as,
+        help="plain, or json: a line of JSON for each event, on standard error; default: $RAYPURIFY_LOG, else plain.",
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default: $RAY_ADDRESS, else a local Ray.")]

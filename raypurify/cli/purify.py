@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind
+from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import tell
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def purify(
         float | None, typer.Option(help="Part of a GPU that an actor takes; default: what suits the cluster.")
     ] = None,
     address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Purify every image of IN into OUT: same names, same sizes, lossless, with provenance per image."""
     begun = time.monotonic()
@@ -94,7 +95,9 @@ def purify(
 
 
 def retry_failed(
-    output: Annotated[str, typer.Argument(metavar="OUT", help="The output of a purify job.")], address: Address = None
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output of a purify job.")],
+    address: Address = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Do the shards of OUT again in which images failed, with the inputs, bundle and settings recorded there."""
     from raypurify.bulk.job import retry

@@ -16,7 +16,7 @@ from raypurify.evaluation.report import write_report
 from raypurify.evaluation.sanity import check_attacks
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
-from raypurify.runtime.display import shown
+from raypurify.runtime.observed import observed
 from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
@@ -68,7 +68,7 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
             return actor.compute.remote(unit, stored[unit.batch])
 
         progress = Progress(plan.out, plan.total, "cells", start=plan.total - sum(unit.size for unit in units))
-        with shown(plan.grid.name, lambda: progress.state):
+        with observed(str(plan.out), "evaluate", lambda: progress.state, title=plan.grid.name):
             for unit in work_off(
                 units, "cell", lambda: worker.remote(shared, "cuda" if has.gpus else "cpu"), size, call
             ):

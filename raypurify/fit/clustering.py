@@ -55,7 +55,9 @@ def cluster(
         (ready,), _ = ray.wait(list(running))
         ray.get(ready)
         c = running.pop(ready)
-        ray.get(progress.add.remote(rows[c], f"classes {len(classes) - len(running)}/{len(classes)}"))
+        finished = len(classes) - len(running)
+        progress.measure.remote(classes=finished)
+        ray.get(progress.add.remote(rows[c], f"classes {finished}/{len(classes)}"))
     return _put_together(folder, files, of_class, classes, source_rows, settings)
 
 

@@ -122,9 +122,11 @@ def _learn(
         return actor.learn.remote(name, number[name])
 
     progress.add(0, f"clusters {finished}/{len(samples)}")
+    progress.measure(clusters=finished)
     # Images are counted when their cluster is done, so that one begun again after a death does not count twice.
     for name in work_off(wanted, "cluster", start, min(room, len(wanted)), call):
         finished += 1
+        progress.measure(clusters=finished)
         progress.add(images[name], f"clusters {finished}/{len(samples)}")
 
 

@@ -1,5 +1,6 @@
 """The prepare stage: images of any source decoded, resized to the network's input, shuffled, split, as raw pixels."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from raypurify.config import DataSettings
 from raypurify.containers.source import Source, read_shard
 from raypurify.errors import DataError, ImageError
 from raypurify.images import decode_image
+from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
@@ -108,7 +110,8 @@ def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
     labels = {part: _column(folder / part, "label") for part in (TRAIN, VALIDATION)}
     failed = _column(folder / FAILED, "message")
     if failed:
-        print(f"prepare: {len(failed)} images left out, the first: {failed[0]}", flush=True)
+        text = f"{len(failed)} images left out, the first: {failed[0]}"
+        log_event("left_out", f"prepare: {text}", logging.WARNING, text=text)
     known = [label for part in labels.values() for label in part]
     if not known:
         raise DataError(f"none of the images could be read, the first: {failed[0] if failed else 'no image'}")

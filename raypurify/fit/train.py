@@ -1,5 +1,6 @@
 """The stages baseline, robust_first and robust: a network trained by Ray Train workers on the prepared images."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from raypurify.fit.feed import steps_of
 from raypurify.fit.train_worker import CHECKPOINT, work
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
+from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
@@ -74,10 +76,10 @@ def train(
     }
     least = min(settings.min_workers or workers, workers)
     if 0 < has.gpus < least:
-        print(f"{folder.name}: on CPUs, as {least} workers are asked for and there are {has.gpus} GPUs", flush=True)
+        _say(folder, f"on CPUs, as {least} workers are asked for and there are {has.gpus} GPUs")
     if least > has.cpus:
         # Not an error: a cluster may grow. But Ray would wait without a word.
-        print(f"{folder.name}: waits for {least} CPUs, there are {has.cpus}; or ask for fewer workers", flush=True)
+        _say(folder, f"waits for {least} CPUs, there are {has.cpus}; or ask for fewer workers")
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
@@ -106,6 +108,10 @@ def train(
     lines = read_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
+
+
+def _say(folder: Place, text: str) -> None:
+    log_event("no_room", f"{folder.name}: {text}", logging.WARNING, text=text)
 
 
 @contextmanager

@@ -72,6 +72,8 @@ def work(config: dict[str, Any]) -> None:
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         if not rank:
             add_line(folder, epoch, metrics | {"workers": world, "device": device_name(get_device())})
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            config["progress"].measure.remote(epochs=epoch + 1, **numbers)
         report(metrics, state)
 
     def report(metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@
 * ``stages``: a step over files, done once per fingerprint, resumed when interrupted (``run_stage``), in a run directory
   that one run holds at a time (``open_run``).
 * ``progress``: how far work is, in a file that anyone can read; ``display``: the same before a person's eyes.
+* ``observed``: a stage while it runs, told to people, as ``events`` to logs, and as ``metrics`` to Prometheus.
 
 Ray is imported inside functions: files of a run are read, and their progress told, without it.
 

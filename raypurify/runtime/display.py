@@ -1,5 +1,6 @@
-"""Progress before a person's eyes: a live line on a terminal, a plain line now and then in a log."""
+"""Progress before a person's eyes: a live line on a terminal, a plain line or an event now and then in a log."""
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from raypurify.runtime.events import as_json, log_event
 from raypurify.runtime.progress import describe
 
 State = dict[str, Any]
@@ -19,12 +21,19 @@ def shown(title: str, read: Callable[[], State | None], every: float = 10.0) -> 
     """Show the progress state that ``read()`` gives while the block runs, on standard error.
 
     On a terminal a bar is drawn anew a few times a second; elsewhere a line is printed every ``every`` seconds, and a
-    last one at the end.
+    last one at the end, which are events where those are written as JSON.
     """
     console = Console(stderr=True, highlight=False)
     stop = threading.Event()
-    watch = _live if console.is_terminal else _plain
-    thread = threading.Thread(target=watch, args=(console, title, read, stop, every), daemon=True)
+
+    def watch() -> None:
+        if console.is_terminal and not as_json():
+            _live(console, title, read, stop)
+        else:
+            _plain(title, read, stop, every)
+
+    # What the events of the block are about, those of the thread are.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True)
     thread.start()
     try:
         yield
@@ -33,19 +42,20 @@ def shown(title: str, read: Callable[[], State | None], every: float = 10.0) -> 
         thread.join()
 
 
-def _plain(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event, every: float) -> None:
+def _plain(title: str, read: Callable[[], State | None], stop: threading.Event, every: float) -> None:
     said = None
     while True:
         ended = stop.wait(every)
         state = read()
         if state and (line := describe(state)) != said:
             said = line
-            console.print(f"{title}: {line}", soft_wrap=True, markup=False)
+            facts = {name: state[name] for name in ("done", "total", "unit", "note")} | state.get("values", {})
+            log_event("progress", f"{title}: {line}", aside=True, **facts)
         if ended:
             return
 
 
-def _live(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event, every: float) -> None:
+def _live(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from raypurify.errors import TrainingError
+from raypurify.runtime.observed import actor_lost
 
 LIVES = 4
 # How often who waits for events may look at other things; how many actors may wait for a cluster to grow.
@@ -193,6 +194,7 @@ def work_off(
             if kind == "failed":
                 raise error.cause from error  # whose message is not a remote traceback
             if kind == "died":
+                actor_lost(error, item)
                 deaths[item] += 1
                 if deaths[item] == (LIVES * size if item is None else LIVES):
                     over = "before they did anything" if item is None else f"over {noun} {item}"

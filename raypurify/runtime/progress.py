@@ -59,6 +59,11 @@ class Progress:
         self.add(max(0, count - self._reached.get(part, 0)))
         self._reached[part] = max(count, self._reached.get(part, 0))
 
+    def measure(self, **values: float) -> None:
+        """Say what else is known beside the count, e.g. ``loss=0.5``; Prometheus is told of it by these names."""
+        self.state["values"] = self.state.get("values", {}) | values
+        self._write()
+
     def _write(self) -> None:
         self.state["updated"] = time.time()
         if self.file:

@@ -10,7 +10,8 @@ from typing import Any
 from raypurify.containers.lease import held
 from raypurify.errors import SinkError
 from raypurify.files import fingerprint, read_json, write_json
-from raypurify.runtime.display import shown
+from raypurify.runtime.events import log_event
+from raypurify.runtime.observed import observed
 from raypurify.runtime.progress import FILE, STORE_INTERVAL, describe, duration
 from raypurify.storage import Place, Where, redact, resolve
 
@@ -41,17 +42,17 @@ def run_stage(
     folder, mark = run_dir / name, fingerprint(name, settings, inputs)
     marker = read_json(folder / MARKER) or {}
     if marker.get("fingerprint") == mark and marker.get("state") == "complete":
-        print(f"{name}: complete, skipped", flush=True)
+        log_event("stage_skipped", f"{name}: complete, skipped", run=str(run_dir), stage=name)
         return StageOutput(folder, mark, marker["report"])
     if marker.get("fingerprint") != mark:
         folder.delete_folder()
         folder.make_folder()
     else:
-        print(f"{name}: going on from an interrupted run", flush=True)
+        log_event("stage_resumed", f"{name}: going on from an interrupted run", run=str(run_dir), stage=name)
     begun = time.time()
     write_json(folder / MARKER, {"fingerprint": mark, "state": "running", "begun": begun, "settings": settings})
     (folder / FILE).delete()
-    with shown(name, _reader(folder)):
+    with observed(str(run_dir), name, _reader(folder)):
         report = body(folder)
     seconds = time.time() - begun
     complete = {
@@ -62,8 +63,10 @@ def run_stage(
         "report": report,
     }
     write_json(folder / MARKER, complete)
-    facts = ", ".join(f"{k} {_short(v)}" for k, v in report.items() if isinstance(v, int | float | str))
-    print(f"{name}: done in {duration(seconds)}" + (f" ({facts})" if facts else ""), flush=True)
+    told = {k: v for k, v in report.items() if isinstance(v, int | float | str)}
+    facts = ", ".join(f"{k} {_short(v)}" for k, v in told.items())
+    plain = f"{name}: done in {duration(seconds)}" + (f" ({facts})" if facts else "")
+    log_event("stage_report", plain, run=str(run_dir), stage=name, report=told)
     return StageOutput(folder, mark, report)
 
 

@@ -50,7 +50,9 @@ def main(source: str, output: str) -> int:
 
     from raypurify.bulk.job import purify
     from raypurify.errors import RaypurifyError
+    from raypurify.runtime.events import log_as
 
+    log_as(None)
     # Known to the processes of the cluster, which inherit it.
     os.environ["KILL_DRIVER"] = str(os.getpid())
     machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

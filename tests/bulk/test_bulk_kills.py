@@ -1,5 +1,6 @@
 """A purify job whose driver, actors or nodes are killed ends, run again, in the bytes of an undisturbed one."""
 
+import json
 import random
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int) -> None:
+def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int) -> str:
+    """What was said by the last run, the one that is done."""
     output = tmp_path / "out"
     plan, killed = plan_kill(tmp_path, str(place / kind), str(output), point, target, count)
     for _ in range(RUNS):
@@ -58,11 +60,26 @@ def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: s
     good = pq.read_table(state / "provenance.parquet")["id"].to_pylist()
     bad = pq.read_table(state / "errors.parquet")["id"].to_pylist()
     assert len(good + bad) == len(set(good + bad)) == IMAGES
+    return said
 
 
 @pytest.mark.parametrize(("kind", "point", "target"), [("folder", "written", "worker"), ("folder", "write", "driver")])
-def test_a_kill_changes_nothing(place, tmp_path, kind, point, target):
-    kill_and_rerun(place, tmp_path, kind, point, target, count=2)
+def test_a_kill_changes_nothing_and_is_in_the_log(place, tmp_path, monkeypatch, kind, point, target):
+    monkeypatch.setenv("RAYPURIFY_LOG", "json")
+    said = kill_and_rerun(place, tmp_path, kind, point, target, count=2)
+    told = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert {(line["run"], line["stage"]) for line in told} == {(str(tmp_path / "out"), "purify")}
+    events = {line["event"]: line for line in told}
+    assert {"stage_begun", "shard_committed", "stage_done"} <= events.keys()
+    assert ("actor_lost" in events) == (target == "worker")
+    shard = events["shard_committed"]
+    assert shard["node"]
+    assert shard["images"] >= shard["purified"] > 0
+    assert shard["seconds"] > 0
+    if target == "worker":
+        assert events["actor_lost"]["shard"] in {
+            line.get("shard") for line in told if line["event"] == "shard_committed"
+        }
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
     python node_loss.py FOLDER
 
-FOLDER holds task.json and of_row.npy; the dictionaries go to FOLDER/d, what was seen to FOLDER/facts.json.
+FOLDER holds task.json and of_row.npy; the dictionaries go to FOLDER/d, what was seen to FOLDER/facts.json, and events,
+as JSON, to standard error.
 """
 
 import json
@@ -16,7 +17,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from raypurify.config import CscSettings, DictionarySettings
+from raypurify.files import read_json
 from raypurify.fit.dictionaries import learn_dictionaries
+from raypurify.runtime.events import log_as
+from raypurify.runtime.observed import observed
+from raypurify.runtime.progress import FILE
 from raypurify.storage import resolve
 
 
@@ -38,7 +43,9 @@ def main(place: Path) -> None:
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
     arguments = (task["classes"], task["side"], CscSettings(), DictionarySettings(**task["settings"]), 0)
-    learn_dictionaries(resolve(folder), resolve(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
+    log_as("json")
+    with observed(str(place), "d", lambda: read_json(folder / FILE)):
+        learn_dictionaries(resolve(folder), resolve(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
     loser.join(10)
     facts = {
         "lost": len(nodes) - len(cluster.worker_nodes),

@@ -235,7 +235,7 @@ def test_a_killed_actor_loses_its_cluster_in_flight_and_nothing_else(six, undist
 
 
 def lose_nodes(count: int, six, tmp_path: Path, settings: DictionarySettings) -> dict:
-    """Learn where all but the first node are lost, one after another."""
+    """Learn where all but the first node are lost, one after another; "nodes_told" is how many the log tells of."""
     prepared, of_row, classes = six
     np.save(tmp_path / "of_row.npy", of_row)
     task = {"nodes": count, "prepared": str(prepared), "classes": classes, "side": SIDE, "settings": dict(settings)}
@@ -243,13 +243,14 @@ def lose_nodes(count: int, six, tmp_path: Path, settings: DictionarySettings) ->
     script = Path(__file__).with_name("node_loss.py")
     run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
-    return json.loads((tmp_path / "facts.json").read_text())
+    told = run.stderr.count('"event": "node_lost"')
+    return json.loads((tmp_path / "facts.json").read_text()) | {"nodes_told": told}
 
 
 def test_a_lost_node_loses_its_clusters_in_flight_and_nothing_else(six, undisturbed, tmp_path):
     # Two learners on three CPUs: when the second node is lost, there is room for one.
     facts = lose_nodes(1, six, tmp_path, SLOWER.model_copy(update={"actors": None}))
-    assert facts == {"lost": 1, "in_time": True, "kept": True}
+    assert facts == {"lost": 1, "in_time": True, "kept": True, "nodes_told": 1}
     assert contents(tmp_path / "d") == undisturbed
 
 
@@ -258,7 +259,7 @@ def test_a_lost_node_loses_its_clusters_in_flight_and_nothing_else(six, undistur
 def test_node_after_node_is_lost(local_ray, six, tmp_path):
     settings = SLOWER.model_copy(update={"passes": 600, "actors": None})
     facts = lose_nodes(3, six, tmp_path, settings)
-    assert facts == {"lost": 3, "in_time": True, "kept": True}
+    assert facts == {"lost": 3, "in_time": True, "kept": True, "nodes_told": 3}
     learned(tmp_path / "again", *six, settings=settings)
     assert contents(tmp_path / "d") == contents(tmp_path / "again")
 
