@@ -11,7 +11,8 @@
 
 import io
 import json
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -73,7 +74,7 @@ def write_class(file: Place, found: ClassClusters) -> None:
 def read_labels(file: Place) -> ClassLabels:
     """Read what a class's file says of its rows."""
     tensors = load(file.read())
-    rows, labels, ks, curve, singular = map(tensors.get, ("rows", "labels", "ks", "curve", "singular"))
+    rows, labels, ks, curve, singular = (tensors[name] for name in ("rows", "labels", "ks", "curve", "singular"))
     axes = tensors["factors"].shape[1]
     return ClassLabels(rows, labels, dict(zip(ks.tolist(), curve.tolist())), len(singular), axes, bool(singular.any()))
 
@@ -130,5 +131,5 @@ def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:
 
 
 def _from_tensors(prefix: str, tensors: dict[str, np.ndarray]) -> Scatter:
-    values = (tensors[f"{prefix}.{name}"] for name in Scatter._fields)
+    values: Iterator[Any] = (tensors[f"{prefix}.{name}"] for name in Scatter._fields)
     return Scatter(*(value if value.ndim else value.item() for value in values))
