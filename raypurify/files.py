@@ -13,10 +13,11 @@ def write_json(where: Where, tree: Any) -> None:
 
 
 def read_json(where: Where) -> Any:
-    """The content of a JSON file, None where it is missing or not whole."""
+    """The content of a JSON file, None where it is missing or not whole. Raises OSError where it cannot be read now:
+    a store that is out of reach does not say that there is nothing."""
     try:
         return json.loads(resolve(where).read())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

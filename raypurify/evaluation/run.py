@@ -21,7 +21,7 @@ from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.session import ray_session
-from raypurify.runtime.stages import resolved_run
+from raypurify.runtime.stages import resolved_run, telling
 from raypurify.storage import Place, Where
 
 
@@ -36,11 +36,12 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     batches, classes = read_grid_batches(grid.images, grid.batch)
     plan = make_plan(grid, out, batches)
     out.make_folder()
-    if units := plan.units():
-        _work(plan, batches, units, address)
-    checks = {classifier: read_checks(plan.checks(classifier)) for classifier in plan.check_keys}
-    examples = example_pictures(plan, subjects, batches[0], classes)
-    return write_report(plan, classes, checks, examples)  # type: ignore[arg-type]  # no check is left undone
+    with telling(out):
+        if units := plan.units():
+            _work(plan, batches, units, address)
+        checks = {classifier: read_checks(plan.checks(classifier)) for classifier in plan.check_keys}
+        examples = example_pictures(plan, subjects, batches[0], classes)
+        return write_report(plan, classes, checks, examples)  # type: ignore[arg-type]  # no check is left undone
 
 
 def _check_subjects(subjects: Subjects) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ def run_stage(
     there, ``body(folder)`` finds what an interrupted run left and goes on from it; anything else is removed first.
     """
     folder, mark = run_dir / name, fingerprint(name, settings, inputs)
-    marker = read_json(folder / MARKER) or {}
+    with telling(folder):
+        marker = read_json(folder / MARKER) or {}
     if marker.get("fingerprint") == mark and marker.get("state") == "complete":
         log_event("stage_skipped", f"{name}: complete, skipped", run=str(run_dir), stage=name)
         return StageOutput(folder, mark, marker["report"])
@@ -97,11 +98,21 @@ def resolved_run(run_dir: Where) -> Place:
 @contextmanager
 def open_run(run_dir: Where) -> Iterator[Place]:
     """Hold a run directory, a folder or a URI, for this process alone while the block runs; yields it. Raises
-    SinkError where another run works in it, or it cannot be reached or written.
+    SinkError where another run works in it, or it cannot be reached or written, also in the middle.
     """
     place = resolved_run(run_dir)
-    with held(place):
+    with held(place), telling(place):
         yield place
+
+
+@contextmanager
+def telling(place: Place) -> Iterator[None]:
+    """Turn what a disk or a store refuses in the block, here or in a task, into a SinkError."""
+    try:
+        yield
+    except OSError as e:
+        why = " ".join(str(getattr(e, "cause", None) or e).split())[:300]
+        raise SinkError(f"{place}: {why}; mend that, and run the same command again, which goes on from here") from e
 
 
 def _reader(folder: Place) -> Callable[[], Any]:
@@ -111,7 +122,9 @@ def _reader(folder: Place) -> Callable[[], Any]:
     def read() -> Any:
         nonlocal state, at
         if not folder.remote or time.monotonic() - at >= STORE_INTERVAL:
-            state, at = read_json(folder / FILE), time.monotonic()
+            at = time.monotonic()
+            with suppress(OSError):
+                state = read_json(folder / FILE)
         return state
 
     return read

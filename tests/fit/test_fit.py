@@ -147,6 +147,20 @@ def test_interrupted_stage_finds_its_files_a_changed_one_does_not(tmp_path):
         run_stage(resolve(tmp_path), "s", {"a": 2}, ("in",), body)
 
 
+def test_a_stage_that_cannot_be_looked_at_keeps_its_files(tmp_path):
+    run_stage(resolve(tmp_path), "s", {"a": 1}, ("in",), lambda folder: (folder / "part").write(b"x") or {})
+    (tmp_path / "s" / MARKER).unlink()
+    (tmp_path / "s" / MARKER).mkdir()
+    with pytest.raises(SinkError, match="run the same command again"):
+        run_stage(resolve(tmp_path), "s", {"a": 1}, ("in",), lambda folder: {})
+    assert (tmp_path / "s" / "part").read_bytes() == b"x"
+
+
+def test_what_a_store_refuses_in_the_middle_is_one_line(tmp_path):
+    with pytest.raises(SinkError, match="gone for a while; mend that"), open_run(tmp_path):
+        raise ConnectionError("gone for a while")
+
+
 def test_split_is_seeded_and_sized():
     split = choose_split(100, DataSettings(validation=10, limit=50), seed=1)
     assert [(split == kind).sum() for kind in (0, 1, 2)] == [40, 50, 10]
