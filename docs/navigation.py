@@ -3,7 +3,7 @@
 from pathlib import Path
 
 USE = ("bulk", "serve", "serve-api", "serve-jobs", "serve-operations", "training", "evaluation", "sparse-coding")
-WHY = ("algorithm", "clusters", "scale", "decisions")
+WHY = ("algorithm", "clusters", "scale", "three-hosts", "decisions")
 
 
 def navigation(root: Path, rooms: list[str]) -> str:

@@ -90,6 +90,7 @@ def cut_off(cluster):
     cluster.wait(3)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_host_that_is_cut_off_in_the_middle_changes_nothing(cluster, whole, cut_off):
     job = begin(cluster, "cut")
