@@ -13,7 +13,7 @@ from PIL import Image
 
 from raypurify.bulk.job import purify
 
-# A shard for each host.
+# Eight shards.
 IMAGES = 768
 
 
