@@ -38,10 +38,11 @@ class ObjectStore:
 
     server: subprocess.Popen
     ports: tuple[int, ...]
+    address: str
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.ports[3]}"
+        return f"{self.address}:{self.ports[3]}"
 
     def uri(self, path: str = "", user: str = "", bucket: str = BUCKET) -> str:
         """The URI of ``path`` in the bucket; ``user`` is "key:secret" where the environment's are not meant."""
@@ -81,7 +82,7 @@ class ObjectStore:
 
     def requests(self) -> Counter:
         """How many requests of each kind the store has answered."""
-        text = urllib.request.urlopen(f"http://127.0.0.1:{self.ports[-1]}/metrics", timeout=10).read().decode()
+        text = urllib.request.urlopen(f"http://{self.address}:{self.ports[-1]}/metrics", timeout=10).read().decode()
         counted: Counter = Counter()
         for kind, count in re.findall(r'^SeaweedFS_s3_request_total{.*type="(\w+)".*} (\d+)$', text, re.MULTILINE):
             counted[kind] += int(count)
@@ -89,25 +90,25 @@ class ObjectStore:
 
 
 @contextlib.contextmanager
-def running(folder: Path, ports: tuple[int, ...] | None = None) -> Iterator[ObjectStore]:
-    """A store that keeps everything in ``folder``, its log among it; ``ports`` are those of an earlier one that comes
-    up again. Raises RuntimeError where it does not."""
+def running(folder: Path, ports: tuple[int, ...] | None = None, address: str = "127.0.0.1") -> Iterator[ObjectStore]:
+    """A store that keeps everything in ``folder``, its log among it, and listens at ``address``; ``ports`` are those of
+    an earlier one that comes up again. Raises RuntimeError where it does not."""
     users = [
         {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
         for key, secret in ((KEY, SECRET), (OTHER_KEY, OTHER_SECRET))
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": users}))
-    ports = ports or _free_ports(2 * len(_SERVICES) + 1)
-    options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-filer", "-s3", "-master.telemetry=false"]
+    ports = ports or _free_ports(2 * len(_SERVICES) + 1, address)
+    options = [f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", "-filer", "-s3", "-master.telemetry=false"]
     options += [f"-{service}.port={port}" for service, port in zip(_SERVICES, ports)]
     options += [f"-{service}.port.grpc={port}" for service, port in zip(_SERVICES, ports[len(_SERVICES) :])]
     options += [f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0"]
     options += ["-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
-    options += [f"-metricsPort={ports[-1]}", "-metricsIp=127.0.0.1"]
+    options += [f"-metricsPort={ports[-1]}", f"-metricsIp={address}"]
     with open(folder / "log", "ab") as log:
         server = subprocess.Popen([_program(), "-logtostderr=true", "server", *options], cwd=folder, stderr=log)
     try:
-        store = ObjectStore(server, ports)
+        store = ObjectStore(server, ports, address)
         _wait(store, folder / "log")
         yield store
     finally:
@@ -141,9 +142,9 @@ def _wait(store: ObjectStore, log: Path) -> None:
     raise RuntimeError(f"the object store did not come up (exit {code}, {trouble}); its log ends:\n{end}")
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def _free_ports(count: int, address: str) -> tuple[int, ...]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((address, 0))
         return tuple(one.getsockname()[1] for one in sockets)

@@ -1,0 +1,99 @@
+"""A fit whose files lie in a store, over three hosts: undisturbed, with one cut off, and with its head started anew."""
+
+import json
+import time
+
+import pytest
+import yaml
+from hosts import Cluster, Job, three_hosts
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+WEIGHTS = ("network.safetensors", "distributions.safetensors", "dictionaries.safetensors")
+
+
+@pytest.fixture(scope="module")
+def cluster(small_set):
+    with three_hosts() as running:
+        running.store.put_folder("images", small_set)
+        yield running
+
+
+@pytest.fixture
+def begin(cluster, small_settings, tmp_path):
+    """Begins a fit into a folder of the store, with other settings of the baseline."""
+
+    def begin_fit(run: str, script: str = "jobs/fit.py", **baseline: object) -> Job:
+        settings = small_settings.model_dump(mode="json")
+        settings["baseline"] |= baseline
+        config = tmp_path / "settings.yaml"
+        config.write_text(yaml.safe_dump(settings))
+        given = ["--data", cluster.store.uri("images"), "--config", config, "--run-dir", cluster.store.uri(run)]
+        return cluster.begin(script, *given)
+
+    return begin_fit
+
+
+def wait_for(cluster: Cluster, job: Job, path: str, lines: int = 1) -> None:
+    """Until the store has a file of so many lines, while the job goes on."""
+    until = time.monotonic() + 200
+    while True:
+        found = cluster.store.objects(path.rpartition("/")[0]).get(path.rpartition("/")[2])
+        if found and found[0].count(b"\n") >= lines:
+            return
+        assert job.process.poll() is None, job.said
+        assert time.monotonic() < until, job.said
+        time.sleep(0.2)
+
+
+def epochs(cluster: Cluster, run: str) -> list[dict]:
+    return [json.loads(line) for line in cluster.store.read(f"{run}/baseline/metrics.jsonl").splitlines()]
+
+
+def test_a_fit_works_on_two_hosts_and_ends_in_the_bytes_of_a_local_one(cluster, begin, small_run):
+    said = begin("whole").end(600)
+    assert said["exit"] == 0
+    for file in WEIGHTS:
+        assert cluster.store.read(f"whole/bundle/{file}") == (small_run / "bundle" / file).read_bytes()
+    assert {line["workers"] for line in epochs(cluster, "whole")} == {2}  # a host has one CPU
+
+
+def test_a_training_that_loses_a_host_goes_on_with_one_worker(cluster, begin):
+    # Two of three are cut off, so that one at least was at work and one is left.
+    job = begin("cut", "jobs/train_baseline.py", epochs=12, workers=2, min_workers=1)
+    wait_for(cluster, job, "cut/baseline/metrics.jsonl", 2)
+    lost = cluster.workers[:2]
+    for host in lost:
+        host.cut()
+    try:
+        said = job.end(400)
+    finally:
+        for host in lost:
+            host.join()
+            host.kill()
+            cluster.start_worker(host)
+        cluster.wait(3)
+    assert said["exit"] == 0, job.said
+    made = epochs(cluster, "cut")
+    assert [line["epoch"] for line in made] == list(range(made[0]["epoch"], made[0]["epoch"] + 12))
+    assert (made[0]["workers"], made[-1]["workers"]) == (2, 1)
+
+
+def test_a_job_whose_head_is_killed_goes_on_when_it_is_submitted_again(cluster, begin):
+    job = begin("head")
+    wait_for(cluster, job, "head/baseline/stage.json", 0)
+    while json.loads(cluster.store.read("head/baseline/stage.json"))["state"] != "complete":
+        assert job.process.poll() is None, job.said
+        time.sleep(0.3)
+    for host in (cluster.head, *cluster.workers):
+        host.kill()
+    before = {stage: cluster.store.objects(f"head/{stage}") for stage in ("prepare", "baseline")}
+    # A store tells times to the second.
+    time.sleep(1.1)
+    cluster.start_head()
+    for host in cluster.workers:
+        cluster.start_worker(host)
+    cluster.wait(3)
+    again = begin("head")
+    assert again.end(600)["exit"] == 0
+    assert again.said.count("complete, skipped") >= 2
+    assert {stage: cluster.store.objects(f"head/{stage}") for stage in before} == before
