@@ -67,5 +67,5 @@ if __name__ == "__main__":
     out.mkdir(parents=True, exist_ok=True)
     write_images(out / "images.parquet")
     report = evaluate(load_grid(GRID, data=str(out)), out)
-    print(report.with_name("cells.csv").read_text("utf-8"))
+    print((out / "cells.csv").read_text("utf-8"))
     print(f"tables, intervals and pictures: {report}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -32,7 +33,6 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _SECRET = re.compile(r"^(?!abfss?://[^/:]*@)(\w[\w+.-]*://)[^/?#]*@|^(s3://)[^/@:]*:[^@]*@")
 # What a URI may say about a store and everybody may read.
 _OPEN_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "tls_ca_file_path", "retry_limit_seconds"})
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 # What may stand in a URI as it is.
 _PLAIN = "%/:?@!$&'()*+,;="
 
@@ -153,7 +153,7 @@ class Place:
         # A name that no other process has: a killed writer's successor may run beside it for a while.
         with ((scratch or self.parent) / f".{uuid.uuid4().hex}")._reached(make=True) as (temporary, beside):
             try:
-                with os.fdopen(os.open(temporary, _NEW, 0o666, dir_fd=beside), "wb") as file:
+                with open(temporary, "wb", opener=partial(_opened_new, beside)) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
@@ -254,6 +254,10 @@ class Place:
 
 # A file or folder as callers may name it.
 Where = str | os.PathLike | Place
+
+
+def _opened_new(folder: int | None, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_EXCL, 0o666, dir_fd=folder)
 
 
 def resolve(uri: Where) -> Place:

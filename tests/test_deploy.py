@@ -83,10 +83,12 @@ def test_nothing_is_deployed_on_a_head_that_has_no_processors(tmp_path):
 def test_the_dashboard_is_one_that_grafana_imports():
     board = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
     assert board["schemaVersion"] >= 36
-    assert [panel["id"] for panel in board["panels"]] == list(range(1, len(board["panels"]) + 1))
+    assert sorted(panel["id"] for panel in board["panels"]) == list(range(1, len(board["panels"]) + 1))
     variables = {variable["name"] for variable in board["templating"]["list"]}
     for panel in board["panels"]:
         assert panel["title"]
+        if panel["type"] == "row":
+            continue
         assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
             # Brackets close, and what is put in is known to the dashboard or to Grafana.

@@ -12,6 +12,7 @@ SCRIPT = Path(__file__).parents[1] / "jobs" / "with_gpus.py"
 COMMAND = "import ray; ray.init(); print(int(ray.cluster_resources()['GPU'])); raise SystemExit(3)"
 
 
+@pytest.mark.slow
 def test_a_command_has_its_gpus_from_the_start_and_they_are_let_go_after_it():
     from ray._raylet import GcsClient
     from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
@@ -24,17 +25,17 @@ def test_a_command_has_its_gpus_from_the_start_and_they_are_let_go_after_it():
         return json.loads(gcs.internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL, None))
 
     command = [sys.executable, str(SCRIPT), "2", sys.executable, "-c", COMMAND]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_ADDRESS": cluster.address}
-        ) as run:
-            assert run.stdout.readline().startswith("waiting for 2 GPUs: the cluster has 0")
-            assert asked() == [{"GPU": 1}, {"GPU": 1}]
-            cluster.add_node(num_cpus=0, num_gpus=2)
-            assert run.stdout.read().split() == ["2"]
-            assert run.wait(60) == 3
+        assert run.stdout.readline().startswith("waiting for 2 GPUs: the cluster has 0")
+        assert asked() == [{"GPU": 1}, {"GPU": 1}]
+        cluster.add_node(num_cpus=0, num_gpus=2)
+        assert run.stdout.read().split() == ["2"]
+        assert run.wait(60) == 3
         assert asked() == []
     finally:
+        run.kill()
         cluster.shutdown()
 
 

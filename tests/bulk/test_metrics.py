@@ -43,7 +43,8 @@ def samples(small_run, small_samples, tmp_path_factory):
     while time.monotonic() < until:
         found = [(name, dict(tags), value) for (name, tags), value in [*small_samples.items()] if "serve" not in name]
         ended = {tags["stage"] for name, tags, _ in found if name == "ray_raypurify_stage_seconds"}
-        if wanted <= ended and "ray_raypurify_images_total" in {name for name, *_ in found}:
+        counted = {tags.get("stage") for name, tags, _ in found if name == "ray_raypurify_stage_work_total"}
+        if wanted <= ended and wanted <= counted and "ray_raypurify_images_total" in {name for name, *_ in found}:
             return found, str(folder / "out"), str(small_run)
         time.sleep(1)
     pytest.fail(f"Ray exports {sorted({name for name, *_ in found})} alone, of {ended}")

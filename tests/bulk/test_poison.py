@@ -190,7 +190,7 @@ def test_a_shard_tells_how_far_it_is(local_ray, tmp_path, monkeypatch):
     one.start()
     *signs, last = one.do(source.shards[0], Care())
     assert [sign.done for sign in signs] == list(range(1, 13))
-    assert last == ShardOutcome("part-00000", {"purified": 12})
+    assert last == ShardOutcome("part-00000", {"purified": 12}, seconds=last.seconds)
     *probes, _ = one.do(source.shards[0], Care(True, frozenset({7})))
     assert [sign.row for sign in probes if isinstance(sign, Sign) and sign.row is not None] == [
         row for row in range(12) if row != 7

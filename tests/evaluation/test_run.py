@@ -95,7 +95,7 @@ def test_images_stay_the_same_from_purifier_to_purifier(report):
     # Gray-box attacks are made once; those that know the purifier, once for each.
     made = sorted((report / "adversarial").iterdir())
     assert len(made) == 2 * (2 + 2 * 3)
-    assert all(read_attacked(file).shape[1:] == (3, 32, 32) for file in made)
+    assert all(read_attacked(resolve(file)).shape[1:] == (3, 32, 32) for file in made)
 
 
 def test_a_second_run_computes_nothing_and_a_new_purifier_only_its_cells(report, tree):
