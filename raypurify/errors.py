@@ -47,3 +47,18 @@ class ImageError(RaypurifyError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, str(self))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line, without the traceback that Ray puts before it.
+
+    >>> one_line(ValueError("no\\n such  thing")), one_line(KeyError())
+    ('no such thing', 'KeyError')
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return one_line(cause)
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())[:1000] or type(error).__name__

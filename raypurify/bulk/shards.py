@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
 from raypurify.bundle import load_bundle
 from raypurify.containers.rows import Shard
-from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError
+from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError, one_line
 from raypurify.pictures import Pair
 from raypurify.runtime.events import log_event
 from raypurify.runtime.metrics import add_count
@@ -167,7 +167,7 @@ class _Job:
         elif event.kind == "died":
             self._death(shard, value, event.where)
         elif event.kind == "failed":
-            self._leave(shard.name, RaypurifyError(_one_line(value)))
+            self._leave(shard.name, RaypurifyError(_named(value)))
         elif isinstance(value, Sign):
             self._probed[shard.name] = value.row
             self.progress.reach(shard.name, value.done)
@@ -252,7 +252,7 @@ class _Job:
         if self._false_starts < LIVES * self.pool.size:
             return
         if not self.pool.alive:
-            raise RaypurifyError(f"no actor can be started, after {self._false_starts} tries: {_one_line(error)}")
+            raise RaypurifyError(f"no actor can be started, after {self._false_starts} tries: {_named(error)}")
         # Those that live do the work.
         self.pool.most = self.pool.alive
 
@@ -261,11 +261,10 @@ def _say(event: str, text: str, level: int = logging.INFO) -> None:
     log_event(event, f"purify: {text}", level, aside=True, text=text)
 
 
-def _one_line(error: Exception) -> str:
-    """An error of Ray without the traceback that it carries."""
+def _named(error: Exception) -> str:
+    """An error of Ray as one line, with its kind unless raypurify raised it."""
     cause = getattr(error, "cause", None) or error
-    text = next(iter(str(cause).splitlines()), "")
-    return text if isinstance(cause, RaypurifyError) else f"{type(cause).__name__}: {text}"
+    return one_line(error) if isinstance(cause, RaypurifyError) else f"{type(cause).__name__}: {one_line(error)}"
 
 
 def fit_pool(

@@ -17,6 +17,9 @@ from raypurify.runtime.observed import actor_lost
 LIVES = 4
 # How often who waits for events may look at other things; how many actors may wait for a cluster to grow.
 TICK, LEAST_PENDING, MOST_PENDING = 1.0, 8, 64
+# Seconds until actors are started again after one that did not start, doubled with each in a row: what ails a node may
+# pass, and all tries within a second would say nothing.
+LEAST_PAUSE, MOST_PAUSE = 0.5, 5.0
 
 Item = TypeVar("Item")
 Named = TypeVar("Named", bound=Hashable)
@@ -74,6 +77,7 @@ class Pool(Generic[Item]):
         self._start, self._call, self._ready, self._patience = start, call, ready, patience
         self._idle: list[_Seat[Item]] = []
         self._busy: dict[Any, _Seat[Item]] = {}
+        self._false_starts, self._not_before = 0, 0.0
 
     @property
     def alive(self) -> int:
@@ -115,6 +119,8 @@ class Pool(Generic[Item]):
             for handle in starting:
                 ray.kill(self._busy.pop(handle).actor)
             return
+        if time.monotonic() < self._not_before:
+            return
         room = max(self.size - alive, min(max(alive, LEAST_PENDING), MOST_PENDING))
         wanted = min(self.most - alive, len(self.waiting), room)
         for _ in range(wanted - len(starting)):
@@ -143,7 +149,7 @@ class Pool(Generic[Item]):
             return self._lost(handle, error)
         self._rest(handle)
         if item is None:
-            seat.where = value
+            seat.where, self._false_starts = value, 0
             return Event("ready", None, value, value)
         return Event("done", item, value, seat.where)
 
@@ -158,6 +164,9 @@ class Pool(Generic[Item]):
         seat = self._busy.pop(handle)
         # It may be out of reach only, and would do the same work beside its replacement.
         ray.kill(seat.actor)
+        if seat.item is None:
+            pause = min(MOST_PAUSE, LEAST_PAUSE * 2**self._false_starts)
+            self._false_starts, self._not_before = self._false_starts + 1, time.monotonic() + pause
         return Event("died", seat.item, error, seat.where)
 
     def _overdue(self) -> Iterator[Event]:

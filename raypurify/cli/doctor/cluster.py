@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from raypurify.cli.doctor import agreement, sharing
-from raypurify.cli.doctor.findings import Finding, all_well, find, nodes_text, one_line
+from raypurify.cli.doctor.findings import Finding, all_well, find, nodes_text
 from raypurify.cli.doctor.nodes import Nodes, meet
 from raypurify.cli.doctor.witness import Witness
+from raypurify.errors import one_line
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.session import ray_session
 

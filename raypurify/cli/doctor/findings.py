@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from raypurify.errors import one_line
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -28,21 +30,6 @@ def find(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, True, str(warning), warning=True)
     except Exception as error:  # whatever is broken, the other checks say their part
         return Finding(name, False, one_line(error))
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line, without the traceback that Ray puts before it.
-
-    >>> one_line(ValueError("no\\n such  thing")), one_line(KeyError())
-    ('no such thing', 'KeyError')
-    """
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        return one_line(cause)
-    text = str(error)
-    if "Traceback (most recent call last)" in text:
-        text = text.strip().splitlines()[-1]
-    return " ".join(text.split())[:1000] or type(error).__name__
 
 
 def all_well(wrong: list[str], well: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raypurify.cli.doctor import witness
-from raypurify.cli.doctor.findings import one_line
+from raypurify.errors import one_line
 
 
 @dataclass

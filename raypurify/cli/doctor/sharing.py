@@ -5,9 +5,10 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
-from raypurify.cli.doctor.findings import all_well, nodes_text, one_line
+from raypurify.cli.doctor.findings import all_well, nodes_text
 from raypurify.cli.doctor.nodes import Nodes
 from raypurify.cli.doctor.witness import Witness
+from raypurify.errors import one_line
 from raypurify.storage import redact
 
 Answer = TypeVar("Answer")
