@@ -212,6 +212,7 @@ def learners() -> list[int]:
     return [pid for pid in below(os.getpid()) if read(f"/proc/{pid}/cmdline").startswith("ray::Learner.learn")]
 
 
+@pytest.mark.slow
 def test_a_killed_actor_loses_its_cluster_in_flight_and_nothing_else(six, undisturbed, tmp_path):
     folder, killed, kept = tmp_path / "d", [], {}
 
