@@ -5,7 +5,7 @@ import time
 
 import pytest
 import yaml
-from hosts import Cluster, Job, three_hosts
+from hosts import Cluster, Job, cluster_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WEIGHTS = ("network.safetensors", "distributions.safetensors", "dictionaries.safetensors")
@@ -13,7 +13,7 @@ WEIGHTS = ("network.safetensors", "distributions.safetensors", "dictionaries.saf
 
 @pytest.fixture(scope="module")
 def cluster(small_set):
-    with three_hosts() as running:
+    with cluster_of(3) as running:
         running.store.put_folder("images", small_set)
         yield running
 
@@ -57,21 +57,23 @@ def test_a_fit_works_on_two_hosts_and_ends_in_the_bytes_of_a_local_one(cluster, 
     assert {line["workers"] for line in epochs(cluster, "whole")} == {2}  # a host has one CPU
 
 
+def test_a_fit_that_loses_a_host_ends_in_the_same_bytes(cluster, begin, small_run):
+    job = begin("lost")
+    wait_for(cluster, job, "lost/baseline/metrics.jsonl")
+    with cluster.cut_off(cluster.workers[0]):
+        said = job.end(600)
+        assert cluster.workers[0].address not in cluster.alive()
+    assert said["exit"] == 0, job.said
+    for file in WEIGHTS:
+        assert cluster.store.read(f"lost/bundle/{file}") == (small_run / "bundle" / file).read_bytes()
+
+
 def test_a_training_that_loses_a_host_goes_on_with_one_worker(cluster, begin):
     # Two of three are cut off, so that one at least was at work and one is left.
     job = begin("cut", "jobs/train_baseline.py", epochs=12, workers=2, min_workers=1)
     wait_for(cluster, job, "cut/baseline/metrics.jsonl", 2)
-    lost = cluster.workers[:2]
-    for host in lost:
-        host.cut()
-    try:
+    with cluster.cut_off(*cluster.workers[:2]):
         said = job.end(400)
-    finally:
-        for host in lost:
-            host.join()
-            host.kill()
-            cluster.start_worker(host)
-        cluster.wait(3)
     assert said["exit"] == 0, job.said
     made = epochs(cluster, "cut")
     assert [line["epoch"] for line in made] == list(range(made[0]["epoch"], made[0]["epoch"] + 12))
@@ -89,10 +91,7 @@ def test_a_job_whose_head_is_killed_goes_on_when_it_is_submitted_again(cluster, 
     before = {stage: cluster.store.objects(f"head/{stage}") for stage in ("prepare", "baseline")}
     # A store tells times to the second.
     time.sleep(1.1)
-    cluster.start_head()
-    for host in cluster.workers:
-        cluster.start_worker(host)
-    cluster.wait(3)
+    cluster.start()
     again = begin("head")
     assert again.end(600)["exit"] == 0
     assert again.said.count("complete, skipped") >= 2

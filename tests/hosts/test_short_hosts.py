@@ -1,0 +1,89 @@
+"""A bulk job over two hosts, one of which is cut off in the middle, in short; and hosts leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bulk_work import work_of
+from hosts import cluster_of
+from namespaces import Host, network
+
+OWNER = """
+import os, sys
+from namespaces import network
+with network(["head", "worker"], dict(os.environ)) as net:
+    net.hosts[1].start("sleep", "1000")
+    print(net.folder, net.hosts[0].namespace, net.hosts[1].link, flush=True)
+    sys.stdin.read()
+"""
+# A host that is there refuses.
+REACH = "import socket, sys; socket.create_connection((sys.argv[1], 9), 1)"
+WHO = "import platform, socket, tempfile; print(platform.node(), socket.if_nameindex()[1][1], tempfile.gettempdir())"
+
+
+@pytest.mark.timeout(200)
+def test_a_host_that_is_cut_off_loses_no_image(local_ray, tmp_path):
+    with cluster_of(2) as cluster:
+        work = work_of(cluster, tmp_path, 288)
+        job = work.begin("cut")
+        work.wait(job)
+        cluster.workers[0].cut()
+        work.check("cut", job)
+        assert "an actor on worker-1 died over shard" in job.said
+
+
+def test_each_host_has_a_name_an_address_and_a_temp_directory_of_its_own():
+    with network(["head", "worker"], dict(os.environ)) as net:
+        head, worker = net.hosts
+        assert [says(host, WHO).split() for host in net.hosts] == [
+            [host.name, "eth0", str(host.folder / "tmp")] for host in net.hosts
+        ]
+        assert "ConnectionRefusedError" in says(head, REACH, worker.address)
+        worker.cut()
+        assert "ConnectionRefusedError" not in says(head, REACH, worker.address)
+        worker.join()
+        assert "ConnectionRefusedError" in says(head, REACH, worker.address)
+
+
+def says(host: Host, script: str, *arguments: str) -> str:
+    """The last line of a Python script that runs in a host."""
+    host.start(sys.executable, "-c", script, *arguments).wait(20)
+    return host.said("log").splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_hosts_whose_owner_is_ended(number):
+    with network(["head"], dict(os.environ)):
+        pass  # else skipped
+    command = [sys.executable, "-c", OWNER]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        folder, namespace, link = owner.stdout.readline().split()
+        bridge = namespace.rpartition("-")[0]
+        assert left(folder, bridge, link) == 4
+        owner.send_signal(number)
+        owner.wait(30)
+    until = time.monotonic() + 20
+    while left(folder, bridge, link) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left(folder, bridge, link) == 0
+
+
+def left(folder: str, bridge: str, link: str) -> int:
+    """How many there are of: folder, namespaces, links, processes."""
+    named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
+    sleeping = [p for p in Path("/proc").glob("[0-9]*") if folder in environ(p)]
+    return Path(folder).exists() + (bridge in named) + (link in links) + bool(sleeping)
+
+
+def environ(process: Path) -> str:
+    try:
+        return (process / "environ").read_text(errors="replace")
+    except OSError:
+        return ""
