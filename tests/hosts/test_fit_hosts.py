@@ -50,8 +50,8 @@ def epochs(cluster: Cluster, run: str) -> list[dict]:
 
 
 def test_a_fit_works_on_two_hosts_and_ends_in_the_bytes_of_a_local_one(cluster, begin, small_run):
-    said = begin("whole").end(600)
-    assert said["exit"] == 0
+    job = begin("whole")
+    assert job.end(400)["exit"] == 0, job.said
     for file in WEIGHTS:
         assert cluster.store.read(f"whole/bundle/{file}") == (small_run / "bundle" / file).read_bytes()
     assert {line["workers"] for line in epochs(cluster, "whole")} == {2}  # a host has one CPU
@@ -61,7 +61,7 @@ def test_a_fit_that_loses_a_host_ends_in_the_same_bytes(cluster, begin, small_ru
     job = begin("lost")
     wait_for(cluster, job, "lost/baseline/metrics.jsonl")
     with cluster.cut_off(cluster.workers[0]):
-        said = job.end(600)
+        said = job.end(400)
         assert cluster.workers[0].address not in cluster.alive()
     assert said["exit"] == 0, job.said
     for file in WEIGHTS:
@@ -93,6 +93,6 @@ def test_a_job_whose_head_is_killed_goes_on_when_it_is_submitted_again(cluster, 
     time.sleep(1.1)
     cluster.start()
     again = begin("head")
-    assert again.end(600)["exit"] == 0
+    assert again.end(400)["exit"] == 0, again.said
     assert again.said.count("complete, skipped") >= 2
     assert {stage: cluster.store.objects(f"head/{stage}") for stage in before} == before

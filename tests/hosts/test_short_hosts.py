@@ -22,6 +22,11 @@ with network(["head", "worker"], dict(os.environ)) as net:
 """
 # A host that is there refuses.
 REACH = "import socket, sys; socket.create_connection((sys.argv[1], 9), 1)"
+MEET = """
+import socket, sys
+from raypurify.fit.meeting import interface_of
+print(interface_of(sys.argv[1]), socket.gethostbyname(socket.gethostname()))
+"""
 WHO = "import platform, socket, tempfile; print(platform.node(), socket.if_nameindex()[1][1], tempfile.gettempdir())"
 
 
@@ -42,6 +47,8 @@ def test_each_host_has_a_name_an_address_and_a_temp_directory_of_its_own():
         assert [says(host, WHO).split() for host in net.hosts] == [
             [host.name, "eth0", str(host.folder / "tmp")] for host in net.hosts
         ]
+        # A training's workers listen there, though the host's name stands for a loopback address.
+        assert says(worker, MEET, worker.address).split() == ["eth0", "127.0.1.1"]
         assert "ConnectionRefusedError" in says(head, REACH, worker.address)
         worker.cut()
         assert "ConnectionRefusedError" not in says(head, REACH, worker.address)
