@@ -24,12 +24,12 @@ ENTER = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 @dataclass
 class Host:
-    """A namespace with an address and a name of its own, a folder for its files, and the processes started in it."""
+    """A namespace with an address and a name of its own, a folder for its files, and the processes started in it. The
+    end of its link that is on the bridge is called as the namespace."""
 
     namespace: str
     name: str
     address: str
-    link: str
     folder: Path
     environment: Mapping[str, str]
     processes: list[subprocess.Popen] = field(default_factory=list)
@@ -58,11 +58,11 @@ class Host:
 
     def cut(self) -> None:
         """Take its link down."""
-        _ip("link", "set", self.link, "down")
+        _ip("link", "set", self.namespace, "down")
 
     def join(self) -> None:
         """Bring its link up."""
-        _ip("link", "set", self.link, "up")
+        _ip("link", "set", self.namespace, "up")
 
     def kill(self) -> None:
         """End every process in it, as when power fails."""
@@ -104,6 +104,8 @@ def network(names: list[str], environment: Mapping[str, str]) -> Iterator[Networ
             _ip("link", "add", bridge, "type", "bridge")
             hosts = [_host(bridge, f"{net}.{n}", folder / str(n), name, environment) for n, name in enumerate(names, 1)]
         except RuntimeError as refused:
+            if "exists" in str(refused):
+                raise
             pytest.skip(f"needs network namespaces, which are not permitted here: {refused}")
         _ip("addr", "add", f"{net}.254/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
@@ -115,16 +117,16 @@ def network(names: list[str], environment: Mapping[str, str]) -> Iterator[Networ
 
 
 def _host(bridge: str, address: str, folder: Path, name: str, environment: Mapping[str, str]) -> Host:
-    namespace, link = f"{bridge}-{folder.name}", f"rpv{os.getpid()}-{folder.name}"
+    namespace = f"{bridge}-{folder.name}"
     (folder / "tmp").mkdir(parents=True)
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
     _ip("netns", "add", namespace)
-    _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-    _ip("link", "set", link, "master", bridge, "up")
+    _ip("link", "add", namespace, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+    _ip("link", "set", namespace, "master", bridge, "up")
     _ip("-n", namespace, "link", "set", "lo", "up")
     _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
     _ip("-n", namespace, "link", "set", "eth0", "up")
-    host = Host(namespace, name, address, link, folder, environment)
+    host = Host(namespace, name, address, folder, environment)
     if host.start("true").wait(10):
         raise RuntimeError(host.said("log"))
     host.processes.clear()

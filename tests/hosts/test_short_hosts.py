@@ -17,7 +17,7 @@ import os, sys
 from namespaces import network
 with network(["head", "worker"], dict(os.environ)) as net:
     net.hosts[1].start("sleep", "1000")
-    print(net.folder, net.hosts[0].namespace, net.hosts[1].link, flush=True)
+    print(net.folder, net.hosts[1].namespace, flush=True)
     sys.stdin.read()
 """
 # A host that is there refuses.
@@ -70,23 +70,22 @@ def test_nothing_is_left_of_hosts_whose_owner_is_ended(number):
     with subprocess.Popen(
         command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
-        folder, namespace, link = owner.stdout.readline().split()
-        bridge = namespace.rpartition("-")[0]
-        assert left(folder, bridge, link) == 4
+        folder, namespace = owner.stdout.readline().split()
+        assert left(folder, namespace) == 4
         owner.send_signal(number)
         owner.wait(30)
     until = time.monotonic() + 20
-    while left(folder, bridge, link) and time.monotonic() < until:
+    while left(folder, namespace) and time.monotonic() < until:
         time.sleep(0.1)
-    assert left(folder, bridge, link) == 0
+    assert left(folder, namespace) == 0
 
 
-def left(folder: str, bridge: str, link: str) -> int:
-    """How many there are of: folder, namespaces, links, processes."""
+def left(folder: str, namespace: str) -> int:
+    """How many there are of: folder, namespace, link, processes."""
     named = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
     sleeping = [p for p in Path("/proc").glob("[0-9]*") if folder in environ(p)]
-    return Path(folder).exists() + (bridge in named) + (link in links) + bool(sleeping)
+    return Path(folder).exists() + (namespace in named) + (namespace in links) + bool(sleeping)
 
 
 def environ(process: Path) -> str:

@@ -44,7 +44,8 @@ def undo(bridge: str, folder: Path) -> None:
 
     kill_all(left)
     for name in namespaces:
-        # With the namespace goes its end of the link, and with that the other.
+        # With this end of a link goes the other, at once; with the namespace it would be later.
+        subprocess.run(["ip", "link", "del", name], capture_output=True)
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
     subprocess.run(["ip", "link", "del", bridge], capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
