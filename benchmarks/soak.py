@@ -9,6 +9,7 @@ and after each of them, when Ray has taken back what is its own: what grows from
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -58,9 +59,12 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until ``ended`` is set."""
         while not self.ended.wait(self.every):
+            # Between two jobs there is nobody to kill.
+            while not (workers := [pid for pid in tree(os.getpid()) if "ShardActor" in command(pid)]):
+                if self.ended.wait(0.2):
+                    return
             self.figures.append(measure())
-            workers = [pid for pid in tree(os.getpid()) if "ShardActor" in command(pid)]
-            if workers:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(workers[self.killed % len(workers)], signal.SIGKILL)
                 self.killed += 1
             print(f"killed {self.killed}, {self.figures[-1]}", flush=True)
@@ -129,7 +133,6 @@ def main(minutes: float, every: float, images: int, bundle: str, scratch: str) -
                     sys.exit(f"of {images} images not all were purified: {summary}")
                 digests.append(digest_of(output, images))
                 shutil.rmtree(output)
-                # Between jobs there is nobody to kill.
                 time.sleep(SETTLES_S)
                 idle.append(measure())
             seconds = time.monotonic() - begun
