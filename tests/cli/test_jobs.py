@@ -30,7 +30,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory, store):
     """A Ray head without CPUs, with token authentication, and two nodes that do the work."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # What other tests of this process have set for their Ray, such as to log nothing, is not meant for this one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard = free_port(), free_port()
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
@@ -40,7 +41,9 @@ def head(tmp_path_factory, store):
     command += [*ports, "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     # Another Ray on this machine, as other tests have, holds the default port of the agent that starts jobs.
     command += [f"--dashboard-agent-listen-port={free_port()}"]
-    folders: list[str] = []
+    # A node unpacks the working directory of a job anew, so each needs a place of its own, with a short path.
+    folders = [tempfile.mkdtemp(prefix="ray-") for _ in range(3)]
+    command += [f"--temp-dir={folders[0]}"]
     processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log)]
     address = f"http://127.0.0.1:{dashboard}"
     request = urllib.request.Request(
@@ -54,11 +57,9 @@ def head(tmp_path_factory, store):
             except OSError:
                 assert processes[0].poll() is None, Path(log.name).read_text()
                 time.sleep(0.5)
-        for _ in range(2):
+        for folder in folders[1:]:
             node = [*RAY, "start", "--block", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--disable-usage-stats"]
-            # A node unpacks the working directory of a job anew, so each needs a place of its own, with a short path.
-            folders.append(tempfile.mkdtemp(prefix="ray-"))
-            node += [*ports, f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folders[-1]}"]
+            node += [*ports, f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"]
             processes.append(subprocess.Popen(node, env=environment, stdout=log, stderr=log))
         yield address, environment
     finally:
@@ -66,7 +67,11 @@ def head(tmp_path_factory, store):
             process.terminate()
         for process in processes:
             process.wait(60)
+        # Why an actor died is in the logs of its node alone.
+        logs = Path(log.name).parent
         for folder in folders:
+            for kept in Path(folder).glob("session_2*/logs"):
+                shutil.copytree(kept, logs / Path(folder).name, ignore_dangling_symlinks=True, dirs_exist_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
 
 
