@@ -117,17 +117,18 @@ def main() -> None:
     rows = first_rows([arguments.data / file], IMAGES)
     results = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     found = results.setdefault(arguments.size, {})
-    before = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
-    found["bare"] = before
+    rated = "sustained" in arguments.only
+    if rated:
+        found["bare"] = before = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
     for limits, others in (((), {stream.__name__}), (STREAM_LIMITS, PARTS.keys() - {stream.__name__})):
         parts = [part for part in PARTS if part in arguments.only and part not in others]
         if parts:
             with endpoint(bundle, *limits) as (url, pid):
                 load = partial(Load, url, pid, rows.column("image").to_pylist(), arguments.seconds)
                 asyncio.run(measure(load, parts, found))
-    after = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
-    found["bare"]["images_per_second_after"] = after["images_per_second"]
-    if "sustained" in arguments.only:
+    if rated:
+        after = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
+        found["bare"]["images_per_second_after"] = after["images_per_second"]
         rate = (before["images_per_second"] + after["images_per_second"]) / 2
         found["sustained"]["over_bare"] = round(found["sustained"]["images_per_second"] / rate, 2)
     found |= {
@@ -137,7 +138,8 @@ def main() -> None:
         "bundle": raypurify.load(bundle).digest,
     }
     arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(json.dumps(found["bare"]), found["sustained"].get("over_bare") if "sustained" in found else "")
+    if rated:
+        print(json.dumps(found["bare"]), found["sustained"]["over_bare"])
 
 
 async def measure(load: Callable[[], Load], parts: list[str], found: dict) -> None:
