@@ -56,7 +56,7 @@ def one_line(error: BaseException) -> str:
 
     >>> one_line(ValueError("no\\n such  thing")), one_line(KeyError())
     ('no such thing', 'KeyError')
-    >>> one_line(RuntimeError('died:\\nTraceback (most recent call last):\\n  File "a.py", line 1\\nOSError: no\\nroom'))
+    >>> one_line(RuntimeError('died:\\nTraceback (most recent call last):\\n  File "a", line 1\\nOSError: no\\nroom'))
     'OSError: no room'
     """
     cause = getattr(error, "cause", None)
