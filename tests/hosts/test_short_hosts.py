@@ -12,9 +12,11 @@ from bulk_work import work_of
 from hosts import cluster_of
 from namespaces import Host, network
 
+# A process that is started in the background may ignore SIGINT, and so would what it starts.
 OWNER = """
-import os, sys
+import os, signal, sys
 from namespaces import network
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with network(["head", "worker"], dict(os.environ)) as net:
     net.hosts[1].start("sleep", "1000")
     print(net.folder, net.hosts[1].namespace, flush=True)
