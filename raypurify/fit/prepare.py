@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from raypurify.config import DataSettings
 from raypurify.containers.source import Source, read_shard
 from raypurify.errors import DataError, ImageError
-from raypurify.images import decode_image
+from raypurify.images import decode_image, squared
 from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
@@ -84,7 +83,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
                 if row.error is not None:
                     raise row.error
                 assert row.data is not None  # as there is no error
-                pixels, message = resized(decode_image(row.data).pixels, side), None
+                pixels, message = squared(decode_image(row.data).pixels, side), None
                 part = "train" if split[row.row] == 1 else "validation"
             except ImageError as e:
                 pixels, message, part = np.zeros((3, side, side), np.uint8), f"{row.id}: {e}", "failed"
@@ -97,13 +96,6 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
         progress.add.remote(shard.rows)
     types = (pa.int64(), pa.string(), pa.int64(), pa.binary(3 * side * side), pa.string(), pa.string())
     return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
-
-
-def resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels (H, W, 3) as (3, side, side)."""
-    if pixels.shape[:2] != (side, side):
-        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
