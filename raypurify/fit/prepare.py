@@ -21,11 +21,14 @@ BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
 
 
-def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dict[str, Any]:
+def prepare(
+    folder: Place, source: Source, data: DataSettings, seed: int, only: np.ndarray | None = None
+) -> dict[str, Any]:
     """Write ``folder/split=…/*.parquet`` with columns row, id, label, message, image (uint8, CHW).
 
-    Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
-    that cannot be decoded are left out of both; their messages stand in ``split=failed``.
+    Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers; of these
+    none but ``only`` (row numbers), where they are given. Images that cannot be decoded are left out of both; their
+    messages stand in ``split=failed``.
 
     Raises DataError when images have no label, a class has no training image, or there are fewer than two classes.
     """
@@ -33,7 +36,10 @@ def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dic
 
     for part in (TRAIN, VALIDATION, FAILED):
         (folder / part).delete_folder()
-    split = ray.put(choose_split(source.rows, data, seed))
+    chosen = choose_split(source.rows, data, seed)
+    if only is not None:
+        chosen[~np.isin(np.arange(source.rows), only)] = 0
+    split = ray.put(chosen)
     progress = shared_progress(folder, source.rows, "images")
     size = 3 * data.image_size**2 * source.rows
     # A cluster whose nodes are still to come has no CPUs yet.
