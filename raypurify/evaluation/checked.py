@@ -7,7 +7,7 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.plan import CheckName
 from raypurify.evaluation.sanity import Check, Subject, check_attacks
 from raypurify.evaluation.subjects import Subjects, predict
-from raypurify.evaluation.threat_model import done, sight
+from raypurify.evaluation.threat_model import differentiated, sight
 
 
 def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> list[Check]:
@@ -25,7 +25,7 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
         return check_attacks(Subject(network), images, labels, subjects.classifier(other) if other else None)
     defence = subjects.purifier(name.purifier)
     model, labels, loss = sight(name.knows, network, defence, images, labels)
-    if done(name.knows, defence) == "choice":
+    if differentiated(name.knows, defence) == "choice":
         return check_attacks(Subject(model, loss=loss), images, labels)
 
     def answer(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Cell:
 
     ``size`` is that of the perturbation in the attack's own ``norm``, ``budget`` what it may be (of a mean over
     attacks, the share that they use of theirs); ``knows`` is what the attacker knew, ``done`` what it did about the
-    purifier (``threat_model.done``). NaN and "" are what is not known: earlier versions wrote none of these five.
+    purifier (``threat_model.differentiated``). NaN and "" are what is not known: earlier versions wrote none of these.
     """
 
     classifier: str

@@ -25,11 +25,11 @@ class Sight(NamedTuple):
     loss: Loss | None
 
 
-def done(knows: str, purifier: Purifier) -> str:
-    """What an attacker who ``knows`` really does about a purifier, a case of :func:`sight`.
+def differentiated(knows: str, purifier: Purifier) -> str:
+    """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    As it is called where the purifier has what that takes: a solver, or clusters to choose from. Without these the
-    purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without these
+    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
     """
     needs = {"solver": "purify_differentiably", "choice": "distributions"}.get(knows)
     if needs is None or hasattr(purifier, needs):
@@ -48,10 +48,10 @@ def perturb(
 ) -> Tensor:
     """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.grid.AttackSpec` says.
 
-    What it does where the purifier lacks what that takes, says :func:`done`; of a purifier with random choices it
-    averages ``DRAWS`` (EOT).
+    What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
+    choices it averages ``DRAWS`` (EOT).
     """
-    if done(knows, purifier) == "choice":
+    if differentiated(knows, purifier) == "choice":
         return attack_choice(attack, purifier, images, generator=generator)  # type: ignore[arg-type]  # it has clusters
     model, labels, loss = sight(knows, network, purifier, images, labels)
     return attack(model, images, labels, generator=generator, loss=loss)
@@ -59,23 +59,23 @@ def perturb(
 
 def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, labels: Tensor) -> Sight:
     """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,)."""
-    route = done(knows, purifier)
-    if route == "classifier":
+    passed = differentiated(knows, purifier)
+    if passed == "classifier":
         return Sight(network, labels, None)
-    if route == "choice":
+    if passed == "choice":
         with torch.no_grad():
             own = purifier.distributions.nearest(purifier.latents(images))[0]  # type: ignore[attr-defined]  # as above
         return Sight(cluster_scores(purifier), own, margin)  # type: ignore[arg-type]
-    if route == "solver":
+    if passed == "solver":
         return Sight(through_solver(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver
-    return Sight(_drawn(purifier, lambda one: _passed(route, network, one)), labels, None)
+    return Sight(_drawn(purifier, lambda one: _passed(passed, network, one)), labels, None)
 
 
-def _passed(route: str, network: nn.Module, purifier: Purifier) -> Model:
+def _passed(passed: str, network: nn.Module, purifier: Purifier) -> Model:
     """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
-    if route == "gradient":
+    if passed == "gradient":
         return lambda images: network(purifier.transform(images).clamp(0, 1))  # type: ignore[attr-defined]
-    surrogate = "lowpass" if route == "bpda-smooth" else "identity"
+    surrogate = "lowpass" if passed == "bpda-smooth" else "identity"
     return bpda(network, lambda images: purifier.purify(images).images, surrogate)
 
 

@@ -5,7 +5,7 @@ import torch
 
 import raypurify
 from raypurify.attacks import PGD
-from raypurify.evaluation.threat_model import done, perturb, sight
+from raypurify.evaluation.threat_model import differentiated, perturb, sight
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.purifiers import JPEG, LowPass, ResizePad, Unchanged
 
@@ -23,7 +23,7 @@ from raypurify.purifiers import JPEG, LowPass, ResizePad, Unchanged
 def test_who_asks_for_what_a_purifier_lacks_is_told(purifier, ways):
     purifier = purifier or raypurify.load("cifar10")
     for knows in ("classifier", "bpda", "bpda-smooth", "solver", "choice"):
-        assert done(knows, purifier) == ways.get(knows, knows)
+        assert differentiated(knows, purifier) == ways.get(knows, knows)
 
 
 def test_a_purifier_that_can_be_differentiated_is(cifar_images, data_file):
