@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from raypurify.attacks import NORMS, Attack
 from raypurify.attacks.budget import size
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.clock import clock
@@ -61,7 +62,7 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             "correct": (predicted == labels).cpu().numpy(),
             "dissimilarity": size(attacked - clean, clean, "dissimilarity").cpu().numpy(),
             "linf": size(attacked - clean, clean, "linf").cpu().numpy(),
-            "size": size(attacked - clean, clean, attack.norm if attack else "linf").cpu().numpy(),
+            "size": _own_size(attack, attacked, clean).cpu().numpy(),
             "cluster": cluster,
             "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
@@ -107,6 +108,12 @@ def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, cl
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
     file.write(save({"images": stored.cpu().contiguous()}))
     return attacked
+
+
+def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:
+    """The size of each perturbation in the attack's own norm, NaN where that is none of a difference."""
+    norm = attack.norm if attack else "linf"
+    return size(attacked - clean, clean, norm) if norm in NORMS else torch.full((len(clean),), torch.nan)
 
 
 def _table(file: Place) -> pa.Table:

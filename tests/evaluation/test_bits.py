@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from raypurify.attacks import ATTACKS
 from raypurify.evaluation.bits import main, recompute
 from raypurify.evaluation.tables import read_csv
 
@@ -112,3 +113,27 @@ def test_the_mean_is_over_attacks_that_fill_their_budget(report, tree, worked_he
     assert cells["mean of attacks", "JPEG"].accuracy == pytest.approx(mean)
     (left,) = groups["minimal"]
     assert f"of their budget: {left}." in (report / "report.md").read_text("utf-8")
+
+
+class Bent:
+    """An attack whose budget is no norm of a difference."""
+
+    eps, norm = 0.5, "flow"
+
+    def __init__(self, eps=0.5):
+        pass
+
+    def __call__(self, model, images, labels, *, generator=None, loss=None):
+        return images.roll(1, -1)
+
+
+def test_a_budget_that_is_no_norm_stands_beside_the_mean(tree, worked_here, tmp_path, monkeypatch):
+    monkeypatch.setitem(ATTACKS, "bent", Bent)
+    attacks = {name: tree["attacks"][name] for name in ("clean", "FGSM", "BIM")} | {"bent": {"attack": "bent"}}
+    worked_here({**tree, "attacks": attacks, "images": {**tree["images"], "limit": 4}}, tmp_path)
+    cells = {(one.attack, one.purifier): one for one in read_csv((tmp_path / "cells.csv").read_text("utf-8"))}
+    bent = cells["bent", "none"]
+    assert math.isnan(bent.size)
+    assert (bent.norm, bent.budget) == ("flow", 0.5)
+    assert bent.linf > 0
+    assert json.loads((tmp_path / "facts.json").read_text())["groups"]["minimal"] == ["bent"]
