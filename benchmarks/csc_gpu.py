@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 import raypurify
 from raypurify.csc import solve_cbpdn
+from raypurify.evaluation.clock import clock
 
 RESULTS = Path(__file__).parent / "results" / "csc_gpu.jsonl"
 SETS = {224: ("imagenette224/val.parquet", (1, 4, 16, 64)), 32: ("cifar10/train-0.parquet", (1, 64, 1024))}
@@ -90,11 +90,9 @@ def measured(atoms: Tensor, signals: Tensor, index: Tensor | None, repeat: int, 
 
 
 def timed(run) -> float:
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
+    begun = clock()
     run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def copy_bandwidth() -> float:

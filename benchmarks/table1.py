@@ -77,6 +77,7 @@ def table_grid(networks: dict[str, Path], test: Path, images: int, settings: Set
             "TPGD": {"attack": "tpgd", "steps": 10, **budget},
         },
         "eight_bit": False,
+        "sanity": 20,
         "papers": ["rsfp-1"],
         "examples": 0,
     }

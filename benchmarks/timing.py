@@ -1,8 +1,9 @@
 """Two sides timed in turn, and the ratio of their medians."""
 
 import statistics
-import time
 from collections.abc import Callable
+
+from raypurify.evaluation.clock import clock
 
 
 def in_turn(sides: dict[str, Callable[[], object]], repeat: int, warm: bool = True) -> dict[str, list[float]]:
@@ -10,10 +11,10 @@ def in_turn(sides: dict[str, Callable[[], object]], repeat: int, warm: bool = Tr
     times: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(repeat + warm):
         for name, run in sides.items():
-            begun = time.perf_counter()
+            begun = clock()
             run()
             if round_ or not warm:
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(clock() - begun)
     return times
 
 

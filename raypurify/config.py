@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
 
@@ -146,6 +146,14 @@ class DictionarySettings(_Settings):
     passes: int = Field(1, ge=1)
     engine: Literal["torch", "sporco"] = "torch"
     actors: int | None = Field(None, ge=1, description="at most so many learn at once; null: as many as there is room")
+    image_size: int | None = Field(
+        None, ge=8, le=1024, description="side that images are squashed to before; null: the network's input"
+    )
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        # Not written where it is not said, so that fits without it keep their fingerprints and bundles their bytes.
+        return {name: value for name, value in write(self).items() if name != "image_size" or value is not None}
 
 
 class CalibrationSettings(_Settings):

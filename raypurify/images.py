@@ -160,6 +160,17 @@ def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> byte
     return out.getvalue()
 
 
+def squared(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels (H, W, 3) as a square (3, side, side): those of another size are squashed by Pillow's bilinear filter.
+
+    >>> squared(np.full((3, 5, 3), 7, np.uint8), 8).shape
+    (3, 8, 8)
+    """
+    if pixels.shape[:2] != (side, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
 def to_float(pixels: np.ndarray) -> np.ndarray:
     """Pixels, uint8 (H, W, 3), as a float32 image (3, H, W) in [0, 1], contiguous.
 

@@ -15,20 +15,6 @@ README = (REPOSITORY / "README.md").read_text("utf-8")
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
 
 
-def evaluation_tables(name: str) -> dict[str, str]:
-    """Of each classifier, every purifier under every attack, as pages show it."""
-    from raypurify.evaluation.tables import as_markdown, layout, read_csv
-
-    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
-    tables = {}
-    for classifier in dict.fromkeys(cell.classifier for cell in found):
-        cells = {(cell.attack, cell.purifier): cell for cell in found if cell.classifier == classifier}
-        attacks, purifiers = (list(dict.fromkeys(names)) for names in zip(*cells))
-        rows, cell = list(purifiers), lambda purifier, attack, cells=cells: cells.get((attack, purifier))
-        tables[classifier] = as_markdown(*layout(rows, attacks, cell))
-    return tables
-
-
 PLACES = [
     ("README.md", "cifar10"),
     ("docs/evaluation.md", "cifar10-adaptive"),
@@ -44,39 +30,58 @@ PLACES = [
 ]
 
 
-def grid_name(name: str) -> str:
-    """Of two sizes there is one grid."""
-    return name.removesuffix("-128")
-
-
 @pytest.mark.parametrize(("page", "name"), PLACES)
-def test_tables_are_those_of_the_committed_results(page, name):
+def test_tables_are_those_of_the_committed_results(benchmark, page, name):
+    tables = benchmark("evaluation_tables")
     text = (REPOSITORY / page).read_text("utf-8")
     block = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
-    for table in evaluation_tables(name).values():
+    for table in tables.accuracy_tables(name).values():
         assert table in block
     assert f"n = {json.loads((RESULTS / name / 'facts.json').read_text())['images']}" in block
-    assert f"raypurify evaluate benchmarks/grids/{grid_name(name)}.yaml" in block
-
-
-def papers_tables(name: str) -> list[str]:
-    """The papers' tables with the committed results beside them, as the report of a grid has them."""
-    from raypurify.evaluation.grid import load_grid
-    from raypurify.evaluation.paper_comparison import compare_with_papers
-    from raypurify.evaluation.tables import as_markdown, read_csv
-
-    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
-    cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
-    changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
-    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
-    return [as_markdown(*section.table) for section in compare_with_papers(grid, cells)]
+    assert f"raypurify evaluate benchmarks/grids/{tables.grid_name(name)}.yaml" in block
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette", "imagenette-128"])
-def test_papers_stand_beside_the_committed_results(name):
+def test_papers_stand_beside_the_committed_results(benchmark, name):
     text = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
-    (table,) = papers_tables(name)
+    (table,) = benchmark("evaluation_tables").papers_tables(name)
     assert table in text.partition(f"<!-- {name}-papers -->")[2].partition(f"<!-- /{name}-papers -->")[0]
+
+
+def test_pages_have_the_tables_that_the_command_would_fill_in(benchmark):
+    tables = benchmark("evaluation_tables")
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        text = page.read_text("utf-8")
+        assert tables.filled(text) == text, page
+    text = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
+    assert tables.filled(re.sub(r"\d\d\.\d \(.*?\)", "99.9", text)) == text
+    assert "<!-- checks -->" in text
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in RESULTS.glob("*/bits.parquet")) or [None])
+def test_committed_bits_give_the_committed_figures(folder):
+    if folder is None:
+        pytest.skip("no bits are committed")
+    from raypurify.evaluation.bits import recompute
+    from raypurify.evaluation.tables import as_csv, read_csv
+
+    cells, compared = recompute(folder)
+    written = read_csv((folder / "cells.csv").read_text("utf-8"))
+    assert len(cells) == len(written)
+    for one in written:
+        found = cells[one.classifier, one.attack, one.purifier]
+        assert (found.n, found.accuracy, found.low, found.high) == pytest.approx(
+            (one.n, one.accuracy, one.low, one.high), abs=1e-12
+        )
+    if compared:
+        assert as_csv(compared) == (folder / "comparisons.csv").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_committed_grid_checks_its_attacks(path):
+    from raypurify.evaluation.grid import load_grid
+
+    assert load_grid(path, "DIR").sanity > 0
 
 
 def table_1() -> str:
@@ -111,12 +116,12 @@ def without_curve(name):
 
 
 @pytest.mark.parametrize("name", sorted({name for _, name in PLACES} - {"dictionaries"}))
-def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(name, monkeypatch):
+def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(benchmark, name, monkeypatch):
     from raypurify.evaluation import subjects
     from raypurify.evaluation.grid import load_grid
 
     facts = json.loads((RESULTS / name / "facts.json").read_text())
-    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR")
+    grid = load_grid(GRIDS / f"{benchmark('evaluation_tables').grid_name(name)}.yaml", "DIR")
 
     def digests():
         return {name: subjects.purifier_digest(spec) for name, spec in grid.purifiers.items()}

@@ -7,7 +7,8 @@ digest of all that decides its content. The path of the work:
     grid ─► plan (digests, keys, what is missing) ─► units in actors (cells, checks) ─► tables ─► report
 
 ``plan`` resolves names once; ``run`` lets Ray actors work off its units; ``report`` reads the files that the plan
-names. ``retrain`` makes another classifier for a grid: one trained on purified images.
+names. ``groups`` says which attacks are taken together; ``bits`` keeps what became of every image, and computes the
+figures from it again. ``retrain`` makes another classifier for a grid: one trained on purified images.
 
 **To add a kind of classifier:** one loader and one entry in :mod:`raypurify.evaluation.classifiers`. Attacks and
 purifiers come from ``attacks.ATTACKS`` and ``purifiers.PURIFIERS``; a new entry there can be named in a grid at once. A

@@ -4,13 +4,12 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from raypurify.containers.selection import select
 from raypurify.containers.source import read_shard
 from raypurify.errors import DataError
 from raypurify.evaluation.grid import ImagesSpec
-from raypurify.images import decode_image
+from raypurify.images import decode_image, squared
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
             ids.append(row.id)
             labels.append(row.label)
             assert row.data is not None  # as there is no error
-            pixels.append(_square(decode_image(row.data).pixels, spec.size))
+            image = decode_image(row.data).pixels
+            pixels.append(squared(image, spec.size) if spec.size else image.transpose(2, 0, 1))
             if pixels[-1].shape != pixels[0].shape:
                 raise DataError(f"image {row.id} is of another size than {ids[0]}; give images.size to squash them")
     batches = [
@@ -52,9 +52,3 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
         for k in range(0, len(ids), size)
     ]
     return batches, source.classes or ()
-
-
-def _square(pixels: np.ndarray, size: int | None) -> np.ndarray:
-    if size is not None and pixels.shape[:2] != (size, size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
-    return pixels.transpose(2, 0, 1)

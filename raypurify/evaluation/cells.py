@@ -1,6 +1,5 @@
 """Cells of a grid on one batch: attack, purify, classify, and keep what came of every image."""
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,12 +9,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from raypurify.attacks import NORMS, Attack
 from raypurify.attacks.budget import size
 from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.clock import clock
 from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
-from raypurify.evaluation.threat_model import perturb
+from raypurify.evaluation.threat_model import differentiated, perturb
 from raypurify.storage import Place, overlapped
 
 COLUMNS = pa.schema(
@@ -26,6 +27,7 @@ COLUMNS = pa.schema(
         ("correct", pa.bool_()),
         ("dissimilarity", pa.float32()),
         ("linf", pa.float32()),
+        ("size", pa.float32()),
         ("cluster", pa.int64()),
         ("cluster_class", pa.string()),
         ("distance", pa.float32()),
@@ -41,15 +43,16 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
     Attacked images are taken from their file where it is there, and else written to it.
     """
     network, device = subjects.classifier(unit.classifier), subjects.device
+    attack = subjects.attack(unit.attack)
     labels = torch.from_numpy(batch.labels).to(device)
     clean = torch.from_numpy(batch.pixels).to(device).float() / 255
     for purifier in unit.purifiers:
         name = CellName(unit.classifier, unit.attack, purifier)
         attacked = _attacked(plan, subjects, name, unit.batch, clean, labels)
         defence = subjects.purifier(purifier)
-        begun = time.perf_counter()
+        begun = clock()
         purified = defence.purify(attacked)
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
         cluster, known = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
         predicted = predict(network, _eight_bit(purified.images) if plan.grid.eight_bit else purified.images)
         columns = {
@@ -59,11 +62,13 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             "correct": (predicted == labels).cpu().numpy(),
             "dissimilarity": size(attacked - clean, clean, "dissimilarity").cpu().numpy(),
             "linf": size(attacked - clean, clean, "linf").cpu().numpy(),
+            "size": _own_size(attack, attacked, clean).cpu().numpy(),
             "cluster": cluster,
             "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
         }
-        table = pa.table(columns, schema=COLUMNS).replace_schema_metadata({"seconds": repr(seconds)})
+        facts = {"seconds": repr(seconds), "done": differentiated(plan.grid.attacks[unit.attack].knows, defence)}
+        table = pa.table(columns, schema=COLUMNS).replace_schema_metadata(facts)
         with plan.cell(name, unit.batch).writing() as file:
             pq.write_table(table, file)
 
@@ -76,12 +81,14 @@ def read_attacked(file: Place) -> Tensor | None:
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
-def read_columns(files: Sequence[Place]) -> tuple[dict[str, np.ndarray], float]:
-    """The columns of a cell as arrays, the files of its batches joined, and seconds per image: the batches' median."""
+def read_columns(files: Sequence[Place]) -> tuple[dict[str, np.ndarray], float, str]:
+    """The columns of a cell as arrays, the files of its batches joined; seconds per image, the batches' median; and
+    what the attacker did about the purifier, a case of :mod:`raypurify.evaluation.threat_model`."""
     tables = list(overlapped(_table, files))
     joined = pa.concat_tables(tables)
     each = [float(table.schema.metadata[b"seconds"]) / len(table) for table in tables]
-    return {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}, float(np.median(each))
+    columns = {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}
+    return columns, float(np.median(each)), tables[0].schema.metadata[b"done"].decode()
 
 
 def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, clean: Tensor, labels: Tensor) -> Tensor:
@@ -101,6 +108,12 @@ def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, cl
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
     file.write(save({"images": stored.cpu().contiguous()}))
     return attacked
+
+
+def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:
+    """The size of each perturbation in the attack's own norm, NaN where that is none of a difference."""
+    norm = attack.norm if attack else "linf"
+    return size(attacked - clean, clean, norm) if norm in NORMS else torch.full((len(clean),), torch.nan)
 
 
 def _table(file: Place) -> pa.Table:

@@ -26,6 +26,7 @@ from raypurify.evaluation.papers import TABLES
 
 # What an attacker may know, see AttackSpec.
 KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice")
+MEAN = "mean of attacks"
 
 
 class CellName(NamedTuple):
@@ -125,6 +126,8 @@ class AttackSpec(BaseModel):
     how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
     part), "solver" (the gradient of the sparse coding), "choice" (towards another cluster, whatever the classifier
     says). ``worst`` names a group: the worst case of its attacks, image by image, becomes a column of its own.
+    ``minimal`` says that the attack looks for the least change that does, whatever it may: the mean over attacks leaves
+    it out. Where it is not said, the sizes that are measured decide (``groups.groups_of``).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -132,6 +135,7 @@ class AttackSpec(BaseModel):
     attack: str
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
     worst: str | None = None
+    minimal: bool | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -189,12 +193,28 @@ class Grid(_Spec):
         for name, spec in self.attacks.items():
             if spec.attack == "clean" and spec.knows != "classifier":
                 raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
+            if name == MEAN:
+                raise ValueError(f"attack {name!r} has the name of the mean over all: give it another")
+            if spec.worst in {*self.attacks, MEAN}:
+                raise ValueError(
+                    f"attack {name!r} is of the group {spec.worst!r}, which another column is called: rename the group"
+                )
         for name, victim in self.classifiers.items():
             if victim.attacked_as not in {None, *self.classifiers} - {name}:
                 raise ValueError(
                     f"classifier {name!r} is attacked as {victim.attacked_as!r}, which is no other one here"
                 )
         return self
+
+    @property
+    def defended(self) -> list[str]:
+        """The purifiers that change an image."""
+        return [name for name, spec in self.purifiers.items() if spec.purifier != "none"]
+
+    def before(self, classifier: str) -> str:
+        """The classifier that a retrained one was before, where it is in the grid; else itself."""
+        first = self.classifiers[classifier].model_copy(update={"retrained": None, "attacked_as": None})
+        return next((name for name, spec in self.classifiers.items() if spec == first), classifier)
 
     def victim(self, classifier: str) -> str:
         """The classifier that attacks on ``classifier`` are made against: itself, or what it is ``attacked_as``."""

@@ -19,7 +19,7 @@ class Difference:
     p: float
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
+def wilson(hits: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a proportion (Wilson 1927). Raises ValueError for counts that cannot be.
 
     >>> [round(bound, 3) for bound in wilson(8, 10)]
@@ -27,6 +27,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     """
     if not 0 <= hits <= count or count < 1:
         raise ValueError(f"{hits} hits of {count}")
+    hits, count = float(hits), int(count)  # NumPy's integers overflow in the cube
     p, width = hits / count, Z * math.sqrt(hits * (count - hits) / count**3 + Z * Z / (4 * count * count))
     middle, scale = p + Z * Z / (2 * count), 1 + Z * Z / count
     return max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale)
@@ -36,46 +37,85 @@ def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """Accuracy of ``first`` minus that of ``second``, (n,) bool each, image by image the same.
 
     Interval: Wald's with half an image added to each of the four cells (Agresti and Min, Statistics in Medicine 2005);
-    p: McNemar's test, exact.
+    p: McNemar's test, exact. Raises ValueError where there is no image, or not the same number in both.
 
     >>> paired(np.array([True] * 30 + [False] * 10), np.array([True] * 20 + [False] * 20)).value
     0.25
     """
-    count = len(first)
+    first, second = _same_images(first, second, 1)
     won, lost = int((first & ~second).sum()), int((~first & second).sum())
-    size, b, c = count + 2, won + 0.5, lost + 0.5
-    middle = (b - c) / size
-    half = Z * math.sqrt(b + c - (b - c) ** 2 / size) / size
-    return Difference((won - lost) / count, middle - half, middle + half, _binomial(min(won, lost), won + lost))
+    low, high = _with_half_an_image(won - lost, won + lost, len(first))
+    return Difference((won - lost) / len(first), low, high, _binomial(min(won, lost), won + lost))
 
 
 def paired_mean(first: np.ndarray, second: np.ndarray) -> Difference:
     """Mean accuracy over several attacks of ``first`` minus that of ``second``, (attacks, n) bool each.
 
     An image is drawn with all its attacks, so interval and p are those of the mean of n differences (normal; n of a
-    hundred and more).
+    hundred and more). Where all differences are equal they have no spread to go by: the interval is then that of
+    :func:`paired`, and p that of exchanging the two in every image by chance, 2/2ⁿ, or 1 where nothing differs. Raises
+    ValueError where there is no image or attack, or not the same number in both.
+
+    >>> one, none = np.ones((3, 20), bool), np.zeros((3, 20), bool)
+    >>> paired_mean(one, none).p == 2 / 2**20
+    True
     """
-    value, error = _mean(first.mean(0) - second.mean(0))
-    p = math.erfc(abs(value) / error / math.sqrt(2)) if error else 1.0
-    return Difference(value, value - Z * error, value + Z * error, p)
+    first, second = _same_images(first, second, 2)
+    attacks, count = first.shape
+    # Whole numbers, so that equal differences are equal to the bit.
+    each = first.sum(0, dtype=int) - second.sum(0, dtype=int)
+    if (each != each[0]).any():
+        value, error = _mean(each / attacks)
+        low, high = max(-1.0, value - Z * error), min(1.0, value + Z * error)
+        return Difference(value, low, high, math.erfc(abs(value) / error / math.sqrt(2)))
+    value = float(each[0] / attacks)
+    low, high = _with_half_an_image(value * count, value * value * count, count)
+    return Difference(value, low, high, min(1.0, 2 / 2**count) if value else 1.0)
 
 
 def mean_interval(correct: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a mean accuracy over several attacks on the same images, (attacks, n) bool; normal.
 
+    Where all images are alike there is no spread to go by, and it is Wilson's. Raises ValueError where there is no
+    image or attack.
+
     >>> [round(bound, 2) for bound in mean_interval(np.array([[True, True] * 50, [True, False] * 50]))]
     [0.7, 0.8]
     """
-    value, error = _mean(correct.mean(0))
+    correct, _ = _same_images(correct, correct, 2)
+    attacks, count = correct.shape
+    each = correct.sum(0, dtype=int)
+    if (each == each[0]).all():
+        return wilson(each[0] / attacks * count, count)
+    value, error = _mean(each / attacks)
     return max(0.0, value - Z * error), min(1.0, value + Z * error)
+
+
+def _same_images(first: np.ndarray, second: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != axes or not first.size:
+        raise ValueError(f"outcomes of shapes {first.shape} and {second.shape} are not of the same images")
+    return first, second
+
+
+def _with_half_an_image(total: float, squares: float, count: int) -> tuple[float, float]:
+    """Wald's interval of a mean of ``count`` differences, by their sum and that of their squares, with half an image
+    added to each of the four cells: among them one difference of 1 and one of −1, half each."""
+    size = count + 2
+    middle = total / size
+    half = Z * math.sqrt(squares + 1 - total * total / size) / size
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def _mean(each: np.ndarray) -> tuple[float, float]:
     """A mean and its standard error."""
-    return float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
+    return float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
 
 
 def _binomial(fewer: int, count: int) -> float:
     """Twice the probability of at most ``fewer`` heads in ``count`` throws."""
-    tail = sum(math.comb(count, k) for k in range(fewer + 1))
+    tail = term = 1
+    for k in range(fewer):
+        term = term * (count - k) // (k + 1)
+        tail += term
     return min(1.0, 2 * tail / 2**count)

@@ -21,8 +21,10 @@ def compare_with_papers(grid: Grid, cells: dict[CellName, Cell]) -> list[Section
         bare = table.rows.get(table.undefended, ()) if table.undefended else ()
         body = [[f"{row} (paper)", *_with_share(values, bare)] for row, values in table.rows.items()]
         for c in grid.classifiers:
-            # What a retrained classifier defends is the one before.
-            before = [_percent(cells.get(CellName(grid.victim(c), a, "none"))) for a in table.columns]
+            # An attack takes from the one that it is made for; what a retrained one had, it had before.
+            clean, *attacks = table.columns
+            before = [_percent(cells.get(CellName(grid.before(c), clean, "none")))]
+            before += [_percent(cells.get(CellName(grid.victim(c), a, "none"))) for a in attacks]
             for p in grid.purifiers:
                 ours = [_percent(cells.get(CellName(c, a, p))) for a in table.columns]
                 body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])

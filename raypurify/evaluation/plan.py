@@ -3,10 +3,10 @@
     OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
     OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
                                            the classifier's where the attacker takes it for another one
-    OUT/checks/<key>.json                  the checks of the attacks on one classifier
+    OUT/checks/<key>.json                  the checks of the attacks on one classifier, alone or behind a purifier
 
 A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
-file is never wrong.
+file is never wrong. Of what attacks and purifiers do it holds their settings and their code (``code.code_digest``).
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.subjects import classifier_digest, purifier_digest
+from raypurify.evaluation.subjects import attack_code, classifier_digest, purifier_code, purifier_digest
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
+
+
+class CheckName(NamedTuple):
+    """The name of the checks of the attacks on a classifier behind a purifier, by an attacker who ``knows`` of it; on
+    the classifier alone, ``purifier`` is empty."""
+
+    classifier: str
+    purifier: str
+    knows: str
 
 
 class CellKeys(NamedTuple):
@@ -50,15 +60,16 @@ class CellUnit:
 
 @dataclass(frozen=True)
 class CheckUnit:
-    """A unit of work: the checks of the attacks on one classifier. It counts as one cell."""
+    """A unit of work: the checks of the attacks on one classifier, alone or behind a purifier. It counts as one
+    cell."""
 
-    classifier: str
+    name: CheckName
     size: int = 1
 
     @property
     def note(self) -> str:
         """A few words for the line of progress."""
-        return f"{self.classifier}, checks"
+        return ", ".join(filter(None, (self.name.classifier, self.name.purifier, "checks")))
 
 
 GridUnit = CellUnit | CheckUnit
@@ -69,14 +80,14 @@ class GridPlan:
     """A grid with its digests and keys, for a folder ``out``.
 
     ``digests`` are by "classifiers" or "purifiers" and name, ``keys`` by cell, for each batch in order, ``check_keys``
-    by classifier, empty without checks.
+    by what is checked, empty without checks.
     """
 
     grid: Grid
     out: Place
     digests: dict[str, dict[str, str]]
     keys: dict[CellName, tuple[CellKeys, ...]]
-    check_keys: dict[str, str]
+    check_keys: dict[CheckName, str]
 
     def adversarial(self, name: CellName, batch: int) -> Place:
         """The file of the attacked images of a cell on one batch."""
@@ -86,9 +97,9 @@ class GridPlan:
         """The file of a cell on one batch."""
         return self.out / "cells" / f"{self.keys[name][batch].cell}.parquet"
 
-    def checks(self, classifier: str) -> Place:
-        """The file of the checks of the attacks on a classifier."""
-        return self.out / "checks" / f"{self.check_keys[classifier]}.json"
+    def checks(self, name: CheckName) -> Place:
+        """The file of the checks of that name."""
+        return self.out / "checks" / f"{self.check_keys[name]}.json"
 
     @property
     def total(self) -> int:
@@ -104,7 +115,7 @@ class GridPlan:
                 if self.cell(name, batch).name not in there:
                     missing.setdefault((name.classifier, name.attack, batch), []).append(name.purifier)
         cells = [CellUnit(*where, tuple(purifiers)) for where, purifiers in missing.items()]
-        return [*cells, *(CheckUnit(c) for c in self.check_keys if read_checks(self.checks(c)) is None)]
+        return [*cells, *(CheckUnit(name) for name in self.check_keys if read_checks(self.checks(name)) is None)]
 
 
 def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
@@ -118,10 +129,12 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
     }
     images = [batch.digest for batch in batches]
     names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.purifiers]
-    keys = {name: tuple(_cell_keys(grid, digests, name, mark) for mark in images) for name in names}
-    known = digests["classifiers"]
-    checks = {c: fingerprint("checks", known[c], [*known.values()], grid.sanity, images) for c in known if grid.sanity}
-    return GridPlan(grid, out, digests, keys, checks)
+    codes = {name: purifier_code(spec) for name, spec in grid.purifiers.items()}
+    decided = {name: [digests["purifiers"][name], code] for name, code in codes.items()}
+    keys = {
+        name: tuple(_cell_keys(grid, digests["classifiers"], decided, name, mark) for mark in images) for name in names
+    }
+    return GridPlan(grid, out, digests, keys, _check_keys(grid, digests["classifiers"], decided, images))
 
 
 def read_checks(file: Place) -> list[Check] | None:
@@ -130,11 +143,29 @@ def read_checks(file: Place) -> list[Check] | None:
     return None if found is None else [Check(**one) for one in found]
 
 
-def _cell_keys(grid: Grid, digests: dict[str, dict[str, str]], name: CellName, images: str) -> CellKeys:
-    spec, classifiers, purifier = grid.attacks[name.attack], digests["classifiers"], digests["purifiers"][name.purifier]
-    victim = grid.victim(name.classifier)
+def _cell_keys(
+    grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], name: CellName, images: str
+) -> CellKeys:
+    spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
     known = purifier if spec.knows != "classifier" else None
-    decisive = spec.model_dump(exclude={"worst"})
+    decisive = spec.model_dump(exclude={"worst", "minimal"}), attack_code(spec)
     adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
     return CellKeys(adversarial, fingerprint(adversarial, *seen))
+
+
+def _check_keys(
+    grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: list[str]
+) -> dict[CheckName, str]:
+    """What is checked: each classifier that is attacked, alone and behind each purifier for all that is known of it."""
+    if not grid.sanity:
+        return {}
+    victims = dict.fromkeys(map(grid.victim, grid.classifiers))
+    knowing = dict.fromkeys(spec.knows for spec in grid.attacks.values() if spec.knows != "classifier")
+    names = [CheckName(c, "", "classifier") for c in victims]
+    names += [CheckName(c, p, knows) for c in victims for p in grid.defended for knows in knowing]
+    code = code_digest("raypurify.evaluation.sanity", "raypurify.evaluation.threat_model")
+    common = [*classifiers.values()], grid.sanity, images, code
+    return {
+        n: fingerprint("checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common) for n in names
+    }

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from raypurify.evaluation import figures
+from raypurify.evaluation.bits import BITS, write_bits
 from raypurify.evaluation.cells import read_columns
 from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, taken_together
 from raypurify.evaluation.paper_comparison import compare_with_papers
-from raypurify.evaluation.plan import GridPlan
+from raypurify.evaluation.plan import CheckName, GridPlan
 from raypurify.evaluation.render import Section, write_sections
 from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.tables import Cell, as_csv, cell_of, comparisons, layout, means, worst_cases
+from raypurify.evaluation.subjects import make_attack
+from raypurify.evaluation.tables import DAGGER, Cell, as_csv, cell_of, checks_table, layout
 from raypurify.files import write_json
 from raypurify.storage import Place
 from raypurify.version import __version__
@@ -23,47 +27,50 @@ STATEMENT = (
     "attackers who know the purifier as upper bounds."
 )
 
-Columns = dict[CellName, dict[str, np.ndarray]]
-
 
 def write_report(
-    plan: GridPlan, classes: Sequence[str], checks: dict[str, list[Check]], examples: dict[str, bytes]
+    plan: GridPlan, classes: Sequence[str], checks: dict[CheckName, list[Check]], examples: dict[str, bytes]
 ) -> Place:
     """Write the report of a plan whose cells are all there into its folder; returns the path of ``report.html``.
 
-    ``checks`` are by classifier, ``examples``, PNGs, by attack.
+    ``examples``, PNGs, are by attack.
     """
     grid, out = plan.grid, plan.out
+    budgets = {name: (made.norm, made.eps) for name, spec in grid.attacks.items() if (made := make_attack(name, spec))}
     columns, cells = {}, {}
     for name, keys in plan.keys.items():
-        columns[name], seconds = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
-        cells[name] = cell_of(name, columns[name], seconds)
-    correct = {name: values["correct"] for name, values in columns.items()}
-    cells |= means(grid, cells, correct)
-    for name, held in worst_cases(grid, correct).items():
-        # Of several attacks together there is no one size, share of flags or time.
-        unknown = dict.fromkeys(("dissimilarity", "linf", "flagged"), np.array([np.nan]))
-        cells[name] = cell_of(name, {"correct": held, **unknown}, float("nan"))
-    compared = comparisons(grid, correct) if grid.reference else []
+        columns[name], seconds, did = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
+        norm, budget = budgets.get(name.attack, ("", float("nan")))
+        about = {"norm": norm, "budget": budget, "knows": grid.attacks[name.attack].knows, "done": did}
+        cells[name] = cell_of(name, columns[name], seconds, **about)
+    groups = groups_of(grid, cells)
+    cells |= taken_together(groups, cells, columns)
+    compared = comparisons(groups, columns) if groups.reference else []
+    checked = [{**name._asdict(), **asdict(check)} for name, found in checks.items() for check in found]
     (out / "cells.csv").write(as_csv([vars(one) for one in cells.values()]).encode())
-    if compared:
-        (out / "comparisons.csv").write(as_csv(compared).encode())
+    for file, rows in (("comparisons.csv", compared), ("checks.csv", checked)):
+        if rows:
+            (out / file).write(as_csv(rows).encode())
+    write_bits(out / BITS, columns)
     facts = {
-        "images": len(next(iter(correct.values()))),
+        "images": len(next(iter(columns.values()))["id"]),
         "seed": grid.seed,
         "raypurify": __version__,
         "digests": plan.digests,
+        "groups": asdict(groups),
+        "budgets": budgets,
     }
     write_json(out / "facts.json", facts)
-    sections = [*_accuracy(grid, cells), *_comparison(compared), *compare_with_papers(grid, cells)]
-    sections += [*_curves(grid, cells), *_cost(grid, cells), *_clusters(grid, columns, classes), *_checks(checks)]
+    sections = [*_accuracy(grid, groups, cells), *_comparison(compared), *compare_with_papers(grid, cells)]
+    sections += [*_curves(grid, cells), *_cost(grid, groups, cells), *_clusters(grid, columns, classes)]
+    sections += _checks(checked)
     if examples:
         pictures = tuple((f"images-{_slug(name)}.png", data) for name, data in examples.items())
         sections.insert(1, Section("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
     return write_sections(out, grid.name, sections)
 
 
-def _accuracy(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
+def _accuracy(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[Section]:
     attacks = list(dict.fromkeys(attack for _, attack, _ in cells))
     count = next(iter(cells.values())).n
     sections = []
@@ -80,10 +87,28 @@ def _accuracy(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
         text = (
             f"Accuracy in % with 95 % intervals (Wilson), {count:,} images, the same in every cell.",
             f"Mean dissimilarity and L∞ in grey levels of the attacked images: {facts}." if facts else "",
+            *_about_mean(groups),
+            *_about_daggers([one for one in cells.values() if one.classifier == classifier]),
             STATEMENT if any(spec.knows != "classifier" for spec in grid.attacks.values()) else "",
         )
         sections.append(Section(f"Accuracy of {classifier}", tuple(filter(None, text)), (head, body)))
     return sections
+
+
+def _about_mean(groups: Groups) -> list[str]:
+    said = [f"The mean is over {', '.join(groups.averaged)}."] if len(groups.averaged) > 1 else []
+    if groups.minimal:
+        left = ", ".join(groups.minimal)
+        said.append(f"Not in it, as they look for the least change or use less than {FILLED} of their budget: {left}.")
+    return said
+
+
+def _about_daggers(cells: Sequence[Cell]) -> list[str]:
+    weaker = dict.fromkeys(f"{one.attack} on {one.purifier}" for one in cells if one.weaker)
+    return [
+        f"{DAGGER} The purifier has neither what the attacker asked for nor a gradient: it was passed as in bpda "
+        f"({', '.join(weaker)})."
+    ][: len(weaker)]
 
 
 def _comparison(compared: list[dict]) -> list[Section]:
@@ -95,7 +120,7 @@ def _comparison(compared: list[dict]) -> list[Section]:
             row["attack"],
             row["other"],
             f"{100 * row['value']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})",
-            f"{row['p']:.1e}",
+            f"{row['p']:.1e}" if row["p"] else "<1e-300",
         ]
         for row in compared
     ]
@@ -131,8 +156,8 @@ def _curves(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     return sections
 
 
-def _cost(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
-    attacked = [name for name, spec in grid.attacks.items() if spec.attack != "clean"]
+def _cost(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[Section]:
+    attacked = groups.averaged or [name for name, spec in grid.attacks.items() if spec.attack != "clean"]
     pictures = []
     for c in grid.classifiers if attacked else ():
         points = {
@@ -179,17 +204,23 @@ def _chosen(values: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray
     return counts
 
 
-def _checks(checks: dict[str, list[Check]]) -> list[Section]:
-    if not checks:
+def _checks(checked: list[dict]) -> list[Section]:
+    if not checked:
         return []
+    failed = sum(not row["passed"] for row in checked)
+    text = f"{len(checked) - failed} of {len(checked)} hold." if failed else "All hold."
     body = [
-        [subject, check.name, "holds" if check.passed else "FAILS", check.figures]
-        for subject, found in checks.items()
-        for check in found
+        [row["classifier"], row["purifier"], row["knows"], row["name"], _held(row), row["figures"]] for row in checked
     ]
-    failed = sum(not check.passed for found in checks.values() for check in found)
-    text = f"{len(body) - failed} of {len(body)} hold." if failed else "All hold."
-    return [Section("Checks of the attacks", (text,), (["classifier", "check", "", "figures"], body))]
+    head = ["classifier", "purifier", "attacker knows", "check", "", "figures"]
+    return [
+        Section("Checks of the attacks", (text,), checks_table(checked)),
+        Section("Checks, each with its figures", (), (head, body)),
+    ]
+
+
+def _held(row: dict) -> str:
+    return "holds" if row["passed"] else "FAILS"
 
 
 def _slug(name: str) -> str:

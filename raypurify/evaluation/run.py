@@ -9,11 +9,11 @@ import torch
 
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
+from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.examples import example_pictures
 from raypurify.evaluation.grid import Grid
 from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, make_plan, read_checks
 from raypurify.evaluation.report import write_report
-from raypurify.evaluation.sanity import check_attacks
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
 from raypurify.runtime.observed import observed
@@ -39,7 +39,7 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     with telling(out):
         if units := plan.units():
             _work(plan, batches, units, address)
-        checks = {classifier: read_checks(plan.checks(classifier)) for classifier in plan.check_keys}
+        checks = {name: read_checks(plan.checks(name)) for name in plan.check_keys}
         examples = example_pictures(plan, subjects, batches[0], classes)
         return write_report(plan, classes, checks, examples)  # type: ignore[arg-type]  # no check is left undone
 
@@ -94,9 +94,5 @@ class _Worker:
         compute_cells(self.plan, self.subjects, unit, batch)
 
     def check(self, unit: CheckUnit, batch: GridBatch) -> None:
-        network, device = self.subjects.classifier(unit.classifier), self.subjects.device
-        other = next((c for c in self.plan.grid.classifiers if c != unit.classifier), None)
-        images, labels = torch.from_numpy(batch.pixels).to(device).float() / 255, torch.from_numpy(batch.labels)
-        transfer = self.subjects.classifier(other) if other else None
-        found = check_attacks(network, images, labels.to(device), transfer)
-        write_json(self.plan.checks(unit.classifier), [asdict(check) for check in found])
+        found = compute_checks(self.subjects, unit.name, batch)
+        write_json(self.plan.checks(unit.name), [asdict(check) for check in found])

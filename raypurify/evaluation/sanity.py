@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import BIM, FGSM, PGD
+from raypurify.attacks import BIM, FGSM, PGD, Loss, Model
 from raypurify.attacks.square import Square
 
 EPS = 2 / 255
+# Of the images whose loss falls along the gradient there may be this share: a purifier's answer has steps.
+DOWNHILL = 0.25
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,48 @@ class Check:
     figures: str
 
 
-def check_attacks(network: nn.Module, images: Tensor, labels: Tensor, other: nn.Module | None = None) -> list[Check]:
-    """All checks of attacks on one classifier, on (n, 3, H, W) images in [0, 1] of these labels (n,).
+@dataclass(frozen=True)
+class Subject:
+    """What is attacked, and how it is judged.
 
-    ``other`` is a classifier to transfer from. Sizes are L∞, small enough that one step does not do everything. An
-    image more or less is noise where two accuracies ought to be in order, so one is allowed.
+    ``model`` is what the attacker differentiates, images to logits, and ``loss`` what it raises (None: cross-entropy).
+    ``answer`` says which class (N,) the defence gives to images in truth; None: the largest logit of the model.
     """
 
-    def accuracy(attack: Callable, victim: nn.Module = network) -> float:
-        x = attack(victim, images, labels, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            return float((network(x).argmax(1) == labels).float().mean())
+    model: Model
+    answer: Callable[[Tensor], Tensor] | None = None
+    loss: Loss | None = None
+
+    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image, (N,)."""
+        logits = self.model(images)
+        return self.loss(logits, labels) if self.loss else cross_entropy(logits, labels, reduction="none")
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The class of each image, (N,)."""
+        return self.answer(images) if self.answer else self.model(images).argmax(1)
+
+
+def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Module | None = None) -> list[Check]:
+    """All checks of attacks on one subject, on (n, 3, H, W) images in [0, 1] of these labels (n,).
+
+    ``other`` is a classifier to transfer from. Sizes are L∞, small enough that one step does not do everything. An
+    image more or less is noise where two accuracies ought to be in order, so one is allowed. Gradients are held against
+    finite differences where the model is a module; where they are another function's by intent, as those of a purifier
+    that is passed by a surrogate, they need to point uphill.
+    """
+
+    def accuracy(attack: Callable, victim: Model = subject.model) -> float:
+        loss = subject.loss if victim is subject.model else None
+        x = attack(victim, images, labels, generator=torch.Generator().manual_seed(0), loss=loss)
+        return float((subject.predict(x) == labels).float().mean())
 
     one = 1 / len(images) + 1e-9
     unbounded = accuracy(PGD(eps=1.0, steps=50))
     by_eps = [accuracy(PGD(eps=eps, steps=20)) for eps in (EPS / 4, EPS / 2, EPS, 4 * EPS)]
-    by_steps = [accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5, 20, 80)]
+    few, some, many = (accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5, 80))
+    by_steps = [few, some, by_eps[2], many]
     single, iterated = accuracy(FGSM(eps=EPS)), accuracy(BIM(eps=EPS, steps=20))
     black = accuracy(Square(eps=EPS, queries=300))
     checks = [
@@ -54,8 +82,10 @@ def check_attacks(network: nn.Module, images: Tensor, labels: Tensor, other: nn.
             by_eps[2] <= black + one,
             f"PGD {by_eps[2]:.3f}, Square with 300 queries {black:.3f}",
         ),
-        check_gradients(network, images[:8], labels[:8]),
-        check_convergence(network, images, labels),
+        check_gradients(subject.model, images[:8], labels[:8])
+        if isinstance(subject.model, nn.Module)
+        else check_uphill(subject, images[:8], labels[:8]),
+        check_convergence(subject, images, labels),
     ]
     if other is not None:
         moved = accuracy(PGD(eps=EPS, steps=20), other)
@@ -90,13 +120,31 @@ def check_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: T
     )
 
 
-def check_convergence(network: nn.Module, images: Tensor, labels: Tensor, steps: int = 50) -> Check:
+def check_uphill(subject: Subject, images: Tensor, labels: Tensor, step: float = EPS / 2) -> Check:
+    """Check that gradients are finite and not zero, and that of most images the loss is higher a step along the sign of
+    the gradient than a step against it."""
+    x = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(subject.losses(x, labels).sum(), x)
+    with torch.no_grad():
+        ahead, behind = (
+            subject.losses((images + sign * step * gradient.sign()).clamp(0, 1), labels) for sign in (1, -1)
+        )
+    finite, vanished = bool(gradient.isfinite().all()), int((gradient.flatten(1).abs().amax(1) == 0).sum())
+    uphill = int((ahead > behind).sum())
+    return Check(
+        "gradients are finite and point uphill",
+        finite and vanished == 0 and uphill >= (1 - DOWNHILL) * len(images),
+        f"{uphill} of {len(images)} uphill, {vanished} vanish",
+    )
+
+
+def check_convergence(subject: Subject, images: Tensor, labels: Tensor, steps: int = 50) -> Check:
     """Check that the loss under attack has stopped rising: the last fifth of the steps adds less than a twentieth."""
 
     def loss(count: int) -> float:
         attack = BIM(eps=EPS, steps=count, step_size=EPS / 8)
         with torch.no_grad():
-            return float(cross_entropy(network(attack(network, images, labels)), labels))
+            return float(subject.losses(attack(subject.model, images, labels, loss=subject.loss), labels).mean())
 
     before, almost, end = loss(1), loss(4 * steps // 5), loss(steps)
     late = (end - almost) / max(end - before, 1e-9)

@@ -12,6 +12,7 @@ from raypurify.attacks import ATTACKS, Attack
 from raypurify.bundle import read_facts
 from raypurify.errors import ConfigError
 from raypurify.evaluation.classifiers import CLASSIFIERS
+from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.grid import AttackSpec, ClassifierSpec, Grid, PurifierSpec
 from raypurify.files import fingerprint
 from raypurify.nets.normalised import Normalised
@@ -105,6 +106,22 @@ def purifier_digest(spec: PurifierSpec) -> str:
     named = [resolve(value) for value in spec.settings.values() if isinstance(value, str)]
     files = [hashlib.sha256(file.read()).hexdigest() for file in named if file.kind == "file"]
     return fingerprint(spec.model_dump(), bundle, files)
+
+
+def purifier_code(spec: PurifierSpec) -> str:
+    """The digest of the code of a purifier: of its module and of the mathematics that it imports."""
+    if spec.purifier == "rsfp":
+        # Its bundle hands it the network and the distributions.
+        return code_digest("raypurify.purifiers.rsfp", "raypurify.clusters", "raypurify.nets.wide_resnet")
+    return code_digest(PURIFIERS[spec.purifier].__module__) if spec.purifier in PURIFIERS else ""
+
+
+def attack_code(spec: AttackSpec) -> str:
+    """The digest of the code of an attack, and of the threat model where it knows the purifier."""
+    if spec.attack not in ATTACKS:
+        return ""
+    knowing = () if spec.knows == "classifier" else ("raypurify.evaluation.threat_model",)
+    return code_digest(ATTACKS[spec.attack].__module__, *knowing)
 
 
 def predict(network: nn.Module, images: Tensor) -> Tensor:

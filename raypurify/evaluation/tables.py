@@ -1,22 +1,29 @@
-"""Cells into tables: accuracies with intervals, paired comparisons, worst cases; as rows, CSV and Markdown."""
+"""Cells into tables: accuracies with intervals and sizes of attacks; as rows, CSV and Markdown."""
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from raypurify.evaluation.grid import CellName, Grid
-from raypurify.evaluation.intervals import mean_interval, paired, paired_mean, wilson
+from raypurify.evaluation.grid import CellName
+from raypurify.evaluation.intervals import wilson
 
-MEAN = "mean of attacks"
+SIZES = "mean size / budget"
+DAGGER = "†"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The figures of one cell: accuracy on n images with its 95 % interval, and means over them."""
+    """The figures of one cell: accuracy on n images with its 95 % interval, and means over them.
+
+    ``size`` is that of the perturbation in the attack's own ``norm``, ``budget`` what it may be (of a mean over
+    attacks, the share that they use of theirs); ``knows`` is what the attacker knew, ``done`` what it did about the
+    purifier (``threat_model.differentiated``). NaN and "" are what is not known: earlier versions wrote none of these.
+    """
 
     classifier: str
     attack: str
@@ -29,70 +36,34 @@ class Cell:
     linf: float
     flagged: float
     seconds: float
+    size: float = math.nan
+    norm: str = ""
+    budget: float = math.nan
+    knows: str = ""
+    done: str = ""
+
+    @property
+    def filled(self) -> float:
+        """The share of its budget that the attack uses on average; NaN where that is not known, or there is none."""
+        return self.size / self.budget if self.budget > 0 else math.nan
+
+    @property
+    def weaker(self) -> bool:
+        """Whether the purifier was passed by a surrogate where the attacker asked for more."""
+        return self.done == "bpda" != self.knows
 
 
-def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float) -> Cell:
-    """The figures of a cell from what became of each image, (n,) by column, and its seconds an image."""
+def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float = math.nan, **about: Any) -> Cell:
+    """The figures of a cell from what became of each image, (n,) by column, and its seconds an image; ``about`` are its
+    norm and budget, what the attacker knew and what it did."""
     correct = columns["correct"]
     low, high = wilson(int(correct.sum()), len(correct))
-    dissimilarity, linf, flagged = (float(columns[fact].mean()) for fact in ("dissimilarity", "linf", "flagged"))
-    return Cell(*name, float(correct.mean()), low, high, len(correct), dissimilarity, linf, flagged, seconds)
 
+    def mean(fact: str) -> float:
+        return float(columns[fact].mean()) if fact in columns else math.nan
 
-def worst_cases(grid: Grid, correct: dict[CellName, np.ndarray]) -> dict[CellName, np.ndarray]:
-    """The worst case, image by image: which were right under every attack of a group that the grid names.
-
-    (n,) bool by classifier, name of the group, and purifier.
-    """
-    groups: dict[str, list[str]] = {}
-    for name, spec in grid.attacks.items():
-        if spec.worst:
-            groups.setdefault(spec.worst, []).append(name)
-    return {
-        CellName(c, group, p): np.logical_and.reduce([correct[CellName(c, attack, p)] for attack in attacks])
-        for group, attacks in groups.items()
-        for c in grid.classifiers
-        for p in grid.purifiers
-    }
-
-
-def gray_box(grid: Grid) -> list[str]:
-    """The attacks by which means over attacks are taken: those of an attacker who knows the classifier alone."""
-    return [name for name, spec in grid.attacks.items() if spec.attack != "clean" and spec.knows == "classifier"]
-
-
-def means(grid: Grid, cells: dict[CellName, Cell], correct: dict[CellName, np.ndarray]) -> dict[CellName, Cell]:
-    """The mean over the gray-box attacks, where they are several, of each classifier behind each purifier."""
-    attacks, averaged = gray_box(grid), {}
-    for c in grid.classifiers if len(attacks) > 1 else ():
-        for p in grid.purifiers:
-            of = [cells[CellName(c, a, p)] for a in attacks]
-            facts = {
-                name: float(np.mean([getattr(one, name) for one in of]))
-                for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds")
-            }
-            low, high = mean_interval(np.stack([correct[CellName(c, a, p)] for a in attacks]))
-            averaged[CellName(c, MEAN, p)] = Cell(c, MEAN, p, low=low, high=high, n=of[0].n, **facts)
-    return averaged
-
-
-def comparisons(grid: Grid, correct: dict[CellName, np.ndarray]) -> list[dict]:
-    """The reference purifier minus each other one on the same images: attack by attack, and the gray-box ones' mean."""
-    rows = []
-    attacks, attacked = list(grid.attacks), gray_box(grid)
-    for c in grid.classifiers:
-        for other in grid.purifiers:
-            if grid.reference is None or grid.reference == other:
-                continue
-            pair = grid.reference, other
-            differences = {a: paired(*(correct[CellName(c, a, p)] for p in pair)) for a in attacks}
-            if len(attacked) > 1:
-                one, two = (np.stack([correct[CellName(c, a, p)] for a in attacked]) for p in pair)
-                differences[MEAN] = paired_mean(one, two)
-            for attack, difference in differences.items():
-                names = {"classifier": c, "attack": attack, "reference": grid.reference, "other": other}
-                rows.append(names | vars(difference))
-    return rows
+    sizes = mean("dissimilarity"), mean("linf"), mean("flagged")
+    return Cell(*name, float(correct.mean()), low, high, len(correct), *sizes, seconds, mean("size"), **about)
 
 
 def as_csv(rows: Sequence[dict]) -> str:
@@ -130,12 +101,39 @@ def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def layout(
     rows: Sequence[str], columns: Sequence[str], find: Callable[[str, str], Cell | None]
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and body of a table of accuracies in percent with their intervals, empty where ``find`` gives None."""
-    body = []
+    """Head and body of a table of accuracies in percent with their intervals, empty where ``find`` gives None.
+
+    Where budgets are known a last row says how much of it each attack uses. An accuracy has a dagger where the attacker
+    could do no better than pass the purifier by a surrogate (:func:`weaker`).
+    """
+    body, used = [], []
     for row in rows:
         cells = [find(row, column) for column in columns]
-        body.append([row, *("" if cell is None else percent(cell) for cell in cells)])
-    return ["", *columns], body
+        body.append([row, *("" if cell is None else percent(cell) + DAGGER * cell.weaker for cell in cells)])
+    for column in columns:
+        found = [cell.filled for row in rows if (cell := find(row, column)) and not math.isnan(cell.filled)]
+        used.append(_range(min(found), max(found)) if found else "")
+    return ["", *columns], [*body, [SIZES, *used]] if any(used) else body
+
+
+def _range(low: float, high: float) -> str:
+    least, most = f"{low:.2f}", f"{high:.2f}"
+    return least if least == most else f"{least}–{most}"
+
+
+def checks_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """Head and body of a table of the rows of a ``checks.csv``: of each subject how many checks hold, and which do not,
+    with their figures."""
+    subjects: dict[tuple[str, ...], list[dict]] = {}
+    for row in rows:
+        subjects.setdefault((row["classifier"], row["purifier"] or "–", row["knows"]), []).append(row)
+    body = []
+    for subject, found in subjects.items():
+        # From a file they are words.
+        failed = [row for row in found if str(row["passed"]) != "True"]
+        hold = f"{len(found) - len(failed)} of {len(found)}"
+        body.append([*subject, hold, "; ".join(f"{row['name']} ({row['figures']})" for row in failed)])
+    return ["classifier", "purifier", "attacker knows", "checks that hold", "that do not"], body
 
 
 def percent(cell: Cell) -> str:

@@ -1,16 +1,40 @@
 """Threat models: what an attacker differentiates, by what it knows of the purifier."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from raypurify.attacks import Attack, Model
-from raypurify.attacks.adaptive import attack_choice, bpda, eot, through_solver
+from raypurify.attacks import Attack, Loss, Model
+from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, through_solver
+from raypurify.attacks.cw import margin
 from raypurify.purifiers import Purifier
 
 DRAWS = 8
+
+
+class Sight(NamedTuple):
+    """What an attacker looks at: a model to differentiate, the ``labels`` (N,) to lead it away from, and the loss that
+    says how far, None for the attack's own."""
+
+    model: Model
+    labels: Tensor
+    loss: Loss | None
+
+
+def differentiated(knows: str, purifier: Purifier) -> str:
+    """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
+
+    That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without these
+    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    """
+    needs = {"solver": "purify_differentiably", "choice": "distributions"}.get(knows)
+    if needs is None or hasattr(purifier, needs):
+        return knows
+    return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
 
 
 def perturb(
@@ -24,23 +48,42 @@ def perturb(
 ) -> Tensor:
     """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.grid.AttackSpec` says.
 
-    A purifier without a solver, or without clusters, is passed as in "bpda" where those are what is asked for; of one
-    with random choices the attacker averages ``DRAWS`` (EOT).
+    What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
+    choices it averages ``DRAWS`` (EOT).
     """
-    if knows == "choice" and hasattr(purifier, "distributions"):
+    if differentiated(knows, purifier) == "choice":
         return attack_choice(attack, purifier, images, generator=generator)  # type: ignore[arg-type]  # it has clusters
-    return attack(_model(knows, network, purifier), images, labels, generator=generator)
+    model, labels, loss = sight(knows, network, purifier, images, labels)
+    return attack(model, images, labels, generator=generator, loss=loss)
 
 
-def _model(knows: str, network: nn.Module, purifier: Purifier) -> Model:
-    if knows == "classifier":
-        return network
-    if knows == "solver" and hasattr(purifier, "purify_differentiably"):
-        return through_solver(network, purifier)  # type: ignore[arg-type]  # it has a solver
-    surrogate = "lowpass" if knows == "bpda-smooth" else "identity"
+def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, labels: Tensor) -> Sight:
+    """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,)."""
+    passed = differentiated(knows, purifier)
+    if passed == "classifier":
+        return Sight(network, labels, None)
+    if passed == "choice":
+        with torch.no_grad():
+            own = purifier.distributions.nearest(purifier.latents(images))[0]  # type: ignore[attr-defined]  # as above
+        return Sight(cluster_scores(purifier), own, margin)  # type: ignore[arg-type]
+    if passed == "solver":
+        return Sight(through_solver(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver
+    return Sight(_drawn(purifier, lambda one: _passed(passed, network, one)), labels, None)
+
+
+def _passed(passed: str, network: nn.Module, purifier: Purifier) -> Model:
+    """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
+    if passed == "gradient":
+        return lambda images: network(purifier.transform(images).clamp(0, 1))  # type: ignore[attr-defined]
+    surrogate = "lowpass" if passed == "bpda-smooth" else "identity"
+    return bpda(network, lambda images: purifier.purify(images).images, surrogate)
+
+
+def _drawn(purifier: Purifier, model: Callable[[Purifier], Model]) -> Model:
+    """The model of a purifier, or the mean over ``DRAWS`` of one that draws."""
     if not hasattr(purifier, "seed"):
-        return bpda(network, lambda images: purifier.purify(images).images, surrogate)
+        return model(purifier)
     # Seeds other than the one in use: the attacker knows that there is one.
     seeds = (purifier.seed + 1 + k for k in range(DRAWS))
-    draws = cycle(replace(purifier, seed=seed) for seed in seeds)  # type: ignore[type-var]  # a dataclass, as all of them
-    return eot(bpda(network, lambda images: next(draws).purify(images).images, surrogate), DRAWS)
+    draws = cycle([model(replace(purifier, seed=seed)) for seed in seeds])  # type: ignore[type-var]  # a dataclass
+    return eot(lambda images: next(draws)(images), DRAWS)

@@ -6,6 +6,7 @@ The stages, in order; each reads the folders of those before it and fills its ow
     baseline       the plain network                                                 Ray Train
     latents        R(x) of every training image, a Parquet file per unit and class   Ray Data, a pool of actors
     clusters       k-means with the elbow and the distributions, a class a task      Ray tasks
+    samples        images for dictionaries, where the settings give them another size Ray Data
     dictionaries   atoms for every cluster, learned from a sample of its images      actors
     robust_first   a robust network to start from, where the settings ask for one    Ray Train
     robust         the robust network: PGD and the pull to the clusters              Ray Train

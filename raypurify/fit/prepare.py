@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from raypurify.config import DataSettings
 from raypurify.containers.source import Source, read_shard
 from raypurify.errors import DataError, ImageError
-from raypurify.images import decode_image
+from raypurify.images import decode_image, squared
 from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
@@ -22,11 +21,14 @@ BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
 
 
-def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dict[str, Any]:
+def prepare(
+    folder: Place, source: Source, data: DataSettings, seed: int, only: np.ndarray | None = None
+) -> dict[str, Any]:
     """Write ``folder/split=…/*.parquet`` with columns row, id, label, message, image (uint8, CHW).
 
-    Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers. Images
-    that cannot be decoded are left out of both; their messages stand in ``split=failed``.
+    Which rows are held out and which are used under a limit is a seeded choice over the source's row numbers; of these
+    none but ``only`` (row numbers), where they are given. Images that cannot be decoded are left out of both; their
+    messages stand in ``split=failed``.
 
     Raises DataError when images have no label, a class has no training image, or there are fewer than two classes.
     """
@@ -34,7 +36,10 @@ def prepare(folder: Place, source: Source, data: DataSettings, seed: int) -> dic
 
     for part in (TRAIN, VALIDATION, FAILED):
         (folder / part).delete_folder()
-    split = ray.put(choose_split(source.rows, data, seed))
+    chosen = choose_split(source.rows, data, seed)
+    if only is not None:
+        chosen[~np.isin(np.arange(source.rows), only)] = 0
+    split = ray.put(chosen)
     progress = shared_progress(folder, source.rows, "images")
     size = 3 * data.image_size**2 * source.rows
     # A cluster whose nodes are still to come has no CPUs yet.
@@ -84,7 +89,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
                 if row.error is not None:
                     raise row.error
                 assert row.data is not None  # as there is no error
-                pixels, message = resized(decode_image(row.data).pixels, side), None
+                pixels, message = squared(decode_image(row.data).pixels, side), None
                 part = "train" if split[row.row] == 1 else "validation"
             except ImageError as e:
                 pixels, message, part = np.zeros((3, side, side), np.uint8), f"{row.id}: {e}", "failed"
@@ -97,13 +102,6 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
         progress.add.remote(shard.rows)
     types = (pa.int64(), pa.string(), pa.int64(), pa.binary(3 * side * side), pa.string(), pa.string())
     return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
-
-
-def resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels (H, W, 3) as (3, side, side)."""
-    if pixels.shape[:2] != (side, side):
-        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _checked_report(folder: Place, source: Source) -> dict[str, Any]:

@@ -15,9 +15,19 @@ from raypurify.storage import Place, Where, resolve
 if TYPE_CHECKING:
     from raypurify.containers.source import Source
 
-STAGES = ("prepare", "baseline", "latents", "clusters", "dictionaries", "robust_first", "robust", "calibrate")
+STAGES = (
+    "prepare",
+    "baseline",
+    "latents",
+    "clusters",
+    "samples",
+    "dictionaries",
+    "robust_first",
+    "robust",
+    "calibrate",
+)
 # Stages that only some settings ask for.
-OPTIONAL = ("robust_first",)
+OPTIONAL = ("samples", "robust_first")
 
 
 def fit(
@@ -46,7 +56,8 @@ def fit(
     from raypurify.containers.source import open_source
     from raypurify.runtime.session import ray_session
 
-    stages = [name for name in STAGES if name not in OPTIONAL or getattr(settings, name)]
+    asked = {"samples": _own_size(settings), "robust_first": settings.robust_first}
+    stages = [name for name in STAGES if asked.get(name, True)]
     if until not in {None, *stages}:
         raise ConfigError(f"there is no stage {until}; use one of {', '.join(stages)}")
     source = open_source(
@@ -62,11 +73,14 @@ def fit(
 
 def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[StageOutput]:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
+    import numpy as np
+
     from raypurify.clusters.files import load_clusters
     from raypurify.fit.clustering import cluster
     from raypurify.fit.dictionaries import learn_dictionaries, load_dictionaries
     from raypurify.fit.latents import extract_latents
     from raypurify.fit.prepare import prepare
+    from raypurify.fit.samples import choose_samples
     from raypurify.fit.train import NETWORK, train
     from raypurify.training.start import starting_network
 
@@ -112,16 +126,40 @@ def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[St
     yield clusters
     cluster_class = clusters.report["cluster_class"]
     distributions, cluster_of_row = load_clusters(clusters.folder)
+    # What dictionaries are learned from: the prepared images, or some of the source's at a size of their own.
+    pictures, large = prepared, _own_size(settings)
+    if large:
+        chosen = choose_samples(cluster_of_row, len(cluster_class), settings.dictionaries.images, seed)
+        pictures = stage(
+            "samples",
+            {"data": part["data"], "image_size": large, "images": settings.dictionaries.images},
+            (prepared, clusters),
+            lambda folder: prepare(
+                folder,
+                source,
+                settings.data.model_copy(update={"image_size": large}),
+                seed,
+                only=np.concatenate(chosen),
+            ),
+        )
+        yield pictures
     # The number of actors changes how fast the dictionaries come, not what they are.
     dictionaries = stage(
         "dictionaries",
         {
             "csc": {k: part["csc"][k] for k in ("lmbda", "tikhonov", "pad")},
-            "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"},
+            "dictionaries": {k: v for k, v in part["dictionaries"].items() if k not in ("actors", "image_size")},
         },
-        (prepared, clusters),
+        (pictures, clusters),
         lambda folder: learn_dictionaries(
-            folder, prepared.folder, cluster_of_row, cluster_class, side, settings.csc, settings.dictionaries, seed
+            folder,
+            pictures.folder,
+            cluster_of_row,
+            cluster_class,
+            large or side,
+            settings.csc,
+            settings.dictionaries,
+            seed,
         ),
     )
 
@@ -177,6 +215,12 @@ def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[St
             about,
         ),
     )
+
+
+def _own_size(settings: Settings) -> int | None:
+    """The size of the images that dictionaries are learned from, where it is not that of all."""
+    size = settings.dictionaries.image_size
+    return None if size == settings.data.image_size else size
 
 
 def _start(init: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from bad_images import encode
 
 from raypurify.bulk.job import purify
 from raypurify.errors import SourceError
+from raypurify.fit.run import STAGES
 from raypurify.runtime.observed import actor_lost, observed
 from raypurify.runtime.progress import Progress
 
@@ -81,7 +82,7 @@ def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
             if sample[0] == f"ray_raypurify_{name}" and tags.items() <= sample[1].items()
         }
 
-    stages = {"prepare", "baseline", "latents", "clusters", "dictionaries", "robust_first", "robust", "calibrate"}
+    stages = set(STAGES)
     assert {stage for stage, _ in of("stage_seconds", run=run)} == stages
     done, total = of("stage_done", run=run), of("stage_total", run=run)
     assert done == total

@@ -131,7 +131,7 @@ def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
         assert said[done] == f"s3://images/{name}/run/{done}"
         assert json.loads(store.read(f"{name}/run/{done}/stage.json"))["state"] == "complete"
     run = submit(head, "jobs/fit.py", *fit)
-    assert run.stdout.count("complete, skipped") == 7
+    assert run.stdout.count("complete, skipped") == 8
     assert last_line(run)["bundle"].endswith(f"{name}/run/bundle")
     for file in ("network.safetensors", "distributions.safetensors", "dictionaries.safetensors"):
         assert store.read(f"{name}/run/bundle/{file}") == (small_run / "bundle" / file).read_bytes()

@@ -26,6 +26,11 @@ def changed(**parts) -> dict:
     return {**TREE, **parts}
 
 
+def grouped(worst: str) -> dict:
+    attacks = {"PGD": {"attack": "pgd", "eps": 0.03}, "MIM": {"attack": "mim", "eps": 0.03, "worst": worst}}
+    return changed(images={"paths": "a"}, attacks=attacks)
+
+
 def retraining(**training) -> dict:
     return {"paths": "b", "training": training}
 
@@ -70,6 +75,12 @@ def test_settings_decide_a_purifiers_digest():
         (changed(images={"paths": "a"}, attacks={"a/b": {"attack": "clean"}}), "'a/b' is no name"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "knows": "bpda"}}), "so it knows nothing"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "pgd", "knows": "all"}}), "attacks.c.knows"),
+        (grouped("PGD"), "attack 'MIM' is of the group 'PGD', which another column is called: rename the group"),
+        (grouped("mean of attacks"), "'MIM' is of the group 'mean of attacks', which another column is called"),
+        (
+            changed(images={"paths": "a"}, attacks={"mean of attacks": {"attack": "clean"}}),
+            "'mean of attacks' has the name of the mean over all: give it another",
+        ),
     ],
 )
 def test_wrong_grids_are_refused_by_name(tree, message):

@@ -25,8 +25,62 @@ def test_p_is_the_exact_binomial_test_of_the_images_that_differ():
     won, lost = int((first & ~second).sum()), int((~first & second).sum())
     assert paired(first, second).p == pytest.approx(stats.binomtest(won, won + lost).pvalue, rel=1e-9)
     assert paired(first, first).p == 1
+    large = rng.random(20_000) < 0.5
+    assert paired(large, ~large).p == pytest.approx(stats.binomtest(int(large.sum()), 20_000).pvalue, rel=1e-9)
     assert paired(first, second).value == pytest.approx(first.mean() - second.mean())
     assert paired(second, first).low == pytest.approx(-paired(first, second).high)
+
+
+def signs(*counts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of outcomes under three attacks, (3, n) bool: so many attacks more does the first withstand an image."""
+    # What both withstand differs from image to image, so that equal differences are not of equal floats.
+    both = [k % (4 - abs(n)) for k, n in enumerate(counts)]
+    sides = [[b + max(0, sign * n) for b, n in zip(both, counts)] for sign in (1, -1)]
+    return tuple(np.array([[attack < k for k in side] for attack in range(3)]) for side in sides)
+
+
+@pytest.mark.parametrize(
+    ("counts", "value", "p"),
+    [
+        ([1] * 20, 1 / 3, 2 / 2**20),
+        ([-3] * 20, -1, 2 / 2**20),
+        ([0] * 20, 0, 1),
+        ([2], 2 / 3, 1),
+        ([0], 0, 1),
+        ([3, -3] * 10, 0, 1),
+    ],
+)
+def test_differences_that_are_all_equal_say_as_much_as_their_number_does(counts, value, p):
+    first, second = signs(*counts)
+    found, back = paired_mean(first, second), paired_mean(second, first)
+    assert found.value == pytest.approx(value)
+    assert found.p == back.p == pytest.approx(p, abs=1e-12)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+@pytest.mark.parametrize("count", [1, 20, 5000])
+def test_intervals_where_nothing_varies_have_a_width_and_stay_within_what_can_be(count):
+    all_, none = np.ones((2, count), bool), np.zeros((2, count), bool)
+    assert mean_interval(all_) == wilson(count, count)
+    assert mean_interval(none) == wilson(0, count)
+    for one, two in ((all_, none), (none, none)):
+        single, mean = paired(one[0], two[0]), paired_mean(one, two)
+        assert -1 <= single.low <= single.value <= single.high <= 1
+        assert (single.low, single.high) == pytest.approx((mean.low, mean.high))
+        assert single.p == pytest.approx(mean.p)
+    assert wilson(np.int64(3_000_000), np.int64(4_000_000)) == wilson(3_000_000, 4_000_000)
+
+
+@pytest.mark.parametrize("shapes", [((0,), (0,)), ((3,), (1,)), ((2, 3), (2, 3))])
+def test_outcomes_that_are_not_of_the_same_images_are_refused(shapes):
+    first, second = (np.ones(shape, bool) for shape in shapes)
+    with pytest.raises(ValueError, match="not of the same images"):
+        paired(first, second)
+    means = [one[None] if one.ndim == 1 else one[0] for one in (first, second)]
+    with pytest.raises(ValueError, match="not of the same images"):
+        paired_mean(*means)
 
 
 def test_paired_intervals_cover_the_truth_as_often_as_they_say():

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from raypurify.evaluation import plan as plans
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.grid import CellName, load_grid
-from raypurify.evaluation.plan import CellUnit, CheckUnit, make_plan, read_checks
+from raypurify.evaluation.plan import CellUnit, CheckName, CheckUnit, make_plan, read_checks
 from raypurify.storage import resolve
+
+
+def alone(classifier):
+    return CheckName(classifier, "", "classifier")
 
 
 @pytest.fixture
@@ -41,22 +46,22 @@ def test_units_are_what_is_missing(tree, plan):
     expected = [
         CellUnit(c, a, k, ("none", "JPEG")) for c in tree["classifiers"] for a in tree["attacks"] for k in (0, 1)
     ]
-    assert set(one.units()) == {*expected, CheckUnit("first"), CheckUnit("second")}
+    assert set(one.units()) == {*expected, CheckUnit(alone("first")), CheckUnit(alone("second"))}
     assert sum(unit.size for unit in one.units()) == one.total
     make(one.cell(CellName("first", "checks", "JPEG"), 1))
-    make(one.checks("second"), json.dumps([{"name": "a", "passed": True, "figures": "b"}]))
+    make(one.checks(alone("second")), json.dumps([{"name": "a", "passed": True, "figures": "b"}]))
     left = one.units()
     assert CellUnit("first", "checks", 1, ("none",)) in left
-    assert CheckUnit("second") not in left
+    assert CheckUnit(alone("second")) not in left
     assert sum(unit.size for unit in left) == one.total - 2
 
 
 @pytest.mark.parametrize("text", ["", '[{"name": "a", "pas', "[", "\0"])
 def test_checks_that_are_not_whole_are_missing(tree, plan, text):
     one = plan(tree)
-    make(one.checks("first"), text)
-    assert read_checks(one.checks("first")) is None
-    assert CheckUnit("first") in one.units()
+    make(one.checks(alone("first")), text)
+    assert read_checks(one.checks(alone("first"))) is None
+    assert CheckUnit(alone("first")) in one.units()
 
 
 def test_keys_hold_what_decides_and_nothing_else(tree, plan):
@@ -69,7 +74,7 @@ def test_keys_hold_what_decides_and_nothing_else(tree, plan):
     before = keys(tree)
     assert len({*before, *keys(tree, "second"), *keys(tree, purifier="JPEG")}) == 6
     assert [k.adversarial for k in keys(tree, purifier="JPEG")] == [k.adversarial for k in before]
-    assert keys(attack(worst="group")) == before
+    assert keys(attack(worst="group", minimal=True)) == before
     assert keys({**tree, "name": "another", "examples": 1, "sanity": 0}) == before
     for changed in (attack(eps=0.2), attack(knows="bpda"), {**tree, "seed": 1}, {**tree, "eight_bit": False}):
         assert {k.adversarial for k in keys(changed)}.isdisjoint({k.adversarial for k in before})
@@ -77,3 +82,42 @@ def test_keys_hold_what_decides_and_nothing_else(tree, plan):
     other = keys({**tree, "classifiers": {**tree["classifiers"], **taken}}, "second")
     assert [k.adversarial for k in other] == [k.adversarial for k in before]
     assert {k.cell for k in other}.isdisjoint({k.cell for k in before})
+
+
+def test_keys_hold_the_code_of_purifier_and_attack(tree, plan, monkeypatch):
+    knowing = {**tree["attacks"], "known": {"attack": "pgd", "eps": 0.1, "knows": "bpda"}}
+    tree = {**tree, "attacks": knowing}
+    before = plan(tree)
+    monkeypatch.setattr(plans, "purifier_code", lambda spec: spec.purifier)
+    purifier = plan(tree)
+    for (_, attack, _), old, new in zip(before.keys, before.keys.values(), purifier.keys.values()):
+        for one, other in zip(old, new):
+            assert one.cell != other.cell
+            assert (one.adversarial == other.adversarial) == (attack != "known")
+    behind = {name for name in before.check_keys if name.purifier}
+    assert {n for n in before.check_keys if before.check_keys[n] != purifier.check_keys[n]} == behind
+    monkeypatch.setattr(plans, "attack_code", lambda spec: spec.attack)
+    attack = plan(tree)
+    assert all(
+        one.adversarial != other.adversarial
+        for old, new in zip(purifier.keys.values(), attack.keys.values())
+        for one, other in zip(old, new)
+    )
+
+
+def test_what_is_checked_is_what_attackers_differentiate(tree, plan):
+    attacks = {
+        "gray": {"attack": "pgd", "eps": 0.1},
+        "one": {"attack": "pgd", "eps": 0.1, "knows": "bpda"},
+        "two": {"attack": "bim", "eps": 0.1, "knows": "bpda"},
+        "three": {"attack": "pgd", "eps": 0.1, "knows": "solver"},
+    }
+    behind = [("JPEG", "bpda"), ("JPEG", "solver")]
+    names = {CheckName(c, *which) for c in ("first", "second") for which in [("", "classifier"), *behind]}
+    assert set(plan({**tree, "attacks": attacks}).check_keys) == names
+    taken = {**tree["classifiers"]["second"], "attacked_as": "first"}
+    classifiers = {**tree["classifiers"], "second": taken}
+    # Nobody attacks what is taken for another.
+    known = plan({**tree, "attacks": attacks, "classifiers": classifiers}).check_keys
+    assert set(known) == {name for name in names if name.classifier == "first"}
+    assert not plan({**tree, "sanity": 0}).check_keys

@@ -19,6 +19,7 @@ from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.plan import CellUnit, make_plan
 from raypurify.evaluation.run import evaluate
 from raypurify.evaluation.subjects import Subjects
+from raypurify.evaluation.tables import checks_table
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.storage import resolve
 
@@ -195,14 +196,33 @@ def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
 
 
 def test_an_attack_may_be_named_checks_and_damaged_checks_are_done_again(tree, tmp_path, local_ray):
-    images, clean = {**tree["images"], "limit": 3}, {"attack": "clean"}
-    small = {**tree, "images": images, "attacks": {"checks": clean}, "purifiers": {"none": {"purifier": "none"}}}
+    small = {
+        **tree,
+        "images": {**tree["images"], "limit": 3},
+        "attacks": {"checks": {"attack": "clean"}, "BPDA": {"attack": "fgsm", "eps": 0.01, "knows": "bpda"}},
+        "purifiers": {"none": {"purifier": "none"}, "JPEG": {"purifier": "jpeg"}},
+    }
     grid = load_grid({**small, "reference": None, "papers": [], "sanity": 3, "examples": 0})
-    evaluate(grid, tmp_path / "out")
-    assert set(cells(tmp_path / "out")) == {("checks", "none")}
-    (file,) = (tmp_path / "out" / "checks").iterdir()
-    whole = file.read_text("utf-8")
-    assert len(json.loads(whole)) == 7
-    file.write_text(whole[: len(whole) // 2], "utf-8")
-    evaluate(grid, tmp_path / "out")
-    assert file.read_text("utf-8") == whole
+    out = tmp_path / "out"
+    evaluate(grid, out)
+    assert set(cells(out)) == {(a, p) for a in ("checks", "BPDA") for p in ("none", "JPEG")}
+    whole = {file: file.read_text("utf-8") for file in (out / "checks").iterdir()}
+    # The classifier alone has no other to transfer from; behind a purifier there is the attack on it.
+    assert sorted(len(json.loads(text)) for text in whole.values()) == [7, 8]
+    with (out / "checks.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    subjects = dict.fromkeys((row["classifier"], row["purifier"], row["knows"]) for row in rows)
+    assert list(subjects) == [("ResNet-20", "", "classifier"), ("ResNet-20", "JPEG", "bpda")]
+    assert {row["passed"] for row in rows} <= {"True", "False"}
+    failed = [row["name"] for row in rows if row["purifier"] == "JPEG" and row["passed"] != "True"]
+    _, table = checks_table(rows)
+    assert [line[:4] for line in table] == [
+        ["ResNet-20", "–", "classifier", f"{7 - sum(row['passed'] != 'True' for row in rows[:7])} of 7"],
+        ["ResNet-20", "JPEG", "bpda", f"{8 - len(failed)} of 8"],
+    ]
+    assert all(name in table[1][4] for name in failed)
+    assert f"| ResNet-20 | JPEG | bpda | {8 - len(failed)} of 8 |" in (out / "report.md").read_text("utf-8")
+    for file, text in whole.items():
+        file.write_text(text[: len(text) // 2], "utf-8")
+    evaluate(grid, out)
+    assert {file: file.read_text("utf-8") for file in whole} == whole

@@ -1,8 +1,15 @@
 """The checks pass an honest classifier, and catch those that only seem robust."""
 
+import pytest
+import torch
 from torch import Tensor, nn
 
-from raypurify.evaluation.sanity import check_attacks, check_convergence, check_gradients
+from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.checked import compute_checks
+from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.plan import CheckName
+from raypurify.evaluation.sanity import Subject, check_attacks, check_convergence, check_gradients, check_uphill
+from raypurify.evaluation.subjects import Subjects
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 
 
@@ -32,7 +39,7 @@ def network(data_file) -> nn.Module:
 def test_an_undefended_classifier_passes_all_checks(cifar_images, data_file):
     images, labels = cifar_images("test.parquet", 10)
     other = load_cifar_resnet(data_file("cifar10-resnet/resnet32-d509ac18.th"))
-    checks = check_attacks(network(data_file), images, labels, other)
+    checks = check_attacks(Subject(network(data_file)), images, labels, other)
     assert len(checks) == 8
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]
 
@@ -51,5 +58,43 @@ def test_gradients_of_another_function_are_caught(cifar_images, data_file):
 
 def test_a_loss_that_still_rises_is_caught(cifar_images, data_file):
     images, labels = cifar_images("test.parquet", 8)
-    assert check_convergence(network(data_file), images, labels).passed
-    assert not check_convergence(network(data_file), images, labels, steps=5).passed
+    assert check_convergence(Subject(network(data_file)), images, labels).passed
+    assert not check_convergence(Subject(network(data_file)), images, labels, steps=5).passed
+
+
+@pytest.mark.parametrize(("factor", "finds"), [(1, True), (-1, False), (0, False), (float("nan"), False)])
+def test_surrogates_need_to_point_uphill(cifar_images, data_file, factor, finds):
+    images, labels = cifar_images("test.parquet", 8)
+    classifier = network(data_file)
+
+    def model(x: Tensor) -> Tensor:
+        # The value of x, and its gradient times a factor.
+        return classifier(x.detach() + factor * (x - x.detach()))
+
+    assert check_uphill(Subject(model), images, labels).passed == finds
+
+
+def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_file):
+    images, labels = cifar_images("test.parquet", 4)
+    batch = GridBatch(tuple(map(str, range(4))), labels.numpy(), (images * 255).round().to(torch.uint8).numpy())
+    weights = str(data_file("cifar10-resnet/resnet20-12fca82f.th"))
+    grid = load_grid(
+        {
+            "images": {"paths": "unread"},
+            "classifiers": {"net": {"kind": "cifar-resnet", "path": weights}},
+            "purifiers": {"low-pass": {"purifier": "low_pass", "tikhonov": 0.1}},
+        }
+    )
+    checks = compute_checks(Subjects(grid), CheckName("net", "low-pass", "solver"), batch)
+    assert [check.name for check in checks][5:7] == [
+        "the white box is no weaker than a transfer",
+        "gradients are finite and point uphill",
+    ]
+    assert all(check.passed for check in checks), [check for check in checks if not check.passed]
+
+    def deaf(x: Tensor) -> Tensor:
+        return labels.to(x.device)
+
+    # A model that every step breaks, before a defence that does not care.
+    found = {check.name: check.passed for check in check_attacks(Subject(nn.Flatten(), deaf), images, labels)}
+    assert not found["an unbounded attack leaves nothing"]

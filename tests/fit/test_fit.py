@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from raypurify.bundle import load_bundle
 from raypurify.cli.texts import status_text
-from raypurify.config import DataSettings
+from raypurify.config import DataSettings, Settings
 from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
 from raypurify.fit.clustering import cluster
 from raypurify.fit.prepare import choose_split
-from raypurify.fit.run import STAGES, _start, fit
+from raypurify.fit.run import OPTIONAL, STAGES, _start, fit
 from raypurify.fit.train import NETWORK
 from raypurify.nets.store import load_network
 from raypurify.runtime.stages import MARKER, open_run, run_stage
@@ -68,7 +69,7 @@ def test_the_robust_network_starts_from_the_first_one(small_run):
 def test_status_shows_a_first_robust_training_where_there_is_one(small_run, tmp_path):
     assert [line.split()[0] for line in status_text(str(small_run)).splitlines()] == list(STAGES)
     shutil.copytree(small_run / "clusters", tmp_path / "clusters")
-    others = [name for name in STAGES if name != "robust_first"]
+    others = [name for name in STAGES if name not in OPTIONAL]
     assert [line.split()[0] for line in status_text(str(tmp_path)).splitlines()] == others
 
 
@@ -94,6 +95,27 @@ def test_bundle_is_loadable_and_says_what_it_measured(small_run):
     assert measured["attacked"]["images"] == 12
     assert 0 < bundle.manifest.calibration.distance_threshold < 1e3
     assert len(bundle.manifest.dictionary_source) == len(bundle.manifest.cluster_class) == len(bundle.dictionaries)
+
+
+def test_dictionaries_are_learned_from_images_of_the_size_that_they_are_for(small_run, small_set, small_settings):
+    # Images of the set are 20², the network sees 16².
+    found, seen = (read_part(small_run / stage, TRAIN) for stage in ("samples", "prepare"))
+    for row in found.to_pylist():
+        with Image.open(small_set / row["id"]) as image:
+            stored = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        assert row["image"] == stored.tobytes()
+    clusters = marker(small_run, "clusters")["report"]["clusters"]
+    assert set(found["row"].to_pylist()) <= set(seen["row"].to_pylist())
+    assert clusters <= len(found) <= clusters * small_settings.dictionaries.images
+    assert len(found) < len(seen)
+
+
+def test_who_says_no_size_for_dictionaries_writes_none():
+    dictionaries = Settings().dictionaries
+    assert "image_size" not in dictionaries.model_dump()
+    assert "image_size" not in Settings().model_dump_json().partition('"dictionaries"')[2].partition("}")[0]
+    sized = dictionaries.model_copy(update={"image_size": 64})
+    assert type(sized).model_validate(sized.model_dump()) == sized
 
 
 def test_a_second_run_does_nothing(small_run, small_set, small_settings, capsys):

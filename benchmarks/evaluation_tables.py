@@ -1,0 +1,96 @@
+"""The tables of pages that come from evaluations, and how they get there.
+
+    raypurify evaluate benchmarks/grids/cifar10.yaml --data DIR --out OUT
+    cp OUT/cells.csv OUT/comparisons.csv OUT/checks.csv OUT/facts.json OUT/bits.parquet benchmarks/results/cifar10/
+    python benchmarks/evaluation_tables.py
+
+Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in README.md and docs/*.md, every table is replaced by that of
+benchmarks/results/NAME; of NAME-papers, by those that lay NAME beside its papers; of checks, by what came of the checks
+of all grids. The text around tables stays. ``tests/test_readme.py`` refuses pages that differ from the results.
+"""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.paper_comparison import compare_with_papers
+from raypurify.evaluation.tables import as_markdown, checks_table, layout, read_csv
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
+BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
+TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
+
+
+def accuracy_tables(name: str) -> dict[str, str]:
+    """Of each classifier, every purifier under every attack."""
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    tables = {}
+    for classifier in dict.fromkeys(cell.classifier for cell in found):
+        cells = {(cell.attack, cell.purifier): cell for cell in found if cell.classifier == classifier}
+        attacks, purifiers = (list(dict.fromkeys(names)) for names in zip(*cells))
+        rows, cell = list(purifiers), lambda purifier, attack, cells=cells: cells.get((attack, purifier))
+        tables[classifier] = as_markdown(*layout(rows, attacks, cell))
+    return tables
+
+
+def papers_tables(name: str) -> list[str]:
+    """The papers' tables with the committed results beside them, as the report of a grid has them."""
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
+    changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
+    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
+    return [as_markdown(*section.table) for section in compare_with_papers(grid, cells)]
+
+
+def all_checks() -> str:
+    """Of every grid whose checks are committed, how many hold and which do not."""
+    body: list[list[str]] = []
+    head: list[str] = []
+    for file in sorted(RESULTS.glob("*/checks.csv")):
+        head, rows = checks_table(list(csv.DictReader(io.StringIO(file.read_text("utf-8")))))
+        body += [[file.parent.name, *row] for row in rows]
+    return as_markdown(["grid", *head], body) if body else ""
+
+
+def grid_name(name: str) -> str:
+    """Of two sizes there is one grid."""
+    return name.removesuffix("-128")
+
+
+def filled(page: str) -> str:
+    """The text of a page with the tables of the committed results."""
+
+    def block(found: re.Match) -> str:
+        name, text = found["name"], found["text"]
+        if name == "checks":
+            text = all_checks() + "\n"
+        elif name.endswith("-papers"):
+            text = _replaced(text, papers_tables(name.removesuffix("-papers")))
+        # Table I of RSFP stands beside the paper's figures, which its own test knows.
+        elif name != "table1" and (RESULTS / name / "cells.csv").exists():
+            text = _replaced(text, list(accuracy_tables(name).values()))
+        return f"<!-- {name} -->\n{text}<!-- /{name} -->"
+
+    return BLOCK.sub(block, page)
+
+
+def _replaced(text: str, tables: list[str]) -> str:
+    if len(TABLE.findall(text)) != len(tables):
+        raise SystemExit(f"{len(tables)} tables for a block with {len(TABLE.findall(text))}: {text[:60]!r}")
+    each = iter(tables)
+    return TABLE.sub(lambda _: next(each) + "\n", text)
+
+
+def main() -> None:
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        text = path.read_text("utf-8")
+        if (new := filled(text)) != text:
+            path.write_text(new, "utf-8")
+            print(f"{path.relative_to(REPOSITORY)}: tables filled")
+
+
+if __name__ == "__main__":
+    main()

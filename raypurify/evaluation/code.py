@@ -1,0 +1,86 @@
+"""Digests of code: what a purifier or an attack does is decided by its settings and by the text that reads them."""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import raypurify
+from raypurify.version import __version__
+
+ROOMS = ("attacks", "clusters", "csc", "evaluation", "nets", "purifiers")
+"""Rooms whose modules decide what comes of an image. Files that others read have digests in keys."""
+
+_ROOT = Path(raypurify.__file__).parent
+
+
+def code_digest(*modules: str) -> str:
+    """The digest of the package's version, of the modules of these names, and of those of ``ROOMS`` that they import.
+
+    Comments, docstrings and the form of the text do not count. A module that is no file, as in a notebook, counts by
+    its name alone.
+
+    >>> code_digest("raypurify.purifiers.jpeg") == code_digest("raypurify.purifiers.tvm")
+    False
+    """
+    texts, waiting = {}, list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in texts:
+            texts[name], used = _read(name)
+            waiting += used
+    parts = [__version__, *(f"{name}\0{texts[name]}" for name in sorted(texts))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@cache
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """What a module says, and the modules of ``ROOMS`` that it imports."""
+    file = _file(module) or getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return "", ()
+    tree = _Bare().visit(ast.parse(Path(file).read_text("utf-8")))
+    found = {where for name, part in _imports(tree) if (where := _home(name, part))}
+    return ast.unparse(tree), tuple(sorted(found - {module}))
+
+
+def _file(module: str) -> Path | None:
+    package, *path = module.split(".")
+    base = _ROOT.joinpath(*path)
+    if package != "raypurify" or not path or path[0] not in ROOMS:
+        return None
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Module and name of every import; of a module as a whole the name is empty."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _home(module: str, name: str) -> str | None:
+    """The module of ``ROOMS`` that holds what is imported as a name from a module, which may only hand it on."""
+    if _file(f"{module}.{name}"):
+        return f"{module}.{name}"
+    file = _file(module)
+    if file is None or file.name != "__init__.py":
+        return module if file else None
+    handed = [where for where, part in _imports(ast.parse(file.read_text("utf-8"))) if part == name and where != module]
+    return _home(handed[0], name) if handed else module
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes out what is for readers and for type checkers."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        # A body may not be empty.
+        return ast.Pass() if text else node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        return ast.Pass() if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
