@@ -69,7 +69,7 @@ def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - NOT_FILLING))
 @every_norm
 def test_what_fills_its_budget_does_and_no_more(name, norm, victim, batch):
-    images, labels, eps = batch[0][:8], batch[1][:8], EPS[norm]
+    images, labels, eps = batch[0][:6], batch[1][:6], EPS[norm]
     assert (victim(images).argmax(1) == labels).all()
     adversarial = make(name, eps=eps, norm=norm, **FILLED.get(name, {}))(victim, images, labels, generator=generator())
     sizes = size(adversarial - images, images, norm)
@@ -280,10 +280,10 @@ def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
     assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
 
 
-@pytest.mark.parametrize("steps", [1, 10, 30])
+@pytest.mark.parametrize("steps", [2, 30])
 @pytest.mark.parametrize("iterative", [PGD, BIM, MIM, TPGD])
 def test_the_default_step_uses_the_whole_budget_however_large_and_in_how_many_steps(iterative, steps, victim, batch):
-    images, labels, eps = batch[0][:8], batch[1][:8], 0.08
+    images, labels, eps = batch[0][:4], batch[1][:4], 0.08
     attack = iterative(eps=eps, norm="dissimilarity", steps=steps)
     adversarial = attack(victim, images, labels, generator=generator())
     assert size(adversarial - images, images, "dissimilarity").mean() > 0.95 * eps
