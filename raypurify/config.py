@@ -65,8 +65,9 @@ class TrainingSettings(_Settings):
 class AttackSettings(_Settings):
     """Settings of the inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 
-    ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018). Training with one step, which is fast adversarial
-    training (Wong et al. 2020), takes 1.25·eps instead, as they do: longer ones overfit catastrophically.
+    ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018), and under dissimilarity what ``attacks.PGD`` says of
+    it. Training with one step, which is fast adversarial training (Wong et al. 2020), takes 1.25·eps instead, as they
+    do: longer ones overfit catastrophically.
     """
 
     norm: Literal["linf", "l2", "dissimilarity"] = "l2"

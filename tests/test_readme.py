@@ -217,6 +217,22 @@ def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
         assert results[part]["command"] in page
 
 
+def test_no_attack_is_weaker_than_its_reference_and_the_table_says_so(benchmark):
+    pytest.importorskip("foolbox")
+    pytest.importorskip("pyautoattack")
+    bench = benchmark("attack_reference")
+    rows = bench.read_rows(bench.RESULTS)
+    assert rows
+    assert list(rows) == [name for name in bench.pairs() if name in rows]
+    page = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
+    shown = page.partition("<!-- attack_reference -->")[2].partition("<!-- /attack_reference -->")[0]
+    assert bench.table(rows) in shown
+    for name, row in rows.items():
+        assert float(row["left"]) <= float(row["left_by_reference"]) + 0.01 + 1e-9, name
+        assert float(row["size"]) <= 1, name
+        assert name != "UAP" or float(row["left"]) < 0.3
+
+
 def test_the_example_of_sparse_coding_runs(capsys):
     page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.S)

@@ -1,6 +1,6 @@
 """Projected gradient ascent on the loss: the loop that FGSM, BIM, MIM, PGD and TPGD share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def ascend(
     eps: float,
     norm: str,
     steps: int,
-    step_size: float,
+    step_size: float | Sequence[float],
     start: Callable[[Tensor], Tensor] | None = None,
     loss: Loss | None = None,
     clean_loss: Callable[[Tensor], Loss] | None = None,
@@ -27,10 +27,11 @@ def ascend(
 ) -> Tensor:
     """Take ``steps`` steps x' ← Π(x' + step_size · direction(∇ loss)) and return the last x'.
 
-    Π projects onto the ball of size ``eps`` around the images, then onto [0, 1]; the second projection only moves x'
-    towards the image, so both hold at the end. The gradient is that of cross-entropy unless ``loss`` says otherwise,
-    summed over the batch, so that the result for an image does not depend on its neighbours. Perturbations are kept in
-    float32 or wider whatever the dtype of the images, or the autocast the model runs under.
+    ``step_size`` is one for all steps, or one for each. Π projects onto the ball of size ``eps`` around the images,
+    then onto [0, 1]; the second projection only moves x' towards the image, so both hold at the end. The gradient is
+    that of cross-entropy unless ``loss`` says otherwise, summed over the batch, so that the result for an image does
+    not depend on its neighbours. Perturbations are kept in float32 or wider whatever the dtype of the images, or the
+    autocast the model runs under.
 
     ``start`` gives the first perturbation of the images it is called with, inside the ball (none: zero).
     ``clean_loss`` makes the loss from the logits of the clean images, where no ``loss`` is given. With ``momentum`` μ >
@@ -43,18 +44,18 @@ def ascend(
         return images.detach().clone()
     with torch.inference_mode(False), torch.no_grad():
         clean = wide(images.detach().clone())
-        step = step_size * unit_length(clean, norm)
+        unit = unit_length(clean, norm)
         perturbed = clean
         if start is not None:
             perturbed = (clean + start(clean)).clamp(0, 1)
         if loss is None and clean_loss is not None:
             loss = clean_loss(logits_at(model, clean, images.dtype))
         velocity = torch.zeros_like(clean)
-        for _ in range(steps):
+        for step in [step_size] * steps if isinstance(step_size, int | float) else step_size:
             gradient, _ = input_gradient(model, perturbed, labels, images.dtype, loss)
             if momentum:
                 gradient = velocity = momentum * velocity + _of_unit_sum(gradient)
-            delta = perturbed + step * step_direction(gradient, norm) - clean
+            delta = perturbed + step * unit * step_direction(gradient, norm) - clean
             perturbed = (clean + project(delta, clean, eps, norm)).clamp(0, 1)
         return perturbed.to(images.dtype)
 

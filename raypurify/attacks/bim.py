@@ -10,7 +10,7 @@ class BIM(PGD):
     """Basic iterative method: FGSM in ``steps`` small steps, projected to the ball after each.
 
     x′ ← Π(x′ + step · sign(∇ℓ(x′, y))) from x′ = x, which is PGD with no random start. The default step is
-    2.5·eps/steps, as in PGD. Kurakin et al.'s path is 1.25·eps long (1.25·eps steps of one grey level each), which
+    PGD's. Kurakin et al.'s path is 1.25·eps long (1.25·eps steps of one grey level each), which
     under ``"l2"`` and ``"dissimilarity"`` often ends well inside the ball: a weaker attack than its budget says. Under
     those norms the sign becomes the normalised gradient.
 

@@ -95,6 +95,35 @@ def clip_to_ball(perturbed: Tensor, images: Tensor, eps: float, norm: str) -> Te
     return torch.where(per_image(size(delta, images, norm) <= eps, images), perturbed, shorter)
 
 
+def stretch(perturbed: Tensor, images: Tensor, eps: float, norm: str, rounds: int = 30) -> Tensor:
+    """The perturbed images (N, ...), each perturbation lengthened along its direction until its size is ``eps``.
+
+    What [0, 1] cuts off is made up for by the values that still have room, where there are such. A perturbation that is
+    zero, or not shorter than ``eps``, stays as it is.
+
+    >>> x = torch.tensor([[[[0.5, 0.9]]]])
+    >>> stretch(x + 0.03, x, 0.2, "l2").round(decimals=3)
+    tensor([[[[0.6730, 1.0000]]]])
+    """
+    delta, found = perturbed - images, perturbed
+    for _ in range(rounds):
+        # The size grows more slowly than the factor, so the factor comes near its goal from below.
+        length = size(found - images, images, norm)
+        short = (length > 0) & (length < eps)
+        delta = delta * per_image(torch.where(short, eps / _nonzero(length), 1), delta)
+        found = torch.where(per_image(short, found), (images + delta).clamp(0, 1), found)
+    return clip_to_ball(found, images, eps, norm)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Images in [0, 1] as a file with 8 bits a value holds them: the nearest multiples of 1/255.
+
+    >>> (255 * eight_bit(torch.tensor([0.1, 0.9]))).tolist()
+    [26.0, 230.0]
+    """
+    return (images * 255).round() / 255
+
+
 def step_direction(grad: Tensor, norm: str) -> Tensor:
     """The direction of size 1 that raises a linear function with gradient ``grad`` the most, per image.
 

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, per_image, step_direction
+from raypurify.attacks.budget import (
+    check_norm,
+    check_size,
+    clip_to_ball,
+    eight_bit,
+    per_image,
+    step_direction,
+    stretch,
+)
 from raypurify.attacks.cw import margin
 from raypurify.errors import ConfigError
 
@@ -24,12 +32,17 @@ class DeepFool:
     alone once its class is not the label: one that is misclassified from the start comes back as it is. Only the
     ``classes`` most likely classes of the clean image are compared, its own included.
 
-    What is longer than ``eps`` is cut to the ball and mostly stops being a success; ``eps=math.inf`` is the attack as
-    published. There is no loss in it, so a ``loss`` given to the call is refused with ConfigError.
+    With ``eight_bit`` the model is asked about the image as a file would hold it: x' is rounded at every step, the sum
+    of steps is not, so an image is left alone only once it still is a success in a file. Without it the attack is the
+    published one, whose successes at an overshoot of 0.02 rounding mostly undoes.
+
+    What is longer than ``eps`` is cut to the ball and mostly stops being a success; with ``eps=math.inf`` nothing is
+    cut. With ``fill`` the perturbation is lengthened along its direction to ``eps`` instead of being left as short as
+    it was found. There is no loss in it, so a ``loss`` given to the call is refused with ConfigError.
 
     >>> from raypurify.attacks import DeepFool
     >>> x = torch.tensor([[[[0.6, 0.5]]]])
-    >>> DeepFool(eps=0.3)(lambda x: 20 * x.flatten(1), x, torch.tensor([0])).round(decimals=3)
+    >>> DeepFool(eps=0.3, eight_bit=False)(lambda x: 20 * x.flatten(1), x, torch.tensor([0])).round(decimals=3)
     tensor([[[[0.5490, 0.5510]]]])
     """
 
@@ -38,12 +51,16 @@ class DeepFool:
     steps: int = 50
     overshoot: float = 0.02
     classes: int = 10
+    eight_bit: bool = True
+    fill: bool = False
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
         if self.eps != math.inf:
             check_size("eps", self.eps)
         check_size("overshoot", self.overshoot)
+        if self.fill and self.eps == math.inf:
+            raise ConfigError("DeepFool with fill lengthens perturbations to eps: give it a finite one")
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: DeepFool needs at least one step")
         if self.classes < 2:
@@ -77,8 +94,9 @@ class DeepFool:
                 step, holds = self._step(model, found[todo], labels[todo], rivals[todo], images.dtype)
                 todo = todo[holds]
                 total[todo] += step[holds]
-                found[todo] = (clean[todo] + (1 + self.overshoot) * total[todo]).clamp(0, 1)
-            return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
+                moved = (clean[todo] + (1 + self.overshoot) * total[todo]).clamp(0, 1)
+                found[todo] = eight_bit(moved) if self.eight_bit else moved
+            return (stretch if self.fill else clip_to_ball)(found, clean, self.eps, self.norm).to(images.dtype)
 
     def _step(
         self, model: Model, x: Tensor, labels: Tensor, rivals: Tensor, dtype: torch.dtype

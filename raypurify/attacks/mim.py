@@ -11,7 +11,7 @@ class MIM(PGD):
 
     g ← μ·g + ∇ / ‖∇‖₁ (their eq. 6), x′ ← Π(x′ + step · direction(g)), from x′ = x and g = 0. The direction is sign(g)
     under ``"linf"`` (eq. 7), g / ‖g‖₂ otherwise. ``momentum`` is μ: 1 is theirs, 0 gives BIM. The default step is
-    2.5·eps/steps, as in PGD; theirs is eps/steps, whose path reaches the border of the ball only where the direction
+    PGD's; theirs is eps/steps, whose path reaches the border of the ball only where the direction
     never turns.
 
     >>> import torch

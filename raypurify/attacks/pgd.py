@@ -1,5 +1,6 @@
 """Projected gradient descent: Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,10 @@ class PGD:
     max ℓ(f(x′), y) over ‖x′ − x‖ ≤ eps and x′ in [0, 1], untargeted, by x′ ← Π(x′ + step · direction(∇ℓ)), where the
     direction is sign(∇) under ``"linf"`` and ∇ / ‖∇‖₂ otherwise, and Π projects onto ball and range. ``eps`` and
     ``step_size`` are in the unit of ``norm`` (see ``attacks.budget``). The default step 2.5·eps/steps (Madry et al.'s
-    choice for L2) can reach the boundary from any start and still move along it.
+    choice for L2) can reach the boundary from any start and still move along it, as long as the gradient keeps its
+    direction. Under ``"dissimilarity"``, whose budgets are large, it turns at every step, and a path of equal short
+    steps ends well inside the ball: there the default step falls from eps by eps/steps at a time, which reaches the
+    boundary at once and then settles on it.
 
     >>> from raypurify.attacks import PGD
     >>> PGD(eps=8 / 255)(lambda x: x.flatten(1), torch.rand(2, 1, 2, 2), torch.tensor([0, 3])).shape
@@ -43,8 +47,12 @@ class PGD:
             raise ConfigError(f"steps={self.steps}: {type(self).__name__} needs at least one step")
 
     @property
-    def _step(self) -> float:
-        return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+    def _step(self) -> float | Sequence[float]:
+        if self.step_size is not None:
+            return self.step_size
+        if self.norm == "dissimilarity":
+            return [self.eps * (1 - done / self.steps) for done in range(self.steps)]
+        return 2.5 * self.eps / self.steps
 
     def __call__(
         self,

@@ -23,8 +23,10 @@ class UAP:
     """Universal perturbation: a pattern δ that raises the mean loss of a set, learned on it and added to each image.
 
     δ ← Π(δ + step · direction(Σ ∇ min(ℓ(x + δ, y), bound))) over mini-batches, from δ = 0; Π projects onto the ball of
-    size ``eps``. The bound on the cross-entropy (their eq. 3) keeps a few images from deciding. Under
-    ``"dissimilarity"`` an image gets ‖x‖₂·δ with ‖δ‖₂ ≤ eps, so that each meets its own budget.
+    size ``eps``. The bound on the cross-entropy (their eq. 3) keeps a few images from deciding. The default step falls
+    from eps/2 to 0: each mini-batch has a direction of its own, and equal steps of 2.5·eps/steps would wander about the
+    middle of the ball. Under ``"dissimilarity"`` an image gets ‖x‖₂·δ with ‖δ‖₂ ≤ eps, so that each meets its own
+    budget.
 
     Called as an attack it learns from the very images it is given. To learn from some images and attack others:
     ``UAP(eps=8 / 255).learn(model, images, labels)`` is an attack that adds what it learned. What an image gets depends
@@ -40,7 +42,7 @@ class UAP:
     norm: str = "linf"
     steps: int = 100
     step_size: float | None = None
-    """None: 2.5·eps/steps, as in PGD."""
+    """One for all steps. None: falls from eps/2 by eps/2/steps at a time."""
     batch_size: int = 64
     bound: float = 9.0
 
@@ -77,15 +79,15 @@ class UAP:
         """The attack that adds the pattern learned on these images; the order of mini-batches is the generator's."""
         check_batch(images, labels)
         loss = loss or (lambda logits, labels: cross_entropy(logits, labels, reduction="none").clamp_max(self.bound))
-        step = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         with torch.inference_mode(False), torch.no_grad():
             pattern = wide(images.new_zeros(1, *images.shape[1:]))
-            for some in self._batches(len(images), images.device, generator):
+            for done, some in enumerate(self._batches(len(images), images.device, generator)):
                 clean = wide(images[some].detach().clone())
                 scale = unit_length(clean, self.norm)
                 x = (clean + scale * pattern).clamp(0, 1)
                 gradient, _ = input_gradient(model, x, labels[some], images.dtype, loss)
                 direction = step_direction((scale * gradient).sum(0, keepdim=True), self.norm)
+                step = self.eps / 2 * (1 - done / self.steps) if self.step_size is None else self.step_size
                 pattern = project(pattern + step * direction, pattern, self.eps, _of_pattern(self.norm))
             return Universal(pattern[0], self.eps, self.norm)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from raypurify.attacks import NORMS, Attack
-from raypurify.attacks.budget import size
+from raypurify.attacks.budget import eight_bit, size
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.clock import clock
 from raypurify.evaluation.grid import CellName
@@ -54,7 +54,7 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
         purified = defence.purify(attacked)
         seconds = clock() - begun
         cluster, known = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
-        predicted = predict(network, _eight_bit(purified.images) if plan.grid.eight_bit else purified.images)
+        predicted = predict(network, eight_bit(purified.images) if plan.grid.eight_bit else purified.images)
         columns = {
             "id": list(batch.ids),
             "label": batch.labels,
@@ -104,7 +104,7 @@ def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, cl
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
     attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
     if plan.grid.eight_bit:
-        attacked = _eight_bit(attacked)
+        attacked = eight_bit(attacked)
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
     file.write(save({"images": stored.cpu().contiguous()}))
     return attacked
@@ -119,7 +119,3 @@ def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:
 def _table(file: Place) -> pa.Table:
     with file.open() as opened:
         return pq.read_table(opened)
-
-
-def _eight_bit(images: Tensor) -> Tensor:
-    return (images * 255).round() / 255

@@ -1,10 +1,12 @@
 """Contract of every attack in the registry, on a real network and real images."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import ATTACKS, BIM, FGSM, MIM, NORMS, PGD, TPGD, Attack
+from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool
 from raypurify.attacks.budget import size
 from raypurify.errors import ConfigError, DataError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
@@ -26,6 +28,9 @@ IMAGES = {"square": 16, "uap": 16, "autoattack": 4}
 TIMES = {"uap": 3, "square": 3}
 # These stop where two classes meet; there the loss is log 2 or a little more.
 RAISED_BY = {"cw": 0.4, "deepfool": 0.4, "square": 0.4, "autoattack": 0.4}
+# What else makes it use its whole budget; AutoAttack leaves that to chance.
+FILLED = {"cw": {"confidence": 20, "fill": True}, "deepfool": {"fill": True}}
+NOT_FILLING = {"autoattack"}
 WITHOUT_LOSS = {"deepfool", "autoattack"}
 # Drawn for the batch, or made for it.
 SHARED = {"tpgd", "uap", "autoattack"}
@@ -59,6 +64,25 @@ def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, 
         correct = (victim(adversarial).argmax(1) == labels).float().mean()
     assert loss > clean_loss + RAISED_BY.get(name, 1)
     assert correct < 0.6
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - NOT_FILLING))
+@every_norm
+def test_what_fills_its_budget_does_and_no_more(name, norm, victim, batch):
+    images, labels, eps = batch[0][:6], batch[1][:6], EPS[norm]
+    assert (victim(images).argmax(1) == labels).all()
+    adversarial = make(name, eps=eps, norm=norm, **FILLED.get(name, {}))(victim, images, labels, generator=generator())
+    sizes = size(adversarial - images, images, norm)
+    assert (sizes <= eps * (1 + 1e-5) + 1e-7).all()
+    assert sizes.mean() >= 0.95 * eps
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+
+
+@pytest.mark.parametrize("minimal", [CW, DeepFool])
+def test_what_fills_its_budget_has_one(minimal):
+    with pytest.raises(ConfigError, match="finite"):
+        minimal(eps=math.inf, fill=True)
 
 
 @every_attack
@@ -256,12 +280,13 @@ def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
     assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
 
 
+@pytest.mark.parametrize("steps", [2, 30])
 @pytest.mark.parametrize("iterative", [PGD, BIM, MIM, TPGD])
-def test_the_default_step_uses_the_whole_budget(iterative, victim, batch):
-    images, labels = batch
-    adversarial = iterative(eps=0.02, norm="dissimilarity")(victim, images, labels, generator=generator())
-    sizes = size(adversarial - images, images, "dissimilarity")
-    assert sizes.mean() > 0.95 * 0.02
+def test_the_default_step_uses_the_whole_budget_however_large_and_in_how_many_steps(iterative, steps, victim, batch):
+    images, labels, eps = batch[0][:4], batch[1][:4], 0.08
+    attack = iterative(eps=eps, norm="dissimilarity", steps=steps)
+    adversarial = attack(victim, images, labels, generator=generator())
+    assert size(adversarial - images, images, "dissimilarity").mean() > 0.95 * eps
 
 
 def test_pgd_random_start_depends_on_the_generator(toy):

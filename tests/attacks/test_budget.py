@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from raypurify.attacks.budget import NORMS, project, random_in_ball, size, step_direction, unit_length
+from raypurify.attacks.budget import NORMS, project, random_in_ball, size, step_direction, stretch, unit_length
 from raypurify.errors import ConfigError
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -89,6 +89,29 @@ def test_random_start_fills_the_ball_and_follows_the_generator(norm):
         quantile = (sizes / eps).double() ** 72
         assert abs(quantile.mean().item() - 0.5) < 4 * math.sqrt(1 / 12 / 400)
         assert abs(quantile.std().item() - math.sqrt(1 / 12)) < 0.04
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1.5))
+@settings(max_examples=40, deadline=None)
+def test_stretched_to_the_budget_along_the_direction_and_never_beyond(norm, seed, share):
+    images, delta = batch(seed)
+    eps = {"linf": 0.1, "l2": 0.5, "dissimilarity": 0.1}[norm]
+    given = (images + share * eps * unit_length(images, norm) * delta / unit_size(delta, norm)).clamp(0, 1)
+    stretched = stretch(given, images, eps, norm)
+    sizes = size(stretched - images, images, norm)
+    assert (sizes <= eps * (1 + 1e-5)).all()
+    assert ((stretched >= 0) & (stretched <= 1)).all()
+    moved = size(given - images, images, norm) > 1e-4
+    assert (sizes[moved] >= 0.99 * eps).all()
+    still = (given == images).flatten(1).all(1)
+    assert torch.equal(stretched[still], images[still])
+    assert ((stretched - images) * (given - images) >= 0).all()
+
+
+def unit_size(delta: torch.Tensor, norm: str) -> torch.Tensor:
+    """The size of each perturbation in the absolute unit of ``norm``, shaped to divide it."""
+    return size(delta, delta, "linf" if norm == "linf" else "l2").reshape(-1, 1, 1, 1)
 
 
 def test_black_image_cannot_be_perturbed_under_dissimilarity():

@@ -64,7 +64,7 @@ def test_deepfool_is_foolboxs(norm, victim, few):
     images, labels, model = few
     kind = {"linf": foolbox.attacks.LinfDeepFoolAttack, "l2": foolbox.attacks.L2DeepFoolAttack}[norm]
     expected = kind(candidates=4, steps=20)(model, images, labels, epsilons=None)[1]
-    found = DeepFool(eps=math.inf, norm=norm, classes=4, steps=20)(victim, images, labels)
+    found = DeepFool(eps=math.inf, norm=norm, classes=4, steps=20, eight_bit=False)(victim, images, labels)
     assert (margin(victim(found), labels) > 0).all()
     lengths, others = (size(x - images, images, norm) for x in (found, expected))
     torch.testing.assert_close(lengths, others, rtol=1e-2, atol=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raypurify.attacks import CW, PGD
-from raypurify.attacks.budget import NORMS, project, size
+from raypurify.attacks.budget import NORMS, eight_bit, project, size
 from raypurify.attacks.cw import margin
 from raypurify.errors import ConfigError
 
@@ -46,13 +46,14 @@ def test_a_search_is_adam_on_the_objective_of_the_paper(eps, toy):
         optimizer.step()
     # No margin of this network is 9, so that the last step is what comes back.
     settings = {"searches": 1, "steps": 15, "step_size": 0.05, "initial_const": 0.2, "confidence": 9.0}
+    settings |= {"abort_early": False, "eight_bit": False}
     attack = CW(eps=eps, norm="linf", **settings) if eps else CW(eps=NO_BUDGET, **settings)
     torch.testing.assert_close(attack(network, images, labels), expected.detach(), rtol=0, atol=1e-4)
 
 
 def test_finds_the_distance_to_the_nearest_border_of_a_linear_classifier(bordered):
     network, images, labels, shortest = bordered
-    found = CW(eps=NO_BUDGET, steps=1000, step_size=0.001)(network, images, labels)
+    found = CW(eps=NO_BUDGET, steps=1000, step_size=0.001, eight_bit=False)(network, images, labels)
     assert (margin(network(found), labels) > 0).all()
     lengths = size(found - images, images, "l2")
     assert (lengths > shortest * 0.999).all()
@@ -77,7 +78,7 @@ def test_under_linf_the_shortest_in_the_ball_is_found_where_a_cut_would_lose_it(
     labels = torch.tensor([0])
     unbounded = CW(eps=NO_BUDGET)(network, images, labels) - images
     assert network(images + project(unbounded, images, 0.1, "linf")).argmax() == 0
-    found = CW(eps=0.1, norm="linf")(network, images, labels)
+    found = CW(eps=0.1, norm="linf", eight_bit=False)(network, images, labels)
     assert network(found).argmax() == 1
     torch.testing.assert_close((found - images).flatten(), torch.tensor([0.1, 0.075, 0.075]), rtol=0.1, atol=0)
 
@@ -98,7 +99,7 @@ def test_what_is_longer_than_the_budget_is_cut_to_it(norm, bordered):
 
 def test_confidence_is_by_how_much_the_other_class_must_win(bordered):
     network, images, labels, _ = bordered
-    found = CW(eps=NO_BUDGET, confidence=0.5)(network, images, labels)
+    found = CW(eps=NO_BUDGET, confidence=0.5, eight_bit=False)(network, images, labels)
     margins = margin(network(found), labels)
     assert (margins > 0.5).all()
     assert margins.median() < 0.55
@@ -154,7 +155,9 @@ def test_needs_less_than_pgd_on_the_same_images(victim, batch):
 def test_agrees_with_foolbox(victim, batch):
     foolbox = pytest.importorskip("foolbox", reason="foolbox, the other implementation, is not installed")
     images, labels = batch[0][:6], batch[1][:6]
-    own = CW(eps=NO_BUDGET, searches=4, steps=30, initial_const=0.01)(victim, images, labels)
+    own = CW(eps=NO_BUDGET, searches=4, steps=30, initial_const=0.01, abort_early=False, eight_bit=False)(
+        victim, images, labels
+    )
     other = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=4, steps=30, stepsize=0.01, initial_const=0.01, abort_early=False
     )
@@ -163,6 +166,33 @@ def test_agrees_with_foolbox(victim, batch):
     assert success.all()
     lengths, expected = (size(x - images, images, "l2") for x in (own, theirs))
     torch.testing.assert_close(lengths, expected, rtol=0.05, atol=0)
+
+
+def test_a_success_still_is_one_in_a_file_of_8_bits(victim, batch):
+    images, labels = batch[0][:8], batch[1][:8]
+    assert (margin(victim(images), labels) <= 0).all()
+    settings = {"eps": NO_BUDGET, "searches": 2, "steps": 30, "initial_const": 0.1}
+    found = CW(**settings)(victim, images, labels)
+    assert torch.equal(found, eight_bit(found))
+    assert (margin(victim(found), labels) > 0).all()
+
+
+def test_ending_early_costs_little_length_and_saves_many_passes(bordered):
+    network, images, labels, _ = bordered
+    seen = []
+
+    def counting(x):
+        seen.append(len(x))
+        return network(x)
+
+    lengths, passes = [], []
+    for early in (True, False):
+        seen.clear()
+        found = CW(eps=NO_BUDGET, eight_bit=False, abort_early=early)(counting, images, labels)
+        lengths.append(size(found - images, images, "l2").mean())
+        passes.append(sum(seen))
+    assert passes[0] < 0.7 * passes[1]
+    assert lengths[0] < 1.05 * lengths[1]
 
 
 def test_settings_are_checked():

@@ -29,9 +29,9 @@ def test_learns_by_normalised_steps_along_the_gradient_of_the_mean_loss(toy):
         inputs = (images + pattern).clamp(0, 1).requires_grad_()
         cross_entropy(network(inputs), labels, reduction="none").clamp_max(1.5).sum().backward()
         slope = inputs.grad.sum(0, keepdim=True)
-        pattern = pattern + 2.5 * eps / steps * slope / slope.norm()
+        pattern = pattern + 0.25 * eps * slope / slope.norm()
         pattern = pattern * min(1, eps / float(pattern.norm()))
-    found = UAP(eps=eps, norm="l2", steps=steps, bound=1.5).learn(network, images, labels)
+    found = UAP(eps=eps, norm="l2", steps=steps, step_size=0.25 * eps, bound=1.5).learn(network, images, labels)
     torch.testing.assert_close(found.pattern, pattern[0], rtol=1e-3, atol=1e-5)
 
 
@@ -42,6 +42,17 @@ def test_what_was_learned_misleads_more_than_noise(victim, batch):
     fooled = (victim(adversarial).argmax(1) != labels).float().mean()
     by_chance = (victim((images + noise).clamp(0, 1)).argmax(1) != labels).float().mean()
     assert fooled > by_chance + 0.2
+
+
+def test_the_default_step_gets_to_the_border_of_the_ball(victim, batch):
+    images, labels, eps = batch[0][:32], batch[1][:32], 8 / 255
+    steps = {"steps": 24, "batch_size": 16}
+    attack, short = UAP(eps=eps, **steps), UAP(eps=eps, step_size=2.5 * eps / 24, **steps)
+    found, wandered = (one.learn(victim, images, labels, generator=generator()) for one in (attack, short))
+    assert found.pattern.abs().max() > 0.99 * eps
+    assert found.pattern.abs().mean() > 1.2 * wandered.pattern.abs().mean()
+    left, more = ((victim(one(victim, images, labels)).argmax(1) == labels).float().mean() for one in (found, wandered))
+    assert left < more
 
 
 def test_what_is_learned_once_is_added_to_other_images(toy):
