@@ -10,6 +10,7 @@ To add an attack: one file with such a class, whose first settings are ``eps`` a
 that make it quick enough for tests, and what it does not promise, are said at the top of that test.
 """
 
+from raypurify.attacks.apgd import APGD
 from raypurify.attacks.autoattack import AutoAttack
 from raypurify.attacks.base import Attack, Loss, Model
 from raypurify.attacks.bim import BIM
@@ -17,9 +18,11 @@ from raypurify.attacks.budget import NORMS
 from raypurify.attacks.cw import CW
 from raypurify.attacks.deepfool import DeepFool
 from raypurify.attacks.fgsm import FGSM
+from raypurify.attacks.low_frequency import LowFrequency
 from raypurify.attacks.mim import MIM
 from raypurify.attacks.pgd import PGD
 from raypurify.attacks.square import Square
+from raypurify.attacks.stadv import StAdv
 from raypurify.attacks.tpgd import TPGD
 from raypurify.attacks.uap import UAP, Universal
 
@@ -29,15 +32,19 @@ ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "mim": MIM,
     "tpgd": TPGD,
+    "apgd": APGD,
     "cw": CW,
     "deepfool": DeepFool,
     "uap": UAP,
+    "low-frequency": LowFrequency,
+    "stadv": StAdv,
     "square": Square,
     "autoattack": AutoAttack,
 }
 """Every attack by its name in settings and tables. Each class is made from at least ``eps`` and ``norm``."""
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "BIM",
     "CW",
@@ -51,7 +58,9 @@ __all__ = [
     "AutoAttack",
     "DeepFool",
     "Loss",
+    "LowFrequency",
     "Model",
     "Square",
+    "StAdv",
     "Universal",
 ]

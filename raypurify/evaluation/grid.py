@@ -25,7 +25,7 @@ from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.papers import TABLES
 
 # What an attacker may know, see AttackSpec.
-KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice")
+KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint")
 
 
 class CellName(NamedTuple):
@@ -123,8 +123,9 @@ class AttackSpec(BaseModel):
 
     ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
     how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
-    part), "solver" (the gradient of the sparse coding), "choice" (towards another cluster, whatever the classifier
-    says). ``worst`` names a group: the worst case of its attacks, image by image, becomes a column of its own.
+    part), "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the
+    classifier says), "joint" (both). ``worst`` names a group: the worst case of its attacks, image by image, becomes a
+    column of its own.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
