@@ -96,7 +96,8 @@ def straight_through(smooth: Tensor, value: Tensor) -> Tensor:
     """The tensor ``value``, to the bit, with the gradient of ``smooth``.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
-    >>> float(straight_through(2 * x, torch.tensor(7.0))), float(torch.autograd.grad(straight_through(2 * x, x), x)[0])
+    >>> y = straight_through(2 * x, torch.tensor(7.0))
+    >>> y.item(), torch.autograd.grad(y, x)[0].item()
     (7.0, 2.0)
     """
     return _Straight.apply(smooth, value)

@@ -11,6 +11,7 @@ from raypurify.errors import ConfigError, DataError
 def ce(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy −log softmax(Z)_y of each image (N,).
 
+    >>> import torch
     >>> ce(torch.zeros(1, 2), torch.tensor([0]))
     tensor([0.6931])
     """
@@ -23,6 +24,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     Croce and Hein, ICML 2020, eq. 6: unlike cross-entropy it changes neither with the scale of the logits nor with
     their shift, so that a confident classifier does not make its gradient vanish. Raises DataError below 3 classes.
 
+    >>> import torch
     >>> dlr(torch.tensor([[4.0, 3.0, 2.0]]), torch.tensor([0]))
     tensor([-0.5000])
     """

@@ -30,7 +30,7 @@ def best_of(
     raised: Loss,
     leave: bool,
 ) -> Tensor:
-    """Of ``restarts`` attempts the best for each image: one that fools the model, else the one of the highest loss.
+    """The best of ``restarts`` attempts for each image: one that fools the model, else the one of the highest loss.
 
     ``attempt(which)`` attacks ``images[which]``. With ``leave`` an image that is fooled takes part in no further one.
     """

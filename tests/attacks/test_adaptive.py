@@ -199,8 +199,6 @@ def test_the_lowpass_surrogate_of_a_bundle_has_its_own_split(purifier, images):
     assert purifier.settings.csc.tikhonov == 20
     assert torch.equal(own, lowpass(20.0, 16)(images, purified))
     assert not torch.equal(own, papers)
-    # The part that is rewritten is that of λ 20, which the surrogate then fits better.
-    assert ((own - purified).flatten(1).norm(dim=1) < (papers - purified).flatten(1).norm(dim=1)).all()
     assert torch.equal(smooth_surrogate(object())(images, purified), papers)
 
 

@@ -57,7 +57,7 @@ def test_it_is_the_authors_own_step_by_step(loss, norm):
 def test_no_weaker_than_the_authors_own(loss, victim, batch):
     from pyautoattack.autopgd_base import APGDAttack
 
-    images, labels, eps, steps = batch[0], batch[1], 1.5 / 255, 20
+    images, labels, eps, steps = batch[0][:40], batch[1][:40], 1.5 / 255, 15
     theirs = APGDAttack(victim, n_iter=steps, norm="Linf", eps=eps, loss=loss, device="cpu").perturb(images, labels)
     ours = APGD(eps=eps, loss=loss, steps=steps)(victim, images, labels, generator=generator())
     # Theirs are judged as they are, ours as they were and as files.
@@ -67,8 +67,8 @@ def test_no_weaker_than_the_authors_own(loss, victim, batch):
 
 
 def test_stronger_than_pgd_of_as_many_steps(victim, batch):
-    images, labels = batch
-    settings = {"eps": 1.5 / 255, "steps": 20}
+    images, labels = batch[0][:40], batch[1][:40]
+    settings = {"eps": 1.5 / 255, "steps": 15}
     apgd, pgd = (
         fooled(victim, attack(victim, images, labels, generator=generator()), labels, images.dtype).sum()
         for attack in (APGD(**settings), PGD(**settings))

@@ -110,7 +110,7 @@ def test_the_gradient_through_lambda_agrees_with_finite_differences(atoms, monke
     """Those of the purifier with the smooth estimate in the true one's place."""
     generator = torch.Generator().manual_seed(3)
     image = (0.5 + 0.1 * torch.randn(1, 3, 12, 12, generator=generator)).double().clamp(0, 1)
-    csc = CscSettings(lmbda=0.1, noise_factor=1.2, refit=True, rel_tol=1e-8)
+    csc = CscSettings(lmbda=0.1, noise_factor=1.2, rel_tol=1e-8)
     weight = torch.randn(image.shape, generator=generator).double()
     monkeypatch.setattr(rewriting, "noise_level", smooth_noise_level)
     assert 0.05 < 1.2 * smooth_noise_level(image).item() < 0.3
