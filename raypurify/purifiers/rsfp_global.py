@@ -49,8 +49,8 @@ class GlobalRSFP:
     ) -> Tensor:
         """Purified images, differentiable in ``images``; as ``RSFP.purify_differentiably``."""
         images = checked(images, self.min_size, "an atom")
-        atoms, options = self.dictionary.to(images.device), {"differentiable": differentiable}
-        return rewrite(images, atoms, self.csc, rel_tol=rel_tol, hold_lmbda=hold_lmbda, **options)[0]
+        atoms, how = self.dictionary.to(images.device), differentiable
+        return rewrite(images, atoms, self.csc, rel_tol=rel_tol, hold_lmbda=hold_lmbda, differentiable=how)[0]
 
 
 def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:

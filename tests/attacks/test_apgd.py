@@ -90,6 +90,19 @@ def test_who_is_fooled_as_a_file_leaves_the_batch(victim, batch):
     assert fooled(victim, found, labels, found.dtype).float().mean() > 0.9
 
 
+@pytest.mark.parametrize(("eps", "passes"), [(0.4 / 255, 11), (1 / 255, 2)])
+def test_a_success_that_rounding_undoes_is_none(eps, passes):
+    grey, asked = 128 / 255, []
+
+    def network(x):
+        asked.append(x.requires_grad)
+        rise = (x - grey).sum((1, 2, 3))
+        return torch.stack([-rise, rise - 0.01], 1)
+
+    APGD(eps=eps, steps=10)(network, torch.full((1, 3, 8, 8), grey), torch.tensor([0]), generator=generator())
+    assert sum(asked) == passes
+
+
 def test_the_loss_dlr_is_that_of_the_paper():
     logits = torch.tensor([[5.0, 1.0, 3.0, 2.0], [1.0, 5.0, 3.0, 2.0]])
     # −(Z_y − max other) / (Z_π1 − Z_π3): −(5 − 3) / (5 − 2), −(1 − 5) / (5 − 2).
