@@ -2,9 +2,9 @@
 
 import torch
 
-# Active coefficients whose normal equations are still solved faster than by conjugate gradients: 1,500² numbers, and
-# that many columns of the image's size.
-_MOST = 1500
+# Active coefficients whose normal equations are still solved faster than by conjugate gradients, and numbers in as many
+# placed atoms of the image's size: 128 MiB.
+_MOST, _NUMBERS = 1500, 1 << 24
 # Of the pivots of a Cholesky factor in float64. Below this the equations are taken as singular.
 _PIVOT = 1e-5
 
@@ -23,7 +23,7 @@ def solve_on_support(
     rows, columns = (torch.arange(side, device=gradient.device) for side in atoms.shape[-2:])
     for k in range(count):
         where = support[k].nonzero()
-        if len(where) > _MOST:
+        if len(where) > min(_MOST, _NUMBERS // images[0].numel()):
             continue
         kept = atoms[0 if len(atoms) == 1 else k].double()
         active, row, column = where.T
