@@ -51,6 +51,18 @@ def lowpass(lmbda: float = 5.0, pad: int = 16) -> Surrogate:
     return surrogate
 
 
+def smooth_surrogate(purifier: object) -> Surrogate:
+    """The low-pass surrogate with the purifier's own Tikhonov split, where it has one, else with RSFP's own.
+
+    >>> import raypurify
+    >>> surrogate, x = smooth_surrogate(raypurify.load("cifar10")), torch.rand(1, 3, 8, 8)
+    >>> torch.equal(surrogate(x, 0.9 * x), lowpass(20.0)(x, 0.9 * x))
+    True
+    """
+    csc = getattr(purifier, "csc", None) or getattr(getattr(purifier, "settings", None), "csc", None)
+    return lowpass() if csc is None else lowpass(csc.tikhonov, csc.pad)
+
+
 SURROGATES: dict[str, Surrogate] = {"identity": lambda images, purified: images, "lowpass": lowpass()}
 
 
@@ -75,14 +87,23 @@ def bpda(classifier: Model, purify: ImageMap, surrogate: str | Surrogate = "iden
     def model(images: Tensor) -> Tensor:
         with torch.no_grad():
             purified = purify(images.detach())
-        return classifier(_Straight.apply(surrogate(images, purified), purified))
+        return classifier(straight_through(surrogate(images, purified), purified))
 
     return model
 
 
-class _Straight(torch.autograd.Function):
-    """The second argument, with the gradient of the first."""
+def straight_through(smooth: Tensor, value: Tensor) -> Tensor:
+    """The tensor ``value``, to the bit, with the gradient of ``smooth``.
 
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> y = straight_through(2 * x, torch.tensor(7.0))
+    >>> y.item(), torch.autograd.grad(y, x)[0].item()
+    (7.0, 2.0)
+    """
+    return _Straight.apply(smooth, value)
+
+
+class _Straight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, smooth: Tensor, value: Tensor) -> Tensor:
         return value.to(smooth).clone()
@@ -119,21 +140,33 @@ def eot(model: Model, samples: int, transform: ImageMap | None = None, average: 
 
 
 def through_solver(
-    classifier: Model, purifier: "RSFP", rel_tol: float = 1e-3, differentiable: str = "implicit"
+    classifier: Model,
+    purifier: "RSFP",
+    rel_tol: float = 1e-3,
+    differentiable: str = "implicit",
+    hold_lmbda: bool = False,
 ) -> Model:
-    """The model classifier(purify(x)) with the gradient of the purifier itself: of low-pass and sparse coding.
+    """The model classifier(purify(x)) with the gradient of the purifier itself: of low-pass, sparse coding and λ.
 
     The choice of the cluster is piecewise constant and is made anew in every pass; its gradient is zero, for which
-    there is :func:`attack_choice`. Codes are solved to ``rel_tol``, tighter than the purifier's own 5e-3, without which
-    the gradient is poor: images differ from ``purifier.purify``'s by as much as that changes. ``differentiable`` is
-    that of ``csc.solve_cbpdn``: ``"implicit"``, or ``"unrolled"`` through the iterations of ADMM.
+    there are :func:`attack_choice` and ``joint.joint``. Codes are solved to ``rel_tol``, tighter than the purifier's
+    own 5e-3, without which the gradient is poor: images differ from ``purifier.purify``'s by as much as that changes.
+    Of images that require no gradient the model gives what is deployed, ``purifier.purify``'s to the bit, so that an
+    attack judges its success by it. ``differentiable`` is that of ``csc.solve_cbpdn``: ``"implicit"``, or
+    ``"unrolled"`` through the iterations of ADMM; ``hold_lmbda`` that of ``purifier.purify_differentiably``.
 
     >>> import raypurify
     >>> purifier = raypurify.load("cifar10")
     >>> through_solver(purifier.network, purifier)(torch.rand(1, 3, 32, 32)).shape
     torch.Size([1, 10])
     """
-    return lambda images: classifier(purifier.purify_differentiably(images, rel_tol, differentiable))
+
+    def model(images: Tensor) -> Tensor:
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return classifier(purifier.purify(images).images)
+        return classifier(purifier.purify_differentiably(images, rel_tol, differentiable, hold_lmbda))
+
+    return model
 
 
 def cluster_scores(purifier: "RSFP") -> Model:

@@ -17,11 +17,12 @@ class Attack(Protocol):
     """The contract of an attack: it holds its settings and perturbs one batch per call.
 
     An untargeted attack looks for x′ with a high loss ℓ(f(x′), y), ‖x′ − x‖ ≤ eps in its norm and x′ in [0, 1]. The
-    result is detached, in [0, 1], of the shape and dtype of ``images``, and within ``eps`` of them in ``norm``
-    (up to rounding of that dtype). With the same ``generator`` state the same images come out. The attack never writes
-    ``.grad`` of the model's parameters and never switches the model between training and evaluation: in training mode
-    its forward passes update batch-norm statistics, so switch to ``eval()`` where that is not wanted. Pass the bare
-    module, not its ``DistributedDataParallel`` wrapper, which hooks into every backward pass. An attack that raises no
+    result is detached, in [0, 1], of the shape and dtype of ``images``, and within ``eps`` of them in ``norm`` (up to
+    rounding of that dtype); an attack whose ``norm`` is none of ``budget.NORMS`` says what it bounds. With the same
+    ``generator`` state the same images come out. The attack never writes ``.grad`` of the model's parameters and never
+    switches the model between training and evaluation: in training mode its forward passes update batch-norm
+    statistics, so switch to ``eval()`` where that is not wanted. Pass the bare module, not its
+    ``DistributedDataParallel`` wrapper, which hooks into every backward pass. An attack that raises no
     loss (``DeepFool``, ``AutoAttack``) refuses one with ConfigError. Images that are not floating point in [0, 1], and
     labels that do not fit them, raise DataError; settings out of range raise ConfigError when the attack is made.
     """

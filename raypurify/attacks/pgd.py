@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import ascend
+from raypurify.attacks.ascent import ascend, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, random_in_ball
+from raypurify.attacks.losses import loss_of
+from raypurify.attacks.restarts import best_of, check_restarts
 from raypurify.errors import ConfigError
 
 
@@ -24,6 +26,9 @@ class PGD:
     steps ends well inside the ball: there the default step falls from eps by eps/steps at a time, which reaches the
     boundary at once and then settles on it.
 
+    ``loss`` is a name of ``attacks.losses.LOSSES``. Of several ``restarts`` each image keeps the best; one that is
+    fooled is left alone by those that follow (``attacks.restarts``).
+
     >>> from raypurify.attacks import PGD
     >>> PGD(eps=8 / 255)(lambda x: x.flatten(1), torch.rand(2, 1, 2, 2), torch.tensor([0, 3])).shape
     torch.Size([2, 1, 2, 2])
@@ -36,6 +41,8 @@ class PGD:
     random_start: bool = True
     momentum: float = 0.0
     """How much of the earlier steps' gradient is kept; ``MIM`` has it."""
+    restarts: int = 1
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -45,6 +52,8 @@ class PGD:
         check_size("momentum", self.momentum)
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: {type(self).__name__} needs at least one step")
+        check_restarts(self.restarts, self.random_start)
+        loss_of(self.loss)
 
     @property
     def _step(self) -> float | Sequence[float]:
@@ -64,15 +73,24 @@ class PGD:
         loss: Loss | None = None,
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s."""
-        return ascend(
-            model,
-            images,
-            labels,
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self._step,
-            start=(lambda clean: random_in_ball(clean, self.eps, self.norm, generator)) if self.random_start else None,
-            loss=loss,
-            momentum=self.momentum,
-        )
+        raised = loss or loss_of(self.loss)
+
+        def attempt(which: Tensor | slice) -> Tensor:
+            def start(clean: Tensor) -> Tensor:
+                # Drawn for all, so that an image's start does not depend on which others are left.
+                return random_in_ball(wide(images.detach()), self.eps, self.norm, generator)[which]
+
+            return ascend(
+                model,
+                images[which],
+                labels[which],
+                eps=self.eps,
+                norm=self.norm,
+                steps=self.steps,
+                step_size=self._step,
+                start=start if self.random_start else None,
+                loss=raised,
+                momentum=self.momentum,
+            )
+
+        return best_of(attempt, model, images, labels, self.restarts, raised, leave=loss is None)

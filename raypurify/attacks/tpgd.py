@@ -34,6 +34,8 @@ class TPGD(PGD):
         check_size("noise", self.noise)
         if not (self.random_start and self.noise):
             raise ConfigError("TPGD needs a random start and noise > 0: at the clean image its loss has no slope")
+        if self.restarts != 1 or self.loss != "ce":
+            raise ConfigError("TPGD raises its own divergence, from one start: leave restarts and loss out, or use pgd")
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ it, and ``tiles`` codes what does not fit into memory.
 
 from raypurify.csc.cbpdn import SparseCode, solve_cbpdn
 from raypurify.csc.learning import learn_dictionary
-from raypurify.csc.noise import noise_level
+from raypurify.csc.noise import noise_level, smooth_noise_level
 from raypurify.csc.tikhonov import tikhonov_split
 
-__all__ = ["SparseCode", "learn_dictionary", "noise_level", "solve_cbpdn", "tikhonov_split"]
+__all__ = ["SparseCode", "learn_dictionary", "noise_level", "smooth_noise_level", "solve_cbpdn", "tikhonov_split"]

@@ -25,7 +25,7 @@ from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.papers import TABLES
 
 # What an attacker may know, see AttackSpec.
-KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice")
+KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint")
 MEAN = "mean of attacks"
 
 
@@ -124,10 +124,10 @@ class AttackSpec(BaseModel):
 
     ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
     how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
-    part), "solver" (the gradient of the sparse coding), "choice" (towards another cluster, whatever the classifier
-    says). ``worst`` names a group: the worst case of its attacks, image by image, becomes a column of its own.
-    ``minimal`` says that the attack looks for the least change that does, whatever it may: the mean over attacks leaves
-    it out. Where it is not said, the sizes that are measured decide (``groups.groups_of``).
+    part), "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the
+    classifier says), "joint" (both). ``worst`` names a group: the worst case of its attacks, image by image, becomes a
+    column of its own. ``minimal`` says that the attack looks for the least change that does, whatever it may: the mean
+    over attacks leaves it out. Where it is not said, the sizes that are measured decide (``groups.groups_of``).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

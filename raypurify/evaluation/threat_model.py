@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
-from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, through_solver
+from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, smooth_surrogate, through_solver
 from raypurify.attacks.cw import margin
+from raypurify.attacks.joint import joint
 from raypurify.purifiers import Purifier
 
 DRAWS = 8
@@ -28,11 +29,18 @@ class Sight(NamedTuple):
 def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without these
-    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without
+    clusters "joint" becomes "solver". Without a solver, or clusters for "choice", the purifier's own "gradient" is
+    taken where it can be differentiated, and else it is passed as in "bpda".
+
+    >>> from raypurify.purifiers import PURIFIERS
+    >>> differentiated("solver", PURIFIERS["jpeg"]())
+    'bpda'
     """
-    needs = {"solver": "purify_differentiably", "choice": "distributions"}.get(knows)
-    if needs is None or hasattr(purifier, needs):
+    solver, clusters = hasattr(purifier, "purify_differentiably"), hasattr(purifier, "distributions")
+    if knows == "joint" and not clusters:
+        knows = "solver"
+    if {"solver": solver, "joint": solver, "choice": clusters}.get(knows, True):
         return knows
     return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
 
@@ -66,8 +74,9 @@ def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, la
         with torch.no_grad():
             own = purifier.distributions.nearest(purifier.latents(images))[0]  # type: ignore[attr-defined]  # as above
         return Sight(cluster_scores(purifier), own, margin)  # type: ignore[arg-type]
-    if passed == "solver":
-        return Sight(through_solver(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver
+    if passed in ("solver", "joint"):
+        through = joint if passed == "joint" else through_solver
+        return Sight(through(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver
     return Sight(_drawn(purifier, lambda one: _passed(passed, network, one)), labels, None)
 
 
@@ -75,7 +84,7 @@ def _passed(passed: str, network: nn.Module, purifier: Purifier) -> Model:
     """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
     if passed == "gradient":
         return lambda images: network(purifier.transform(images).clamp(0, 1))  # type: ignore[attr-defined]
-    surrogate = "lowpass" if passed == "bpda-smooth" else "identity"
+    surrogate = smooth_surrogate(purifier) if passed == "bpda-smooth" else "identity"
     return bpda(network, lambda images: purifier.purify(images).images, surrogate)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raypurify.config import LMBDA_RANGE, CscSettings
-from raypurify.csc import SparseCode, noise_level, solve_cbpdn, tikhonov_split
+from raypurify.csc import SparseCode, noise_level, smooth_noise_level, solve_cbpdn, tikhonov_split
 
 # A code that is nearly zero says little of how large it should have been.
 MAX_GAIN = 4.0
@@ -19,6 +19,7 @@ def rewrite(
     *,
     index: Tensor | None = None,
     rel_tol: float | None = None,
+    hold_lmbda: bool = False,
     **options: Any,
 ) -> tuple[Tensor, SparseCode]:
     """Rewritten images x_low + g · t · Σ_m d_m ∗ r_m, clipped to [0, 1], and the code r of x_high / t, its
@@ -30,8 +31,8 @@ def rewrite(
     g = ⟨x_high, Dr⟩ / ‖Dr‖², the factor that fits x_high best, at most 4: an ℓ1 code is too small by what λ took from
     every coefficient (at the optimum g = 1 + λ‖r‖₁ / ‖Dr‖²); otherwise g = 1.
 
-    ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so, with t
-    held constant.
+    ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so, t
+    too unless ``hold_lmbda`` (:func:`scale_of_lmbda`).
 
     >>> atoms = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     >>> atoms /= atoms.flatten(1).norm(dim=1)[:, None, None, None]
@@ -40,7 +41,7 @@ def rewrite(
     """
     # The high part is images - low. Of a large image it is not kept while that is coded, which needs all the memory.
     low = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)[0]
-    scale = scale_of_lmbda(images, csc)[:, None, None, None]
+    scale = scale_of_lmbda(images.detach() if hold_lmbda else images, csc)[:, None, None, None]
     tolerance = csc.rel_tol if rel_tol is None else rel_tol
     code = solve_cbpdn(dictionary, (images - low) / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
     code = code._replace(reconstruction=scale * code.reconstruction)
@@ -51,17 +52,22 @@ def rewrite(
 
 
 def scale_of_lmbda(images: Tensor, csc: CscSettings) -> Tensor:
-    """The scale t of each image (N,): its λ in units of ``csc.lmbda``, a constant to autograd.
+    """The scale t of each image (N,): its λ in units of ``csc.lmbda``.
 
-    The exact gradient of a median is that of the one square in the middle, large, and another square's a little
-    further on: it would lead attackers astray, and so a figure of robustness.
+    Its gradient, for images that require one, is that of ``csc.smooth_noise_level``: the exact one of a median is that
+    of the one square in the middle, large, and another square's a little further on. It would lead attackers astray,
+    and so a figure of robustness.
 
     >>> scale_of_lmbda(torch.zeros(1, 3, 8, 8), CscSettings(noise_factor=10))
     tensor([0.5000])
     """
     if not (csc.noise_factor and csc.lmbda):
         return images.new_ones(len(images))
-    return (csc.noise_factor * noise_level(images.detach()) / csc.lmbda).clamp(*LMBDA_RANGE)
+    noise = noise_level(images.detach())
+    if images.requires_grad and torch.is_grad_enabled():
+        smooth = smooth_noise_level(images)
+        noise = noise + (smooth - smooth.detach())
+    return (csc.noise_factor * noise / csc.lmbda).clamp(*LMBDA_RANGE)
 
 
 def gain(coded: Tensor, high: Tensor) -> Tensor:

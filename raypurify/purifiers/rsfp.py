@@ -65,15 +65,18 @@ class RSFP:
         flagged = distance > self.bundle.manifest.calibration.distance_threshold
         return Purified(purified, cluster, distance, flagged, relative_change(purified, images), code.iterations)
 
-    def purify_differentiably(self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit") -> Tensor:
+    def purify_differentiably(
+        self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False
+    ) -> Tensor:
         """Purified images (N, 3, H, W), differentiable in ``images``: for attackers who know the purifier.
 
-        The gradient is that of low-pass, sparse coding and refit; the choice of the cluster is piecewise constant, and
-        the scale of λ is held so (``rewriting.scale_of_lmbda`` says why). Codes are solved to ``rel_tol``: above 1e-3
-        their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is for).
+        The gradient is that of low-pass, sparse coding, refit and, unless ``hold_lmbda``, of λ from the noise, by a
+        smooth stand-in (``rewriting.scale_of_lmbda`` says why); the choice of the cluster is piecewise constant. Codes
+        are solved to ``rel_tol``: above 1e-3 their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is
+        for).
         """
         images = checked(images, self.min_size, "an atom").to(self.device)
-        return self._rewritten(images, rel_tol, differentiable=differentiable)[0]
+        return self._rewritten(images, rel_tol, differentiable=differentiable, hold_lmbda=hold_lmbda)[0]
 
     def _rewritten(self, images: Tensor, rel_tol: float, **options: Any) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
         """Purified images, code of the high part, nearest cluster and the distance to it."""

@@ -44,6 +44,14 @@ class GlobalRSFP:
         purified, code = rewrite(images, self.dictionary.to(images.device), self.csc, sparse=True)
         return without_clusters(purified, images, code.iterations)
 
+    def purify_differentiably(
+        self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False
+    ) -> Tensor:
+        """Purified images, differentiable in ``images``; as ``RSFP.purify_differentiably``."""
+        images = checked(images, self.min_size, "an atom")
+        atoms, how = self.dictionary.to(images.device), differentiable
+        return rewrite(images, atoms, self.csc, rel_tol=rel_tol, hold_lmbda=hold_lmbda, differentiable=how)[0]
+
 
 def load_global_rsfp(dictionary: str | Path, **csc: float) -> GlobalRSFP:
     """Make the purifier of a dictionary on disk, with settings of :class:`~raypurify.config.CscSettings`.

@@ -4,10 +4,19 @@ import pytest
 import torch
 
 import raypurify
-from raypurify.attacks import CW, PGD, DeepFool, Square
-from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, lowpass, through_solver
+from raypurify.attacks import APGD, CW, PGD, DeepFool, Square
+from raypurify.attacks.adaptive import (
+    attack_choice,
+    bpda,
+    cluster_scores,
+    eot,
+    lowpass,
+    smooth_surrogate,
+    through_solver,
+)
 from raypurify.attacks.budget import size
 from raypurify.attacks.cw import margin
+from raypurify.attacks.joint import class_scores, joint
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.images import decode_image, to_float
@@ -138,18 +147,24 @@ def test_through_the_solver_forward_is_the_purifier(purifier, images):
     torch.testing.assert_close(
         purifier.purify_differentiably(images, purifier.settings.csc.rel_tol), expected, rtol=0, atol=1e-6
     )
-    tighter = through_solver(lambda x: x, purifier)(images)
+    model = through_solver(lambda x: x, purifier)
+    assert torch.equal(model(images), expected)
+    tighter = model(images.clone().requires_grad_()).detach()
+    assert not torch.equal(tighter, expected)
     assert (tighter - expected).flatten(1).norm(dim=1).max() < 0.02 * expected.flatten(1).norm(dim=1).min()
 
 
 @pytest.mark.parametrize("differentiable", ["implicit", "unrolled"])
 def test_through_the_solver_gradients_are_those_of_finite_differences(differentiable, purifier, images, monkeypatch):
-    """With one λ for all images: a λ from the noise jumps a little, and is held constant in the gradient."""
+    """With one λ for all images; that of a λ from the noise is in purifiers/test_rewriting.py."""
     images, step = 0.15 + 0.7 * images[:1], 1e-3
     settings, csc = purifier.settings, purifier.settings.csc.model_copy(update={"noise_factor": 0.0})
     monkeypatch.setattr(purifier, "settings", settings.model_copy(update={"csc": csc}))
-    model = through_solver(bent, purifier, 2e-5, differentiable)
-    found = gradient(model, images)
+    found = gradient(through_solver(bent, purifier, 2e-5, differentiable), images)
+
+    def model(x):
+        return bent(purifier.purify_differentiably(x, 2e-5, differentiable))
+
     for seed in range(2):
         # A smooth direction, so that the support of the code changes little.
         way = tikhonov_split(torch.randn(images.shape, generator=generator(seed)), lmbda=2.0)[0]
@@ -176,6 +191,51 @@ def test_the_attack_through_the_solver_is_stronger_than_the_gray_box(purifier, i
     with torch.no_grad():
         weaker, stronger = (margin(purifier.network(purifier.purify(x).images), labels) for x in (gray, adaptive))
     assert stronger.sum() > weaker.sum()
+
+
+def test_the_lowpass_surrogate_of_a_bundle_has_its_own_split(purifier, images):
+    purified = purifier.purify(images).images
+    own, papers = smooth_surrogate(purifier)(images, purified), lowpass()(images, purified)
+    assert purifier.settings.csc.tikhonov == 20
+    assert torch.equal(own, lowpass(20.0, 16)(images, purified))
+    assert not torch.equal(own, papers)
+    assert torch.equal(smooth_surrogate(object())(images, purified), papers)
+
+
+def test_the_joint_gradient_is_the_sum_of_both_and_its_values_are_the_purifiers(purifier, images):
+    images = images[:1]
+    model, weight = joint(purifier.network, purifier, weight=0.7), torch.tensor(0.7)
+    plain = purifier.network(purifier.purify(images).images)
+    assert torch.equal(model(images), plain)
+    x = images.clone().requires_grad_()
+    logits = model(x)
+    torch.testing.assert_close(logits, through_solver(purifier.network, purifier)(x))
+    (found,) = torch.autograd.grad(margin(logits, logits.argmax(1)).sum(), x)
+    (solver,) = torch.autograd.grad(margin(through_solver(purifier.network, purifier)(x), logits.argmax(1)).sum(), x)
+    best, second = logits.detach().topk(2).indices[0]
+    of_cluster = torch.tensor(purifier.bundle.manifest.cluster_class)
+    scores = class_scores(cluster_scores(purifier)(x), of_cluster)
+    (pull,) = torch.autograd.grad((scores[0, second] - scores[0, best]).sum(), x)
+    scale = (logits.std(1) / scores.std(1)).detach()
+    torch.testing.assert_close(found, solver + weight * scale * pull, rtol=1e-3, atol=1e-3 * float(found.abs().max()))
+
+
+def test_apgd_goes_through_the_solver_and_the_joint_gradient(purifier, images):
+    """Each no weaker than the plain attacks of as many steps: by the margin after the true purifier, as files."""
+    with torch.no_grad():
+        labels = purifier.network(purifier.purify(images).images).argmax(1)
+
+    def reached(attack, model):
+        found = attack(model, images, labels, generator=generator())
+        assert (size(found - images, images, "linf") <= attack.eps * (1 + 1e-5)).all()
+        with torch.no_grad():
+            rounded = (found * 255).round() / 255
+            return margin(purifier.network(purifier.purify(rounded).images), labels)
+
+    attack = APGD(eps=2 / 255, loss="margin", steps=6)
+    gray = reached(attack, purifier.network)
+    for model in (through_solver(purifier.network, purifier), joint(purifier.network, purifier)):
+        assert reached(attack, model).clamp_max(0).sum() >= gray.clamp_max(0).sum()
 
 
 def test_cluster_scores_are_distances_and_differentiable(purifier, images):

@@ -8,12 +8,20 @@ from torch.nn.functional import cross_entropy
 
 from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool
 from raypurify.attacks.budget import size
+from raypurify.attacks.losses import LOSSES
+from raypurify.attacks.restarts import fooled
 from raypurify.errors import ConfigError, DataError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
 
-EPS = {"linf": 4 / 255, "l2": 0.5, "dissimilarity": 0.02}
+EPS = {"linf": 4 / 255, "l2": 0.5, "dissimilarity": 0.02, "flow": 1.0}
+# A budget that is not one of NORMS, and how many of its units serve for one of L∞.
+OTHER_NORMS = {"stadv": ("flow",)}
+UNITS = {"stadv": 30}
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_norm = pytest.mark.parametrize("norm", NORMS)
+every_attack_and_norm = pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name in ATTACKS for norm in OTHER_NORMS.get(name, NORMS)]
+)
 
 # CW's own settings take 900 passes, Square's 1000, AutoAttack's 10,000.
 SETTINGS = {
@@ -22,21 +30,29 @@ SETTINGS = {
     "uap": {"steps": 20},
     "square": {"queries": 60},
     "autoattack": {"attacks": ("apgd-ce",)},
+    "apgd": {"steps": 20},
+    "low-frequency": {"steps": 15},
+    "stadv": {"steps": 40},
 }
 IMAGES = {"square": 16, "uap": 16, "autoattack": 4}
-# One pattern for all images, and one found without gradients, need more room.
-TIMES = {"uap": 3, "square": 3}
+# One pattern for all images, one found without gradients and one of few frequencies need more room.
+TIMES = {"uap": 3, "square": 3, "low-frequency": 3}
 # These stop where two classes meet; there the loss is log 2 or a little more.
-RAISED_BY = {"cw": 0.4, "deepfool": 0.4, "square": 0.4, "autoattack": 0.4}
-# What else makes it use its whole budget; AutoAttack leaves that to chance.
+RAISED_BY = {"cw": 0.4, "deepfool": 0.4, "square": 0.4, "autoattack": 0.4, "apgd": 0.4, "stadv": 0.4}
+# What else makes it use its whole budget; AutoAttack leaves that to chance, and a flow is seen in the images alone.
 FILLED = {"cw": {"confidence": 20, "fill": True}, "deepfool": {"fill": True}}
-NOT_FILLING = {"autoattack"}
+NOT_FILLING = {"autoattack", *OTHER_NORMS}
 WITHOUT_LOSS = {"deepfool", "autoattack"}
 # Drawn for the batch, or made for it.
-SHARED = {"tpgd", "uap", "autoattack"}
+SHARED = {"tpgd", "uap", "autoattack", "apgd"}
+FIXED_START = {"pgd": {"random_start": False}, "low-frequency": {"random_start": False}}
 
 
 def make(name: str, eps: float, **settings) -> Attack:
+    if name in OTHER_NORMS and settings.get("norm") in NORMS:
+        del settings["norm"]
+    if "norm" not in settings:
+        eps *= UNITS.get(name, 1)
     return ATTACKS[name](eps=eps, **SETTINGS.get(name, {}), **settings)
 
 
@@ -44,8 +60,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@every_attack
-@every_norm
+@every_attack_and_norm
 def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, batch):
     count, eps = IMAGES.get(name), TIMES.get(name, 1) * EPS[norm]
     images, labels = batch[0][:count], batch[1][:count]
@@ -57,7 +72,8 @@ def test_stays_in_its_ball_and_in_range_and_raises_the_loss(name, norm, victim, 
     assert not adversarial.requires_grad
     assert adversarial.min() >= 0
     assert adversarial.max() <= 1
-    assert (size(adversarial - images, images, norm) <= eps * (1 + 1e-5) + 1e-7).all()
+    if norm in NORMS:
+        assert (size(adversarial - images, images, norm) <= eps * (1 + 1e-5) + 1e-7).all()
     with torch.no_grad():
         clean_loss = cross_entropy(victim(images), labels)
         loss = cross_entropy(victim(adversarial), labels)
@@ -85,8 +101,7 @@ def test_what_fills_its_budget_has_one(minimal):
         minimal(eps=math.inf, fill=True)
 
 
-@every_attack
-@every_norm
+@every_attack_and_norm
 def test_deterministic_for_a_generator(name, norm, toy):
     network, images, labels = toy
     attack = make(name, eps=EPS[norm], norm=norm)
@@ -120,7 +135,7 @@ def test_an_image_does_not_depend_on_its_neighbours(name, toy):
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - SHARED))
 def test_an_image_does_not_depend_on_how_many_neighbours_it_has(name, toy):
     network, images, labels = toy
-    attack = make(name, eps=0.1, norm="l2", **({"random_start": False} if name == "pgd" else {}))
+    attack = make(name, eps=0.1, norm="l2", **FIXED_START.get(name, {}))
     together = attack(network, images, labels, generator=generator())
     alone = torch.cat(
         [attack(network, images[i : i + 1], labels[i : i + 1], generator=generator()) for i in range(len(images))]
@@ -193,7 +208,8 @@ def test_half_precision_images_come_back_in_their_dtype(name, toy):
     network, images, labels = toy
     adversarial = make(name, eps=0.03)(network.to(torch.bfloat16), images.to(torch.bfloat16), labels)
     assert adversarial.dtype == torch.bfloat16
-    assert (adversarial.float() - images.to(torch.bfloat16).float()).abs().max() <= 0.03 + 2**-8
+    if name not in OTHER_NORMS:
+        assert (adversarial.float() - images.to(torch.bfloat16).float()).abs().max() <= 0.03 + 2**-8
 
 
 @every_attack
@@ -212,8 +228,8 @@ def test_a_custom_loss_is_what_is_raised(name, toy):
     adversarial = attack(network, images, labels, loss=toward_class_two, generator=generator())
     with torch.no_grad():
         raised = network(adversarial)[:, 2] - network(images)[:, 2]
-        # BIM gets 0.15, Square the same with 1000 queries.
-        enough = raised > (0.03 if name == "square" else 0.05)
+        # BIM gets 0.15, Square the same with 1000 queries; few frequencies and no pixels but the image's own, less.
+        enough = raised > {"square": 0.03, "low-frequency": 0.01, "stadv": 0.01}.get(name, 0.05)
         if name == "cw":
             # It is done when the class changes.
             enough |= (raised > 0) & (network(adversarial).argmax(1) != labels)
@@ -280,6 +296,49 @@ def test_pgd_without_random_start_is_bim_with_the_same_step(toy):
     assert torch.equal(pgd, BIM(eps=0.5, norm="l2", steps=5, step_size=0.2)(network, images, labels))
 
 
+def test_restarts_and_losses_are_checked():
+    with pytest.raises(ConfigError, match="restarts=0"):
+        PGD(eps=0.1, restarts=0)
+    with pytest.raises(ConfigError, match="restarts=2 are all the same"):
+        BIM(eps=0.1, restarts=2)
+    with pytest.raises(ConfigError, match="loss='mse': choose one of ce, margin, dlr"):
+        PGD(eps=0.1, loss="mse")
+    with pytest.raises(ConfigError, match="TPGD raises its own divergence"):
+        TPGD(eps=0.1, restarts=2)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr"])
+def test_a_named_loss_is_the_one_of_that_name(loss, toy):
+    network, images, labels = toy
+    named = PGD(eps=0.03, loss=loss)(network, images, labels, generator=generator())
+    assert torch.equal(named, PGD(eps=0.03)(network, images, labels, generator=generator(), loss=LOSSES[loss]))
+    assert not torch.equal(named, PGD(eps=0.03)(network, images, labels, generator=generator()))
+
+
+def test_each_image_keeps_the_best_of_its_restarts_and_the_fooled_pay_for_no_more(victim, batch):
+    images, labels = batch[0][:32], batch[1][:32]
+    asked = []
+
+    def watched(x):
+        asked.append(len(x))
+        return victim(x)
+
+    settings = {"eps": 1.2 / 255, "steps": 3}
+    once = PGD(**settings)(victim, images, labels, generator=generator())
+    often = PGD(**settings, restarts=4)(watched, images, labels, generator=generator())
+    before, after = fooled(victim, once, labels, once.dtype), fooled(victim, often, labels, once.dtype)
+    # Also where rounding to 8 bits, which is what both are told by, leaves the loss to decide.
+    assert (after | ~before).all()
+    assert torch.equal(often[before], once[before])
+    withstood = ~after
+    with torch.no_grad():
+        losses = [cross_entropy(victim(x), labels, reduction="none")[withstood] for x in (once, often)]
+    assert (losses[1] >= losses[0] - 1e-5).all()
+    assert (losses[1] > losses[0] + 1e-4).any()
+    assert asked == sorted(asked, reverse=True)
+    assert asked[-1] < len(images)
+
+
 @pytest.mark.parametrize("steps", [2, 30])
 @pytest.mark.parametrize("iterative", [PGD, BIM, MIM, TPGD])
 def test_the_default_step_uses_the_whole_budget_however_large_and_in_how_many_steps(iterative, steps, victim, batch):
@@ -311,7 +370,7 @@ def test_attack_needs_no_parameter_gradient(toy):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"autoattack"}))
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"autoattack", *OTHER_NORMS}))
 @every_norm
 def test_the_gpu_agrees_with_the_cpu(name, norm):
     torch.manual_seed(0)

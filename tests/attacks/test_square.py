@@ -80,8 +80,8 @@ def test_the_side_shrinks_as_published():
     assert [attack.side(query, 32, 32) for query in marks] == [29, 29, 20, 20, 14, 14, 10, 7, 5, 4, 3, 2, 1]
     rescaled = Square(eps=1.0, queries=1000)
     assert [rescaled.side(query, 32, 32) for query in (1, 2, 6, 21)] == [29, 20, 14, 10]
-    assert all(Square(eps=1.0, norm="l2").side(query, 33, 33) % 2 for query in range(1, 1001))
-    assert Square(eps=1.0, norm="l2").side(1000, 33, 33) == 3
+    assert all(Square(eps=1.0, norm="l2", queries=1000).side(query, 33, 33) % 2 for query in range(1, 1001))
+    assert Square(eps=1.0, norm="l2", queries=1000).side(1000, 33, 33) == 3
     assert Square(eps=1.0).side(1, 4, 64) == 4
 
 

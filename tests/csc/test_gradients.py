@@ -5,9 +5,10 @@ import torch
 from sparse_problems import random_dictionary, random_signal
 
 from raypurify.csc import solve_cbpdn
+from raypurify.csc._support import solve_on_support
 from raypurify.csc.admm import AdmmSettings, solve_admm
 from raypurify.csc.convolution import reconstruct
-from raypurify.csc.implicit import differentiate_implicitly
+from raypurify.csc.implicit import _least_squares, differentiate_implicitly
 
 DOUBLE = torch.float64
 DICTIONARY, SIGNAL = random_dictionary(5, 3, dtype=DOUBLE), random_signal(3, 8, 9, dtype=DOUBLE)
@@ -115,6 +116,20 @@ def test_implicit_gradient_is_least_squares_on_a_singular_support():
     unseen = torch.cat([incoming[:, :5], -incoming[:, :5]], dim=1)
     both = torch.cat([codes[:, :5], codes[:, :5]], dim=1)
     assert not torch.autograd.grad(differentiate_implicitly(both, atoms, signal), signal, unseen)[0].any()
+
+
+def test_the_direct_solution_is_that_of_conjugate_gradients_and_leaves_singular_ones_to_them():
+    support, incoming = noise((3, 5, 8, 9), 7) > 0.8, noise((3, 5, 8, 9), 8)
+    support[2] = True
+    for atoms in (ATOMS, BANK):
+        found, solved = solve_on_support(atoms, support, incoming)
+        # More coefficients than pixels are singular.
+        assert solved.tolist() == [True, True, False]
+        torch.testing.assert_close(found[:2], _least_squares(atoms, support, incoming)[:2], rtol=1e-6, atol=1e-8)
+        assert not found[2].any()
+    none, solved = solve_on_support(ATOMS, torch.zeros_like(support), incoming)
+    assert solved.all()
+    assert not none.any()
 
 
 def test_gradient_of_the_objective_is_the_residual():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from raypurify.config import CscSettings
-from raypurify.csc import noise_level, solve_cbpdn, tikhonov_split
+from raypurify.csc import noise_level, smooth_noise_level, solve_cbpdn, tikhonov_split
 from raypurify.errors import DataError
+from raypurify.purifiers import rewriting
 from raypurify.purifiers.rewriting import MAX_GAIN, gain, rewrite
 
 
@@ -84,16 +85,16 @@ def test_no_noise_no_level_and_odd_sides():
 
 
 def test_gradient_agrees_with_finite_differences_of_the_image_under_its_lambda(atoms):
-    """The refit depends on the image, as an attacker has to know; λ is held constant."""
+    """The refit depends on the image, as an attacker has to know; λ too, unless it is held."""
     generator = torch.Generator().manual_seed(3)
     image = (0.5 + 0.1 * torch.randn(1, 3, 12, 12, generator=generator)).double().clamp(0, 1)
     csc = CscSettings(lmbda=0.1, noise_factor=1.5, refit=True, rel_tol=1e-8)
     weight = torch.randn(image.shape, generator=generator).double()
 
     def value(x, csc):
-        return (rewrite(x, atoms.double(), csc, differentiable="implicit")[0] * weight).sum()
+        return (rewrite(x, atoms.double(), csc, differentiable="implicit", hold_lmbda=hold)[0] * weight).sum()
 
-    inputs = image.clone().requires_grad_()
+    hold, inputs = True, image.clone().requires_grad_()
     (found,) = torch.autograd.grad(value(inputs, csc), inputs)
     lmbda = 1.5 * noise_level(image).item()
     assert 0.05 < lmbda < 0.3
@@ -103,3 +104,54 @@ def test_gradient_agrees_with_finite_differences_of_the_image_under_its_lambda(a
         with torch.no_grad():
             measured = (value(image + step, held) - value(image - step, held)) / 2
         torch.testing.assert_close((found * step).sum(), measured, rtol=0.02, atol=0.02e-5 * float(found.norm()))
+
+
+def test_the_gradient_through_lambda_agrees_with_finite_differences(atoms, monkeypatch):
+    """Those of the purifier with the smooth estimate in the true one's place."""
+    generator = torch.Generator().manual_seed(3)
+    image = (0.5 + 0.1 * torch.randn(1, 3, 12, 12, generator=generator)).double().clamp(0, 1)
+    csc = CscSettings(lmbda=0.1, noise_factor=1.2, rel_tol=1e-8)
+    weight = torch.randn(image.shape, generator=generator).double()
+    monkeypatch.setattr(rewriting, "noise_level", smooth_noise_level)
+    assert 0.05 < 1.2 * smooth_noise_level(image).item() < 0.3
+
+    def value(x, **options):
+        return (rewrite(x, atoms.double(), csc, differentiable="implicit", **options)[0] * weight).sum()
+
+    inputs = image.clone().requires_grad_()
+    found, held = (torch.autograd.grad(value(inputs, hold_lmbda=hold), inputs)[0] for hold in (False, True))
+    assert (found - held).norm() > 0.05 * found.norm()
+    for seed in range(3):
+        # Along the way that changes the noise most, and others.
+        way = (found - held) / (found - held).norm() if not seed else torch.randn(image.shape, generator=generator)
+        step = 1e-5 * way.double()
+        with torch.no_grad():
+            measured = (value(image + step) - value(image - step)) / 2
+        torch.testing.assert_close((found * step).sum(), measured, rtol=0.02, atol=0.02e-5 * float(found.norm()))
+
+
+def test_the_smooth_noise_level_is_near_the_true_one_and_tells_what_steps_do_to_it():
+    generator = torch.Generator().manual_seed(4)
+    scene = torch.nn.functional.interpolate(torch.rand(6, 3, 5, 5, generator=generator), (32, 32), mode="bicubic")
+    images = (scene + 0.02 * torch.randn(scene.shape, generator=generator)).clamp(0.05, 0.95).double()
+    inputs = images.clone().requires_grad_()
+    level = smooth_noise_level(inputs)
+    torch.testing.assert_close(level.detach(), noise_level(images), rtol=0.25, atol=0)
+    (found,) = torch.autograd.grad(level.sum(), inputs)
+    ways = torch.randn(images.shape, generator=generator).double()
+    measured = (smooth_noise_level(images + 1e-6 * ways) - smooth_noise_level(images - 1e-6 * ways)) / 2e-6
+    torch.testing.assert_close((found * ways).flatten(1).sum(1), measured, rtol=1e-4, atol=1e-6)
+    # A step of an attack, where the gradient of the true median, that of one square, sees next to nothing.
+    step = 1 / 255
+    told = step * found.abs().flatten(1).sum(1)
+    come = noise_level(images + step * found.sign()) - noise_level(images)
+    assert (told / come > 0.5).all()
+    assert (told / come < 1.5).all()
+    exact = images.clone().requires_grad_()
+    (one,) = torch.autograd.grad(noise_level(exact).sum(), exact)
+    assert (noise_level(images + step * one.sign()) - noise_level(images) < 0.5 * come).all()
+
+
+def test_no_noise_has_a_gradient_that_is_finite():
+    flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    assert torch.autograd.grad(smooth_noise_level(flat).sum(), flat)[0].isfinite().all()

@@ -1,0 +1,49 @@
+"""What an attacker differentiates of which purifier, and that it is what is said."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import raypurify
+from raypurify.evaluation.grid import KNOWS
+from raypurify.evaluation.threat_model import differentiated, perturb
+from raypurify.purifiers import PURIFIERS, GlobalRSFP
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    drawn = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    atoms = drawn / drawn.flatten(1).norm(dim=1)[:, None, None, None]
+    return {"RSFP": raypurify.load("cifar10"), "one dictionary": GlobalRSFP(atoms), "JPEG": PURIFIERS["jpeg"]()}
+
+
+def test_what_a_purifier_lacks_is_passed_as_said(subjects):
+    said = {name: [differentiated(knows, purifier) for knows in KNOWS] for name, purifier in subjects.items()}
+    assert said["RSFP"] == list(KNOWS)
+    assert said["one dictionary"] == ["classifier", "bpda", "bpda-smooth", "solver", "bpda", "solver"]
+    assert said["JPEG"] == ["classifier", "bpda", "bpda-smooth", "bpda", "bpda", "bpda"]
+
+
+@dataclass
+class Gradient:
+    """An attack that gives the gradient of its model instead of images."""
+
+    def __call__(self, model, images, labels, *, generator=None, loss=None):
+        x = images.clone().requires_grad_()
+        logits = model(x)
+        value = logits.gather(1, labels[:, None]).sum() if loss is None else loss(logits, labels).sum()
+        return torch.autograd.grad(value, x)[0]
+
+
+def test_each_knowledge_has_a_gradient_of_its_own(subjects):
+    x, labels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([3])
+    network = subjects["RSFP"].network
+    for name, purifier in subjects.items():
+        gradients = {
+            knows: perturb(Gradient(), knows, network, purifier, x, labels, torch.Generator()) for knows in KNOWS
+        }
+        for knows, gradient in gradients.items():
+            same = [other for other in KNOWS if torch.equal(gradients[other], gradient)]
+            alike = [other for other in KNOWS if differentiated(other, purifier) == differentiated(knows, purifier)]
+            assert same == alike, (name, knows)
