@@ -27,7 +27,9 @@ class Limits(BaseModel):
     images_per_s: float | None = Field(None, gt=0, description="images a second, at each ingress, on the average")
     burst: int = Field(10, ge=1, description="images at once that images_per_s allows for after a pause")
     max_bytes: int | None = Field(None, ge=1, description="largest request body, within that of the endpoint")
-    max_pixels: int | None = Field(None, ge=1, description="largest image, within that of the endpoint; also of jobs with actors of their own")
+    max_pixels: int | None = Field(
+        None, ge=1, description="largest image, within that of the endpoint; of a job by actors, for itself"
+    )
     jobs: int = Field(4, ge=0, description="jobs that have not ended")
 
 
