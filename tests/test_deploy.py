@@ -46,15 +46,6 @@ def test_kubernetes_runs_the_same_application_with_an_ingress_to_spare():
     assert served == SERVE
 
 
-def test_so_many_ingresses_are_there_as_are_asked_for():
-    for fewest in (1, 2):
-        ingress = build({"no_auth": True, "min_ingresses": fewest})._bound_deployment
-        scaling = ingress._deployment_config.autoscaling_config
-        assert (ingress.name, scaling.min_replicas, scaling.max_replicas) == ("Ingress", fewest, MAX_INGRESSES)
-    with pytest.raises(ConfigError, match=r"min_ingresses: .* less than or equal to 4"):
-        parse_settings({"no_auth": True, "min_ingresses": 5})
-
-
 def test_workers_get_callers_when_a_replica_has_solved_its_image():
     (workers,) = CLUSTER["workerGroupSpecs"]
     (container,) = workers["template"]["spec"]["containers"]
@@ -93,6 +84,15 @@ def test_nothing_is_deployed_on_a_head_that_has_no_processors(tmp_path):
     assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     jobs = supervised(parse_settings({"no_auth": True, "job_roots": str(tmp_path)}))._bound_deployment
     assert jobs.ray_actor_options["num_cpus"] > 0
+
+
+def test_so_many_ingresses_are_there_as_are_asked_for():
+    for fewest in (1, 2):
+        ingress = build({"no_auth": True, "min_ingresses": fewest})._bound_deployment
+        scaling = ingress._deployment_config.autoscaling_config
+        assert (ingress.name, scaling.min_replicas, scaling.max_replicas) == ("Ingress", fewest, MAX_INGRESSES)
+    with pytest.raises(ConfigError, match=r"min_ingresses: .* less than or equal to 4"):
+        parse_settings({"no_auth": True, "min_ingresses": 5})
 
 
 def test_the_dashboard_is_one_that_grafana_imports():
