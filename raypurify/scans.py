@@ -19,6 +19,10 @@ MAX_BLOCKS = 500_000
 MAX_PAGES = 1000
 # Files of text, and of runs: Pillow reads them number by number, 32 MiB in about ten seconds.
 MAX_SLOW_BYTES = 32 << 20
+# Comments of a PPM in digits: Pillow copies up to a mebibyte for each.
+MAX_COMMENTS = 10_000
+# So many blocks take less than a tenth of a second.
+_FEW_BLOCKS = 20_000
 # What Pillow takes of one text or profile, and half of what it takes of all.
 MAX_TEXT, MAX_TEXTS = 1 << 20, 32 << 20
 
@@ -30,21 +34,39 @@ _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
 # Markers that no length follows: TEM, SOI, EOI, and the reserved ones behind which Pillow reads on at once.
 _BARE = {0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)}
 _STRIPS, _TILES = 273, 324
+_RUNS = (b"\1\0\0\0", b"\2\0\0\0")
+# PPM files of which Pillow takes the pixels as they lie there. After a comment behind a digit the number would go on.
+_GAP = rb"\s(?:\s|#[^\r\n]*[\r\n])*"
+_SIZE = _GAP + rb"\d+" + _GAP + rb"\d+"
+_AS_IT_LIES = re.compile(rb"P(?:4" + _SIZE + rb"|[56]" + _SIZE + _GAP + rb"255|5" + _SIZE + _GAP + rb"65535)\s")
+_PNM, _HEADER = re.compile(rb"P[0-6fy]"), 1024
 
 
 def check_work(data: bytes) -> None:
     """Raise :class:`ImageError` ``too-complex`` where decoding would take much longer than the size of the image asks
     for, ``animated`` where a TIFF has more than ``MAX_PAGES`` pages. Damage is left for the decoder to find."""
-    if data.startswith(b"\xff\xd8\xff"):
-        _check_jpeg(data)
-    elif data.startswith(_PNG):
-        _count("chunks", MAX_BLOCKS, _chunks(data))
-    elif data.startswith(b"GIF8"):
-        _count("blocks", MAX_BLOCKS, _gif_blocks(data))
-    elif data.startswith((b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")):
-        _check_tiff(data)
-    elif data.startswith((b"P2", b"P3")) or (data.startswith(b"BM") and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")):
-        _check("bytes of numbers or runs", MAX_SLOW_BYTES, len(data))
+    _check_blocks(data, MAX_BLOCKS)
+    if data.startswith((b"P1", b"P2", b"P3")):
+        _check("comments", MAX_COMMENTS, data.count(b"#"))
+    if data.startswith((b"P2", b"P3")) or (data.startswith(b"BM") and data[30:34] in _RUNS):
+        _check_numbers(data, MAX_SLOW_BYTES)
+
+
+def takes_interpreter(data: bytes, most: int) -> bool:
+    """Whether Pillow reads a file number by number, run by run or in very many blocks: in Python, where other threads
+    get on slowly. Raises :class:`ImageError` ``too-complex`` for more than ``most`` bytes of numbers or runs.
+
+    >>> takes_interpreter(b"P5 2 1 255 " + bytes(2), 9), takes_interpreter(b"P5 2 1 254 " + bytes(2), 99)
+    (False, True)
+    """
+    if data[30:34] in _RUNS if data.startswith(b"BM") else _PNM.match(data) and not _AS_IT_LIES.match(data[:_HEADER]):
+        _check_numbers(data, most)
+        return True
+    try:
+        _check_blocks(data, _FEW_BLOCKS)
+    except ImageError:
+        return True
+    return False
 
 
 def without_long_texts(data: bytes) -> bytes:
@@ -69,6 +91,21 @@ def without_long_texts(data: bytes) -> bytes:
     return b"".join((*parts, data[start:])) if parts else data
 
 
+def _check_blocks(data: bytes, most: int) -> None:
+    if data.startswith(b"\xff\xd8\xff"):
+        _check_jpeg(data, most)
+    elif data.startswith(_PNG):
+        _count("chunks", most, _chunks(data))
+    elif data.startswith(b"GIF8"):
+        _count("blocks", most, _gif_blocks(data))
+    elif data.startswith((b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")):
+        _check_tiff(data, most)
+
+
+def _check_numbers(data: bytes, most: int) -> None:
+    _check("bytes of numbers or runs", most, len(data))
+
+
 def _check(what: str, limit: int, count: int) -> None:
     if count > limit:
         raise ImageError(
@@ -82,7 +119,7 @@ def _count(what: str, limit: int, items: Iterator) -> None:
         _check(what, limit, count)
 
 
-def _check_jpeg(data: bytes) -> None:
+def _check_jpeg(data: bytes, most: int) -> None:
     at, scans, exifs, blocks = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
         kind, after = data[found.end() - 1], found.end()
@@ -95,10 +132,10 @@ def _check_jpeg(data: bytes) -> None:
         exifs += kind == _APP1 and data[after + 2 : after + 6] == b"Exif"
         _check("scans", MAX_SCANS, scans)
         _check("EXIF segments", MAX_SCANS, exifs)
-        _check("segments and bytes between them", MAX_BLOCKS, blocks)
+        _check("segments and bytes between them", most, blocks)
         at = after if kind in _BARE else after + max(2, int.from_bytes(data[after : after + 2], "big"))
     if not scans:
-        _check("segments and bytes between them", MAX_BLOCKS, blocks + len(data) - at)
+        _check("segments and bytes between them", most, blocks + len(data) - at)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
@@ -156,7 +193,7 @@ def _colours(data: bytes, at: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _check_tiff(data: bytes) -> None:
+def _check_tiff(data: bytes, most: int) -> None:
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     # Counts and offsets of a BigTIFF have eight bytes, those of others two and four.
     number, offset, entry = (order + code for code in (("Q", "Q", "H2xQ8x") if big else ("H", "I", "H2xI4x")))
@@ -169,7 +206,7 @@ def _check_tiff(data: bytes) -> None:
             whole = (min(end, len(data)) - first) // step
             for tag, held in struct.iter_unpack(entry, data[first : first + step * whole]) if not seen else ():
                 if tag in (_STRIPS, _TILES):
-                    _check("strips or tiles", MAX_BLOCKS, held)
+                    _check("strips or tiles", most, held)
             seen.add(at)
             if len(seen) > MAX_PAGES:
                 raise ImageError("animated", f"the TIFF holds more than {MAX_PAGES:,} pages; give one image")

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from raypurify.errors import ConfigError
+from raypurify.serve.app import build
 from raypurify.serve.auth import hash_token
-from raypurify.serve.settings import ServeSettings, parse_settings
+from raypurify.serve.settings import MAX_INGRESSES, ServeSettings, parse_settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SERVE = yaml.safe_load((DEPLOY / "serve.yaml").read_text("utf-8"))
@@ -36,8 +37,13 @@ def test_the_serve_file_says_every_setting_and_does_not_start_without_a_token():
     assert told.model_dump(exclude={"token_sha256", "max_replicas"}) == same
 
 
-def test_kubernetes_runs_the_same_application():
-    assert yaml.safe_load(SERVICE["spec"]["serveConfigV2"]) == SERVE
+def test_kubernetes_runs_the_same_application_with_an_ingress_to_spare():
+    served = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])
+    args, same = (config["applications"][0]["args"] for config in (served, SERVE))
+    assert (args.pop("min_ingresses"), same["min_ingresses"]) == (2, 1)
+    assert {**args, "min_ingresses": 1} == same
+    served["applications"][0]["args"] = same
+    assert served == SERVE
 
 
 def test_workers_get_callers_when_a_replica_has_solved_its_image():
@@ -78,6 +84,15 @@ def test_nothing_is_deployed_on_a_head_that_has_no_processors(tmp_path):
     assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     jobs = supervised(parse_settings({"no_auth": True, "job_roots": str(tmp_path)}))._bound_deployment
     assert jobs.ray_actor_options["num_cpus"] > 0
+
+
+def test_so_many_ingresses_are_there_as_are_asked_for():
+    for fewest in (1, 2):
+        ingress = build({"no_auth": True, "min_ingresses": fewest})._bound_deployment
+        scaling = ingress._deployment_config.autoscaling_config
+        assert (ingress.name, scaling.min_replicas, scaling.max_replicas) == ("Ingress", fewest, MAX_INGRESSES)
+    with pytest.raises(ConfigError, match=r"min_ingresses: .* less than or equal to 4"):
+        parse_settings({"no_auth": True, "min_ingresses": 5})
 
 
 def test_the_dashboard_is_one_that_grafana_imports():

@@ -1,8 +1,11 @@
 """Files that would keep a decoder busy are refused by what they hold, before they are decoded."""
 
+import io
 import struct
 import time
 import zlib
+from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image, ImageCms
 
 from raypurify.errors import ImageError
 from raypurify.images import decode_image
-from raypurify.scans import MAX_BLOCKS, MAX_SCANS, MAX_TEXT, check_work
+from raypurify.scans import MAX_BLOCKS, MAX_COMMENTS, MAX_SCANS, MAX_TEXT, check_work, takes_interpreter
 
 MANY = MAX_BLOCKS + 1
 
@@ -59,6 +62,7 @@ COSTLY = {
     "strips": lambda: tiff(tiles=MANY),
     "strips of a big one": lambda: tiff(tiles=MANY, order=">", big=True),
     "numbers": lambda: b"P3 4 4 255\n" + b"7 " * (17 << 20),
+    "remarks": lambda: b"P2 4 4 255\n" + b"#\n" * (MAX_COMMENTS + 1) + b"7 " * 16,
     "runs": lambda: BMP + bytes(33 << 20),
 }
 
@@ -71,6 +75,56 @@ def test_what_takes_long_is_refused_at_once(name):
         decode_image(data)
     assert caught.value.reason == "too-complex"
     assert time.process_time() - began < 1
+
+
+def binary(kind: bytes, most: int, header: bytes = b"%b 8 8 %d\n") -> bytes:
+    return header % (kind, most) + bytes(8 * 8 * 3 * 2)
+
+
+PYTHON = {
+    "digits": b"P1 4 4\n" + b"1 " * 16,
+    "numbers": b"P3 4 4 255\n" + b"7 " * 48,
+    "levels of seven bits": binary(b"P5", 127),
+    "levels of twelve bits": binary(b"P5", 4095),
+    "colours of sixteen bits": binary(b"P6", 65535),
+    "a number that goes on after a comment": binary(b"P6", 254, b"%b 8#\n 8 255 %d\n"),
+    "a long header": binary(b"P6", 255, b"%b 8 #" + b"-" * 1024 + b"\n8 %d\n"),
+    "runs": BMP + bytes(100),
+    "segments": after_start(JPEG, 2, b"\xff\xfe\0\2" * 20_001),
+    "chunks": after_start(PNG, 33, png_chunk(b"abCd", b"") * 20_001),
+    "blocks": after_start(GIF, TABLE, b"!\xfe" + b"\1a" * 20_001 + b"\0"),
+    "strips": tiff(tiles=20_001),
+}
+COMPILED = {
+    "grey": binary(b"P5", 255),
+    "grey of sixteen bits": binary(b"P5", 65535),
+    "colours": binary(b"P6", 255, b"%b\n# by hand\n# and twice\n8\t8\n%d\n"),
+    "black and white": b"P4\n8 8\n" + bytes(8),
+    "no image": b"Please find enclosed",
+} | {format: encode(pixels(64, 64), format) for format in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")}
+
+
+def test_what_pillow_reads_in_python_is_known_before():
+    assert [name for name, data in PYTHON.items() if not takes_interpreter(data, 1 << 20)] == []
+    assert [name for name, data in COMPILED.items() if takes_interpreter(data, 1)] == []
+    for name in ("digits", "numbers", "levels of seven bits", "colours of sixteen bits", "runs"):
+        with pytest.raises(ImageError, match=r"more than 7 bytes of numbers or runs.* save it again") as caught:
+            takes_interpreter(PYTHON[name], 7)
+        assert caught.value.reason == "too-complex"
+
+
+def test_no_header_hides_what_pillow_reads_in_python():
+    words, decoders = (b"8", b"8#\n8", b"255", b"254", b"#\r", b"0255"), Counter()
+    for kind, *header in product((b"P3", b"P4", b"P5", b"P6"), *[words] * 4):
+        data = b" ".join((kind, *header, bytes(512)))
+        try:
+            with Image.open(io.BytesIO(data), formats=("PPM",)) as image:
+                decoder = image.tile[0][0]
+        except Exception:
+            continue
+        assert takes_interpreter(data, 1 << 20) or decoder == "raw", header
+        decoders[decoder] += 1
+    assert min(decoders["raw"], decoders["ppm"], decoders["ppm_plain"]) > 50, decoders
 
 
 def test_a_tiff_of_very_many_pages_is_refused_without_opening_each():

@@ -29,7 +29,7 @@ def serve(
     min_replicas: Annotated[int, typer.Option(help="Replicas when there is nothing to do.", min=0)] = 1,
     max_replicas: Annotated[
         int | None,
-        typer.Option(help="Replicas when there is much to do; default: what the CPUs allow.", min=1),
+        typer.Option(help="Replicas when there is much to do; default: what the CPUs allow, 4 on GPUs.", min=1),
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest image; default 4,000,000 pixels.", min=1)] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Largest body of a request; default 16 MiB.", min=1)] = None,

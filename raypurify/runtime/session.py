@@ -22,7 +22,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None, verbose
     The session there is, the cluster at ``address`` (or ``RAY_ADDRESS``, set inside a Ray job), or else a Ray of this
     machine's own that ends with the block.
     """
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if _is_there():
         _quiet(verbose)
         yield
         return
@@ -31,6 +31,11 @@ def ray_session(address: str | None = None, num_cpus: int | None = None, verbose
         yield
     finally:
         sys.modules["ray"].shutdown()
+
+
+def joins_cluster(address: str | None = None) -> bool:
+    """Whether :func:`ray_session` takes a Ray that is there, or a cluster, instead of starting one of this machine."""
+    return _is_there() or bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: bool = False) -> None:
@@ -62,6 +67,10 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+def _is_there() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager

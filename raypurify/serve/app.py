@@ -22,10 +22,9 @@ from raypurify.serve.http import fail, refuse, refuse_arguments
 from raypurify.serve.jobs.deployment import supervised
 from raypurify.serve.replica import PurifierReplica
 from raypurify.serve.routes import ROUTERS
-from raypurify.serve.settings import ServeSettings, parse_settings
+from raypurify.serve.settings import MAX_INGRESSES, ServeSettings, parse_settings
 from raypurify.version import __version__
 
-_INGRESSES = 4
 # Above what the gates of all ingresses let in: Serve itself refuses in plain text.
 _NEVER_FULL = 4 * MAX_READERS
 # How long a replica too many is kept: starting one takes a while.
@@ -109,8 +108,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     return Ingress.options(  # type: ignore[attr-defined]  # likewise
         ray_actor_options={"num_cpus": 0.1},
         autoscaling_config={
-            "min_replicas": 1,
-            "max_replicas": _INGRESSES,
+            "min_replicas": settings.min_ingresses,
+            "max_replicas": MAX_INGRESSES,
             "target_ongoing_requests": max(1, settings.max_queued_requests // 2),
         },
         max_ongoing_requests=_NEVER_FULL,

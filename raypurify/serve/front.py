@@ -3,9 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from raypurify.errors import ImageError
-from raypurify.images import Decoded, decode_image
+from raypurify.images import Decoded
 from raypurify.serve.auth import token_fits
+from raypurify.serve.coders import Coders
 from raypurify.serve.deadline import Deadline
 from raypurify.serve.gate import Gate, retry_after
 from raypurify.serve.http import Refusal, read_image
@@ -34,8 +33,6 @@ READY_S = 5
 NOBODY = (TimeoutError, asyncio.TimeoutError, RayError, RayServeException)
 # As proxies call it in their logs.
 _LEFT = 499
-# Images that are decoded or encoded at a time.
-_CODERS = 4
 _LOG = logging.getLogger("ray.serve")
 
 Answer = TypeVar("Answer")
@@ -58,7 +55,7 @@ class Front:
         self.gate = Gate(
             settings.max_queued_requests, settings.max_bytes, settings.max_batch_bytes, settings.max_waiting_pixels
         )
-        self.coders = ThreadPoolExecutor(_CODERS)
+        self.coders = Coders()
         # While JSON is parsed, no other thread of this process runs.
         self.parsing = asyncio.Semaphore(1)
         self.metrics = FrontMetrics()
@@ -88,7 +85,7 @@ class Front:
 
     async def decoded(self, data: bytes, caller: Caller) -> Decoded:
         """An image that a caller sent, decoded in a thread. Raises ImageError."""
-        return await self.in_thread(partial(decode_image, max_pixels=caller.max_pixels), data)
+        return await self.coders.decoded(data, caller.max_pixels)
 
     async def asked(self, pixels: np.ndarray, deadline: Deadline) -> tuple[np.ndarray, dict[str, Any]]:
         """What the purifier makes of uint8 (H, W, 3) pixels: pixels of the same shape, and the facts about them.
@@ -105,7 +102,7 @@ class Front:
 
     def in_thread(self, work: Callable[..., Answer], *args: Any) -> Awaitable[Answer]:
         """What ``work`` returns, in one of the few threads for decoding and encoding."""
-        return asyncio.get_running_loop().run_in_executor(self.coders, work, *args)
+        return self.coders.run(work, *args)
 
     async def _asked(self, pixels: np.ndarray, seconds: float) -> Any:
         response = self.purifier.purify.remote(pixels, seconds)

@@ -52,6 +52,8 @@ class Caller:
         # A caller's own largest body is that of any call.
         self.max_batch_bytes = min(limits.max_bytes or settings.max_batch_bytes, settings.max_batch_bytes)
         self.max_pixels = min(limits.max_pixels or settings.max_pixels, settings.max_pixels)
+        # Of a job's images, by who purifies them: what bounds a replica is nothing to actors of the job's own.
+        self.job_pixels = {"serve": self.max_pixels, "actors": limits.max_pixels}
         self._bucket = Bucket(limits.images_per_s, limits.burst) if limits.images_per_s else None
 
     def charge(self, images: int = 1) -> None:
@@ -72,6 +74,11 @@ class Callers:
             digest: Caller(digest, settings.limits.get(digest, default) if digest else default, settings)
             for digest in digests
         }
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """The names of all for their jobs."""
+        return frozenset(caller.owner for caller in self._callers.values())
 
     def of(self, digest: str | None) -> Caller:
         """The caller with a token of this digest, None where no token is asked for."""

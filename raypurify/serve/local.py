@@ -40,17 +40,19 @@ def serving(
 
     ``token`` is what callers must send, or several of which they send one; None answers anyone, on loopback only.
     ``address`` is a Ray cluster, None this machine, of which ``num_cpus`` CPUs are used. A replica takes
-    ``replica_cpus`` and ``replica_gpus``; ``settings`` are other fields of ``ServeSettings``. At the end new callers
-    are refused and those who are in get their answer, for half a minute at most. Raises ConfigError or BundleError
-    before Ray is started.
+    ``replica_cpus`` and ``replica_gpus``; ``settings`` are other fields of ``ServeSettings``, of which ``max_replicas``
+    is by default what the CPUs allow, of a cluster those that it has now, or 4 of replicas on GPUs. At the end new
+    callers are refused and those who are in get their answer, for half a minute at most. Raises ConfigError or
+    BundleError before Ray is started.
     """
-    from raypurify.runtime.session import ray_session
+    from raypurify.runtime.resources import cluster_resources
+    from raypurify.runtime.session import joins_cluster, ray_session
     from raypurify.serve.settings import parse_settings
 
     args = {"bundle": str(bundle), "num_cpus": replica_cpus, "num_gpus": replica_gpus, **settings}
-    if address is None and replica_cpus > 0 and not replica_gpus:
-        room = int((num_cpus or os.cpu_count() or 1) / replica_cpus)
-        args.setdefault("max_replicas", max(1, room, args.get("min_replicas", 1)))
+    by_cpus = "max_replicas" not in args and replica_cpus > 0 and not replica_gpus
+    if by_cpus:
+        args["max_replicas"] = _room(num_cpus or os.cpu_count() or 1, args)
     if token is None:
         if not _is_loopback(host):
             raise ConfigError(
@@ -60,7 +62,7 @@ def serving(
     else:
         tokens = [token] if isinstance(token, str) else token
         args["token_sha256"] = [hash_token(check_token(one)) for one in tokens]
-    longest = parse_settings(args).timeout_s
+    longest, joins = parse_settings(args).timeout_s, joins_cluster(address)
     if address is None:
         # Ray has its workers yield to whatever else runs; here they are what callers wait for.
         for name, value in (GRPC | {"RAY_worker_niceness": "0"}).items():
@@ -70,6 +72,8 @@ def serving(
 
         from raypurify.serve.app import build
 
+        if by_cpus and joins:
+            args["max_replicas"] = _room(cluster_resources().cpus, args)
         application = build(args)
         ours = not serve.status().proxies
         options = {"host": host, "port": port, "request_timeout_s": longest + _SPARE_S}
@@ -124,6 +128,11 @@ def _inside(handle: Any, seconds: float) -> int:
         return sum(handle.broadcast("end").results(timeout_s=seconds))
     # Older releases of Ray reach one ingress; there are more only under heavy load.
     return handle.end.remote().result(timeout_s=seconds)
+
+
+def _room(cpus: float, args: dict[str, Any]) -> int:
+    """Replicas for which there are CPUs, and no fewer than there are to be."""
+    return max(1, int(cpus / args["num_cpus"]), args.get("min_replicas", 1))
 
 
 def _is_loopback(host: str) -> bool:

@@ -78,7 +78,7 @@ _REFUSED: Answers = {
     408: refusal("the body did not come in time"),
     413: refusal("too many bytes or pixels"),
     415: refusal("not an image, or a body of a type that holds none"),
-    422: refusal("cut short, too small, animated"),
+    422: refusal("cut short, too small, animated, or it would take too long to decode"),
     429: refusal("more images a second than this token may send", RETRY),
     500: refusal("the purifier failed on this image"),
     503: refusal("too many images are waiting, or the endpoint is shutting down", RETRY),

@@ -10,6 +10,8 @@ from raypurify.errors import ConfigError
 # Batches of so many pixels are as fast as larger ones, and those who come meanwhile wait no longer than needed.
 _BATCH = {"cpu": 1 << 14, "cuda": 1 << 20}
 
+MAX_INGRESSES = 4
+
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -25,7 +27,9 @@ class Limits(BaseModel):
     images_per_s: float | None = Field(None, gt=0, description="images a second, at each ingress, on the average")
     burst: int = Field(10, ge=1, description="images at once that images_per_s allows for after a pause")
     max_bytes: int | None = Field(None, ge=1, description="largest request body, within that of the endpoint")
-    max_pixels: int | None = Field(None, ge=1, description="largest image, within that of the endpoint")
+    max_pixels: int | None = Field(
+        None, ge=1, description="largest image, within that of the endpoint; of a job by actors, for itself"
+    )
     jobs: int = Field(4, ge=0, description="jobs that have not ended")
 
 
@@ -54,6 +58,9 @@ class ServeSettings(BaseModel):
     num_gpus: float = Field(0, ge=0, description="GPUs of a purifier replica")
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
+    min_ingresses: int = Field(
+        1, ge=1, le=MAX_INGRESSES, description="processes that take callers in when there is nothing to do"
+    )
     batch_pixels: int | None = Field(
         None, ge=1, description="pixels a replica purifies together; None: 2¹⁴ on a CPU, 2²⁰ on a GPU"
     )

@@ -15,7 +15,8 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.requests import ClientDisconnect, Request
 
-from raypurify.serve import http
+from raypurify.images import decode_image
+from raypurify.serve import coders, http
 from raypurify.serve.app import api
 from raypurify.serve.front import Front, front, refusing
 from raypurify.serve.gate import Gate
@@ -186,6 +187,44 @@ def test_a_charset_that_decodes_nothing_is_an_error_of_the_client(path):
         headers = {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"}
         answer = await client.post(path, content=body, headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (400, "bad-form")
+
+    running(same, check)
+
+
+def test_files_that_are_read_in_python_are_bounded_and_decoded_one_at_a_time(monkeypatch):
+    """Also those whose caller has left: what was not begun then is not begun."""
+    side, now, begun = 190, Counter(), []
+    numbers, plain = b"P6 %d %d 254 " % (side, side) + bytes(side * side * 3), encode(noisy(side, side))
+    large = b"P2 600 600 255\n" + b"7  " * 360_000
+
+    def counting(data, max_pixels):
+        kind = data[:2]
+        now[kind] += 1
+        begun.append((kind, now[kind]))
+        try:
+            return decode_image(data, max_pixels=max_pixels)
+        finally:
+            time.sleep(0.05)
+            now[kind] -= 1
+
+    monkeypatch.setattr(coders, "decode_image", counting)
+
+    async def check(client, ingress):
+        sent = [("files", (f"{number}.png", data)) for number, data in enumerate([numbers, plain] * 4)]
+        answer = await client.post("/v1/purify/batch", files=sent)
+        assert (answer.status_code, answer.headers["x-raypurify-refused"]) == (200, "0"), answer.text
+        assert max(at_once for kind, at_once in begun if kind == b"P6") == 1
+        assert max(at_once for kind, at_once in begun if kind != b"P6") > 1
+        answer = await client.post("/v1/purify", content=large)
+        assert (answer.status_code, answer.json()["error"]) == (422, "too-complex"), answer.text
+        assert "1,048,576 bytes of numbers" in answer.json()["message"]
+        begun.clear()
+        short = {"X-Raypurify-Timeout": "0.2"}
+        answer = await client.post("/v1/purify/batch", files=files(30, numbers), headers=short)
+        assert int(answer.headers["x-raypurify-refused"]) > 20
+        count = len(begun)
+        await asyncio.sleep(0.3)
+        assert len(begun) == count < 10
 
     running(same, check)
 

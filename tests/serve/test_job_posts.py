@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from raypurify.serve.app import api
+from raypurify.serve.auth import hash_token
 from raypurify.serve.front import Front, front
 from raypurify.serve.jobs.deployment import Jobs
 from raypurify.serve.jobs.registry import Registry
-from raypurify.serve.jobs.request import JobRequest
+from raypurify.serve.jobs.request import JobRequest, bounded
 from raypurify.serve.jobs.supervisor import Supervisor
+from raypurify.serve.limits import Callers
 from raypurify.serve.settings import parse_settings
 
 httpx = pytest.importorskip("httpx")
@@ -50,7 +52,8 @@ def call(app, method, path, **options):
         ({}, 2000),
         ({"max_pixels": 2500}, 2000),
         ({"max_pixels": 1500}, 1500),
-        ({"engine": "actors", "max_pixels": 2500}, 2500),
+        ({"engine": "actors"}, 2000),
+        ({"engine": "actors", "max_pixels": 1500}, 1500),
     ],
 )
 def test_a_job_has_no_larger_images_than_its_caller_may_send(endpoint, options, recorded):
@@ -62,6 +65,36 @@ def test_a_job_has_no_larger_images_than_its_caller_may_send(endpoint, options, 
     assert JobRequest.model_validate(json.loads(file.read_text())["request"]).options.max_pixels == recorded
     # It is one job, however often it is posted.
     assert call(app, "POST", "/v1/jobs", json=asked).json()["id"] == answer.json()["id"]
+
+
+def test_the_largest_image_of_a_replica_is_nothing_to_actors_of_a_job(tmp_path):
+    caller = Callers(parse_settings({"no_auth": True, "max_pixels": 3000})).of(None)
+    recorded = {}
+    for engine in ("serve", "actors"):
+        asked = {"input": "/in", "output": "/out", "options": {"engine": engine, "max_pixels": 5000}}
+        recorded[engine] = bounded(JobRequest.model_validate(asked), caller.job_pixels).options.max_pixels
+    assert recorded == {"serve": 3000, "actors": 5000}
+
+
+def test_jobs_of_a_token_that_is_replaced_leave_their_outputs_to_the_next(tmp_path, monkeypatch, caplog):
+    context = SimpleNamespace(gcs_address="", app_name="raypurify")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
+    monkeypatch.setattr(Jobs.func_or_class, "_hindered", lambda self, record: "never")
+    views = []
+    for token in ("old", "old", "new"):
+        settings = parse_settings({"token_sha256": hash_token(token), "job_roots": str(tmp_path)})
+        owner = Callers(settings).of(hash_token(token)).owner
+        jobs = Jobs.func_or_class(settings)
+        try:
+            if not views:
+                asked = JobRequest(input=[f"{tmp_path}/in"], output=f"{tmp_path}/out")
+                jobs.supervisor.post(owner, asked, 1)
+            views.append([view.state for view in jobs.supervisor.jobs(owner)])
+        finally:
+            jobs.supervisor.close()
+    assert views == [["queued"], ["queued"], []]
+    assert [record.getMessage().count(f"{tmp_path}/out") for record in caplog.records] == [1]
 
 
 def test_the_body_of_a_job_is_counted_and_has_its_time(endpoint):

@@ -22,6 +22,7 @@ import raypurify
 from raypurify.errors import BundleError, ConfigError
 from raypurify.images import decode_image
 from raypurify.purifiers.batch import purify_pixels
+from raypurify.runtime.resources import Resources
 from raypurify.serve import local
 from raypurify.serve.app import build
 from raypurify.serve.auth import hash_token, token_fits
@@ -295,6 +296,37 @@ def test_settings_that_leave_the_door_open_by_accident_are_refused():
     ]:
         with pytest.raises(ConfigError, match=message):
             parse_settings(args)
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "replicas"),
+    [
+        ({}, {"num_cpus": 3}, 3),
+        ({"address": "head:6379"}, {}, 64),
+        ({"RAY_ADDRESS": "head:6379"}, {"num_cpus": 3}, 64),
+        ({"RAY_ADDRESS": "head:6379"}, {"replica_cpus": 10}, 6),
+        ({"address": "head:6379"}, {"replica_cpus": 80, "min_replicas": 2}, 2),
+        ({"address": "head:6379"}, {"max_replicas": 5}, 5),
+        ({"address": "head:6379"}, {"replica_gpus": 1}, 4),
+    ],
+)
+def test_replicas_are_by_default_as_many_as_there_are_cpus_for(monkeypatch, where, options, replicas):
+    class Built(Exception):
+        pass
+
+    def build(args):
+        raise Built(parse_settings(args).max_replicas)
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raypurify.runtime.session.ray_session", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("raypurify.runtime.resources.cluster_resources", lambda: Resources(64, 8, 8))
+    monkeypatch.setattr("raypurify.serve.app.build", build)
+    # What is set for Ray goes with it.
+    others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    monkeypatch.setattr(os, "environ", others | {name: value for name, value in where.items() if name != "address"})
+    with pytest.raises(Built) as built, serving(port=free_port(), address=where.get("address"), **options):
+        pass
+    assert built.value.args == (replicas,)
 
 
 def test_what_cannot_be_served_is_said_before_ray_starts(tmp_path, bundle):

@@ -214,6 +214,29 @@ def test_a_supervisor_that_ends_leaves_its_jobs_to_the_next(root):
     assert not list((root / ".raypurify-jobs").glob("*.json"))
 
 
+def test_jobs_whose_caller_is_gone_end_and_their_outputs_are_free(root, caplog):
+    one, _ = supervisor(root, ["doctor"], at_once=1)
+    ended = one.post("me", request(root, "ended"), most=9).id
+    one.cancel("me", ended)
+    until(one, ended, lambda view: view.ended)
+    at_work = one.post("me", request(root), most=9).id
+    until(one, at_work, lambda view: view.state == "running")
+    kept = one.post("them", request(root, "kept"), most=9).id
+    driver = one._runs[at_work].driver
+    (root / "out" / "done.png").parent.mkdir(exist_ok=True)
+    (root / "out" / "done.png").write_bytes(b"what is done")
+    one.close()
+    assert driver.poll() is not None
+    one, _ = supervisor(root, ["--help"], hindered=lambda record: "not yet", owners={"them"})
+    assert [view.id for view in one.jobs("them")] == [kept]
+    assert one.jobs("me") == []
+    assert [file.stem for file in (root / ".raypurify-jobs").glob("*.json")] == [kept]
+    told = [line.getMessage() for line in caplog.records if "taken no longer" in line.getMessage()]
+    assert sorted((ended in line, "is cancelled and" in line) for line in told) == [(False, True), (True, False)]
+    assert (root / "out" / "done.png").read_bytes() == b"what is done"
+    assert {one.post("them", request(root, output), most=9).id for output in ("out", "ended")} == {at_work, ended}
+
+
 def test_what_is_overwritten_is_overwritten_once(root):
     job = {"format_version": 1, "source": {"rows": 3, "shards": 1}}
     write_job(resolve(root / "out"), job)

@@ -7,7 +7,7 @@ on. A driver outlives its replica by half a minute at most, and the lease of the
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from raypurify.serve.jobs.refused import Refused
 from raypurify.serve.jobs.registry import Record, Registry
 from raypurify.serve.jobs.request import arguments, bounded, parse_request
 from raypurify.serve.jobs.supervisor import Supervisor
+from raypurify.serve.limits import Callers
 from raypurify.serve.settings import ServeSettings
 
 # A supervisor that looks at nothing for so long hangs, be it at a disk that does not answer, and is replaced.
@@ -39,16 +40,21 @@ class Jobs:
         self.application = serve.get_replica_context().app_name
         registry = Registry(settings.job_roots)
         self.supervisor = Supervisor(
-            registry, self._start, self._hindered, self._hopeless, at_once=settings.jobs_at_once
+            registry,
+            self._start,
+            self._hindered,
+            self._hopeless,
+            at_once=settings.jobs_at_once,
+            owners=Callers(settings).owners,
         )
         # Who calls as soon as this replica runs finds the records read.
         self.supervisor.tick()
         self._thread = threading.Thread(target=self.supervisor.run, name="jobs", daemon=True)
         self._thread.start()
 
-    async def post(self, owner: str, body: bytes, most: int, max_pixels: int) -> Any:
-        """Take in the job that a body asks for, of a caller whose images have at most ``max_pixels``: its view, or a
-        Refused."""
+    async def post(self, owner: str, body: bytes, most: int, max_pixels: Mapping[str, int | None]) -> Any:
+        """Take in the job that a body asks for, of a caller whose images have at most the ``max_pixels`` of an engine:
+        its view, or a Refused."""
         return await _answer(lambda: self.supervisor.post(owner, bounded(parse_request(body), max_pixels), most))
 
     async def jobs(self, owner: str) -> Any:

@@ -1,5 +1,6 @@
 """What callers may ask of a job, and the command of ``raypurify purify`` that does it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -72,12 +73,13 @@ def parse_request(body: bytes) -> JobRequest:
         raise Refused(422, "bad-request", f"{where[:100]}: {first['msg']}; see /docs") from error
 
 
-def bounded(request: JobRequest, max_pixels: int) -> JobRequest:
-    """The request with images of at most ``max_pixels``, where the replicas that all callers share purify them."""
+def bounded(request: JobRequest, max_pixels: Mapping[str, int | None]) -> JobRequest:
+    """The request with images of at most the ``max_pixels`` of its engine; None bounds nothing."""
     options = request.options
-    if options.engine != "serve" or options.max_pixels <= max_pixels:
+    most = max_pixels[options.engine]
+    if most is None or options.max_pixels <= most:
         return request
-    return request.model_copy(update={"options": options.model_copy(update={"max_pixels": max_pixels})})
+    return request.model_copy(update={"options": options.model_copy(update={"max_pixels": most})})
 
 
 def request_schema() -> dict[str, Any]:

@@ -7,7 +7,7 @@ one that dies three times without committing a shard, or that says nothing for t
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -54,8 +54,9 @@ class Supervisor:
     """The jobs below the roots of a registry, ``at_once`` of them at work.
 
     ``start`` begins a driver, told whether the job is to overwrite; ``hindered`` says why a job cannot begin yet, and
-    ``hopeless`` why one can never go on with what is in its output.
-    What callers ask raises Refused, and comes from any thread; ``run`` and ``close`` are called once.
+    ``hopeless`` why one can never go on with what is in its output. Jobs of others than ``owners``, where these
+    are given, are forgotten: nobody could ask for them. What callers ask raises Refused, and comes from any thread;
+    ``run`` and ``close`` are called once.
     """
 
     registry: Registry
@@ -63,6 +64,7 @@ class Supervisor:
     hindered: Callable[[Record], str | None] = lambda record: None
     hopeless: Callable[[Record], str | None] = lambda record: None
     at_once: int = 2
+    owners: Collection[str] | None = None
     silent_s: float = SILENT_S
     ticked: float = field(default_factory=time.monotonic)
 
@@ -173,8 +175,16 @@ class Supervisor:
                 leases = [stack.enter_context(held(registry_of(root))) for root in self.registry.roots]
                 self._holding, self._leases = stack.pop_all(), leases
         with self._lock:
-            self._records = self.registry.load()
-        return self._records
+            records = self.registry.load()
+            for record in [*records.values()]:
+                if self.owners is not None and record.owner not in self.owners:
+                    self.registry.remove(record)
+                    del records[record.id]
+                    what = "forgotten" if record.ended else "cancelled and forgotten"
+                    text = "job %s of a token that is taken no longer is %s; its output stays, and is for anyone: %s"
+                    _LOG.warning(text, record.id, what, record.asked.output)
+            self._records = records
+        return records
 
     def _let_go(self) -> None:
         """End every driver, and leave the roots to whoever comes next."""

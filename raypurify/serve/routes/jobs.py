@@ -54,7 +54,7 @@ async def post(request: Request, front: _Front) -> JobView:
     caller.charge()
     with front.gate.reading() as hold:
         body = await deadline.reading(read_body(request, MAX_BYTES, hold))
-    return await _asked(front, "post", request, body, caller.limits.jobs, caller.max_pixels)
+    return await _asked(front, "post", request, body, caller.limits.jobs, caller.job_pixels)
 
 
 @router.get("", responses=_REFUSALS)
