@@ -37,13 +37,39 @@ def test_the_serve_file_says_every_setting_and_does_not_start_without_a_token():
     assert told.model_dump(exclude={"token_sha256", "max_replicas"}) == same
 
 
-def test_kubernetes_runs_the_same_application_with_an_ingress_to_spare():
+def test_kubernetes_runs_the_same_application_with_one_of_each_to_spare():
     served = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])
     args, same = (config["applications"][0]["args"] for config in (served, SERVE))
-    assert (args.pop("min_ingresses"), same["min_ingresses"]) == (2, 1)
-    assert {**args, "min_ingresses": 1} == same
-    served["applications"][0]["args"] = same
+    fewest = {name for name in args if name.startswith("min_")}
+    assert "min_replicas" in fewest
+    (workers,) = CLUSTER["workerGroupSpecs"]
+    for name in fewest:
+        # A worker with nothing of the application takes no callers.
+        assert args[name] == workers["minReplicas"] == 2
+        args[name] = same[name]
     assert served == SERVE
+
+
+def test_kuberay_makes_the_service_that_the_ingress_names():
+    (head,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
+    # It takes the ports of the head for those of workers.
+    (serve,) = (port for port in head["ports"] if port["name"] == "serve")
+    (ingress,) = (thing for thing in OBJECTS if thing["kind"] == "Ingress")
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    named = {"name": f"{SERVICE['metadata']['name']}-serve-svc", "port": {"number": serve["containerPort"]}}
+    assert path["backend"]["service"] == named
+    assert serve["containerPort"] == SERVE["http_options"]["port"]
+
+
+def test_a_drain_leaves_a_worker_that_answers():
+    (budget,) = (thing for thing in OBJECTS if thing["kind"] == "PodDisruptionBudget")
+    (workers,) = CLUSTER["workerGroupSpecs"]
+    # A RayCluster has no scale subresource, without which Kubernetes lets no pod go that maxUnavailable is about.
+    assert set(budget["spec"]) == {"minAvailable", "selector"}
+    assert 1 <= budget["spec"]["minAvailable"] < workers["minReplicas"]
+    chosen = budget["spec"]["selector"]["matchLabels"].items()
+    both = (CLUSTER["headGroupSpec"], workers)
+    assert [chosen <= group["template"]["metadata"]["labels"].items() for group in both] == [False, True]
 
 
 def test_workers_get_callers_when_a_replica_has_solved_its_image():
@@ -55,7 +81,11 @@ def test_workers_get_callers_when_a_replica_has_solved_its_image():
     from raypurify.serve.front import READY_S
 
     assert container["readinessProbe"]["timeoutSeconds"] > READY_S
-    assert workers["template"]["spec"]["terminationGracePeriodSeconds"] > ServeSettings().timeout_s
+    # Kubernetes waits for Ray, and Ray for the last answer.
+    told = {one["name"]: one.get("value") for one in container["env"]}
+    drain = float(told["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+    last = SERVE["http_options"]["request_timeout_s"]
+    assert workers["template"]["spec"]["terminationGracePeriodSeconds"] > drain > last > ServeSettings().timeout_s
 
 
 def test_callers_reach_workers_alone():

@@ -56,3 +56,10 @@ def test_docstrings_become_what_sphinx_reads(site):
         *("One \\|x\\|.", "", "::", "", "    a  ``b|c``", "", "    d", "", ">>> f(a|b)", ""),
         "Codes of ``n``\\ ² rows.",
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_an_endpoint_that_a_page_starts_has_a_token_or_needs_none(page):
+    text = page.read_text("utf-8")
+    for command in re.findall(r"raypurify serve --[^`\n]*", text):
+        assert "--no-auth" in command or "export RAYPURIFY_TOKEN=" in text[: text.index(command)], command

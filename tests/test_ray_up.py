@@ -118,6 +118,18 @@ def test_the_dockerfile_has_both_targets_and_what_it_names():
     assert "ARG PIP_EXTRA_INDEX_URL\n" in stages["cpu"]
     assert not any("index-url" in text for text in stages.values())
     assert "whl/cpu" not in stages["gpu"]
+    # Else both targets hold the same packages.
+    for name in ("deploy/Dockerfile", "docs/cluster.md"):
+        text = (REPOSITORY / name).read_text("utf-8").replace("\\\n", "")
+        builds = re.findall(r"docker build .*--target cpu .*", text)
+        assert builds, name
+        assert all('--build-arg PIP_EXTRA_INDEX_URL="$WHEELS"' in line for line in builds), name
+
+
+def test_the_launcher_is_told_of_no_image_that_lacks_what_it_calls():
+    called = all(re.search(rf"apt-get install .*\b{package}\b", DOCKERFILE) for package in ("rsync", "openssh-client"))
+    home = "\nENV HOME=" in DOCKERFILE
+    assert "deploy/Dockerfile" not in (REPOSITORY / "cluster.yaml").read_text("utf-8") or (called and home)
 
 
 def test_what_the_page_and_the_files_name_is_there():
