@@ -169,3 +169,17 @@ def test_a_cluster_that_does_not_exist_is_named(purifier, images, bad, message):
     with pytest.raises(DataError) as error:
         purifier.purify(images[:2], cluster=bad)
     assert message in str(error.value)
+
+
+def test_rules_of_choice_are_what_they_say(benchmark, purifier, images, out):
+    labels = torch.arange(len(images)) % 10
+    chosen = benchmark("choices").choices(purifier, images, labels, torch.Generator().manual_seed(0))
+    distances = purifier.distributions.distance(purifier.latents(images))
+    classes = torch.tensor(purifier.bundle.manifest.cluster_class)
+    assert torch.equal(chosen["nearest"], out.cluster)
+    assert torch.equal(chosen["farthest"], distances.argmax(1))
+    assert torch.equal(classes[chosen["own class"]], labels)
+    assert (classes[chosen["another class"]] != labels).all()
+    nearer = torch.minimum(*(distances.gather(1, chosen[name][:, None]) for name in ("own class", "another class")))
+    torch.testing.assert_close(nearer[:, 0], distances.amin(1))
+    assert len(chosen["random"].unique()) > 2
