@@ -1,90 +1,98 @@
 """Figure 4 of RSFP: what the choice of the cluster, whose dictionary rewrites an image, is worth.
 
-    python benchmarks/choices.py --data DIR [--images 500] [--steps 100]
+    raypurify evaluate benchmarks/grids/table2.yaml --data DIR --out OUT
+    python benchmarks/choices.py --data DIR --report OUT [--images 500]
 
-DIR holds ``cifar10/test.parquet`` and ``cifar10-resnet/``. The first test images, clean and attacked on a ResNet-56 by
-one who does not know the purifier, are purified with the bundle cifar10 and other dictionaries than it would choose.
-*own class* is the nearest cluster of the image's true class, which nobody knows who purifies: an oracle, hence not a
-setting of the purifier. *another class* is the nearest of all the others: what a wrong choice costs.
+DIR holds ``cifar10/test.parquet`` and ``cifar10-resnet/``. The first images of that grid, clean and as it attacked them
+on a ResNet-56, by one who does not know the purifier, are purified with the bundle cifar10 and other dictionaries than
+it would choose. *own class* is the nearest cluster of the image's true class, which nobody knows who purifies: an
+oracle, hence not a setting of the purifier. *another class* is the nearest of all the others: what a wrong choice
+costs. An attack that is done is a file in OUT/choices, which the same command does not do again.
 """
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from one_dictionary import ATOMS
 from torch import Tensor
 
 import raypurify
-from raypurify.attacks import BIM, FGSM
 from raypurify.attacks.budget import size
+from raypurify.evaluation.batches import read_grid_batches
+from raypurify.evaluation.cells import read_attacked
+from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.intervals import paired, wilson
+from raypurify.evaluation.plan import GridPlan, make_plan
+from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.evaluation.tables import as_markdown
-from raypurify.images import decode_image, to_float
-from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.files import read_json, write_json
 from raypurify.purifiers import RSFP, load_global_rsfp
+from raypurify.storage import resolve
 
 RESULTS = Path(__file__).parent / "results" / "choices.json"
-WEIGHTS = "cifar10-resnet/resnet56-4bfd9763.th"
-EPS, BATCH = 0.04, 250
+GRID, CLASSIFIER = Path(__file__).parent / "grids" / "table2.yaml", "ResNet-56"
 REFERENCE, ONE = "nearest", "one dictionary"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--report", required=True, help="where the grid was evaluated")
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=100, help="of BIM")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    results = study(arguments.data, arguments.images, arguments.steps)
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    results = study(arguments.data, arguments.report, arguments.images)
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(table(results))
 
 
-def study(data: Path, count: int, steps: int) -> dict:
-    """Which images each choice leaves right, under each attack, as figures with their intervals."""
-    purifier = raypurify.load("cifar10", "cuda" if torch.cuda.is_available() else "cpu")
-    one = load_global_rsfp(ATOMS, **purifier.settings.csc.model_dump())
-    network = load_cifar_resnet(data / WEIGHTS).to(purifier.device)
-    images, labels = (part.to(purifier.device) for part in first_images(data / "cifar10" / "test.parquet", count))
-    right: dict[str, dict[str, list[bool]]] = {}
-    sizes, own = {}, {}
-    # A step of a tenth of the budget or more: where there are few, they still fill it.
-    attacks = {
-        "clean": None,
-        "FGSM-0.04": FGSM(EPS, "dissimilarity"),
-        f"BIM of {steps} steps": BIM(EPS, "dissimilarity", steps, step_size=max(2.5 / steps, 0.1) * EPS),
-    }
-    for name, attack in attacks.items():
-        hits, size_of, of_own = right.setdefault(name, {}), [], []
-        generator = torch.Generator().manual_seed(0)
-        for x, y in zip(images.split(BATCH), labels.split(BATCH)):
-            shown = x if attack is None else rounded(attack(network, x, y))
-            size_of.append(size(shown - x, x, "dissimilarity"))
-            chosen = choices(purifier, shown, y, generator)
-            of_own.append(chosen[REFERENCE] == chosen["own class"])
-            purify: dict[str, Callable] = {"none": lambda images: images, ONE: lambda images: one.purify(images).images}
-            for choice, cluster in chosen.items():
-                purify[choice] = lambda images, cluster=cluster: purifier.purify(images, cluster=cluster).images
-            with torch.no_grad():
-                for choice, rewritten in purify.items():
-                    found = network(rounded(rewritten(shown))).argmax(1) == y
-                    hits.setdefault(choice, []).extend(found.tolist())
-        sizes[name], own[name] = (round(float(torch.cat(part).float().mean()), 4) for part in (size_of, of_own))
-        print(name, {choice: sum(found) / count for choice, found in hits.items()}, flush=True)
+def study(data: str, report: str, count: int) -> dict:
+    """The accuracy that each choice leaves under each attack, with intervals."""
+    grid, out = load_grid(GRID, data), resolve(report)
+    batches, _ = read_grid_batches(grid.images, grid.batch)
+    plan, subjects = make_plan(grid, out, batches), Subjects(grid, "cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for attack in grid.attacks:
+        file = out / "choices" / f"{attack} {count}.json"
+        if found.setdefault(attack, read_json(file)) is None:
+            found[attack] = under(plan, subjects, attack, batches[: count // grid.batch])
+            write_json(file, found[attack])
+        print(attack, {choice: cell["accuracy"] for choice, cell in found[attack]["cells"].items()}, flush=True)
     return {
-        "command": f"python benchmarks/choices.py --data DIR --images {count} --steps {steps}",
+        "command": f"python benchmarks/choices.py --data DIR --report OUT --images {count}",
         "images": count,
-        "bundle": purifier.digest,
-        "dissimilarity": sizes,
-        "nearest_is_of_own_class": own,
-        "cells": {name: figures(hits) for name, hits in right.items()},
+        "digests": plan.digests,
+        "attacks": found,
     }
+
+
+def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dict:
+    """One attack: the cells of all choices, its mean size, and how often the nearest cluster is the oracle's."""
+    purifier = raypurify.load("cifar10", subjects.device)
+    one = load_global_rsfp(ATOMS, **purifier.settings.csc.model_dump())
+    network, generator = subjects.classifier(CLASSIFIER), torch.Generator().manual_seed(0)
+    hits: dict[str, list[bool]] = {}
+    sizes, of_own = [], []
+    for number, batch in enumerate(batches):
+        clean = torch.from_numpy(batch.pixels).to(subjects.device).float() / 255
+        labels, attacked = torch.from_numpy(batch.labels).to(subjects.device), clean
+        if plan.grid.attacks[attack].attack != "clean":
+            attacked = read_attacked(plan.adversarial(CellName(CLASSIFIER, attack, "none"), number))
+            assert attacked is not None, f"evaluate {GRID} first"
+            attacked = attacked.to(subjects.device)
+        chosen = choices(purifier, attacked, labels, generator)
+        purified = {"none": attacked, ONE: one.purify(attacked).images}
+        purified |= {choice: purifier.purify(attacked, cluster=cluster).images for choice, cluster in chosen.items()}
+        for choice, images in purified.items():
+            right = predict(network, (images * 255).round() / 255) == labels
+            hits.setdefault(choice, []).extend(right.tolist())
+        sizes.append(size(attacked - clean, clean, "dissimilarity"))
+        of_own.append((chosen[REFERENCE] == chosen["own class"]).float())
+    own, length = (round(float(torch.cat(part).mean()), 4) for part in (of_own, sizes))
+    return {"dissimilarity": length, "nearest_is_of_own_class": own, "cells": figures(hits)}
 
 
 def choices(purifier: RSFP, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -102,17 +110,6 @@ def choices(purifier: RSFP, images: Tensor, labels: Tensor, generator: torch.Gen
     }
 
 
-def first_images(file: Path, count: int) -> tuple[Tensor, Tensor]:
-    rows = pq.read_table(file)[:count]
-    pixels = [to_float(decode_image(one).pixels) for one in rows["image"].to_pylist()]
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(rows["label"].to_pylist())
-
-
-def rounded(images: Tensor) -> Tensor:
-    """To 8 bits, as files are."""
-    return (images * 255).round() / 255
-
-
 def figures(hits: dict[str, list[bool]]) -> dict[str, dict]:
     """Accuracy of each choice, and its difference from the purifier's own."""
     reference = np.array(hits[REFERENCE])
@@ -128,11 +125,11 @@ def figures(hits: dict[str, list[bool]]) -> dict[str, dict]:
 
 def table(results: dict) -> str:
     """Accuracy by choice and attack as Markdown, beside the difference from the nearest."""
-    attacks = list(results["cells"])
+    attacks = list(results["attacks"])
     head = ["dictionary of", *attacks, *(f"{name}, minus nearest" for name in attacks)]
     body = []
     for choice in ("none", "own class", REFERENCE, "another class", "random", "farthest", ONE):
-        cells = [results["cells"][name][choice] for name in attacks]
+        cells = [results["attacks"][name]["cells"][choice] for name in attacks]
         shown = [f"{100 * c['accuracy']:.1f} ({100 * c['low']:.1f}–{100 * c['high']:.1f})" for c in cells]
         gaps = [c.get("minus_nearest") for c in cells]
         shown += [

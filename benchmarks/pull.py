@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from choices import first_images, rounded
 from cluster_forms import Regime, clusters_of
 from safetensors.torch import load_file, save_file
 from scipy.stats import t as student
@@ -40,7 +39,7 @@ from raypurify.clusters.files import load_clusters, write_clusters
 from raypurify.config import Settings, load_settings
 from raypurify.evaluation.tables import as_markdown
 from raypurify.files import read_json, write_json
-from raypurify.images import decode_image
+from raypurify.images import decode_image, to_float
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.nets.store import load_network
 from raypurify.purifiers import learn_global_dictionary
@@ -194,6 +193,17 @@ def write_all_clusters(
 def dictionary_of(images: ImageSet, members: np.ndarray, settings: Settings) -> Tensor:
     some = images.images[np.flatnonzero(members)[: settings.dictionaries.images]]
     return learn_global_dictionary(torch.from_numpy(some).float() / 255, settings.dictionaries, settings.csc)
+
+
+def first_images(file: Path, count: int) -> tuple[Tensor, Tensor]:
+    rows = pq.read_table(file)[:count]
+    pixels = [to_float(decode_image(one).pixels) for one in rows["image"].to_pylist()]
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(rows["label"].to_pylist())
+
+
+def rounded(images: Tensor) -> Tensor:
+    """To 8 bits, as files are."""
+    return (images * 255).round() / 255
 
 
 class Subject:
