@@ -83,7 +83,10 @@ def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dic
             attacked = read_attacked(plan.adversarial(CellName(CLASSIFIER, attack, "none"), number))
             assert attacked is not None, f"evaluate {GRID} first"
             attacked = attacked.to(subjects.device)
-        chosen = choices(purifier, attacked, labels, generator)
+        # The network sees an image once, not once for every choice.
+        latents = RSFP.latents(purifier, attacked)
+        purifier.latents = lambda _, latents=latents: latents
+        chosen = choices(purifier, latents, labels, generator)
         purified = {"none": attacked, ONE: one.purify(attacked).images}
         purified |= {choice: purifier.purify(attacked, cluster=cluster).images for choice, cluster in chosen.items()}
         for choice, images in purified.items():
@@ -95,12 +98,12 @@ def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dic
     return {"dissimilarity": length, "nearest_is_of_own_class": own, "cells": figures(hits)}
 
 
-def choices(purifier: RSFP, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The cluster (n,) of each image by every rule."""
-    distance = purifier.distributions.distance(purifier.latents(images))
+def choices(purifier: RSFP, latents: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The cluster (n,) of each of the latents (n, d) by every rule."""
+    distance = purifier.distributions.distance(latents)
     classes = torch.tensor(purifier.bundle.manifest.cluster_class, device=distance.device)
     own = classes == labels[:, None]
-    random = torch.randint(len(classes), (len(images),), generator=generator)
+    random = torch.randint(len(classes), (len(latents),), generator=generator)
     return {
         "own class": distance.masked_fill(~own, torch.inf).argmin(1),
         REFERENCE: distance.argmin(1),

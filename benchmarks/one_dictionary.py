@@ -1,9 +1,9 @@
 """One dictionary for all images, beside the thirty of the bundle cifar10: what clusters are compared with.
 
-    python benchmarks/one_dictionary.py --data DIR [--images 1024] [--out benchmarks/one_dictionary.safetensors]
+    python benchmarks/one_dictionary.py --data DIR [--images 7680] [--out benchmarks/one_dictionary.safetensors]
 
-DIR holds ``cifar10/train-*.parquet``. It is learned with the settings of the bundle from four times as many images as
-one of its thirty, drawn by seed from what the fit trained on. Grids name it as ``dictionary`` of ``rsfp_global``.
+DIR holds ``cifar10/train-*.parquet``. It is learned with the settings of the bundle from as many images as all thirty
+together, drawn by seed from what the fit trained on. Grids name it as ``dictionary`` of ``rsfp_global``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ATOMS = Path(__file__).with_suffix(".safetensors")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=7680)
     parser.add_argument("--out", type=Path, default=ATOMS)
     arguments = parser.parse_args()
     purifier = raypurify.load("cifar10")

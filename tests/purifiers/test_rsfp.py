@@ -173,7 +173,7 @@ def test_a_cluster_that_does_not_exist_is_named(purifier, images, bad, message):
 
 def test_rules_of_choice_are_what_they_say(benchmark, purifier, images, out):
     labels = torch.arange(len(images)) % 10
-    chosen = benchmark("choices").choices(purifier, images, labels, torch.Generator().manual_seed(0))
+    chosen = benchmark("choices").choices(purifier, purifier.latents(images), labels, torch.Generator().manual_seed(0))
     distances = purifier.distributions.distance(purifier.latents(images))
     classes = torch.tensor(purifier.bundle.manifest.cluster_class)
     assert torch.equal(chosen["nearest"], out.cluster)
