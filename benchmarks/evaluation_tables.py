@@ -12,14 +12,17 @@ of all grids. The text around tables stays. ``tests/test_readme.py`` refuses pag
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.grid import Grid, load_grid
 from raypurify.evaluation.paper_comparison import compare_with_papers
 from raypurify.evaluation.tables import as_markdown, checks_table, layout, read_csv
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
+# Rows that a grid got after its results were made: with their results, a name goes from here.
+AWAITED = {"cifar10": {"one dictionary"}}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
@@ -41,8 +44,7 @@ def papers_tables(name: str) -> list[str]:
     found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
     cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
     changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
-    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
-    return [as_markdown(*section.table) for section in compare_with_papers(grid, cells)]
+    return [as_markdown(*section.table) for section in compare_with_papers(grid_of(name, changes), cells)]
 
 
 def all_checks() -> str:
@@ -58,6 +60,13 @@ def all_checks() -> str:
 def grid_name(name: str) -> str:
     """Of two sizes there is one grid."""
     return name.removesuffix("-128")
+
+
+def grid_of(name: str, changes: Sequence[str] = ()) -> Grid:
+    """The grid that committed results come from, as it was then."""
+    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
+    rows = {row: spec for row, spec in grid.purifiers.items() if row not in AWAITED.get(name, ())}
+    return grid.model_copy(update={"purifiers": rows})
 
 
 def filled(page: str) -> str:

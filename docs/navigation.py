@@ -4,7 +4,7 @@ from pathlib import Path
 
 SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
 USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
-WHY = ("algorithm", "clusters", "scale", "three-hosts", "decisions")
+WHY = ("algorithm", "claims", "clusters", "scale", "three-hosts", "decisions")
 
 
 def navigation(root: Path, rooms: list[str]) -> str:

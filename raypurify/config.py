@@ -130,9 +130,9 @@ LMBDA_RANGE = (0.5, 3.0)
 class CscSettings(_Settings):
     """Settings of the low/high split and of convolutional sparse coding."""
 
-    lmbda: float = Field(0.2, ge=0)
+    lmbda: float = Field(0.2, ge=0, description="sparsity; the number is STL's, whose atoms have norm 1 in each colour")
     rel_tol: float = Field(5e-3, gt=0)
-    tikhonov: float = Field(5.0, gt=0)
+    tikhonov: float = Field(5.0, gt=0, description="weight of the low-pass")
     pad: int = Field(16, ge=0)
     noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
@@ -141,8 +141,8 @@ class CscSettings(_Settings):
 class DictionarySettings(_Settings):
     """Settings of convolutional dictionary learning, one dictionary per cluster."""
 
-    atoms: int = Field(64, ge=2)
-    size: int = Field(8, ge=2)
+    atoms: int = Field(64, ge=2, description="STL's number; RSFP gives none")
+    size: int = Field(8, ge=2, description="side of an atom; STL's number")
     images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
     passes: int = Field(1, ge=1)
     engine: Literal["torch", "sporco"] = "torch"

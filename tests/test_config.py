@@ -15,8 +15,13 @@ def test_paper_preset_holds_the_papers_settings():
     paper = load_settings("paper")
     assert (paper.network.depth, paper.network.width) == (32, 10)
     assert (paper.robust.attack.steps, paper.robust.attack.eps, paper.robust.attack.norm) == (10, 0.3, "l2")
-    assert (paper.dictionaries.atoms, paper.dictionaries.size, paper.csc.lmbda) == (64, 8, 0.2)
     assert paper.clusters.form == "pinv"
+    assert paper.network.dropout > 0
+    assert (paper.robust_first.init, paper.robust_first.loss, paper.robust_first.alpha) == ("random", "trades", 0)
+    assert (paper.robust.init, paper.robust.loss) == ("first", "ce")
+    assert {"alpha", "init"} <= paper.robust.model_fields_set
+    # RSFP has no numbers for these: they are STL's.
+    assert (paper.dictionaries.atoms, paper.dictionaries.size, paper.csc.lmbda) == (64, 8, 0.2)
 
 
 def test_overrides_win_over_the_file(tmp_path):

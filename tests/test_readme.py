@@ -1,5 +1,6 @@
 """The README's numbers come from committed results, and what it points to is there."""
 
+import csv
 import hashlib
 import json
 import re
@@ -27,6 +28,8 @@ PLACES = [
     ("docs/evaluation.md", "sweep-adaptive"),
     ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),
+    ("docs/claims.md", "figure5"),
+    ("docs/claims.md", "table2"),
 ]
 
 
@@ -118,10 +121,9 @@ def without_curve(name):
 @pytest.mark.parametrize("name", sorted({name for _, name in PLACES} - {"dictionaries"}))
 def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(benchmark, name, monkeypatch):
     from raypurify.evaluation import subjects
-    from raypurify.evaluation.grid import load_grid
 
     facts = json.loads((RESULTS / name / "facts.json").read_text())
-    grid = load_grid(GRIDS / f"{benchmark('evaluation_tables').grid_name(name)}.yaml", "DIR")
+    grid = benchmark("evaluation_tables").grid_of(name)
 
     def digests():
         return {name: subjects.purifier_digest(spec) for name, spec in grid.purifiers.items()}
@@ -148,25 +150,153 @@ def test_figures_of_the_bundles_are_those_of_their_manifests(name):
     ) in said
     if name == "imagenet10":
         assert f"from {manifest.training_data['train']:,} images" in said
+        assert (
+            f"leaves {100 * attacked['baseline_attacked']:.1f} %, `imagenet10` purifies to "
+            f"{100 * attacked['baseline_attacked_purified']:.1f} %, clean ones to "
+            f"{100 * attacked['baseline_clean_purified']:.1f} % of {100 * attacked['baseline_clean']:.1f} % "
+            f"(n = {attacked['images']})"
+        ) in said
 
 
-def test_figures_of_the_retrained_classifier_are_those_of_the_committed_results():
+def cells_of(name: str) -> dict[tuple[str, str, str], float]:
+    """Accuracies in percent of a committed grid, by classifier, attack and purifier."""
     from raypurify.evaluation.tables import read_csv
 
-    found = read_csv((RESULTS / "cifar10-retrained" / "cells.csv").read_text("utf-8"))
-    cells = {cell.attack: cell for cell in found if (cell.classifier, cell.purifier) == ("retrained", "RSFP, stronger")}
-    clean, mean = cells["clean"], cells["mean of attacks"]
-    said = f"{100 * clean.accuracy:.1f} % of clean images and on {100 * mean.accuracy:.1f} % of attacked ones"
-    assert f"{said}, the mean of these five attacks (n = {clean.n})" in " ".join(README.split())
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    return {(cell.classifier, cell.attack, cell.purifier): 100 * cell.accuracy for cell in found}
 
 
-def test_what_autoattack_leaves_is_that_of_the_committed_results():
-    from raypurify.evaluation.tables import read_csv
+def retrained_in_words() -> str:
+    found = cells_of("cifar10-retrained")
+    known = {
+        attack: value for (c, attack, p), value in found.items() if (c, p) == ("retrained, known", "RSFP, stronger")
+    }
+    filling = [known[attack] for attack in ("FGSM-0.08", "FGSM-0.04", "BIM")]
+    transfer = found["retrained", "mean of attacks", "RSFP, stronger"]
+    return (
+        f"right on {known['clean']:.1f} % of clean images and, attacked by one who has its new weights, on "
+        f"{known['mean of attacks']:.1f} % of attacked ones, the mean of these five attacks; on "
+        f"{sum(filling) / 3:.1f} % over FGSM and BIM, which fill their budget (n = 2000). An attacker who knows the "
+        f"purifier too (BPDA) leaves it {known['BPDA']:.1f} %; one who still has the weights from before the "
+        f"retraining, a transfer, {transfer:.1f} %"
+    )
 
-    found = read_csv((RESULTS / "cifar10-linf" / "cells.csv").read_text("utf-8"))
-    names = ("robust network", "AutoAttack", "none")
-    (left,) = [one for one in found if (one.classifier, one.attack, one.purifier) == names]
-    assert f"leaves it {100 * left.accuracy:.1f} % (n = {left.n})" in " ".join(README.split())
+
+def one_dictionary_in_words() -> str:
+    found = cells_of("dictionaries")
+    one, thirty = (found["ResNet-56", "mean of attacks", row] for row in ("one dictionary", "64 atoms of 8×8"))
+    with (RESULTS / "dictionaries" / "comparisons.csv").open(encoding="utf-8") as file:
+        rows = {(row["attack"], row["other"]): row for row in csv.DictReader(file)}
+    mean, clean = (rows[attack, "one dictionary"] for attack in ("mean of attacks", "clean"))
+    assert float(mean["low"]) < 0 < float(mean["high"])
+    lost, low, high = (100 * float(clean[key]) for key in ("value", "low", "high"))
+    return (
+        f"was right on {one:.1f} % of attacked ones, with thirty on {thirty:.1f} %, a difference within the intervals "
+        f"(n = 400); of clean ones it lost {lost:.1f} points more ({low:.1f} to {high:.1f})"
+    )
+
+
+def robust_network_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    pgd, auto = (found["robust network", attack, "none"] for attack in ("PGD", "AutoAttack"))
+    return f"that attack leaves it {pgd:.1f} %, and AutoAttack of that size leaves it {auto:.1f} % (n = 1000)"
+
+
+def autoattack_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    bare, purified = (found["robust network", "AutoAttack", row] for row in ("none", "RSFP"))
+    return f"fare better under it, {purified:.1f} against {bare:.1f} %"
+
+
+def gray_box_worst_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    of = {p: {a: v for (c, a, q), v in found.items() if (c, q) == ("robust network", p)} for p in ("none", "RSFP")}
+    bare, purified = (min(cells, key=cells.get) for cells in of.values())
+    assert (bare, purified) == ("AutoAttack", "MIM")
+    return (
+        f"worst case is {of['none'][bare]:.1f} % without it; with it {purified}, not {bare}, is the strongest of these "
+        f"attacks, so that it is {of['RSFP'][purified]:.1f} % at most"
+    )
+
+
+WORDS = {
+    retrained_in_words: "README.md",
+    one_dictionary_in_words: "README.md",
+    robust_network_in_words: "README.md",
+    autoattack_in_words: "docs/evaluation.md",
+    gray_box_worst_in_words: "docs/evaluation.md",
+}
+
+
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: words.__name__)
+def test_figures_in_words_are_those_of_the_committed_results(words):
+    assert words() in " ".join((REPOSITORY / WORDS[words]).read_text("utf-8").split())
+
+
+CLAIMED = ("cifar10", "cifar10-adaptive", "cifar10-retrained", "figure5", "table1", "table2")
+
+
+def claims_in_words() -> list[str]:
+    """What docs/claims.md says in words, from everywhere."""
+    grids = {name: cells_of(name) for name in CLAIMED}
+    solver = grids["cifar10-adaptive"]["ResNet-56", "solver", "RSFP"]
+    bare, purified = (
+        {attack: grids["cifar10"]["ResNet-56", attack, row] for attack in ("clean", "BIM")} for row in ("none", "RSFP")
+    )
+    retrained = grids["cifar10-retrained"]["retrained, known", "clean", "RSFP, stronger"]
+    ahead, behind = ({}, {})
+    for name, rows in (("cifar10", ahead), ("imagenette-128", behind)):
+        with (RESULTS / name / "comparisons.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["attack"] == "mean of attacks" and row["other"] != "none":
+                    rows[row["other"]] = [100 * float(row[key]) for key in ("value", "low", "high")]
+    best, tvm = min(ahead.values()), behind["TVM"]
+    measured = json.loads((REPOSITORY / "raypurify/bundles/cifar10/manifest.json").read_text("utf-8"))["measured"]
+    clean, attacked = (measured["clean"]["cluster_class"], measured["attacked"]["cluster_class_attacked"])
+    mean = {
+        p: [v for (_, a, q), v in grids["table2"].items() if (a, q) == ("mean of attacks", p)] for p in ("none", "RSFP")
+    }
+    choices = json.loads((RESULTS / "choices.json").read_text("utf-8"))["attacks"]
+    farthest = choices["BIM, 20 steps"]["cells"]["farthest"]["minus_nearest"]["value"]
+    one = choices["clean"]["cells"]["one dictionary"]["minus_nearest"]["value"]
+    levels = {
+        (attack, p): grids["figure5"]["ResNet-56", attack, p]
+        for attack in ("2 grey levels", "16")
+        for p in ("none", "RSFP")
+    }
+    pull = [grids["table1"][row, "PGD", "none"] for row in ("PGDAT+RST (PGDAT)", "PGDAT (PGDAT)")]
+    return [
+        f"PGD leaves {pull[0]:.1f} % with it, {pull[1]:.1f} % without (n = 1000",
+        f"{levels['2 grey levels', 'RSFP']:.1f} for {levels['2 grey levels', 'none']:.1f} %",
+        f"{levels['16', 'RSFP']:.1f} for {levels['16', 'none']:.1f} %",
+        f"leaves a ResNet-56 behind RSFP {solver:.1f} % (n = 500)",
+        f"{bare['clean']:.1f} % falls to {purified['clean']:.1f} % (n = 2000)",
+        f"has {retrained:.1f} %",
+        f"under BIM {bare['BIM']:.1f} % becomes {purified['BIM']:.1f} % (n = 2000)",
+        f"{best[0]:.1f} points ({best[1]:.1f} to {best[2]:.1f}) ahead of the best of {len(ahead)} others".replace(
+            " 8 ", " eight "
+        ),
+        f"{-tvm[0]:.1f} points ({-tvm[2]:.1f} to {-tvm[1]:.1f}) behind TVM (n = 100)",
+        f"for {100 * clean:.1f} % of clean images (n = 5000), for {100 * attacked:.1f} % of those attacked on another",
+        f"{min(mean['none']):.1f} to {max(mean['none']):.1f} % on the mean, becomes {min(mean['RSFP']):.1f} to "
+        f"{max(mean['RSFP']):.1f} %",
+        f"the dictionary that is farthest takes {-100 * farthest:.1f} points",
+        f"One dictionary costs clean images {-100 * one:.1f} points",
+    ]
+
+
+def test_claims_in_words_are_those_of_the_committed_results():
+    page = " ".join((REPOSITORY / "docs" / "claims.md").read_text("utf-8").split())
+    assert [words for words in claims_in_words() if words not in page] == []
+
+
+def test_table_of_choices_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("choices")
+    page = (REPOSITORY / "docs" / "claims.md").read_text("utf-8")
+    found = page.partition("<!-- choices -->")[2].partition("<!-- /choices -->")[0].strip()
+    results = json.loads(bench.RESULTS.read_text("utf-8"))
+    assert found == bench.table(results)
+    assert results["command"] in " ".join(page.split())
 
 
 def test_speed_is_that_of_the_committed_results():
@@ -241,7 +371,14 @@ def test_the_example_of_sparse_coding_runs(capsys):
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md", "docs/sparse-coding.md"]
-PAGES += ["docs/cluster.md", "docs/bulk.md", "docs/scale.md", "docs/evaluation.md", "docs/training.md"]
+PAGES += [
+    "docs/cluster.md",
+    "docs/bulk.md",
+    "docs/scale.md",
+    "docs/evaluation.md",
+    "docs/training.md",
+    "docs/claims.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

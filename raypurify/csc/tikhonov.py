@@ -10,7 +10,7 @@ def tikhonov_split(images: torch.Tensor, lmbda: float = 5.0, pad: int = 16) -> t
     r"""Split images into a smooth part and the remainder, ``low + high = images``.
 
     The low part is ``argmin_x ½‖x − s‖² + (λ/2) Σ_i ‖G_i x‖²`` with the forward differences ``G_i`` along rows and
-    columns (RSFP, §III-D and its reference [47]), solved exactly by one division in the Fourier domain after symmetric
+    columns (RSFP, §III-E and its reference [47]), solved exactly by one division in the Fourier domain after symmetric
     padding. Equal to ``sporco.signal.tikhonov_filter(s, lmbda, npd=pad)``. Differentiable; any device.
 
     Args:

@@ -18,7 +18,8 @@ class Purified:
     distance: (N,) Mahalanobis distance of the latent to that cluster; NaN without clusters;
     flagged: (N,) True where the distance exceeds the calibrated clean quantile;
     relative_change: (N,) ‖purified − input‖₂ / ‖input‖₂ (0 for a black image);
-    iterations: (N,) solver iterations of a sparse code; 0 where there is none.
+    iterations: (N,) solver iterations of a sparse code; 0 where there is none;
+    cluster_given: whether the caller named the clusters (``RSFP.purify``); by default the purifier chose them.
     """
 
     images: Tensor
@@ -27,6 +28,7 @@ class Purified:
     flagged: Tensor
     relative_change: Tensor
     iterations: Tensor
+    cluster_given: bool = False
 
 
 class Purifier(Protocol):

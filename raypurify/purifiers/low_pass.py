@@ -13,9 +13,10 @@ from raypurify.purifiers.transform import Transform
 
 @dataclass(frozen=True)
 class LowPass(Transform):
-    """Tikhonov low-pass: x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖² (RSFP, section III-D), no high part.
+    """Tikhonov low-pass: x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖² (RSFP, section III-E), no high part.
 
-    ``tikhonov`` is λ_T, ``pad`` the mirrored border; the defaults are RSFP's own.
+    ``tikhonov`` is λ_T, ``pad`` the mirrored border; the defaults are those of a fit (``csc.tikhonov``, ``csc.pad``):
+    RSFP gives no values.
 
     >>> import torch
     >>> LowPass().purify(torch.full((1, 3, 8, 8), 0.5)).images.shape

@@ -44,3 +44,20 @@ def test_papers_tables_are_whole(table):
     assert table.undefended is None or table.undefended in table.rows
     assert recovered(90, 10, 50) == 0.5
     assert recovered(90, 90, 90) is None
+
+
+def test_what_the_pull_adds_is_the_mean_of_differences_of_the_same_seed(benchmark):
+    bench = benchmark("pull")
+    measured = {0: (0.2, 0.5, 0.3), 0.05: (0.3, 0.5, 0.7)}
+    runs = [
+        {"start": "ce", "alpha": alpha, "seed": seed, **dict.fromkeys(bench.MEASURES, value)}
+        for alpha, values in measured.items()
+        for seed, value in enumerate(values)
+    ]
+    # A seed without its α = 0 counts for nothing.
+    runs.append({"start": "ce", "alpha": 0.05, "seed": 3, **dict.fromkeys(bench.MEASURES, 1.0)})
+    head, _, *rows = bench.table({"runs": runs}).splitlines()
+    assert "from PGD-AT, 3 seeds" in head
+    # Differences 10, 0 and 40: their standard deviation is 20.8, and t of two degrees is 4.30.
+    assert "| accuracy of the robust network, clean | 33.3 | +16.7 (-35.0 to +68.4) |" in rows
+    assert "| distance of a clean image to its cluster | 0.33 | +0.17 (-0.35 to +0.68) |" in rows

@@ -134,3 +134,52 @@ def test_images_larger_than_the_networks_input_are_purified_at_their_own_size(da
         hits = (wide.network(small).argmax(1) == torch.from_numpy(rows["label"].to_numpy().copy())).sum()
     # 71.5 % on validation images.
     assert hits >= 10
+
+
+def test_a_given_cluster_is_the_one_that_rewrites_the_image(purifier, images, out):
+    again = purifier.purify(images, cluster=out.cluster)
+    torch.testing.assert_close(again.images, out.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.distance, out.distance, rtol=1e-4, atol=1e-4)
+    assert (out.cluster_given, again.cluster_given) == (False, True)
+    distances = purifier.distributions.distance(purifier.latents(images))
+    farthest = distances.argmax(1)
+    other = purifier.purify(images, cluster=farthest.tolist())
+    torch.testing.assert_close(other.distance, distances.amax(1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(other.flagged, other.distance > purifier.bundle.manifest.calibration.distance_threshold)
+    one = purifier.purify(images[:2], cluster=int(farthest[0]))
+    assert one.cluster.tolist() == [farthest[0]] * 2
+    torch.testing.assert_close(one.images[0], other.images[0], atol=1e-5, rtol=0)
+    expected, _ = rewrite(images[:1], purifier.dictionaries[farthest[0]], purifier.settings.csc)
+    torch.testing.assert_close(one.images[:1], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (30, "there is no cluster 30 in this bundle: give an index from 0 to 29"),
+        ([0, -1], "there is no cluster -1"),
+        ([0, 1, 2], "cluster has shape (3,) for 2 images: give one for all images, or one for each"),
+        (torch.zeros(2, 1, dtype=torch.int64), "cluster has shape (2, 1)"),
+        (1.0, "whole numbers"),
+        (True, "whole numbers"),
+        ("nearest", "'nearest' is no index"),
+    ],
+)
+def test_a_cluster_that_does_not_exist_is_named(purifier, images, bad, message):
+    with pytest.raises(DataError) as error:
+        purifier.purify(images[:2], cluster=bad)
+    assert message in str(error.value)
+
+
+def test_rules_of_choice_are_what_they_say(benchmark, purifier, images, out):
+    labels = torch.arange(len(images)) % 10
+    chosen = benchmark("choices").choices(purifier, purifier.latents(images), labels, torch.Generator().manual_seed(0))
+    distances = purifier.distributions.distance(purifier.latents(images))
+    classes = torch.tensor(purifier.bundle.manifest.cluster_class)
+    assert torch.equal(chosen["nearest"], out.cluster)
+    assert torch.equal(chosen["farthest"], distances.argmax(1))
+    assert torch.equal(classes[chosen["own class"]], labels)
+    assert (classes[chosen["another class"]] != labels).all()
+    nearer = torch.minimum(*(distances.gather(1, chosen[name][:, None]) for name in ("own class", "another class")))
+    torch.testing.assert_close(nearer[:, 0], distances.amin(1))
+    assert len(chosen["random"].unique()) > 2

@@ -1,0 +1,307 @@
+"""Does the pull of RSFP's equation 7 help? Robust training with α = 0 against α > 0, all else the same.
+
+    python benchmarks/pull.py --data DIR --out OUT [--preset cifar10-small] [--alphas 0 0.01 0.05 0.2] [--seeds 3]
+        [--starts ce trades] [--images 1000] [--set A.B=V …]
+
+DIR holds ``cifar10/train-*.parquet``, ``cifar10/test.parquet`` and ``cifar10-resnet/``. For every seed: the preset's
+baseline network, the clusters of its latents and a dictionary for each; then PGD adversarial training (``ce``) and
+TRADES from random weights, without a pull; then from the weights of each, for half the epochs at a fifth of the rate,
+equation 7 with every α, the same images in the same order. α = 0 is what comes of training on without the pull.
+
+Measured on the first test images, clean, attacked by PGD within the preset's budget on a ResNet-20 that knows nothing
+of all this (gray-box: what a purifier sees) and on the robust network itself: whether the nearest cluster is of the
+right class, whether it is the clean image's own, how much further the image is from that one, and accuracy: of the
+robust network, and of the ResNet-20 on what RSFP makes of the images with this network choosing the cluster.
+
+Everything is a file below OUT: run again after an interruption, or with more seeds, it goes on. ``--minutes`` stops
+before the next training. ``--table`` prints the results file as Markdown.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from cluster_forms import Regime, clusters_of
+from safetensors.torch import load_file, save_file
+from scipy.stats import t as student
+from table1 import of_row
+from torch import Tensor, nn
+
+from raypurify.attacks import PGD
+from raypurify.clusters import ClusterDistributions
+from raypurify.clusters.files import load_clusters, write_clusters
+from raypurify.config import Settings, load_settings
+from raypurify.evaluation.tables import as_markdown
+from raypurify.files import read_json, write_json
+from raypurify.images import decode_image, to_float
+from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.nets.store import load_network
+from raypurify.purifiers import learn_global_dictionary
+from raypurify.purifiers.rewriting import rewrite
+from raypurify.storage import resolve
+from raypurify.training.data import ImageSet
+from raypurify.training.held_out import hold_out
+from raypurify.training.record import device_name
+from raypurify.training.single import NETWORK, train_here
+
+RESULTS = Path(__file__).parent / "results" / "pull.json"
+TARGET = "cifar10-resnet/resnet20-12fca82f.th"
+STEPS, BATCH = 20, 250
+# The study has its own trainings before.
+OWN = ("robust_first=null", "robust.init=random")
+STARTS = {"ce": "PGD-AT", "trades": "TRADES"}
+# What is measured, and how a table calls it: distances, and shares in percent.
+MEASURES = {
+    "class_clean": "nearest cluster of the right class, clean",
+    "class_gray": "the same, attacked gray-box",
+    "class_white": "the same, attacked itself",
+    "same_gray": "nearest cluster that of the clean image, attacked gray-box",
+    "same_white": "the same, attacked itself",
+    "distance_clean": "distance of a clean image to its cluster",
+    "shift_gray": "further from it, attacked gray-box",
+    "shift_white": "further from it, attacked itself",
+    "clean": "accuracy of the robust network, clean",
+    "white": "accuracy of the robust network, attacked itself",
+    "purified_clean": "accuracy of ResNet-20, purified, clean",
+    "purified_gray": "accuracy of ResNet-20, purified, attacked gray-box",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--preset", default="cifar10-small")
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.01, 0.05, 0.2])
+    parser.add_argument("--starts", nargs="+", default=["ce", "trades"], choices=STARTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="one setting; may be repeated")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.results.read_text("utf-8"))))
+        return
+    if arguments.data is None or arguments.out is None:
+        parser.error("give --data and --out")
+    settings = load_settings(preset=arguments.preset, overrides=(*OWN, *arguments.set))
+    results = {
+        "command": "python benchmarks/pull.py --data DIR --out OUT "
+        f"--preset {arguments.preset} --alphas {' '.join(f'{a:g}' for a in arguments.alphas)} "
+        f"--starts {' '.join(arguments.starts)} --seeds {arguments.seeds} --images {arguments.images}"
+        + "".join(f" --set {one}" for one in arguments.set),
+        "device": device_name(torch.device(device())),
+        "settings": settings.model_dump(include={"data", "network", "baseline", "clusters", "dictionaries", "robust"}),
+        "images": arguments.images,
+        "runs": list(study(arguments, settings)),
+    }
+    write_json(resolve(arguments.results), results)
+    print(table(results))
+
+
+def study(arguments, settings: Settings) -> Iterator[dict]:
+    """What each training came to, one after the other, from their files where they are there."""
+    end = time.monotonic() + 60 * arguments.minutes
+    everything = None
+    for seed in range(arguments.seeds):
+        for start in arguments.starts:
+            for alpha in arguments.alphas:
+                folder = arguments.out / f"seed-{seed}"
+                file = resolve(folder / f"{start}-{alpha:g}" / "measured.json")
+                if (found := read_json(file)) is None:
+                    if time.monotonic() > end:
+                        return
+                    everything = everything or all_images(arguments.data, arguments.out)
+                    seeded = settings.model_copy(update={"seed": seed})
+                    train(folder, everything, seeded, start, alpha)
+                    subject = Subject(folder, folder / f"{start}-{alpha:g}" / NETWORK, settings)
+                    found = {"seed": seed, "start": start, "alpha": alpha} | measure(
+                        subject, arguments.data, arguments.out, arguments.images
+                    )
+                    write_json(file, found)
+                print(found, flush=True)
+                yield found
+
+
+def all_images(data: Path, out: Path) -> ImageSet:
+    """The training images of CIFAR-10, decoded once."""
+    file = out / "images.npz"
+    if not file.exists():
+        table = pa.concat_tables(map(pq.read_table, sorted(data.glob("cifar10/train-*.parquet"))))
+        pixels = [decode_image(one).pixels.transpose(2, 0, 1) for one in table["image"].to_pylist()]
+        out.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part.npz")
+        np.savez(part, images=np.stack(pixels), labels=table["label"].to_numpy())
+        part.rename(file)
+    with np.load(file) as found:
+        return ImageSet(np.arange(len(found["labels"])), found["labels"], found["images"])
+
+
+def train(folder: Path, everything: ImageSet, settings: Settings, start: str, alpha: float) -> None:
+    """Train what this α needs and is not there yet; everything of a seed lies in ``folder``."""
+    images, held_out = hold_out(everything, settings.data, settings.seed)
+    baseline, clusters = folder / "baseline", folder / "clusters"
+    if not (baseline / NETWORK).exists():
+        train_here(baseline, images, held_out, settings)
+    if not (folder / "dictionaries.safetensors").exists():
+        latents = latents_of(load_network(baseline / NETWORK).to(device()), images)
+        own, cluster_class = write_all_clusters(clusters, images, latents, len(everything), settings)
+        atoms = [dictionary_of(images, own == k, settings) for k in range(len(cluster_class))]
+        save_file(
+            {"atoms": torch.stack(atoms), "cluster_class": torch.from_numpy(cluster_class)},
+            folder / "dictionaries.safetensors",
+        )
+    before = folder / start
+    if not (before / NETWORK).exists():
+        train_here(before, images, held_out, of_row(settings, start, False, None), robust=True)
+    pulled = settings.model_copy(update={"robust": settings.robust.model_copy(update={"alpha": alpha})})
+    how = of_row(pulled, "ce", bool(alpha), before / NETWORK)
+    train_here(folder / f"{start}-{alpha:g}", images, held_out, how, robust=True, clusters=clusters if alpha else None)
+
+
+def latents_of(network: nn.Module, images: ImageSet) -> np.ndarray:
+    batches = images.batches(np.arange(len(images)), 512)
+    with torch.no_grad():
+        return torch.cat([network.latents(one.images.to(device()).float() / 255).cpu() for one in batches]).numpy()
+
+
+def write_all_clusters(
+    folder: Path, images: ImageSet, latents: np.ndarray, rows: int, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster every class as a fit does; the cluster of each image, and the class of each cluster."""
+    how = settings.clusters
+    classes = [(at, latents[at]) for at in (np.flatnonzero(images.labels == c) for c in range(10))]
+    ordered, labels, cluster_class = clusters_of(classes, Regime("elbow", k=how.k), how, settings.seed)
+    own = np.empty(len(images), np.int64)
+    own[np.concatenate([at for at, _ in classes])] = labels
+    state = ClusterDistributions.fit(ordered, labels, form=how.form, rank=how.rank).state()
+    cluster_of_row = np.full(rows, -1, np.int64)
+    cluster_of_row[images.rows] = own
+    arrays = {name: part.numpy() for name, part in state.items()}
+    write_clusters(folder, how.form, arrays, cluster_of_row, cluster_class.tolist(), np.bincount(own), [])
+    return own, cluster_class
+
+
+def dictionary_of(images: ImageSet, members: np.ndarray, settings: Settings) -> Tensor:
+    some = images.images[np.flatnonzero(members)[: settings.dictionaries.images]]
+    return learn_global_dictionary(torch.from_numpy(some).float() / 255, settings.dictionaries, settings.csc)
+
+
+def first_images(file: Path, count: int) -> tuple[Tensor, Tensor]:
+    rows = pq.read_table(file)[:count]
+    pixels = [to_float(decode_image(one).pixels) for one in rows["image"].to_pylist()]
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(rows["label"].to_pylist())
+
+
+def rounded(images: Tensor) -> Tensor:
+    """To 8 bits, as files are."""
+    return (images * 255).round() / 255
+
+
+class Subject:
+    """What is measured: a robust network, with the clusters and dictionaries of its seed."""
+
+    def __init__(self, folder: Path, network: Path, settings: Settings):
+        tensors = load_file(folder / "dictionaries.safetensors")
+        self.network = load_network(network).to(device()).eval()
+        self.distributions = load_clusters(folder / "clusters")[0].to(device())
+        self.atoms, self.cluster_class = (tensors[name].to(device()) for name in ("atoms", "cluster_class"))
+        self.csc, self.attack = settings.csc, PGD(settings.robust.attack.eps, settings.robust.attack.norm, STEPS)
+
+    def nearest(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (N, K) to all clusters, and the nearest of them (N,)."""
+        distance = self.distributions.distance(self.network.latents(images))
+        return distance, distance.argmin(1)
+
+    def purify(self, images: Tensor, cluster: Tensor) -> Tensor:
+        return rounded(rewrite(images, self.atoms, self.csc, index=cluster, sparse=True)[0])
+
+
+def measure(subject: Subject, data: Path, out: Path, count: int) -> dict[str, float]:
+    """Every measure of ``MEASURES``, and the mean distance of clean images to their nearest cluster."""
+    target = load_cifar_resnet(data / TARGET).to(device())
+    images, labels = (part.to(device()) for part in first_images(data / "cifar10" / "test.parquet", count))
+    gray = attacked_on_target(out, target, images, labels, subject.attack).to(device())
+    of: dict[str, list[Tensor]] = {}
+
+    def add(name: str, values: Tensor) -> None:
+        of.setdefault(name, []).append(values.float().cpu())
+
+    for x, from_target, y in zip(images.split(BATCH), gray.split(BATCH), labels.split(BATCH)):
+        on_robust = rounded(subject.attack(subject.network, x, y, generator=torch.Generator().manual_seed(0)))
+        with torch.no_grad():
+            distance, own = subject.nearest(x)
+            add("distance_clean", distance.amin(1))
+            add("clean", subject.network(x).argmax(1) == y)
+            add("white", subject.network(on_robust).argmax(1) == y)
+            add("class_clean", subject.cluster_class[own] == y)
+            add("purified_clean", target(subject.purify(x, own)).argmax(1) == y)
+            for kind, shown in (("gray", from_target), ("white", on_robust)):
+                further, chosen = subject.nearest(shown)
+                add(f"class_{kind}", subject.cluster_class[chosen] == y)
+                add(f"same_{kind}", chosen == own)
+                add(f"shift_{kind}", (further - distance).gather(1, own[:, None])[:, 0])
+                if kind == "gray":
+                    add("purified_gray", target(subject.purify(shown, chosen)).argmax(1) == y)
+                    add("undefended_gray", target(shown).argmax(1) == y)
+    return {name: round(float(torch.cat(parts).mean()), 4) for name, parts in of.items()}
+
+
+def attacked_on_target(out: Path, target: nn.Module, images: Tensor, labels: Tensor, attack: PGD) -> Tensor:
+    """The images attacked on the target, made once for all trainings."""
+    file = out / f"attacked-{len(images)}-{attack.norm}-{attack.eps:g}.safetensors"
+    if not file.exists():
+        parts = [
+            rounded(attack(target, x, y, generator=torch.Generator().manual_seed(0)))
+            for x, y in zip(images.split(BATCH), labels.split(BATCH))
+        ]
+        save_file({"images": torch.cat(parts).cpu()}, file)
+    return load_file(file)["images"]
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def table(results: dict) -> str:
+    """Of every start a table in Markdown: means over seeds at α = 0, and what the other α add, of the same seeds."""
+    runs = {(one["start"], one["alpha"], one["seed"]): one for one in results["runs"]}
+    parts = []
+    for start in dict.fromkeys(key[0] for key in runs):
+        alphas = [a for a in dict.fromkeys(key[1] for key in runs) if a]
+        seeds = [s for s in dict.fromkeys(key[2] for key in runs) if all((start, a, s) in runs for a in (0, *alphas))]
+        head = [f"from {STARTS[start]}, {len(seeds)} seeds", "α = 0", *(f"α = {a:g}, minus α = 0" for a in alphas)]
+        body = []
+        for name, shown in MEASURES.items():
+            scale, digits = (1, 2) if name.startswith(("shift", "distance")) else (100, 1)
+            values = {a: scale * np.array([runs[start, a, s][name] for s in seeds]) for a in (0, *alphas)}
+            body.append(
+                [
+                    shown,
+                    f"{values[0].mean():.{digits}f}",
+                    *(difference(values[a] - values[0], digits) for a in alphas),
+                ]
+            )
+        parts.append(as_markdown(head, body))
+    return "\n\n".join(parts)
+
+
+def difference(values: np.ndarray, digits: int) -> str:
+    """A mean of differences with its 95 % t interval, which one seed has not."""
+    mean, count = values.mean(), len(values)
+    if count < 2:
+        return f"{mean:+.{digits}f}"
+    half = student.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5
+    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
