@@ -62,8 +62,8 @@ def cluster(
     wanted = [c for c, file in enumerate(files) if file.name not in there]
     done = sum(rows) - sum(rows[c] for c in wanted)
     progress = shared_progress(folder, sum(rows), "images", start=done)
-    handover.begin(folder, source_rows, rows, [len(cut_blocks(p, settings.block_mb << 20)) for p in of_class])
     handover.clustered(set(range(len(classes))) - set(wanted))
+    handover.begin(folder, source_rows, rows, [len(cut_blocks(p, settings.block_mb << 20)) for p in of_class])
     clustering = ray.remote(_cluster_class).options(max_retries=RETRIES)
     running = {clustering.remote(files[c], of_class[c], settings, seed, classes[c], progress): c for c in wanted}
     try:

@@ -1,7 +1,9 @@
 """Two stages at a time: dictionaries of the classes that are clustered are learned while k-means is at the others."""
 
 import contextvars
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
@@ -13,6 +15,8 @@ from raypurify.storage import Place
 
 # Every group of classes costs a pass over the prepared images.
 GROUPS = 4
+# Seconds of k-means left from which a group before the last pays: it has actors of its own to start.
+PAYS = 20.0
 # Seconds until who waits looks again whether the other has ended.
 TICK = 1.0
 
@@ -44,16 +48,28 @@ class Handover:
         self._images: list[int] = []
         self._tasks: list[int] = []
         self._clustered: set[int] = set()
+        self._begun, self._before = 0.0, 0
 
     def begin(self, folder: Place, source_rows: int, images: list[int], tasks: list[int]) -> None:
         """Say in which folder the files of classes will be, and of each class its images and the most tasks at a time
-        that its k-means has."""
-        self._folder, self._rows, self._tasks, self._images = folder, source_rows, tasks, images
+        that its k-means has. Classes that are clustered by then were so by an earlier run."""
+        self._folder, self._rows, self._tasks = folder, source_rows, tasks
+        self._begun, self._before = time.monotonic(), sum(images[c] for c in self._clustered)
+        # Last: from now on the other thread asks.
+        self._images = images
 
     def clustered(self, classes: Iterable[int]) -> None:
         """Say that there are the files of these classes."""
         self._clustered.update(classes)
         self._change.set()
+
+    def _count(self) -> int:
+        return sum(n for c, n in enumerate(self._images) if c in self._clustered)
+
+    def left(self) -> float:
+        """Seconds that k-means takes yet, by what it took so far; 0 while nothing is known of it."""
+        done = self._count()
+        return (time.monotonic() - self._begun) * (sum(self._images) - done) / (done - self._before or math.inf)
 
     def complete(self, found: Found) -> None:
         """Say that the stage is complete."""
@@ -79,8 +95,8 @@ class Handover:
         """The clusters known so far, each time with all before; the last time they are complete.
 
         Clusters are numbered over all classes, so those of a class are known when the classes before it are clustered.
-        Waits for a share of one in ``GROUPS`` of the images, and while k-means goes on, for ``room()``. Raises
-        OtherEnded.
+        Those before the last wait for a share of one in ``GROUPS`` of the images and for ``room()``; where k-means soon
+        ends there are none. Raises OtherEnded.
         """
         taken = 0
         while (found := self._found) is None:
@@ -89,7 +105,7 @@ class Handover:
             count = len(self._images)
             first = next((c for c in range(count) if c not in self._clustered), 0)
             images = sum(self._images[:first])
-            if first and GROUPS * (images - taken) >= sum(self._images) and room():
+            if first and GROUPS * (images - taken) >= sum(self._images) and self.left() >= PAYS and room():
                 taken = images
                 yield self._read(first)
             elif self._found is None:

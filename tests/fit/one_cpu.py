@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raypurify.config import Settings
+from raypurify.fit import overlap
 from raypurify.fit.clustering import cluster
 from raypurify.fit.dictionaries import learn_dictionaries
 from raypurify.fit.overlap import Found, Handover, side_by_side
@@ -39,6 +40,7 @@ def main(folder: Path) -> None:
         arguments = (settings.data.image_size, settings.csc, settings.dictionaries, settings.seed)
         learn_dictionaries(dictionaries, prepare, handover, *arguments)
 
+    overlap.PAYS = 0
     with ray_session(num_cpus=1):
         side_by_side(first, second, handover)
 

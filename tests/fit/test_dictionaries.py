@@ -140,8 +140,9 @@ def test_neither_actors_nor_files_change_a_byte(six, undisturbed, tmp_path):
 
 
 @pytest.fixture
-def half_known(six, tmp_path):
+def half_known(six, tmp_path, monkeypatch):
     """A handover of the six clusters where the last class is not clustered yet, and what is to come."""
+    monkeypatch.setattr("raypurify.fit.overlap.PAYS", 0)
     _, of_row, classes = six
     nothing = Estimates(np.zeros((2, 1)), np.zeros((2, 1, 1)), np.zeros(2), np.zeros(2, bool), 0.0)
     for c in range(2):

@@ -33,7 +33,8 @@ def handed_over(folder: Path, images: int, classes: int) -> Handover:
     return handover
 
 
-def test_clusters_are_known_when_all_classes_before_are_clustered_and_come_in_few_groups(tmp_path):
+def test_clusters_are_known_when_all_classes_before_are_clustered_and_come_in_few_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("raypurify.fit.overlap.PAYS", 0)
     handover, complete = handed_over(tmp_path, 6, 8), Found(np.arange(48) // 3, [c // 2 for c in range(16)])
     groups = handover.groups(lambda: True)
     # The first group is a quarter of the images, in the order of classes.
@@ -54,6 +55,20 @@ def test_clusters_are_known_when_all_classes_before_are_clustered_and_come_in_fe
     handover.complete(complete)
     assert next(groups) is complete
     assert not list(groups)
+
+
+def test_learners_do_not_start_where_k_means_soon_ends(tmp_path):
+    handover, complete = handed_over(tmp_path, 6, 4), Found(np.arange(24) // 3, [c // 2 for c in range(8)])
+    heard: list[Found] = []
+    waiting = threading.Thread(target=lambda: heard.extend(handover.groups(lambda: True)), daemon=True)
+    handover.clustered([0])
+    handover._begun -= 4  # of 16 seconds in all
+    waiting.start()
+    waiting.join(0.3)
+    assert 12 <= handover.left() < 15
+    handover.complete(complete)
+    waiting.join(5)
+    assert heard == [complete]
 
 
 def test_k_means_keeps_half_of_the_cpus_as_long_as_it_has_tasks_for_them(monkeypatch):
