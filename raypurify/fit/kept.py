@@ -7,6 +7,8 @@ import numpy as np
 
 # Of the object store of each node. The blocks of large classes, which are copies, and Ray Data need room too.
 SHARE = 0.3
+# Bytes of latents from which on keepers are started: to read less takes no longer than that.
+LEAST = 256 << 20
 # Seconds that a keeper has to answer, or it counts as lost with its node.
 PATIENCE = 60
 
@@ -51,18 +53,19 @@ class Keeper:
 
 
 class Kept:
-    """The keepers of a cluster: none until ``start``, one for each node that is there then."""
+    """The keepers of a cluster: none until ``start``, then one for each node that is there, if it is worth while."""
 
     def __init__(self) -> None:
         self._keepers: dict[str, Any] = {}
 
-    def start(self) -> dict[str, Any]:
-        """Start the keepers, processes without CPUs of their own, and return them by the IDs of their nodes."""
+    def start(self, size: int) -> dict[str, Any]:
+        """Start the keepers for ``size`` bytes, processes without CPUs of their own, and return them by the IDs of
+        their nodes: none for less than ``LEAST``."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         for node in ray.nodes():
-            if node["Alive"]:
+            if node["Alive"] and size >= LEAST:
                 here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 keeper = ray.remote(num_cpus=0)(Keeper).options(scheduling_strategy=here)
                 self._keepers[node["NodeID"]] = keeper.remote(SHARE * node["Resources"].get("object_store_memory", 0))

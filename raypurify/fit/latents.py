@@ -39,7 +39,9 @@ def extract_latents(
     done = [unit for unit in units if f"{unit.name}.json" in marked]
     _remove_others(folder, done)
     if len(done) < len(units):
-        _run([unit for unit in units if unit not in done], model, folder, side, images, kept.start() if kept else {})
+        todo = [unit for unit in units if unit not in done]
+        keepers = kept.start(4 * model.dim * sum(unit.rows for unit in todo)) if kept else {}
+        _run(todo, model, folder, side, images, keepers)
         _remove_others(folder, units)
     return {"images": images, "features": model.dim}
 

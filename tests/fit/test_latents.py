@@ -170,6 +170,10 @@ def test_bytes_do_not_depend_on_the_size_of_the_cluster(run, extracted, tmp_path
 
 def test_what_is_kept_is_not_read_again_and_what_is_lost_is_in_the_files(run, extracted, tmp_path, monkeypatch):
     kept = Kept()
+    # So little is not worth a keeper.
+    run(tmp_path / "little", kept=kept)
+    assert not kept.parts()
+    monkeypatch.setattr("raypurify.fit.kept.LEAST", 0)
     run(tmp_path / "a", kept=kept)
     assert written(tmp_path / "a") == written(extracted[0])
     parts, places = kept.parts(), [resolve(tmp_path / "a" / PARTS / f"label={label}") for label in range(3)]
@@ -196,6 +200,7 @@ def test_no_more_is_kept_than_the_share_of_the_store(run, extracted, tmp_path, m
     unit = 4 * UNIT_ROWS * extracted[1]["features"]
     store = ray.cluster_resources()["object_store_memory"]
     monkeypatch.setattr("raypurify.fit.kept.SHARE", 2.5 * unit / store)
+    monkeypatch.setattr("raypurify.fit.kept.LEAST", 0)
     kept = Kept()
     run(tmp_path, kept=kept)
     assert len(kept.parts()) == 2
