@@ -6,7 +6,8 @@ DIR holds ``cifar10/test.parquet`` and ``imagenette224/val.parquet``. The endpoi
 replica of one thread; the bare purifier, on the same images and with one thread, is timed before and after it. Load is
 bounded: each part takes about ``--seconds``, and no more than ``MOST`` callers wait at a time.
 
-* ``idle``: one caller at a time, with pauses: the latency over the purifier's own time for one image.
+* ``idle``: one caller at a time, with pauses: the latency over the purifier's own time for one image, after as long a
+  pause.
 * ``sustained``: as many callers as keep the replica busy, each asking again when it has its answer: images per second
   over those of ``purifier.purify`` in batches.
 * ``overload``: open loop, three times the sustained rate, whatever comes back; and the endpoint's memory meanwhile.
@@ -33,7 +34,7 @@ from statistics import median
 import processes
 from bulk import SETS
 from bulk_job import first_rows
-from serve_load import Load, accepted, bare, endpoint, spread, statuses
+from serve_load import PAUSE_S, Load, accepted, bare, endpoint, spread, statuses
 from serve_trouble import STREAM_LIMITS, cancelled, killed, mixed, slow_bodies, stream
 
 import raypurify
@@ -49,7 +50,7 @@ async def idle(load: Load, found: dict) -> dict:
     until = time.perf_counter() + load.seconds
     while time.perf_counter() < until:
         taken.append((await load.ask())[1])
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(PAUSE_S)
     own = found["bare"]["one_image_ms"]
     return {"requests": len(taken), "over_purifier_ms_p50": round(1e3 * median(taken) - own, 1), **spread(taken)}
 
@@ -117,17 +118,18 @@ def main() -> None:
     rows = first_rows([arguments.data / file], IMAGES)
     results = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     found = results.setdefault(arguments.size, {})
-    before = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
-    found["bare"] = before
+    rated = "sustained" in arguments.only
+    if rated:
+        found["bare"] = before = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
     for limits, others in (((), {stream.__name__}), (STREAM_LIMITS, PARTS.keys() - {stream.__name__})):
         parts = [part for part in PARTS if part in arguments.only and part not in others]
         if parts:
             with endpoint(bundle, *limits) as (url, pid):
                 load = partial(Load, url, pid, rows.column("image").to_pylist(), arguments.seconds)
                 asyncio.run(measure(load, parts, found))
-    after = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
-    found["bare"]["images_per_second_after"] = after["images_per_second"]
-    if "sustained" in arguments.only:
+    if rated:
+        after = bare(bundle, rows, BATCHES[arguments.size], arguments.seconds / 2)
+        found["bare"]["images_per_second_after"] = after["images_per_second"]
         rate = (before["images_per_second"] + after["images_per_second"]) / 2
         found["sustained"]["over_bare"] = round(found["sustained"]["images_per_second"] / rate, 2)
     found |= {
@@ -137,7 +139,8 @@ def main() -> None:
         "bundle": raypurify.load(bundle).digest,
     }
     arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(json.dumps(found["bare"]), found["sustained"].get("over_bare") if "sustained" in found else "")
+    if rated:
+        print(json.dumps(found["bare"]), found["sustained"]["over_bare"])
 
 
 async def measure(load: Callable[[], Load], parts: list[str], found: dict) -> None:

@@ -4,6 +4,8 @@ Each message says what was wrong, where, and what to do about it. The command li
 and exits with 2; anything else that escapes is a defect and keeps its traceback.
 """
 
+import re
+
 
 class RaypurifyError(Exception):
     """Base of every error a caller can provoke with bad input or bad settings."""
@@ -54,11 +56,15 @@ def one_line(error: BaseException) -> str:
 
     >>> one_line(ValueError("no\\n such  thing")), one_line(KeyError())
     ('no such thing', 'KeyError')
+    >>> one_line(RuntimeError('died:\\nTraceback (most recent call last):\\n  File "a", line 1\\nOSError: no\\nroom'))
+    'OSError: no room'
     """
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return one_line(cause)
     text = str(error)
     if "Traceback (most recent call last)" in text:
-        text = text.strip().splitlines()[-1]
+        # What was raised, in as many lines as it has, stands below the last line of the traceback, which is indented.
+        _, *below = re.split(r"^ +.*\n", text.strip(), flags=re.MULTILINE)
+        text = below[-1] if below else text
     return " ".join(text.split())[:1000] or type(error).__name__

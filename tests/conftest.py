@@ -18,7 +18,23 @@ os.environ.pop("AWS_SESSION_TOKEN", None)
 # As ``raypurify serve`` starts a Ray of its own; the one of these tests is there before it.
 os.environ |= GRPC
 
+# How often Ray Train looks at its workers: trainings of seconds wait for it at their end.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files that share the complete fit, of two minutes, are run by one process, as is each other file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "fit" if "small_run" in (REPOSITORY / file).read_text() else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture

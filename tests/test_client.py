@@ -81,7 +81,7 @@ def test_patience_ends_with_the_time(answer):
     begun = time.monotonic()
     with server(answer) as (url, _), pytest.raises(RaypurifyError, match=r"gave no answer within 1\.5 s, at last"):
         raypurify.Client(url, timeout=1.5).purify(b"image")
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def train(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from raypurify.fit.meeting import HostsTorchConfig
+
     has = cluster_resources()
     workers = settings.workers or has.gpus or WORKERS
     steps, batch = steps_of(rows, settings.batch_size, workers)
@@ -83,6 +85,7 @@ def train(
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
+        torch_config=HostsTorchConfig(),
         scaling_config=ScalingConfig(
             num_workers=workers if least == workers else (least, workers),  # type: ignore[arg-type]  # Ray takes a range
             use_gpu=has.gpus >= least,

@@ -165,7 +165,7 @@ class Pool(Generic[Item]):
         # It may be out of reach only, and would do the same work beside its replacement.
         ray.kill(seat.actor)
         if seat.item is None:
-            pause = min(MOST_PAUSE, LEAST_PAUSE * 2**self._false_starts)
+            pause = min(MOST_PAUSE, LEAST_PAUSE * 2 ** min(self._false_starts, 8))
             self._false_starts, self._not_before = self._false_starts + 1, time.monotonic() + pause
         return Event("died", seat.item, error, seat.where)
 

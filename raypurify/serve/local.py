@@ -62,7 +62,8 @@ def serving(
         args["token_sha256"] = [hash_token(check_token(one)) for one in tokens]
     longest = parse_settings(args).timeout_s
     if address is None:
-        for name, value in GRPC.items():
+        # Ray has its workers yield to whatever else runs; here they are what callers wait for.
+        for name, value in (GRPC | {"RAY_worker_niceness": "0"}).items():
             os.environ.setdefault(name, value)
     with contextlib.nullcontext() if address else _held(host, port), ray_session(address, num_cpus):
         from ray import serve

@@ -63,7 +63,10 @@ def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: s
     return said
 
 
-@pytest.mark.parametrize(("kind", "point", "target"), [("folder", "written", "worker"), ("folder", "write", "driver")])
+@pytest.mark.parametrize(
+    ("kind", "point", "target"),
+    [("folder", "written", "worker"), pytest.param("folder", "write", "driver", marks=pytest.mark.slow)],
+)
 def test_a_kill_changes_nothing_and_is_in_the_log(place, tmp_path, monkeypatch, kind, point, target):
     monkeypatch.setenv("RAYPURIFY_LOG", "json")
     said = kill_and_rerun(place, tmp_path, kind, point, target, count=2)

@@ -189,7 +189,7 @@ def test_a_read_only_output_is_named(images, undisturbed, small_disk):
     assert outputs(disk / "out") == undisturbed
 
 
-@pytest.mark.parametrize("shape", [ActorShape(cpus=0.5), ActorShape(cpus=2)])
+@pytest.mark.parametrize("shape", [ActorShape(cpus=0.5), pytest.param(ActorShape(cpus=2), marks=pytest.mark.slow)])
 def test_more_and_fewer_actors_write_the_same_bytes(images, undisturbed, tmp_path, shape):
     purify([str(images)], str(tmp_path / "out"), "cifar10", sheet=0, actor=shape)
     assert outputs(tmp_path / "out") == undisturbed

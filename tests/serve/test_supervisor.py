@@ -67,7 +67,7 @@ def until(one, id, reached, seconds=60):
         # It ends well, and has not said that the job is done.
         (["--help"], {}, 3, "its process died (exit "),
         # It is ended for saying nothing, every time.
-        (["doctor"], {"silent_s": -1.0}, 3, "its process died (exit "),
+        pytest.param(["doctor"], {"silent_s": -1.0}, 3, "its process died (exit ", marks=pytest.mark.slow),
         (["status", "/nowhere"], {}, 1, "neither the run directory"),
     ],
 )
