@@ -20,7 +20,6 @@ from timing import in_turn, ratio
 
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.fit.dictionaries import learn_dictionaries
-from raypurify.fit.overlap import Found, Handover
 from raypurify.runtime.session import ray_session
 from raypurify.storage import resolve
 
@@ -47,16 +46,16 @@ def measure(run: Path, clusters: int, images: int, repeat: int) -> dict:
     stage = json.loads((run / "dictionaries" / "stage.json").read_text())["settings"]
     side = json.loads((run / "prepare" / "stage.json").read_text())["settings"]["data"]["image_size"]
     settings = DictionarySettings(**stage["dictionaries"] | {"images": images})
-    found = largest(run, clusters)
+    cluster_of_row, classes = largest(run, clusters)
     rates: dict[str, list[float]] = {str(actors): [] for actors in ACTORS}
 
     def learn(actors: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             chosen = settings.model_copy(update={"actors": actors})
-            arguments = (Handover(found), side, CscSettings(**stage["csc"]), chosen, stage["seed"])
+            arguments = (cluster_of_row, classes, side, CscSettings(**stage["csc"]), chosen, stage["seed"])
             learn_dictionaries(resolve(folder), resolve(run / "prepare"), *arguments)
             done = sorted(path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors"))
-            rates[str(actors)].append((len(found.owner) - actors) * 1e9 / (done[-1] - done[actors - 1]))
+            rates[str(actors)].append((len(classes) - actors) * 1e9 / (done[-1] - done[actors - 1]))
 
     times = in_turn({str(actors): lambda actors=actors: learn(actors) for actors in ACTORS}, repeat)
     speed = {name: statistics.median(values[1:]) for name, values in rates.items()}
@@ -67,7 +66,7 @@ def measure(run: Path, clusters: int, images: int, repeat: int) -> dict:
         "run": calibrated["settings"]["name"],
         "bundle": calibrated["report"]["digest"],
         "cores": os.cpu_count(),
-        "clusters": len(found.owner),
+        "clusters": len(classes),
         "images_per_cluster": images,
         "side": side,
         "atoms": settings.atoms,
@@ -80,15 +79,14 @@ def measure(run: Path, clusters: int, images: int, repeat: int) -> dict:
     }
 
 
-def largest(run: Path, count: int) -> Found:
-    """The largest clusters of a run; all other images are in none."""
+def largest(run: Path, count: int) -> tuple[np.ndarray, list[int]]:
+    """The largest clusters of a run: ``cluster_of_row`` (rows,), −1 for all other images, and the class of each."""
     facts = json.loads((run / "clusters" / "clusters.json").read_text())
     chosen = np.argsort(-np.array(facts["sizes"]), kind="stable")[:count]
     number = np.full(len(facts["sizes"]) + 1, -1)
     number[chosen] = np.arange(len(chosen))
     # The last entry is for −1, the images of no cluster.
-    of_row = number[np.load(run / "clusters" / "cluster_of_row.npy")]
-    return Found(of_row, [facts["cluster_class"][k] for k in chosen])
+    return number[np.load(run / "clusters" / "cluster_of_row.npy")], [facts["cluster_class"][k] for k in chosen]
 
 
 if __name__ == "__main__":

@@ -1,133 +1,161 @@
-"""Latents, clusters and dictionaries streamed, against the same stages one after another: wall time of the three.
+"""Latents, clusters and dictionaries one after another, as a fit does them, against two ways to stream one into the next.
 
-    python benchmarks/stages.py --data DIR [--images 5000] [--repeat 3]
+    python benchmarks/stages.py --data DIR [--images 10000] [--repeat 5] [--cases disk store]
 
-DIR holds ``cifar10/train-*.parquet``, which are prepared once. Both sides do the same work in one Ray session, in turn:
-with latents kept in the object store and learners beside k-means, or with files alone and a stage begun when the one
-before has ended. The network, a WRN-16-2, is not trained: how long a stage takes is a matter of shapes. Settings of
-clusters and dictionaries are those of preset "cifar10". A fit would do a set this small one after another; here keepers
-and learners start however little there is. That both sides write the same bytes is checked.
+DIR holds ``cifar10/train-*.parquet``, which are prepared once. ``streams.py`` says what the ways are; each is measured
+alone, in turn with the stages of a fit, in one Ray of three raylets: a head without CPUs, as that of a cluster has none,
+and two nodes that share the CPUs. The run directory is on this disk, or on the object store that the tests start. The
+network is that of preset "cifar10-small", not trained: how long a stage takes is a matter of shapes; so are the
+settings of clusters and dictionaries. That all write the same bytes is checked. Pairs are added to those of the results
+file.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import statistics
+import sys
 import tempfile
+import threading
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import torch
-from timing import in_turn, ratio
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "tests"))
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from raypurify.config import Settings, load_settings
-from raypurify.containers.source import open_source
-from raypurify.fit import kept, overlap
-from raypurify.fit.clustering import cluster
-from raypurify.fit.dictionaries import await_clusters, learn_dictionaries
-from raypurify.fit.kept import Kept
-from raypurify.fit.latents import extract_latents
-from raypurify.fit.overlap import Found, Handover, side_by_side
-from raypurify.fit.prepare import prepare
-from raypurify.nets import WideResNet
-from raypurify.nets.store import save_network
-from raypurify.runtime.session import ray_session
-from raypurify.storage import resolve
+import object_store  # noqa: E402
 
-RESULTS = Path(__file__).parent / "results" / "stages.json"
-SIDES = ("streamed", "one after another")
+os.environ |= {"AWS_ACCESS_KEY_ID": object_store.KEY, "AWS_SECRET_ACCESS_KEY": object_store.SECRET}
+
+import torch  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+from streams import kept_latents, learn_early  # noqa: E402
+
+from raypurify.clusters.files import load_clusters  # noqa: E402
+from raypurify.config import Settings, load_settings  # noqa: E402
+from raypurify.containers.source import open_source  # noqa: E402
+from raypurify.fit.clustering import cluster  # noqa: E402
+from raypurify.fit.dictionaries import learn_dictionaries  # noqa: E402
+from raypurify.fit.latents import extract_latents  # noqa: E402
+from raypurify.fit.prepare import prepare  # noqa: E402
+from raypurify.nets import WideResNet  # noqa: E402
+from raypurify.nets.store import save_network  # noqa: E402
+from raypurify.runtime.session import ray_session  # noqa: E402
+from raypurify.storage import Place, resolve  # noqa: E402
+
+RESULTS = HERE / "results" / "stages.json"
+FIT, WAYS, STAGES = "fit", ("kept", "early"), ("latents", "clusters", "dictionaries")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", default=("disk", "store"), choices=("disk", "store"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    kept.LEAST, overlap.PAYS = 0, 0.0
-    with ray_session(), tempfile.TemporaryDirectory() as scratch:
-        results = measure(arguments.data, Path(scratch), arguments.images, arguments.repeat)
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        places = {"disk": resolve(scratch / "run")}
+        if "store" in arguments.cases:
+            (scratch / "store").mkdir()
+            places["store"] = resolve(stack.enter_context(object_store.running(scratch / "store")).uri("run"))
+        machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        stack.callback(machine.shutdown)
+        for _ in range(2):
+            machine.add_node(num_cpus=max(2, (os.cpu_count() or 2) // 2))
+        stack.enter_context(ray_session(machine.address))
+        for case in arguments.cases:
+            key = f"{case}, {arguments.images} images"
+            pairs = results.setdefault(key, {})
+            for facts in measure(arguments.data, places[case], scratch, arguments.images, arguments.repeat):
+                for side, stages in facts.items():
+                    pairs.setdefault("seconds", {}).setdefault(side, []).append(stages)
+                pairs |= ratios(pairs["seconds"])
+                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+            print(json.dumps({key: pairs}), flush=True)
 
 
-def measure(data: Path, scratch: Path, images: int, repeat: int) -> dict:
-    import ray
-
-    changes = (f"data.limit={images}", "data.validation=100")
-    settings = load_settings(preset="cifar10", overrides=changes)
+def measure(data: Path, place: Place, scratch: Path, images: int, repeat: int):
+    """Yield, for each of ``repeat`` rounds, the seconds of every stage of every side."""
+    settings = load_settings(preset="cifar10-small", overrides=(f"data.limit={images}", "data.validation=100"))
     source = open_source([str(path) for path in sorted(data.glob("cifar10/train-*.parquet"))])
-    prepared = prepare(resolve(scratch / "prepare"), source, settings.data, settings.seed)
+    prepared = prepare(place / "prepare", source, settings.data, settings.seed)
     torch.manual_seed(0)
-    network = WideResNet(16, 2, len(prepared["classes"]))
-    save_network(scratch / "network.safetensors", network)
+    save_network(scratch / "network.safetensors", WideResNet(16, 2, len(prepared["classes"])))
+    (place / "network.safetensors").write((scratch / "network.safetensors").read_bytes())
     digests: set[str] = set()
-    lead: list[float] = []
-
-    def run(streamed: bool) -> None:
-        with tempfile.TemporaryDirectory(dir=scratch) as out:
-            at = time.perf_counter()
-            begun = three_stages(Path(out), scratch, settings, prepared["classes"], source.rows, streamed)
-            if streamed:
-                lead.append(begun)
-            print(SIDES[not streamed], round(time.perf_counter() - at, 2), flush=True)
-            digests.add(digest(Path(out)))
-
-    times = in_turn({side: lambda streamed=side == SIDES[0]: run(streamed) for side in SIDES}, repeat, warm=False)
-    assert len(digests) == 1, "the sides wrote different bytes"
-    return {
-        "command": f"python benchmarks/stages.py --data DIR --images {images} --repeat {repeat}",
-        "cores": os.cpu_count(),
-        "cpus_of_ray": int(ray.cluster_resources()["CPU"]),
-        "images": prepared["train"],
-        "classes": len(prepared["classes"]),
-        "features": network.dim,
-        "repeat": repeat,
-        "seconds": {side: [round(value, 2) for value in values] for side, values in times.items()},
-        "ratio": ratio(times, *SIDES),
-        "seconds_of_k_means_left_when_learning_begins": [round(value, 2) for value in lead],
-    }
+    # The first round warms; who comes first changes from round to round.
+    for number in range(repeat + 1):
+        facts = {}
+        for side in ((FIT, *WAYS), (*WAYS[::-1], FIT))[number % 2] if number else (FIT,):
+            out = place / uuid.uuid4().hex
+            facts[side] = three_stages(out, place, settings, prepared["classes"], source.rows, side)
+            digests.add(digest(out))
+            out.delete_folder()
+            print(place.scheme or "disk", number, side, facts[side], flush=True)
+        assert len(digests) == 1, "the sides wrote different bytes"
+        if number:
+            yield facts
 
 
-def three_stages(out: Path, scratch: Path, settings: Settings, classes: list[str], rows: int, streamed: bool) -> float:
-    """Do them, and return for how long k-means went on after dictionaries could begin."""
-    latents, clusters, dictionaries = (resolve(out / name) for name in ("latents", "clusters", "dictionaries"))
-    for place in (latents, clusters, dictionaries):
-        place.make_folder()
-    prepared, side = resolve(scratch / "prepare"), settings.data.image_size
-    keepers, handover, at = Kept() if streamed else None, Handover(), {}
-    extract_latents(latents, prepared, resolve(scratch / "network.safetensors"), side, kept=keepers)
+def three_stages(out: Place, place: Place, settings: Settings, classes: list[str], rows: int, side: str) -> dict:
+    """Seconds until the end of each stage."""
+    latents, clusters, dictionaries = (out / name for name in STAGES)
+    for folder in (latents, clusters, dictionaries):
+        folder.make_folder()
+    prepared, size = place / "prepare", settings.data.image_size
+    early, ended, spent, begun = 0, threading.Event(), {}, time.perf_counter()
 
-    def first() -> None:
-        told = handover if streamed else None
-        report = cluster(clusters, latents, classes, rows, settings.clusters, settings.seed, keepers, told)
-        if keepers:
-            keepers.end()
-        at["clustered"] = time.perf_counter()
-        handover.complete(Found(np.load(out / "clusters" / "cluster_of_row.npy"), report["cluster_class"]))
+    def end(stage: str) -> None:
+        spent[stage] = round(time.perf_counter() - begun, 2)
 
-    def second() -> None:
-        await_clusters(handover, settings.dictionaries)
-        at["learning"] = time.perf_counter()
-        learn_dictionaries(dictionaries, prepared, handover, side, settings.csc, settings.dictionaries, settings.seed)
+    with kept_latents() if side == "kept" else contextlib.nullcontext():
+        extract_latents(latents, prepared, place / "network.safetensors", size)
+        end("latents")
+        with ThreadPoolExecutor(1) as beside:
+            if side == "early":
+                given = (dictionaries, prepared, clusters, len(classes), rows, settings, ended)
+                begun_early = beside.submit(learn_early, *given)
+            owner = cluster(clusters, latents, classes, rows, settings.clusters, settings.seed)["cluster_class"]
+            cluster_of_row = load_clusters(clusters)[1]
+            ended.set()
+            end("clusters")
+            if side == "early":
+                early = begun_early.result()
+    given = (cluster_of_row, owner, size, settings.csc, settings.dictionaries, settings.seed)
+    learn_dictionaries(dictionaries, prepared, *given)
+    end("dictionaries")
+    return spent | {"early": early} if side == "early" else spent
 
-    if streamed:
-        side_by_side(first, second, handover)
-    else:
-        first()
-        second()
-    return at["clustered"] - at["learning"]
 
-
-def digest(out: Path) -> str:
+def digest(out: Place) -> str:
     """Of all files that later stages read."""
     found = hashlib.sha256()
-    for pattern in ("latents/by_class/*/*.parquet", "clusters/c*", "clusters/d*", "dictionaries/*.safetensors"):
-        for path in sorted(out.glob(pattern)):
-            found.update(str(path.relative_to(out)).encode() + path.read_bytes())
+    for name, _ in sorted(out.walk()):
+        if name.startswith(("latents/by_class", "clusters/c", "clusters/d", "dictionaries/")) and "progress" not in name:
+            found.update(name.encode() + (out / name).read())
     return found.hexdigest()
+
+
+def ratios(seconds: dict[str, list[dict]]) -> dict:
+    """Medians of the three stages, and of each way's ratio to the fit of its round."""
+    ends = {side: [one["dictionaries"] for one in runs] for side, runs in seconds.items()}
+    pairs = {way: [mine / fit for mine, fit in zip(ends[way], ends[FIT])] for way in WAYS}
+    return {
+        "pairs": len(ends[FIT]),
+        "median_seconds": {side: round(statistics.median(values), 2) for side, values in ends.items()},
+        "median_ratio": {way: round(statistics.median(values), 3) for way, values in pairs.items()},
+        "ratios": {way: [round(value, 3) for value in values] for way, values in pairs.items()},
+    }
 
 
 if __name__ == "__main__":

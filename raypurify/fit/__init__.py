@@ -11,12 +11,11 @@ The stages, in order; each reads the folders of those before it and fills its ow
     robust         the robust network: PGD and the pull to the clusters              Ray Train
     calibrate      the bundle, and what it measures on held-out images               a task
 
-``run.fit`` calls them, dictionaries beside clusters (``overlap``). A run directory, on a disk or in a store, has a
-folder for each stage, RUN/STAGE, and at the end RUN/bundle. A stage's fingerprint covers the settings that decide its
-output and the fingerprints of the stages that it reads; ``run_stage`` writes it down, with the stage's report, when the
-stage is complete. The same fingerprint again: skipped. Interrupted: the stage is called anew and does what is left.
-Another fingerprint: done over. Settings that only change where or how fast work is done (actors, block sizes,
-checkpoints) take no part in it.
+``run.fit`` calls them. A run directory, on a disk or in a store, has a folder for each stage, RUN/STAGE, and at the end
+RUN/bundle. A stage's fingerprint covers the settings that decide its output and the fingerprints of the stages that it
+reads; ``run_stage`` writes it down, with the stage's report, when the stage is complete. The same fingerprint again:
+skipped. Interrupted: the stage is called anew and does what is left. Another fingerprint: done over. Settings that only
+change where or how fast work is done (actors, block sizes, checkpoints) take no part in it.
 
 The mathematics is elsewhere (``training``, ``clusters``, ``csc``); modules here cut the work, carry it by Ray, and put
 files in place whole.

@@ -1,7 +1,6 @@
 """The latents of one class: a block in memory where they fit, else blocks in the cluster's object store."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ import pyarrow.parquet as pq
 
 from raypurify.clusters.blocks import Block, EachBlock
 from raypurify.errors import DataError
-from raypurify.fit.kept import Group
 from raypurify.storage import Place
 
 # A task whose node is lost is run again elsewhere, and so is what it needs.
@@ -18,23 +16,18 @@ RETRIES = 10
 
 
 class Piece(NamedTuple):
-    """A row group of a Parquet file with the columns row and latent, and the object that holds both, if one does."""
+    """A row group of a Parquet file with the columns row and latent."""
 
     file: Place
     group: int
     rows: int
     width: int
-    ref: Any = None
 
 
-def pieces_of(folder: Place, kept: dict[str, list[Group]] | None = None) -> list[Piece]:
-    """All row groups of a class's folder, in the order of file names; ``kept`` has the objects of some units. Raises
-    DataError where there is none."""
+def pieces_of(folder: Place) -> list[Piece]:
+    """All row groups of a class's folder, in the order of file names. Raises DataError where there is none."""
     pieces = []
     for place in folder.files(".parquet"):
-        if groups := (kept or {}).get(place.name.removesuffix(".parquet")):
-            pieces += [Piece(place, n, group.rows, group.width, group.ref) for n, group in enumerate(groups)]
-            continue
         with place.open() as opened, pq.ParquetFile(opened) as file:
             width = file.schema_arrow.field("latent").type.list_size
             rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
@@ -68,22 +61,12 @@ def read_latents(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.empty(len(latents), np.int64)
     start = 0
     for piece in pieces:
-        part = slice(start, start := start + piece.rows)
-        numbers[part], latents[part] = _read(piece)
+        with piece.file.open() as opened, pq.ParquetFile(opened) as file:
+            table = file.read_row_group(piece.group, columns=["row", "latent"])
+        part = slice(start, start := start + len(table))
+        numbers[part] = table.column("row").to_numpy()
+        latents[part] = _matrix(table.column("latent"), piece.width)
     return numbers, latents
-
-
-def _read(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-    if piece.ref is not None:
-        import ray
-        from ray.exceptions import RayError
-
-        # Lost with its node, it is still in the file.
-        with suppress(RayError):
-            return ray.get(piece.ref)
-    with piece.file.open() as opened, pq.ParquetFile(opened) as file:
-        table = file.read_row_group(piece.group, columns=["row", "latent"])
-    return table.column("row").to_numpy(), _matrix(table.column("latent"), piece.width)
 
 
 class ClassLatents(NamedTuple):

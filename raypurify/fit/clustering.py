@@ -15,10 +15,8 @@ from raypurify.clusters.files import class_path, read_estimates, read_labels, re
 from raypurify.clusters.scatter import Scatter, merge_scatters
 from raypurify.config import ClusterSettings
 from raypurify.errors import ConfigError
-from raypurify.fit.class_latents import RETRIES, Piece, cut_blocks, open_class, pieces_of
-from raypurify.fit.kept import Kept, Parts
+from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of
 from raypurify.fit.latents import PARTS
-from raypurify.fit.overlap import TICK, Handover
 from raypurify.pictures import elbow_curves
 from raypurify.runtime.progress import shared_progress
 from raypurify.storage import Place, overlapped
@@ -28,14 +26,7 @@ MAX_BYTES = 4 << 30
 
 
 def cluster(
-    folder: Place,
-    latents: Place,
-    classes: list[str],
-    source_rows: int,
-    settings: ClusterSettings,
-    seed: int,
-    kept: Kept | None = None,
-    handover: Handover | None = None,
+    folder: Place, latents: Place, classes: list[str], source_rows: int, settings: ClusterSettings, seed: int
 ) -> dict[str, Any]:
     """Write the files of all clusters (see ``clusters.files``) and ``elbow.png`` into ``folder``.
 
@@ -43,15 +34,11 @@ def cluster(
     finished ones stay when the stage is interrupted. A class of more than ``settings.block_mb`` of latents spreads over
     the cluster block by block. Labels depend on the latents and the seed alone.
 
-    Latents that are in ``kept`` are not read from their files. ``handover`` is told of each class with a file, and may
-    stop the stage.
-
     Raises DataError for a latent that is not finite, by its row, and ConfigError where all factors would be too large.
     """
     import ray
 
-    handover = handover or Handover()
-    of_class = _pieces(latents / PARTS, len(classes), kept.parts() if kept else {})
+    of_class = list(overlapped(pieces_of, [latents / PARTS / f"label={c}" for c in range(len(classes))]))
     rows = [sum(piece.rows for piece in pieces) for pieces in of_class]
     if settings.form in ("pinv", "shrinkage"):
         # As many axes as a class's largest cluster has images, at least: known before the work.
@@ -62,30 +49,16 @@ def cluster(
     wanted = [c for c, file in enumerate(files) if file.name not in there]
     done = sum(rows) - sum(rows[c] for c in wanted)
     progress = shared_progress(folder, sum(rows), "images", start=done)
-    handover.clustered(set(range(len(classes))) - set(wanted))
-    handover.begin(folder, source_rows, rows, [len(cut_blocks(p, settings.block_mb << 20)) for p in of_class])
-    clustering = ray.remote(_cluster_class).options(max_retries=RETRIES)
-    running = {clustering.remote(files[c], of_class[c], settings, seed, classes[c], progress): c for c in wanted}
-    try:
-        while running:
-            handover.check()
-            ready, _ = ray.wait(list(running), timeout=TICK)
-            for one in ready:
-                ray.get(one)
-                c = running.pop(one)
-                finished = len(classes) - len(running)
-                progress.measure.remote(classes=finished)
-                ray.get(progress.add.remote(rows[c], f"classes {finished}/{len(classes)}"))
-                handover.clustered([c])
-    finally:
-        for task in running:
-            ray.cancel(task)
+    task = ray.remote(_cluster_class).options(max_retries=RETRIES)
+    running = {task.remote(files[c], of_class[c], settings, seed, classes[c], progress): c for c in wanted}
+    while running:
+        (ready,), _ = ray.wait(list(running))
+        ray.get(ready)
+        c = running.pop(ready)
+        finished = len(classes) - len(running)
+        progress.measure.remote(classes=finished)
+        ray.get(progress.add.remote(rows[c], f"classes {finished}/{len(classes)}"))
     return _put_together(folder, files, of_class, classes, source_rows, settings)
-
-
-def _pieces(folder: Place, classes: int, parts: Parts) -> list[list[Piece]]:
-    kept = [{unit: groups[c] for unit, groups in parts.items() if c in groups} for c in range(classes)]
-    return list(overlapped(lambda c: pieces_of(folder / f"label={c}", kept[c]), range(classes)))
 
 
 def _cluster_class(

@@ -1,8 +1,6 @@
 """The dictionaries stage: a convolutional dictionary per cluster, learned in actors, one cluster each at a time."""
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +9,6 @@ from safetensors.torch import load
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.errors import DataError
 from raypurify.fit.learner import Learner, dictionary_path
-from raypurify.fit.overlap import Handover
 from raypurify.fit.samples import choose_samples, draw, fetch_samples
 from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
@@ -27,7 +24,8 @@ GPU_LEARNERS = 4
 def learn_dictionaries(
     folder: Place,
     prepared: Place,
-    clusters: Handover,
+    cluster_of_row: np.ndarray,
+    cluster_class: list[int],
     side: int,
     csc: CscSettings,
     settings: DictionarySettings,
@@ -42,7 +40,8 @@ def learn_dictionaries(
     Args:
         folder: of the stage, on storage that all nodes share.
         prepared: the folder that ``prepare`` wrote, images of 3 × ``side`` × ``side``.
-        clusters: all of them, or as they become known; while k-means goes on, learners leave it half of the CPUs.
+        cluster_of_row: (rows of the source,) integers, the cluster of each image, −1 for none.
+        cluster_class: the class of each cluster.
 
     Returns:
         ``source``: for each cluster, whose dictionary it uses: a cluster's number, its own where it has one, or
@@ -51,50 +50,31 @@ def learn_dictionaries(
     Raises:
         DataError: no sampled image varies, or ``learn_dictionary`` refuses the settings.
         TrainingError: actors died over one cluster again and again.
-        OtherEnded: ``clusters`` was stopped.
     """
-    progress, known, finished = Progress(folder, 0, "images"), 0, 0
+    count = len(cluster_class)
+    chosen = choose_samples(cluster_of_row, count, settings.images, seed)
+    samples = {str(k): rows for k, rows in enumerate(chosen)}
 
-    def learn(samples: dict[str, np.ndarray], rows: int, more: bool = False) -> None:
-        nonlocal known, finished
-        there = set(folder.names())
-        todo = {name: chosen for name, chosen in samples.items() if dictionary_path(folder, name).name not in there}
-        images = {name: settings.passes * len(chosen) for name, chosen in samples.items()}
-        total, known = sum(images.values()), known + len(samples)
-        finished += len(samples) - len(todo)
-        progress.grow(total, total - sum(images[name] for name in todo), more)
-        # Images are counted when their cluster is done, so that one begun again after a death does not count twice.
-        for name in _learn(folder, prepared, todo, rows, side, csc, settings, seed, clusters, progress):
-            finished += name is not None
-            progress.measure(clusters=finished)
-            progress.add(images[name] if name else 0, f"clusters {finished}/{known}")
+    def learn() -> None:
+        _learn(folder, prepared, samples, len(cluster_of_row), side, csc, settings, seed)
 
-    chosen: list[np.ndarray] = []
-    for found in clusters.groups(partial(_has_room, settings, clusters)):
-        before, chosen = len(chosen), choose_samples(found.of_row, len(found.owner), settings.images, seed)
-        learn({str(k): chosen[k] for k in range(before, len(chosen))}, len(found.of_row), found.more)
-    count = len(found.owner)
+    learn()
     learned = overlapped(lambda k: _load(folder, str(k)), range(count))
     own = [k for k, tensors in enumerate(learned) if tensors]
     if not own:
         raise DataError("no cluster holds an image with detail: there is nothing to learn a dictionary from")
-    sizes = np.bincount(found.of_row[found.of_row >= 0], minlength=count)
+    sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=count)
     by_size = sorted(own, key=lambda k: -sizes[k])
-    largest = {found.owner[k]: str(k) for k in reversed(by_size)}
-    source = [str(k) if k in own else largest.get(found.owner[k], GLOBAL) for k in range(count)]
+    largest = {cluster_class[k]: str(k) for k in reversed(by_size)}
+    source = [str(k) if k in own else largest.get(cluster_class[k], GLOBAL) for k in range(count)]
     if GLOBAL in source:
-        some = draw(np.concatenate([chosen[k] for k in own]), settings.images, (seed, count))
-        learn({GLOBAL: some}, len(found.of_row))
+        samples[GLOBAL] = draw(np.concatenate([chosen[k] for k in own]), settings.images, (seed, count))
+        learn()
         if not _load(folder, GLOBAL):  # it happened to hold constant images only
             source = [str(by_size[0]) if owner == GLOBAL else owner for owner in source]
     (folder / FETCHED).delete_folder()
     borrowed = sum(owner != str(k) for k, owner in enumerate(source))
     return {"dictionaries": count, "borrowed": borrowed, "source": source}
-
-
-def await_clusters(clusters: Handover, settings: DictionarySettings) -> None:
-    """Wait until there are clusters to learn from, and room for learners. Raises OtherEnded."""
-    next(clusters.groups(partial(_has_room, settings, clusters)))
 
 
 def load_dictionaries(folder: Place, source: list[str]) -> torch.Tensor:
@@ -117,60 +97,43 @@ def _learn(
     csc: CscSettings,
     settings: DictionarySettings,
     seed: int,
-    clusters: Handover,
-    progress: Progress,
-) -> Iterator[str | None]:
-    """Learn from ``samples``, and give None when that begins, and each name when it is done.
-
-    The images are fetched first, then the actors start, so that neither waits for a CPU that the other holds.
-    """
+) -> None:
+    """Learn what is not there yet: fetch the images first, then start the actors, so that neither waits for a CPU that
+    the other holds."""
     import ray
 
-    if not samples:
+    there = set(folder.names())
+    wanted = [name for name in samples if dictionary_path(folder, name).name not in there]
+    images = {name: settings.passes * len(rows) for name, rows in samples.items()}
+    finished, total = len(samples) - len(wanted), sum(images.values())
+    progress = Progress(folder, total, "images", start=total - sum(images[name] for name in wanted))
+    if not wanted:
         return
-
-    def say(note: str) -> None:
-        clusters.check()
-        progress.add(0, note)
-
-    number = {name: n for n, name in enumerate(samples)}
-    # A network file system may show for a while what was in a file of the same name before.
-    place = folder / FETCHED / next(iter(samples))
-    copies = fetch_samples(place, (prepared / TRAIN).files(".parquet"), list(samples.values()), source_rows, say)
-    yield None
-    _, asks, device = _room(settings, clusters.tasks())
+    number = {name: n for n, name in enumerate(wanted)}
+    files, rows = (prepared / TRAIN).files(".parquet"), [samples[name] for name in wanted]
+    copies = fetch_samples(folder / FETCHED, files, rows, source_rows, lambda note: progress.add(0, note))
+    room, asks, device = _room(settings)
     learner, arguments = ray.remote(**asks)(Learner), (folder, copies, side, csc, settings, seed, device)
 
     def start() -> Any:
         return learner.remote(*arguments)
 
-    def size() -> int:
-        return max(1, min(_room(settings, clusters.tasks()).learners, len(samples)))
-
     def call(actor: Any, name: str) -> Any:
         return actor.learn.remote(name, number[name])
 
-    yield from work_off(samples, "cluster", start, size, call)
-    place.delete_folder()
+    progress.add(0, f"clusters {finished}/{len(samples)}")
+    progress.measure(clusters=finished)
+    # Images are counted when their cluster is done, so that one begun again after a death does not count twice.
+    for name in work_off(wanted, "cluster", start, min(room, len(wanted)), call):
+        finished += 1
+        progress.measure(clusters=finished)
+        progress.add(images[name], f"clusters {finished}/{len(samples)}")
 
 
-def _has_room(settings: DictionarySettings, clusters: Handover) -> bool:
-    return _room(settings, clusters.tasks()).learners > 0
-
-
-class _Room(NamedTuple):
+def _room(settings: DictionarySettings) -> tuple[int, dict[str, Any], str]:
     """For how many learners the Ray cluster has room, what each asks of it, and on which device it learns."""
-
-    learners: int
-    asks: dict[str, Any]
-    device: str
-
-
-def _room(settings: DictionarySettings, tasks: int) -> _Room:
-    """The room for learners beside so many tasks of k-means, which keep half of the CPUs if they can use them."""
     has = cluster_resources()
     gpus = has.gpus if settings.engine == "torch" else 0
-    cpus = has.cpus - min(tasks, -(-has.cpus // 2)) if tasks else max(1, has.cpus - 1)
-    room = GPU_LEARNERS * gpus or cpus
+    room = GPU_LEARNERS * gpus or max(1, has.cpus - 1)
     asks = {"num_gpus": 1 / GPU_LEARNERS, "num_cpus": 0} if gpus else {"num_cpus": 1}
-    return _Room(min(room, settings.actors or room), asks, "cuda" if gpus else "cpu")
+    return min(room, settings.actors or room), asks, "cuda" if gpus else "cpu"

@@ -1,6 +1,6 @@
 """The latents stage: R(x) of every training image, in units that a pool of actors works off and commits one by one."""
 
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 
 from raypurify.errors import DataError, SinkError
 from raypurify.files import write_json
-from raypurify.fit.kept import PATIENCE, Kept, Members
 from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables
 from raypurify.nets.store import load_network
 from raypurify.runtime.progress import shared_progress
@@ -22,14 +21,11 @@ BATCH, BATCH_PIXELS, WRITE_ROWS = 256, 1 << 20, 1024
 PARTS, DONE = "by_class", "done"
 
 
-def extract_latents(
-    folder: Place, prepared: Place, network: Place, side: int, unit_rows: int = 0, kept: Kept | None = None
-) -> dict[str, Any]:
+def extract_latents(folder: Place, prepared: Place, network: Place, side: int, unit_rows: int = 0) -> dict[str, Any]:
     """Write ``folder/by_class/label=C/UNIT.parquet``: columns row (int64, ascending) and latent (d float32).
 
-    Units that an earlier run committed, by ``folder/done/UNIT.json``, stay as they are. With ``kept``, the others also
-    stay in the object store, as far as there is room. Raises DataError where latents are not finite, SinkError where a
-    file cannot be used, TrainingError where the network cannot be read.
+    Units that an earlier run committed, by ``folder/done/UNIT.json``, stay as they are. Raises DataError where latents
+    are not finite, SinkError where a file cannot be used, TrainingError where the network cannot be read.
     """
     model, files = load_network(network), prepared_files(prepared / TRAIN)
     images = sum(rows for _, rows in files)
@@ -39,16 +35,12 @@ def extract_latents(
     done = [unit for unit in units if f"{unit.name}.json" in marked]
     _remove_others(folder, done)
     if len(done) < len(units):
-        todo = [unit for unit in units if unit not in done]
-        keepers = kept.start(4 * model.dim * sum(unit.rows for unit in todo)) if kept else {}
-        _run(todo, model, folder, side, images, keepers)
+        _run([unit for unit in units if unit not in done], model, folder, side, images)
         _remove_others(folder, units)
     return {"images": images, "features": model.dim}
 
 
-def _run(
-    todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, images: int, keepers: dict[str, Any]
-) -> None:
+def _run(todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, images: int) -> None:
     import ray
 
     progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo))
@@ -58,7 +50,7 @@ def _run(
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
     results = ray.data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo)).map_batches(
         _Extractor,
-        fn_constructor_args=(ray.put(model), folder, side, "cuda" if has.gpus else "cpu", progress, keepers),
+        fn_constructor_args=(ray.put(model), folder, side, "cuda" if has.gpus else "cpu", progress),
         batch_size=1,
         num_cpus=1,
         num_gpus=1 if has.gpus else None,
@@ -74,26 +66,19 @@ def _run(
 class _Extractor:
     """Does and commits one unit a call; it holds the unit's latents and the pixels of one batch."""
 
-    def __init__(
-        self, model: Any, folder: Place, side: int, device: str, progress: Any, keepers: dict[str, Any] | None = None
-    ):
+    def __init__(self, model: Any, folder: Place, side: int, device: str, progress: Any):
         import ray
 
         # The bytes do not depend on the number of cores.
         torch.set_num_threads(1)
         self.network, self.folder, self.side, self.progress = ray.get(model).to(device), folder, side, progress
-        # None on a node that came later.
-        self.device, self.keeper = device, (keepers or {}).get(ray.get_runtime_context().get_node_id())
+        self.device = device
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         # Raised here, an error would reach the driver as text only, wrapped by Ray Data.
         error: DataError | SinkError | None = None
-        unit = batch["unit"][0]
         try:
-            rows, labels, latents = self._extract(unit)
-            members = _members(rows, labels)
-            self._write(unit.name, members, rows, latents)
-            self._keep(unit.name, members, rows, latents)
+            self._write(batch["unit"][0].name, *self._extract(batch["unit"][0]))
         except DataError as e:
             error = e
         except OSError as e:
@@ -123,36 +108,22 @@ class _Extractor:
             )
         return rows, labels, latents
 
-    def _write(self, name: str, members: Members, rows: np.ndarray, latents: np.ndarray) -> None:
+    def _write(self, name: str, rows: np.ndarray, labels: np.ndarray, latents: np.ndarray) -> None:
         """A file per class, each renamed into place when it is whole, then the marker of the unit."""
         schema = pa.schema({"row": pa.int64(), "latent": pa.list_(pa.float32(), latents.shape[1])})
-        for label, groups in members.items():
+        order, counts = np.lexsort((rows, labels)), {}
+        for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+            label = int(labels[members[0]])
             place = self.folder / PARTS / f"label={label}" / f"{name}.parquet"
             with (
                 place.writing() as file,
                 pq.ParquetWriter(file, schema, use_dictionary=False, compression="none") as writer,
             ):
-                for some in groups:
+                for some in np.split(members, range(WRITE_ROWS, len(members), WRITE_ROWS)):
                     column = pa.FixedSizeListArray.from_arrays(latents[some].reshape(-1), latents.shape[1])
                     writer.write_table(pa.Table.from_arrays([pa.array(rows[some]), column], schema=schema))
-        counts = {label: sum(map(len, groups)) for label, groups in members.items()}
+            counts[label] = len(members)
         write_json(self.folder / DONE / f"{name}.json", {"rows": counts, "features": latents.shape[1]})
-
-    def _keep(self, name: str, members: Members, rows: np.ndarray, latents: np.ndarray) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        # Nothing ends for want of it: there are files.
-        if self.keeper:
-            with suppress(RayError):
-                ray.get(self.keeper.keep.remote(name, members, rows, latents), timeout=PATIENCE)
-
-
-def _members(rows: np.ndarray, labels: np.ndarray) -> Members:
-    """The indices of each class, in the order of ``rows``, in the groups in which they are written."""
-    order = np.lexsort((rows, labels))
-    classes = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    return {int(labels[some[0]]): np.split(some, range(WRITE_ROWS, len(some), WRITE_ROWS)) for some in classes}
 
 
 def _remove_others(folder: Place, keep: list[Unit]) -> None:

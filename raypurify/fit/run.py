@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from raypurify.config import INITS, Settings
 from raypurify.errors import BundleError, ConfigError
-from raypurify.files import fingerprint
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.stages import StageOutput, open_run, run_stage
 from raypurify.storage import Place, Where, resolve
@@ -54,21 +53,19 @@ def fit(
         data, image_column=image_column, image_member=image_member, kind=kind, follow_links=follow_links
     )
     with open_run(run_dir) as folder, ray_session(address):
-        for done in _stages(folder, source, settings, until):
+        for done in _stages(folder, source, settings):
             if done.folder.name == until:
                 return done.folder
         _publish(done.folder / "bundle", folder / "bundle")
     return folder / "bundle"
 
 
-def _stages(run_dir: Place, source: "Source", settings: Settings, until: str | None) -> Iterator[StageOutput]:
+def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[StageOutput]:
     # Imported late: they load torch and Ray, which ``--help`` and a wrong path should not wait for.
     from raypurify.clusters.files import load_clusters
     from raypurify.fit.clustering import cluster
-    from raypurify.fit.dictionaries import await_clusters, learn_dictionaries, load_dictionaries
-    from raypurify.fit.kept import Kept
+    from raypurify.fit.dictionaries import learn_dictionaries, load_dictionaries
     from raypurify.fit.latents import extract_latents
-    from raypurify.fit.overlap import Found, Handover, side_by_side
     from raypurify.fit.prepare import prepare
     from raypurify.fit.train import NETWORK, train
     from raypurify.training.start import starting_network
@@ -76,13 +73,8 @@ def _stages(run_dir: Place, source: "Source", settings: Settings, until: str | N
     seed, side = settings.seed, settings.data.image_size
 
     def stage(name: str, depends: dict[str, Any], inputs: tuple[StageOutput, ...], body: Callable) -> StageOutput:
-        return run_stage(run_dir, name, {"seed": seed} | depends, marks(inputs), body)
-
-    def expected(name: str, depends: dict[str, Any], inputs: tuple[StageOutput, ...]) -> StageOutput:
-        return StageOutput(run_dir / name, fingerprint(name, {"seed": seed} | depends, marks(inputs)), {})
-
-    def marks(inputs: tuple[StageOutput, ...]) -> tuple[str, ...]:
-        return tuple(done.fingerprint for done in inputs) or (source.digest,)
+        marks = tuple(done.fingerprint for done in inputs) or (source.digest,)
+        return run_stage(run_dir, name, {"seed": seed} | depends, marks, body)
 
     part = {
         name: getattr(settings, name).model_dump(exclude={"checkpoint_steps"})
@@ -103,45 +95,36 @@ def _stages(run_dir: Place, source: "Source", settings: Settings, until: str | N
         ),
     )
     yield baseline
-    kept = Kept()
     latents = stage(
         "latents",
         {},
         (prepared, baseline),
-        lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, side, kept=kept),
+        lambda folder: extract_latents(folder, prepared.folder, baseline.folder / NETWORK, side),
     )
     yield latents
-    handover = Handover()
     # How large a block is decides where the work is done, not what comes of it.
-    depends = {"clusters": {k: v for k, v in part["clusters"].items() if k != "block_mb"}}
-
-    def make_clusters() -> tuple[StageOutput, Any]:
-        arguments = (latents.folder, classes, source.rows, settings.clusters, seed, kept, handover)
-        done = stage("clusters", depends, (latents,), lambda folder: cluster(folder, *arguments))
-        kept.end()
-        distributions, cluster_of_row = load_clusters(done.folder)
-        handover.complete(Found(cluster_of_row, done.report["cluster_class"]))
-        return done, distributions
-
-    def make_dictionaries() -> StageOutput:
-        await_clusters(handover, settings.dictionaries)
-        arguments = (prepared.folder, handover, side, settings.csc, settings.dictionaries, seed)
-        # The number of actors changes how fast the dictionaries come, not what they are.
-        return stage(
-            "dictionaries",
-            {
-                "csc": {k: part["csc"][k] for k in ("lmbda", "tikhonov", "pad")},
-                "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"},
-            },
-            (prepared, expected("clusters", depends, (latents,))),
-            lambda folder: learn_dictionaries(folder, *arguments),
-        )
-
-    if until == "clusters":
-        yield make_clusters()[0]
-        return
-    (clusters, distributions), dictionaries = side_by_side(make_clusters, make_dictionaries, handover)
+    clusters = stage(
+        "clusters",
+        {"clusters": {k: v for k, v in part["clusters"].items() if k != "block_mb"}},
+        (latents,),
+        lambda folder: cluster(folder, latents.folder, classes, source.rows, settings.clusters, seed),
+    )
     yield clusters
+    cluster_class = clusters.report["cluster_class"]
+    distributions, cluster_of_row = load_clusters(clusters.folder)
+    # The number of actors changes how fast the dictionaries come, not what they are.
+    dictionaries = stage(
+        "dictionaries",
+        {
+            "csc": {k: part["csc"][k] for k in ("lmbda", "tikhonov", "pad")},
+            "dictionaries": {k: v for k, v in part["dictionaries"].items() if k != "actors"},
+        },
+        (prepared, clusters),
+        lambda folder: learn_dictionaries(
+            folder, prepared.folder, cluster_of_row, cluster_class, side, settings.csc, settings.dictionaries, seed
+        ),
+    )
+
     yield dictionaries
 
     def robust_stage(name: str, before: StageOutput) -> StageOutput:
@@ -166,7 +149,7 @@ def _stages(run_dir: Place, source: "Source", settings: Settings, until: str | N
         "name": settings.name,
         "settings": settings,
         "classes": classes,
-        "cluster_class": clusters.report["cluster_class"],
+        "cluster_class": cluster_class,
         "dictionary_source": dictionaries.report["source"],
         "training_data": {
             "digest": source.digest,

@@ -34,8 +34,7 @@ def fetch_samples(
     """Copy the images of ``samples``, disjoint arrays of row numbers, out of prepared ``files`` into a new ``folder``.
 
     One Ray task a file streams through it, and holds no more of it than the sampled images. The copies, which are
-    returned, are files too, one for each: every node can read them, and they outlive any. ``say`` hears how far it is,
-    every second, and may raise.
+    returned, are files too, one for each: every node can read them, and they outlive any. ``say`` hears how far it is.
     """
     import ray
 
@@ -47,7 +46,7 @@ def fetch_samples(
     copies = [folder / f"{file.name.removesuffix('.parquet')}.arrow" for file in files]
     waiting = [copy.remote(*pair, shared) for pair in zip(files, copies)]
     while waiting:
-        done, waiting = ray.wait(waiting, timeout=1)
+        done, waiting = ray.wait(waiting)
         ray.get(done)
         say(f"images fetched from {len(files) - len(waiting)}/{len(files)} files")
     return copies

@@ -1,7 +1,6 @@
 """Progress before a person's eyes: a live line on a terminal, a plain line or an event now and then in a log."""
 
 import contextvars
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,6 @@ from raypurify.runtime.events import as_json, log_event
 from raypurify.runtime.progress import describe
 
 State = dict[str, Any]
-_LOCK = threading.Lock()
-# The bar of the terminal, once for each thread that shows something on it.
-_users: list[Bar] = []
 
 
 @contextmanager
@@ -59,30 +55,13 @@ def _plain(title: str, read: Callable[[], State | None], stop: threading.Event, 
             return
 
 
-@contextmanager
-def _shared(columns: tuple[TextColumn | BarColumn, ...], console: Console) -> Iterator[Bar]:
-    """The bars of this process, where there are others already those: two on a terminal would overwrite each other."""
-    with _LOCK:
-        # What others print is lost on the way through a bar if they do not print to its terminal.
-        bar = _users[-1] if _users else Bar(*columns, console=console, redirect_stdout=sys.stdout.isatty())
-        _users.append(bar)
-        bar.start()
-    try:
-        yield bar
-    finally:
-        with _LOCK:
-            _users.pop()
-            if not _users:
-                bar.stop()
-
-
 def _live(console: Console, title: str, read: Callable[[], State | None], stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with _shared(columns, console) as bar:
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, text="starting")
         while True:
             ended = stop.wait(0.3)

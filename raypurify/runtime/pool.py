@@ -177,11 +177,7 @@ class Pool(Generic[Item]):
 
 
 def work_off(
-    items: Iterable[Named],
-    noun: str,
-    start: Callable[[], Any],
-    size: int | Callable[[], int],
-    call: Callable[[Any, Named], Any],
+    items: Iterable[Named], noun: str, start: Callable[[], Any], size: int, call: Callable[[Any, Named], Any]
 ) -> Iterator[Named]:
     """Do every item in one of ``size`` actors and yield it when it is done; items begin in their order.
 
@@ -193,26 +189,23 @@ def work_off(
         items: what to do, each hashable and not None.
         noun: what an item is called in an error, e.g. "cluster".
         start: starts an actor that Ray does not restart, e.g. ``lambda: Worker.remote()``.
-        size: number of actors ≥ 1; more than there is room for do no harm. A function is asked again and again, may let
-            the pool grow, and may raise.
+        size: number of actors ≥ 1; more than there is room for do no harm.
         call: ``call(actor, item)`` begins an item in an actor and returns its future.
 
     Raises:
         TrainingError: ``LIVES`` actors died over one item, or as many for each place in the pool before they did
             anything. What the work itself raises comes as it is.
     """
-    now = size if callable(size) else lambda: size
-    pool = Pool(items, start, call, now())
+    pool = Pool(items, start, call, size)
     deaths: Counter[Named | None] = Counter()
     with closing(pool.events()) as events:
         for kind, item, error, _ in events:
-            pool.size = pool.most = now()
             if kind == "failed":
                 raise error.cause from error  # whose message is not a remote traceback
             if kind == "died":
                 actor_lost(error, item)
                 deaths[item] += 1
-                if deaths[item] == (LIVES * pool.size if item is None else LIVES):
+                if deaths[item] == (LIVES * size if item is None else LIVES):
                     over = "before they did anything" if item is None else f"over {noun} {item}"
                     raise TrainingError(
                         f"{deaths[item]} actors died {over}; if memory ran out, let fewer work at once: {error}"

@@ -19,7 +19,6 @@ from ray.cluster_utils import Cluster
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.files import read_json
 from raypurify.fit.dictionaries import learn_dictionaries
-from raypurify.fit.overlap import Found, Handover
 from raypurify.runtime.events import log_as
 from raypurify.runtime.observed import observed
 from raypurify.runtime.progress import FILE
@@ -43,11 +42,10 @@ def main(place: Path) -> None:
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    clusters = Handover(Found(np.load(place / "of_row.npy"), task["classes"]))
-    arguments = (clusters, task["side"], CscSettings(), DictionarySettings(**task["settings"]), 0)
+    arguments = (task["classes"], task["side"], CscSettings(), DictionarySettings(**task["settings"]), 0)
     log_as("json")
     with observed(str(place), "d", lambda: read_json(folder / FILE)):
-        learn_dictionaries(resolve(folder), resolve(task["prepared"]), *arguments)
+        learn_dictionaries(resolve(folder), resolve(task["prepared"]), np.load(place / "of_row.npy"), *arguments)
     loser.join(10)
     facts = {
         "lost": len(nodes) - len(cluster.worker_nodes),

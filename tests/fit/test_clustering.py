@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from raypurify.errors import ConfigError, DataError
 from raypurify.files import read_json
 from raypurify.fit.clustering import cluster
 from raypurify.fit.latents import PARTS
-from raypurify.fit.overlap import Handover, side_by_side
 from raypurify.runtime.progress import FILE, describe
 from raypurify.storage import resolve
 
@@ -112,28 +110,6 @@ def test_an_interrupted_stage_keeps_finished_classes(local_ray, large, tmp_path)
     progress = read_json(folder / FILE)
     assert (progress["done"], progress["total"], progress["start"]) == (rows, rows, rows - 400)
     assert "classes 3/3" in describe(progress)
-
-
-def test_an_error_beside_it_ends_k_means(local_ray, large, tmp_path):
-    latents, rows, _ = large
-    handover, folder = Handover(), tmp_path / "c"
-
-    def first():
-        folder.mkdir()
-        classes, settings = ["a", "b", "c"], ClusterSettings(block_mb=1, k_max=30, n_init=20)
-        cluster(resolve(folder), resolve(latents), classes, rows, settings, 0, handover=handover)
-
-    def second():
-        while handover.tasks() != 3:  # the small classes are clustered, the blocks of the large one are not
-            time.sleep(0.02)
-        raise DataError("nothing to learn from")
-
-    with pytest.raises(DataError, match="nothing to learn from"):
-        side_by_side(first, second, handover)
-    assert sorted(path.name for path in folder.glob("c*")) == ["class-00001.safetensors", "class-00002.safetensors"]
-    passes = [(read_json(folder / FILE) or {})["note"]]
-    time.sleep(1.5)
-    assert [read_json(folder / FILE)["note"]] == passes
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -18,15 +18,11 @@ import torch
 
 from raypurify.bundle import read_facts
 from raypurify.cli.texts import bundle_text
-from raypurify.clusters.class_clusters import ClassClusters
-from raypurify.clusters.estimates import Estimates
-from raypurify.clusters.files import class_path, write_class
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.csc import learn_dictionary, tikhonov_split
 from raypurify.errors import DataError
 from raypurify.files import read_json
-from raypurify.fit.dictionaries import FETCHED, GLOBAL, choose_samples, learn_dictionaries, load_dictionaries
-from raypurify.fit.overlap import Found, Handover, side_by_side
+from raypurify.fit.dictionaries import GLOBAL, choose_samples, learn_dictionaries, load_dictionaries
 from raypurify.fit.samples import draw, fetch_samples, read_sample
 from raypurify.runtime.progress import FILE, describe
 from raypurify.storage import resolve
@@ -69,12 +65,12 @@ def write_prepared(folder: Path, clusters: list[np.ndarray], files: int = 2) -> 
 
 def learned(folder: Path, prepared: Path, cluster_of_row, cluster_class, settings=SETTINGS) -> dict:
     folder.mkdir(exist_ok=True)
-    clusters = Handover(Found(cluster_of_row, cluster_class))
-    return learn_dictionaries(resolve(folder), resolve(prepared), clusters, SIDE, CscSettings(), settings, seed=0)
+    arguments = (cluster_of_row, cluster_class, SIDE, CscSettings(), settings)
+    return learn_dictionaries(resolve(folder), resolve(prepared), *arguments, seed=0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != FILE}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != FILE}
 
 
 SIX = [noise(count, count) for count in (9, 5, 4, 7, 6, 8)]
@@ -136,73 +132,6 @@ def test_neither_actors_nor_files_change_a_byte(six, undisturbed, tmp_path):
     learned(tmp_path / "d", tmp_path / "p", of_row, classes, SLOWER.model_copy(update={"actors": None}))
     # Nothing but dictionaries stays.
     assert contents(tmp_path / "d") == undisturbed
-    assert not (tmp_path / "d" / FETCHED).exists()
-
-
-@pytest.fixture
-def half_known(six, tmp_path, monkeypatch):
-    """A handover of the six clusters where the last class is not clustered yet, and what is to come."""
-    monkeypatch.setattr("raypurify.fit.overlap.PAYS", 0)
-    _, of_row, classes = six
-    nothing = Estimates(np.zeros((2, 1)), np.zeros((2, 1, 1)), np.zeros(2), np.zeros(2, bool), 0.0)
-    for c in range(2):
-        rows = np.flatnonzero((of_row == 2 * c) | (of_row == 2 * c + 1))
-        labels = of_row[rows] - 2 * c
-        write_class(class_path(resolve(tmp_path), c), ClassClusters(rows, labels, range(2, 3), [0.0], nothing, None))
-    handover = Handover()
-    handover.begin(resolve(tmp_path), len(of_row), [14, 11, 14], [1, 1, 1])
-    handover.clustered([0, 1])
-    return handover, Found(of_row, classes)
-
-
-def learn_beside(first, handover: Handover, folder: Path, prepared: Path) -> None:
-    folder.mkdir()
-
-    def second() -> None:
-        arguments = (resolve(folder), resolve(prepared), handover, SIDE, CscSettings(), SLOWER)
-        learn_dictionaries(*arguments, seed=0)
-
-    side_by_side(first, second, handover)
-
-
-def until_learned(folder: Path, count: int) -> None:
-    while len(list(folder.glob("*.safetensors"))) < count:
-        time.sleep(0.02)
-
-
-def test_clusters_of_clustered_classes_are_learned_before_the_last_class_is(six, undisturbed, half_known, tmp_path):
-    handover, complete = half_known
-    folder, known = tmp_path / "d", {}
-
-    def first() -> None:
-        until_learned(folder, 4)
-        known.update(read_json(folder / FILE))
-        handover.complete(complete)
-
-    learn_beside(first, handover, folder, six[0])
-    assert contents(folder) == undisturbed
-    assert (known["total"], known["more"]) == (4 * 4 * SLOWER.passes, True)
-    state = read_json(folder / FILE)
-    assert (state["done"], state["more"]) == (state["total"], False)
-    assert "clusters 6/6" in describe(state)
-
-
-def test_an_error_in_k_means_ends_the_learners_with_it(six, undisturbed, half_known, tmp_path):
-    folder = tmp_path / "d"
-
-    def first() -> None:
-        until_learned(folder, 1)
-        raise DataError("row 7 is not finite")
-
-    with pytest.raises(DataError, match="row 7 is not finite"):
-        learn_beside(first, half_known[0], folder, six[0])
-    deadline = time.monotonic() + 10
-    while learners() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not learners()
-    left = contents(folder)
-    assert 1 <= len(left) < 6
-    assert left.items() <= undisturbed.items()
 
 
 def test_dictionaries_go_on_where_they_were_interrupted(six, undisturbed, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -62,33 +61,3 @@ def test_training_goes_on_from_its_last_checkpoint(command, number):
     assert len(lines) <= 10
     assert all((run_dir / stage).is_dir() for stage in STAGES)
     assert load_bundle(run_dir / "bundle").manifest.name == "small"
-
-
-def test_two_stages_that_were_killed_side_by_side_go_on(command, small_run, small_settings):
-    run_dir, arguments = command
-    settings = small_settings.model_dump()
-    # Long enough for there to be a time to kill.
-    settings["clusters"] |= {"k_max": 12, "n_init": 40}
-    settings["dictionaries"] |= {"passes": 60}
-    (run_dir.parent / "settings.yaml").write_text(yaml.safe_dump(settings))
-    for stage in ("prepare", "baseline", "latents"):
-        shutil.copytree(small_run / stage, run_dir / stage)
-    arguments += ["--until", "dictionaries"]
-    learned = run_dir / "dictionaries"
-    stopped = start_and_stop(arguments, lambda: any(learned.glob("*.safetensors")), signal.SIGKILL)
-    assert stopped.returncode == -signal.SIGKILL, stopped.stderr
-    again = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
-    assert again.returncode == 0, again.stderr
-    assert "latents: complete, skipped" in again.stdout
-    found = written(run_dir)
-    for stage in ("clusters", "dictionaries"):
-        shutil.rmtree(run_dir / stage)
-    whole = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
-    assert whole.returncode == 0, whole.stderr
-    assert found == written(run_dir)
-
-
-def written(run_dir) -> dict[str, bytes]:
-    """What two stages leave to others."""
-    files = [*(run_dir / "clusters").glob("c*"), *(run_dir / "dictionaries").glob("*.safetensors")]
-    return {path.name: path.read_bytes() for path in files}

@@ -16,8 +16,6 @@ import torch
 from raypurify.errors import DataError, SinkError, TrainingError
 from raypurify.files import read_json
 from raypurify.fit import latents
-from raypurify.fit.class_latents import pieces_of, read_latents
-from raypurify.fit.kept import Kept
 from raypurify.fit.latents import DONE, PARTS, extract_latents
 from raypurify.fit.train import NETWORK
 from raypurify.fit.units import cut_units, prepared_files, read_tables
@@ -50,15 +48,15 @@ def train_files(prepared: Path) -> list[tuple[Place, int]]:
     return prepared_files(resolve(prepared / TRAIN))
 
 
-def extract(folder: Path, prepared: Path, network: Path, *arguments: int, kept: Kept | None = None) -> dict:
-    return extract_latents(resolve(folder), resolve(prepared), resolve(network), *arguments, kept=kept)
+def extract(folder: Path, prepared: Path, network: Path, *arguments: int) -> dict:
+    return extract_latents(resolve(folder), resolve(prepared), resolve(network), *arguments)
 
 
 @pytest.fixture(scope="module")
 def run(small_run):
     """Extracts the latents of the small run into a folder, in units of 30 images."""
     prepared, network = small_run / "prepare", small_run / "baseline" / NETWORK
-    return lambda folder, network=network, **kept: extract(folder, prepared, network, SIDE, UNIT_ROWS, **kept)
+    return lambda folder, network=network: extract(folder, prepared, network, SIDE, UNIT_ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -166,46 +164,6 @@ def test_bytes_do_not_depend_on_the_size_of_the_cluster(run, extracted, tmp_path
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     run(tmp_path)
     assert written(tmp_path) == written(extracted[0])
-
-
-def test_what_is_kept_is_not_read_again_and_what_is_lost_is_in_the_files(run, extracted, tmp_path, monkeypatch):
-    kept = Kept()
-    # So little is not worth a keeper.
-    run(tmp_path / "little", kept=kept)
-    assert not kept.parts()
-    monkeypatch.setattr("raypurify.fit.kept.LEAST", 0)
-    run(tmp_path / "a", kept=kept)
-    assert written(tmp_path / "a") == written(extracted[0])
-    parts, places = kept.parts(), [resolve(tmp_path / "a" / PARTS / f"label={label}") for label in range(3)]
-    by_files = [pieces_of(place) for place in places]
-    pieces = [pieces_of(place, {unit: groups[c] for unit, groups in parts.items()}) for c, place in enumerate(places)]
-    assert [[piece._replace(ref=None) for piece in some] for some in pieces] == by_files
-    expected = [read_latents(some) for some in by_files]
-    (tmp_path / "a").rename(tmp_path / "away")
-    for some, (rows, vectors) in zip(pieces, expected):
-        found = read_latents(some)
-        assert (found[0] == rows).all()
-        assert (found[1] == vectors).all()
-    (tmp_path / "away").rename(tmp_path / "a")
-    kept.end()
-    for some, (rows, vectors) in zip(pieces, expected):
-        found = read_latents(some)
-        assert (found[0] == rows).all()
-        assert (found[1] == vectors).all()
-
-
-def test_no_more_is_kept_than_the_share_of_the_store(run, extracted, tmp_path, monkeypatch):
-    import ray
-
-    unit = 4 * UNIT_ROWS * extracted[1]["features"]
-    store = ray.cluster_resources()["object_store_memory"]
-    monkeypatch.setattr("raypurify.fit.kept.SHARE", 2.5 * unit / store)
-    monkeypatch.setattr("raypurify.fit.kept.LEAST", 0)
-    kept = Kept()
-    run(tmp_path, kept=kept)
-    assert len(kept.parts()) == 2
-    assert written(tmp_path) == written(extracted[0])
-    kept.end()
 
 
 def test_default_units_are_a_function_of_the_data(small_run):
