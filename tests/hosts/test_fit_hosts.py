@@ -65,11 +65,16 @@ def epochs(cluster: Cluster, run: str) -> list[dict]:
     return [json.loads(line) for line in cluster.store.read(f"{run}/baseline/metrics.jsonl").splitlines()]
 
 
-@pytest.mark.parametrize("sign", ["baseline/metrics.jsonl", "latents/stage.json", "clusters/stage.json"])
-def test_a_fit_that_loses_a_host_ends_in_the_same_bytes(cluster, begin, whole, sign):
-    run = f"lost-{sign.partition('/')[0]}"
+# A stage is at work when its state is there; training, when it has told of an epoch.
+@pytest.mark.parametrize(
+    ("stage", "sign", "lines"),
+    [("baseline", "metrics.jsonl", 1), ("latents", "stage.json", 0), ("clusters", "stage.json", 0)],
+    ids=["baseline", "latents", "clusters"],
+)
+def test_a_fit_that_loses_a_host_ends_in_the_same_bytes(cluster, begin, whole, stage, sign, lines):
+    run = f"lost-{stage}"
     job = begin(run)
-    wait_for(cluster, job, f"{run}/{sign}", sign.endswith("l"))
+    wait_for(cluster, job, f"{run}/{stage}/{sign}", lines)
     with cluster.cut_off(cluster.workers[0]):
         said = job.end(400)
         assert cluster.workers[0].address not in cluster.alive()
