@@ -6,6 +6,7 @@ idle.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -129,9 +130,9 @@ class EarlyLearner(Learner):
 
 def learn_early(
     folder: Place, prepared: Place, clusters: Place, classes: int, rows: int, settings: Settings, ended: threading.Event
-) -> int:
-    """Learn the dictionaries of clusters as their numbers are known, and return how many were begun before k-means
-    had ``ended``: nothing where it leaves no CPU idle until then."""
+) -> dict[str, float]:
+    """Learn the dictionaries of clusters as their numbers are known; nothing where k-means leaves no CPU idle before it
+    has ``ended``. Returns how many were begun before that, and the seconds of their pass over the prepared images."""
     import ray
 
     room, asks, device = _room(settings.dictionaries)
@@ -155,16 +156,19 @@ def learn_early(
         number.update({name: (n, copies) for n, name in enumerate(new)})
         return new
 
-    early, names = 0, [class_path(clusters, c).name for c in range(classes)]
-    while not early and not ended.is_set():
+    waiting: list[str] = []
+    spent, names = 0.0, [class_path(clusters, c).name for c in range(classes)]
+    while not waiting and not ended.is_set():
         there = set(clusters.names())
         known = next((c for c, name in enumerate(names) if name not in there), classes)
         if known and sum(name not in there for name in names) < cluster_resources().cpus:
+            begun = time.monotonic()
             waiting = fetch(known)
-            early = len(waiting)
+            spent = time.monotonic() - begun
         ended.wait(0.5)
-    if not early:
-        return 0
+    if not waiting:
+        return {"early": 0}
+    early = len(waiting)
     pool: Pool[str] = Pool(waiting, lambda: learner.remote(*given), call, room)
     pool.more = True
     for kind, _, error, _ in pool.events():
@@ -173,4 +177,4 @@ def learn_early(
         if pool.more and ended.is_set():
             pool.waiting.extend(fetch(classes) if known < classes else [])
             pool.more = False
-    return early
+    return {"early": early, "early_pass": round(spent, 2)}
