@@ -336,6 +336,13 @@ def test_the_table_of_sizes_is_that_of_the_committed_results(benchmark):
     assert page.partition("<!-- sizing -->")[2].partition("<!-- /sizing -->")[0].strip() == benchmark("sizing").table()
 
 
+def test_table_of_streamed_stages_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("stages")
+    page = (REPOSITORY / "docs" / "decisions.md").read_text("utf-8")
+    found = page.partition("<!-- stages -->")[2].partition("<!-- /stages -->")[0].strip()
+    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
+
+
 def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
     bench = benchmark("bulk")
     page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
