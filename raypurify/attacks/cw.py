@@ -20,8 +20,8 @@ class CW:
     and x′ = ½(tanh w + 1) stays in [0, 1] by itself. A search for each image's own c goes up tenfold from
     ``initial_const`` until one succeeds, then halves the interval: ``searches`` times ``steps`` steps in all. Success
     is f > ``confidence``; the shortest success is kept. The settings are the authors', but for their 10,000 steps: 100
-    are RSFP's. As in theirs a search ends early, here for each image alone: when a tenth of the steps has not lowered
-    its objective.
+    are RSFP's. As in theirs a search ends early, here for each image alone: when a tenth of the steps, or ten, have not
+    lowered its objective.
 
     With ``eight_bit`` the model is asked about x′ as a file would hold it, and its gradient there is taken for that at
     x′, so that a success still is one in a file. Without it the attack is the published one.
@@ -116,7 +116,7 @@ class CW:
                 shortest[at[kept]], length[at[better]] = shown[kept], distance[better]
                 offset = x - clean[at]
                 adam.step((2 * offset - per_image(const[at], x) * gradient) * half[at] * (1 - tanh * tanh), rate)
-                due = self.abort_early and step % math.ceil(self.steps / 10) == 0
+                due = self.abort_early and step % max(10, math.ceil(self.steps / 10)) == 0
                 # A loss that is a sum does not tell which image still gains.
                 if due and (raised := loss(logits, labels[at])).ndim:
                     value = offset.square().flatten(1).sum(1) - const[at] * raised
