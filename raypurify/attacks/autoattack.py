@@ -6,7 +6,7 @@ A thin adapter over the authors' package ``pyautoattack``, which is installed wi
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class AutoAttack:
     'standard'
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "linf"
     version: str = "standard"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class CW:
     tensor([[[[0.5500, 0.5500]]]])
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "l2"
     searches: int = 9

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class DeepFool:
     tensor([[[[0.5490, 0.5510]]]])
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "l2"
     steps: int = 50

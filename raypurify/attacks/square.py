@@ -6,7 +6,7 @@ It needs the scores of the classifier and no gradient, so that a defence without
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Square:
     tensor(0.1000)
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "linf"
     queries: int = 5000

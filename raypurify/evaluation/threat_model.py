@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
-from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, smooth_surrogate, through_solver
+from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
 from raypurify.attacks.cw import margin
 from raypurify.attacks.joint import joint
 from raypurify.purifiers import Purifier
@@ -59,9 +59,9 @@ def perturb(
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
     choices it averages ``DRAWS`` (EOT).
     """
-    if differentiated(knows, purifier) == "choice":
-        return attack_choice(attack, purifier, images, generator=generator)  # type: ignore[arg-type]  # it has clusters
     model, labels, loss = sight(knows, network, purifier, images, labels)
+    if getattr(attack, "own_objective", False):
+        loss = None
     return attack(model, images, labels, generator=generator, loss=loss)
 
 
