@@ -18,9 +18,9 @@ from raypurify.attacks.budget import (
     step_direction,
     unit_length,
 )
-from raypurify.attacks.cw import margin
-from raypurify.attacks.losses import loss_of, values
-from raypurify.attacks.restarts import best_of, check_restarts, fooled
+from raypurify.attacks.losses import loss_of, margin, values
+from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
 

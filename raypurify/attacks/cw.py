@@ -9,7 +9,9 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image, stretch
+from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
+from raypurify.attacks.losses import margin
+from raypurify.attacks.success import lengthened
 from raypurify.errors import ConfigError
 
 
@@ -29,10 +31,11 @@ class CW:
 
     What is longer than ``eps`` is cut to the ball and mostly stops being a success: accuracy under the attack is the
     share of images whose shortest perturbation does not fit. With ``eps=math.inf`` nothing is cut. With ``fill`` the
-    perturbation is lengthened along its direction to ``eps``; a high ``confidence`` finds one that is worth it. Under
-    ``"linf"`` the tanh runs over [x − eps, x + eps] ∩ [0, 1] instead, so the shortest within the ball is found. An
-    image that is a success unperturbed comes back as it is, one without any success as the last step left it.
-    ``CW(eps=math.inf, searches=1, initial_const=c)`` is what toolboxes without a search mean by CW.
+    perturbation is lengthened along its direction to ``eps``, unless that would undo its success; a high
+    ``confidence`` finds one that is worth it. Under ``"linf"`` the tanh runs over [x − eps, x + eps] ∩ [0, 1] instead,
+    so the shortest within the ball is found. An image that is a success unperturbed comes back as it is, one without
+    any success as the last step left it. ``CW(eps=math.inf, searches=1, initial_const=c)`` is what toolboxes without a
+    search mean by CW.
 
     A ``loss`` given to the call is raised in the margin's place, without bound; success is still told by the margin.
 
@@ -86,7 +89,10 @@ class CW:
             todo = margin(logits_at(model, clean, images.dtype), labels) <= self.confidence
             if todo.any():
                 found[todo] = self._shortest(model, clean[todo], labels[todo], images.dtype, loss)
-            return (stretch if self.fill else clip_to_ball)(found, clean, self.eps, self.norm).to(images.dtype)
+            if not self.fill:
+                return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
+            budget = self.eps, self.norm
+            return lengthened(model, found, clean, labels, *budget, images.dtype, self.eight_bit).to(images.dtype)
 
     def _shortest(self, model: Model, clean: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
         """The shortest success for each image, or the last x′ where there is none."""
@@ -153,13 +159,3 @@ class _Adam:
         kept = _Adam(self.w[chosen])
         kept._first, kept._second, kept._steps = self._first[chosen], self._second[chosen], self._steps
         return kept
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the best other class beats the label, (N,): max over i ≠ y of Z_i, less Z_y.
-
-    >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
-    tensor([-1.])
-    """
-    own = labels[:, None]
-    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]

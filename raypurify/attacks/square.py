@@ -14,8 +14,7 @@ from torch import Tensor
 from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
-from raypurify.attacks.cw import margin
-from raypurify.attacks.losses import values
+from raypurify.attacks.losses import margin, values
 from raypurify.errors import ConfigError
 
 # After how many of 10,000 queries the area of the square is halved, in the authors' code.

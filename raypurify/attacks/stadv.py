@@ -12,9 +12,8 @@ from torch.nn.functional import grid_sample
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, per_image
-from raypurify.attacks.cw import margin
-from raypurify.attacks.losses import values
-from raypurify.attacks.restarts import fooled
+from raypurify.attacks.losses import margin, values
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
-from raypurify.attacks.cw import margin
 from raypurify.attacks.joint import joint
+from raypurify.attacks.losses import margin
 from raypurify.purifiers import Purifier
 
 DRAWS = 8

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool
 from raypurify.attacks.budget import size
 from raypurify.attacks.losses import LOSSES
-from raypurify.attacks.restarts import fooled
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError, DataError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
 

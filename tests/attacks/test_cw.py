@@ -7,7 +7,7 @@ import torch
 
 from raypurify.attacks import CW, PGD
 from raypurify.attacks.budget import NORMS, eight_bit, project, size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
 
 NO_BUDGET = math.inf

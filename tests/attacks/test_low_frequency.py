@@ -7,7 +7,7 @@ from scipy.fft import dctn
 
 from raypurify.attacks import PGD, LowFrequency
 from raypurify.attacks.budget import NORMS, size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 from raypurify.attacks.low_frequency import low_pass
 from raypurify.errors import ConfigError
 

@@ -5,7 +5,7 @@ import torch
 
 from raypurify.attacks import Square
 from raypurify.attacks.budget import NORMS, size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 from raypurify.attacks.square import _bump, _Draw
 from raypurify.errors import ConfigError, DataError
 
