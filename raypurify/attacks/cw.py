@@ -11,7 +11,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wid
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
 from raypurify.attacks.losses import margin
-from raypurify.attacks.success import lengthened
+from raypurify.attacks.success import confirmed, lengthened, slack
 from raypurify.errors import ConfigError
 
 
@@ -96,7 +96,9 @@ class CW:
 
     def _shortest(self, model: Model, clean: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
         """The shortest success for each image, or the last x′ where there is none."""
-        loss = loss or (lambda logits, labels: margin(logits, labels).clamp_max(self.confidence))
+        # Where the deployed model wants more of a margin than the gradient's pass, it is raised so far.
+        bar = clean.new_full((len(clean),), self.confidence)
+        loss = loss or (lambda logits, labels: margin(logits, labels).clamp_max(bar[at]))
         reach = self.eps if self.norm == "linf" else 1.0
         low, high = (clean - reach).clamp_min(0), (clean + reach).clamp_max(1)
         half = ((high - low) / 2).clamp_min(torch.finfo(clean.dtype).tiny)
@@ -115,9 +117,17 @@ class CW:
                 x = low[at] + half[at] * (tanh + 1)
                 shown = eight_bit(x).clamp(low[at], high[at]) if self.eight_bit else x
                 gradient, logits = input_gradient(model, shown, labels[at], dtype, loss)
-                now = margin(logits, labels[at]) > self.confidence
-                success[at] |= now
                 distance = (shown - clean[at]).flatten(1).norm(dim=1)
+                # A success that is neither the first of its search nor shorter would change nothing.
+                asked = ~success[at] | (distance < length[at])
+                now = asked.clone()
+                now[asked] = confirmed(
+                    model, shown[asked], logits[asked], labels[at[asked]], dtype, self.confidence, self.eight_bit
+                )
+                success[at] |= now
+                beaten = margin(logits, labels[at])
+                short = asked & ~now & (beaten > bar[at])
+                bar[at[short]] = (beaten + slack(logits)).to(bar)[short]
                 better = now & (distance < length[at])
                 # Until there is a success, the latest x′ is kept.
                 kept = better | length[at].isinf()

@@ -18,7 +18,7 @@ from raypurify.attacks.budget import (
     step_direction,
 )
 from raypurify.attacks.losses import margin
-from raypurify.attacks.success import lengthened
+from raypurify.attacks.success import confirmed, lengthened
 from raypurify.errors import ConfigError
 
 
@@ -122,6 +122,7 @@ class DeepFool:
                 closer = distance < nearest
                 nearest = torch.where(closer, distance, nearest)
                 slope = torch.where(per_image(closer, x), gradient, slope)
+        out = confirmed(model, x, logits.detach(), labels, dtype, rounded=False)
         # Steps shrink as the border nears: without the authors' constant, rounding can keep x' on it for good.
         length = torch.where(nearest.isinf(), 0, nearest + 1e-4)
-        return per_image(length, x) * step_direction(slope, self.norm), margin(logits.detach(), labels) <= 0
+        return per_image(length, x) * step_direction(slope, self.norm), ~out

@@ -13,7 +13,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, per_image
 from raypurify.attacks.losses import margin, values
-from raypurify.attacks.success import fooled
+from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
 
@@ -87,8 +87,7 @@ class StAdv:
                 gradient = self._slope(clean[left], flow, gradient)
                 first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
                 ahead = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-                if loss is None and (out := height > 0).any():
-                    out[out.clone()] = fooled(model, x[out], labels[left[out]], images.dtype)
+                if loss is None and (out := confirmed(model, x, logits, labels[left], images.dtype)).any():
                     found[left[out]] = x[out]
                     left, flow, first, second, ahead = (part[~out] for part in (left, flow, first, second, ahead))
                 if not len(left):

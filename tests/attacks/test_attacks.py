@@ -222,6 +222,8 @@ def test_a_custom_loss_is_what_is_raised(name, toy):
 
     attack = make(name, eps=0.05, norm="linf")
     if name in WITHOUT_LOSS:
+        # By which a threat model knows.
+        assert attack.own_objective
         with pytest.raises(ConfigError, match="loss"):
             attack(network, images, labels, loss=toward_class_two)
         return

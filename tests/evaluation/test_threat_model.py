@@ -1,7 +1,6 @@
 """What an attacker differentiates of which purifier, and that it is what is said."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -59,12 +58,9 @@ def test_each_knowledge_has_a_gradient_of_its_own(subjects):
         ("cw", {"searches": 1, "steps": 15, "initial_const": 1.0, "step_size": 0.05}),
         ("deepfool", {"steps": 5}),
         ("square", {"norm": "linf", "queries": 40}),
-        ("autoattack", {"norm": "linf", "attacks": ("apgd-ce",)}),
     ],
 )
 def test_attacks_with_an_objective_of_their_own_go_with_the_choice_by_it(name, settings, subjects):
-    if name == "autoattack" and find_spec("pyautoattack") is None:
-        pytest.skip("needs the package pyautoattack")
     purifier = subjects["RSFP"]
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     own, scores = purifier.purify(x).cluster, cluster_scores(purifier)
