@@ -13,6 +13,8 @@ from torch import Tensor
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, random_in_ball, size, unit_length
+from raypurify.attacks.losses import loss_of
+from raypurify.attacks.restarts import best_of, check_restarts
 from raypurify.errors import ConfigError
 
 
@@ -24,7 +26,7 @@ class LowFrequency:
     channel. A step adds P sign(P∇) under ``"linf"``, P∇ otherwise, scaled to ``step_size`` (default 2.5·eps/steps);
     what leaves the ball is scaled back into it, not clipped, so that no high frequency comes in. Only where x′ is
     clipped to [0, 1] does δ have others. It is weaker than PGD on a classifier alone, which is no reason to leave it
-    out where something treats the bands of an image differently.
+    out where something treats the bands of an image differently. ``loss`` and ``restarts`` are those of ``PGD``.
 
     >>> from raypurify.attacks import LowFrequency
     >>> x = torch.full((1, 1, 4, 4), 0.5)
@@ -39,6 +41,8 @@ class LowFrequency:
     steps: int = 50
     step_size: float | None = None
     random_start: bool = True
+    restarts: int = 1
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -49,6 +53,8 @@ class LowFrequency:
             raise ConfigError(f"band={self.band}: the share of frequencies that a perturbation may have is in (0, 1]")
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: LowFrequency needs at least one step")
+        check_restarts(self.restarts, self.random_start)
+        loss_of(self.loss)
 
     def __call__(
         self,
@@ -63,19 +69,30 @@ class LowFrequency:
         check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
-        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        raised = loss or loss_of(self.loss)
         with torch.inference_mode(False), torch.no_grad():
             clean = wide(images.detach().clone())
-            delta, unit = torch.zeros_like(clean), unit_length(clean, self.norm)
-            if self.random_start:
-                delta = self._within(low_pass(random_in_ball(clean, self.eps, self.norm, generator), self.band), clean)
-            for _ in range(self.steps):
-                gradient, _ = input_gradient(model, (clean + delta).clamp(0, 1), labels, images.dtype, loss)
-                # To unit size first: a square of a confident network's gradient is 0 in float32.
-                gradient = low_pass(_over_largest(gradient), self.band)
-                direction = low_pass(gradient.sign(), self.band) if self.norm == "linf" else gradient
-                delta = self._within(delta + step_size * unit * self._of_size_one(direction), clean)
-            return (clean + delta).clamp(0, 1).to(images.dtype)
+
+            def attempt(which: Tensor | slice) -> Tensor:
+                delta = torch.zeros_like(clean)
+                if self.random_start:
+                    delta = low_pass(random_in_ball(clean, self.eps, self.norm, generator), self.band)
+                return self._climb(model, clean[which], delta[which], labels[which], images.dtype, raised)
+
+            return best_of(attempt, model, images, labels, self.restarts, raised, leave=loss is None)
+
+    def _climb(
+        self, model: Model, clean: Tensor, delta: Tensor, labels: Tensor, dtype: torch.dtype, raised: Loss
+    ) -> Tensor:
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        delta, unit = self._within(delta, clean), unit_length(clean, self.norm)
+        for _ in range(self.steps):
+            gradient, _ = input_gradient(model, (clean + delta).clamp(0, 1), labels, dtype, raised)
+            # To unit size first: a square of a confident network's gradient is 0 in float32.
+            gradient = low_pass(_over_largest(gradient), self.band)
+            direction = low_pass(gradient.sign(), self.band) if self.norm == "linf" else gradient
+            delta = self._within(delta + step_size * unit * self._of_size_one(direction), clean)
+        return (clean + delta).clamp(0, 1).to(dtype)
 
     def _of_size_one(self, direction: Tensor) -> Tensor:
         direction = _over_largest(direction)

@@ -49,9 +49,30 @@ def test_a_wider_band_is_stronger(victim, batch):
     assert margins == sorted(margins)
 
 
+def test_restarts_keep_the_best_by_the_loss_that_is_named(victim, batch):
+    images, labels = batch[0][:16], batch[1][:16]
+    margins = []
+    for settings in ({}, {"restarts": 3}):
+        attack = LowFrequency(eps=2.5 / 255, steps=4, loss="margin", **settings)
+        found = attack(victim, images, labels, generator=generator())
+        assert (size(found - images, images, "linf") <= attack.eps * (1 + 1e-5)).all()
+        with torch.no_grad():
+            margins.append(margin(victim(found), labels))
+    withstood = margins[1] < -0.01
+    assert (margins[1] >= margins[0] - 1e-4)[withstood].all()
+    assert (margins[1] > margins[0] + 1e-3).any()
+    other = LowFrequency(eps=2.5 / 255, steps=4)(victim, images, labels, generator=generator())
+    with torch.no_grad():
+        assert not torch.equal(margin(victim(other), labels), margins[0])
+
+
 def test_settings_are_checked():
     for band in (0, 1.5):
         with pytest.raises(ConfigError, match="band="):
             LowFrequency(eps=0.1, band=band)
     with pytest.raises(ConfigError, match="steps=0"):
         LowFrequency(eps=0.1, steps=0)
+    with pytest.raises(ConfigError, match="restarts=2 are all the same"):
+        LowFrequency(eps=0.1, restarts=2, random_start=False)
+    with pytest.raises(ConfigError, match="loss='mse'"):
+        LowFrequency(eps=0.1, loss="mse")
