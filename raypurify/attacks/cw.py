@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raypurify.attacks.adam import Adam
 from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
@@ -111,9 +112,9 @@ class CW:
         rate = (0.05 if self.norm == "linf" else 0.01) if self.step_size is None else self.step_size
         for _ in range(self.searches):
             success, before = torch.zeros_like(labels, dtype=torch.bool), torch.full_like(length, math.inf)
-            at, adam = torch.arange(len(clean), device=clean.device), _Adam(origin)
+            at, w, adam = torch.arange(len(clean), device=clean.device), origin, Adam(origin)
             for step in range(1, self.steps + 1):
-                tanh = adam.w.tanh()
+                tanh = w.tanh()
                 x = low[at] + half[at] * (tanh + 1)
                 shown = eight_bit(x).clamp(low[at], high[at]) if self.eight_bit else x
                 gradient, logits = input_gradient(model, shown, labels[at], dtype, loss)
@@ -133,7 +134,8 @@ class CW:
                 kept = better | length[at].isinf()
                 shortest[at[kept]], length[at[better]] = shown[kept], distance[better]
                 offset = x - clean[at]
-                adam.step((2 * offset - per_image(const[at], x) * gradient) * half[at] * (1 - tanh * tanh), rate)
+                slope = (2 * offset - per_image(const[at], x) * gradient) * half[at] * (1 - tanh * tanh)
+                w = w - rate * adam.way(slope)
                 due = self.abort_early and step % max(10, math.ceil(self.steps / 10)) == 0
                 # A loss that is a sum does not tell which image still gains.
                 if due and (raised := loss(logits, labels[at])).ndim:
@@ -141,31 +143,11 @@ class CW:
                     falls = value + 1e-4 * value.abs() < before[at]
                     # Until a value of 8 bits has moved, the margin cannot.
                     before[at] = torch.where(distance > 0, value, before[at])
-                    at, adam = at[falls], adam.of(falls)
+                    at, w = at[falls], w[falls]
+                    adam.keep(falls)
                     if not len(at):
                         break
             upper = torch.where(success, const, upper)
             lower = torch.where(success, lower, const)
             const = torch.where(upper.isinf(), 10 * const, (lower + upper) / 2)
         return shortest
-
-
-class _Adam:
-    """Adam (Kingma and Ba, 2015) on w (N, ...), whose images can leave it."""
-
-    def __init__(self, w: Tensor):
-        self.w, self._first, self._second, self._steps = w, torch.zeros_like(w), torch.zeros_like(w), 0
-
-    def step(self, slope: Tensor, rate: float) -> None:
-        """Go down along ``slope``, the gradient at w."""
-        self._steps += 1
-        self._first = 0.9 * self._first + 0.1 * slope
-        self._second = 0.999 * self._second + 0.001 * slope * slope
-        first, second = self._first / (1 - 0.9**self._steps), self._second / (1 - 0.999**self._steps)
-        self.w = self.w - rate * first / (second.sqrt() + 1e-8)
-
-    def of(self, chosen: Tensor) -> "_Adam":
-        """The images (bool, (N,)) that stay."""
-        kept = _Adam(self.w[chosen])
-        kept._first, kept._second, kept._steps = self._first[chosen], self._second[chosen], self._steps
-        return kept
