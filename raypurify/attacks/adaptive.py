@@ -14,7 +14,7 @@ from torch.nn.functional import log_softmax
 
 from raypurify.attacks.base import Attack, Loss, Model
 from raypurify.attacks.budget import per_image
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 
@@ -172,7 +172,7 @@ def through_solver(
 def cluster_scores(purifier: "RSFP") -> Model:
     """A model whose classes are the clusters, scored by −MD(R(x), cluster), (N, K); differentiable.
 
-    What it scores highest is the cluster that the purifier takes, and ``attacks.cw.margin`` of that cluster is its
+    What it scores highest is the cluster that the purifier takes, and ``attacks.losses.margin`` of that cluster is its
     distance less that of the nearest other one. Needs K·N·d numbers at a time.
 
     >>> import raypurify

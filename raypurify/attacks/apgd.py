@@ -18,9 +18,9 @@ from raypurify.attacks.budget import (
     step_direction,
     unit_length,
 )
-from raypurify.attacks.cw import margin
 from raypurify.attacks.losses import loss_of, values
-from raypurify.attacks.restarts import best_of, check_restarts, fooled
+from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
 
@@ -120,9 +120,7 @@ class APGD:
                 last_height=height,
             )
             found[path.where] = path.best_x.to(found)
-            if leave and (out := margin(logits, path.labels) > 0).any():
-                # What is told by the gradient's pass is tried as it will be judged.
-                out[out.clone()] = fooled(model, path.x[out], path.labels[out], dtype)
+            if leave and (out := confirmed(model, path.x, logits, path.labels, dtype)).any():
                 found[path.where[out]] = path.x[out]
                 path = path.of(~out)
             if taken == self.steps or not len(path.where):

@@ -6,14 +6,14 @@ A thin adapter over the authors' package ``pyautoattack``, which is installed wi
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, unit_length
+from raypurify.attacks.budget import check_norm, check_size, eight_bit, unit_length
 from raypurify.errors import ConfigError, DataError
 
 VERSIONS = ("standard", "plus", "rand")
@@ -26,7 +26,9 @@ class AutoAttack:
 
     ``version`` is the authors': ``"standard"`` (APGD on cross-entropy, APGD and FAB on targets, Square with 5,000
     queries), ``"plus"``, or ``"rand"`` for a randomised model. ``attacks`` names a selection of ``PARTS`` in its
-    place. With C classes at most C − 1 of them serve as targets. An image that withstands all comes back as it is.
+    place. With C classes at most C − 1 of them serve as targets. Within a part the package has its own test;
+    only an image that fools the model as it is deployed, as a file of 8 bits, is spared the parts that follow. One that
+    withstands all comes back as it is.
 
     Under ``"dissimilarity"`` every image has a radius of its own, which the package has no place for: the images are
     attacked one by one, much more slowly. Otherwise an image's random numbers depend on its company. It computes in
@@ -38,6 +40,7 @@ class AutoAttack:
     'standard'
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "linf"
     version: str = "standard"
@@ -83,8 +86,11 @@ class AutoAttack:
             def logits(x: Tensor) -> Tensor:
                 return _Apart.apply(x, model, images.dtype)
 
+            def judge(x: Tensor) -> Tensor:
+                return logits_at(model, eight_bit(x), images.dtype).float()
+
             def attacked(part: slice, eps: float) -> Tensor:
-                attack = self._prepared(logits, eps, seed, classes, clean.device)
+                attack = self._prepared(logits, judge, eps, seed, classes, clean.device)
                 return attack.run_standard_evaluation(single[part], labels[part], batch_size=len(single))[0]
 
             with torch.random.fork_rng([clean.device] if clean.device.type == "cuda" else []):
@@ -95,13 +101,18 @@ class AutoAttack:
                     found = attacked(slice(None), self.eps)
             return torch.where(found == single, clean, found.to(clean.dtype))
 
-    def _prepared(self, model: Model, eps: float, seed: int, classes: int, device: torch.device) -> Any:
-        """The package's attack, with no more targets than there are other classes."""
+    def _prepared(self, model: Model, judge: Model, eps: float, seed: int, classes: int, device: torch.device) -> Any:
+        """The package's attack on ``model``, with no more targets than there are other classes.
+
+        Whether an image withstood a part is told by the logits of ``judge``.
+        """
         from pyautoattack import AutoAttack as Published
 
         settings = {"version": "custom", "attacks": list(self.attacks)} if self.attacks else {"version": self.version}
         norm = "Linf" if self.norm == "linf" else "L2"
         attack = Published(model, eps=eps, norm=norm, seed=seed, device=device, **settings)
+        # Its parts follow the model; who leaves between them is told by this.
+        attack.get_logits = judge
         if classes < 4 and "apgd-t" in attack.attacks_to_run:
             raise DataError(f"{classes} classes: targeted APGD needs 4; give attacks=('apgd-ce', 'fab', 'square')")
         for part in (attack.apgd_targeted, attack.fab):

@@ -23,7 +23,9 @@ class Attack(Protocol):
     switches the model between training and evaluation: in training mode its forward passes update batch-norm
     statistics, so switch to ``eval()`` where that is not wanted. Pass the bare module, not its
     ``DistributedDataParallel`` wrapper, which hooks into every backward pass. An attack that raises no
-    loss (``DeepFool``, ``AutoAttack``) refuses one with ConfigError. Images that are not floating point in [0, 1], and
+    loss (``DeepFool``, ``AutoAttack``) refuses one with ConfigError. One that is only itself by its own objective, as
+    those and the margins of ``CW`` and ``Square``, says so by a class attribute ``own_objective = True``: a threat
+    model that would give another loss then gives none. Images that are not floating point in [0, 1], and
     labels that do not fit them, raise DataError; settings out of range raise ConfigError when the attack is made.
     """
 

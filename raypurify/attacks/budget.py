@@ -137,8 +137,17 @@ def step_direction(grad: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return grad.sign()
     # Gradients of a confident network reach 1e-30, whose square is 0 in float32: scale to max 1 before taking the norm.
-    scaled = grad / per_image(_nonzero(grad.flatten(1).abs().amax(1)), grad)
+    scaled = over_largest(grad)
     return scaled / per_image(_nonzero(scaled.flatten(1).norm(dim=1)), grad)
+
+
+def over_largest(values: Tensor) -> Tensor:
+    """The values (N, ...) of each image over the largest of their magnitudes; zeros where all are.
+
+    >>> over_largest(torch.tensor([[[[3.0, -4.0]]]]))
+    tensor([[[[ 0.7500, -1.0000]]]])
+    """
+    return values / per_image(_nonzero(values.flatten(1).abs().amax(1)), values)
 
 
 def random_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Generator | None = None) -> Tensor:

@@ -2,13 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from raypurify.attacks.adam import Adam
 from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image, stretch
+from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
+from raypurify.attacks.losses import margin
+from raypurify.attacks.success import confirmed, lengthened, slack
 from raypurify.errors import ConfigError
 
 
@@ -28,10 +32,11 @@ class CW:
 
     What is longer than ``eps`` is cut to the ball and mostly stops being a success: accuracy under the attack is the
     share of images whose shortest perturbation does not fit. With ``eps=math.inf`` nothing is cut. With ``fill`` the
-    perturbation is lengthened along its direction to ``eps``; a high ``confidence`` finds one that is worth it. Under
-    ``"linf"`` the tanh runs over [x − eps, x + eps] ∩ [0, 1] instead, so the shortest within the ball is found. An
-    image that is a success unperturbed comes back as it is, one without any success as the last step left it.
-    ``CW(eps=math.inf, searches=1, initial_const=c)`` is what toolboxes without a search mean by CW.
+    perturbation is lengthened along its direction to ``eps``, unless that would undo its success; a high
+    ``confidence`` finds one that is worth it. Under ``"linf"`` the tanh runs over [x − eps, x + eps] ∩ [0, 1] instead,
+    so the shortest within the ball is found. An image that is a success unperturbed comes back as it is, one without
+    any success as the last step left it. ``CW(eps=math.inf, searches=1, initial_const=c)`` is what toolboxes without a
+    search mean by CW.
 
     A ``loss`` given to the call is raised in the margin's place, without bound; success is still told by the margin.
 
@@ -41,6 +46,7 @@ class CW:
     tensor([[[[0.5500, 0.5500]]]])
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "l2"
     searches: int = 9
@@ -84,11 +90,16 @@ class CW:
             todo = margin(logits_at(model, clean, images.dtype), labels) <= self.confidence
             if todo.any():
                 found[todo] = self._shortest(model, clean[todo], labels[todo], images.dtype, loss)
-            return (stretch if self.fill else clip_to_ball)(found, clean, self.eps, self.norm).to(images.dtype)
+            if not self.fill:
+                return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
+            budget = self.eps, self.norm
+            return lengthened(model, found, clean, labels, *budget, images.dtype, self.eight_bit).to(images.dtype)
 
     def _shortest(self, model: Model, clean: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None) -> Tensor:
         """The shortest success for each image, or the last x′ where there is none."""
-        loss = loss or (lambda logits, labels: margin(logits, labels).clamp_max(self.confidence))
+        # Where the deployed model wants more of a margin than the gradient's pass, it is raised so far.
+        bar = clean.new_full((len(clean),), self.confidence)
+        loss = loss or (lambda logits, labels: margin(logits, labels).clamp_max(bar[at]))
         reach = self.eps if self.norm == "linf" else 1.0
         low, high = (clean - reach).clamp_min(0), (clean + reach).clamp_max(1)
         half = ((high - low) / 2).clamp_min(torch.finfo(clean.dtype).tiny)
@@ -101,21 +112,30 @@ class CW:
         rate = (0.05 if self.norm == "linf" else 0.01) if self.step_size is None else self.step_size
         for _ in range(self.searches):
             success, before = torch.zeros_like(labels, dtype=torch.bool), torch.full_like(length, math.inf)
-            at, adam = torch.arange(len(clean), device=clean.device), _Adam(origin)
+            at, w, adam = torch.arange(len(clean), device=clean.device), origin, Adam(origin)
             for step in range(1, self.steps + 1):
-                tanh = adam.w.tanh()
+                tanh = w.tanh()
                 x = low[at] + half[at] * (tanh + 1)
                 shown = eight_bit(x).clamp(low[at], high[at]) if self.eight_bit else x
                 gradient, logits = input_gradient(model, shown, labels[at], dtype, loss)
-                now = margin(logits, labels[at]) > self.confidence
-                success[at] |= now
                 distance = (shown - clean[at]).flatten(1).norm(dim=1)
+                # A success that is neither the first of its search nor shorter would change nothing.
+                asked = ~success[at] | (distance < length[at])
+                now = asked.clone()
+                now[asked] = confirmed(
+                    model, shown[asked], logits[asked], labels[at[asked]], dtype, self.confidence, self.eight_bit
+                )
+                success[at] |= now
+                beaten = margin(logits, labels[at])
+                short = asked & ~now & (beaten > bar[at])
+                bar[at[short]] = (beaten + slack(logits)).to(bar)[short]
                 better = now & (distance < length[at])
                 # Until there is a success, the latest x′ is kept.
                 kept = better | length[at].isinf()
                 shortest[at[kept]], length[at[better]] = shown[kept], distance[better]
                 offset = x - clean[at]
-                adam.step((2 * offset - per_image(const[at], x) * gradient) * half[at] * (1 - tanh * tanh), rate)
+                slope = (2 * offset - per_image(const[at], x) * gradient) * half[at] * (1 - tanh * tanh)
+                w = w - rate * adam.way(slope)
                 due = self.abort_early and step % max(10, math.ceil(self.steps / 10)) == 0
                 # A loss that is a sum does not tell which image still gains.
                 if due and (raised := loss(logits, labels[at])).ndim:
@@ -123,41 +143,11 @@ class CW:
                     falls = value + 1e-4 * value.abs() < before[at]
                     # Until a value of 8 bits has moved, the margin cannot.
                     before[at] = torch.where(distance > 0, value, before[at])
-                    at, adam = at[falls], adam.of(falls)
+                    at, w = at[falls], w[falls]
+                    adam.keep(falls)
                     if not len(at):
                         break
             upper = torch.where(success, const, upper)
             lower = torch.where(success, lower, const)
             const = torch.where(upper.isinf(), 10 * const, (lower + upper) / 2)
         return shortest
-
-
-class _Adam:
-    """Adam (Kingma and Ba, 2015) on w (N, ...), whose images can leave it."""
-
-    def __init__(self, w: Tensor):
-        self.w, self._first, self._second, self._steps = w, torch.zeros_like(w), torch.zeros_like(w), 0
-
-    def step(self, slope: Tensor, rate: float) -> None:
-        """Go down along ``slope``, the gradient at w."""
-        self._steps += 1
-        self._first = 0.9 * self._first + 0.1 * slope
-        self._second = 0.999 * self._second + 0.001 * slope * slope
-        first, second = self._first / (1 - 0.9**self._steps), self._second / (1 - 0.999**self._steps)
-        self.w = self.w - rate * first / (second.sqrt() + 1e-8)
-
-    def of(self, chosen: Tensor) -> "_Adam":
-        """The images (bool, (N,)) that stay."""
-        kept = _Adam(self.w[chosen])
-        kept._first, kept._second, kept._steps = self._first[chosen], self._second[chosen], self._steps
-        return kept
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the best other class beats the label, (N,): max over i ≠ y of Z_i, less Z_y.
-
-    >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
-    tensor([-1.])
-    """
-    own = labels[:, None]
-    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ from raypurify.attacks.budget import (
     eight_bit,
     per_image,
     step_direction,
-    stretch,
 )
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
+from raypurify.attacks.success import confirmed, lengthened
 from raypurify.errors import ConfigError
 
 
@@ -38,7 +39,8 @@ class DeepFool:
 
     What is longer than ``eps`` is cut to the ball and mostly stops being a success; with ``eps=math.inf`` nothing is
     cut. With ``fill`` the perturbation is lengthened along its direction to ``eps`` instead of being left as short as
-    it was found. There is no loss in it, so a ``loss`` given to the call is refused with ConfigError.
+    it was found, unless that would undo its success. There is no loss in it, so a ``loss`` given to the call is refused
+    with ConfigError.
 
     >>> from raypurify.attacks import DeepFool
     >>> x = torch.tensor([[[[0.6, 0.5]]]])
@@ -46,6 +48,7 @@ class DeepFool:
     tensor([[[[0.5490, 0.5510]]]])
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "l2"
     steps: int = 50
@@ -96,7 +99,10 @@ class DeepFool:
                 total[todo] += step[holds]
                 moved = (clean[todo] + (1 + self.overshoot) * total[todo]).clamp(0, 1)
                 found[todo] = eight_bit(moved) if self.eight_bit else moved
-            return (stretch if self.fill else clip_to_ball)(found, clean, self.eps, self.norm).to(images.dtype)
+            if not self.fill:
+                return clip_to_ball(found, clean, self.eps, self.norm).to(images.dtype)
+            budget = self.eps, self.norm
+            return lengthened(model, found, clean, labels, *budget, images.dtype, self.eight_bit).to(images.dtype)
 
     def _step(
         self, model: Model, x: Tensor, labels: Tensor, rivals: Tensor, dtype: torch.dtype
@@ -116,6 +122,7 @@ class DeepFool:
                 closer = distance < nearest
                 nearest = torch.where(closer, distance, nearest)
                 slope = torch.where(per_image(closer, x), gradient, slope)
+        out = confirmed(model, x, logits.detach(), labels, dtype, rounded=False)
         # Steps shrink as the border nears: without the authors' constant, rounding can keep x' on it for good.
         length = torch.where(nearest.isinf(), 0, nearest + 1e-4)
-        return per_image(length, x) * step_direction(slope, self.norm), margin(logits.detach(), labels) <= 0
+        return per_image(length, x) * step_direction(slope, self.norm), ~out

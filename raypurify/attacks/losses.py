@@ -1,10 +1,11 @@
 """Losses that attacks raise: cross-entropy, the margin, and the difference of logits ratio, one value per image."""
 
+import math
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks.base import Loss
-from raypurify.attacks.cw import margin
 from raypurify.errors import ConfigError, DataError
 
 
@@ -16,6 +17,17 @@ def ce(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([0.6931])
     """
     return cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the best other class beats the label, (N,): max over i ≠ y of Z_i, less Z_y.
+
+    >>> import torch
+    >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
+    tensor([-1.])
+    """
+    own = labels[:, None]
+    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:

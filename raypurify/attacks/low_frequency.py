@@ -12,7 +12,19 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import check_norm, check_size, per_image, project, random_in_ball, size, unit_length
+from raypurify.attacks.budget import (
+    check_norm,
+    check_size,
+    over_largest,
+    per_image,
+    project,
+    random_in_ball,
+    size,
+    step_direction,
+    unit_length,
+)
+from raypurify.attacks.losses import loss_of
+from raypurify.attacks.restarts import best_of, check_restarts
 from raypurify.errors import ConfigError
 
 
@@ -24,7 +36,7 @@ class LowFrequency:
     channel. A step adds P sign(P∇) under ``"linf"``, P∇ otherwise, scaled to ``step_size`` (default 2.5·eps/steps);
     what leaves the ball is scaled back into it, not clipped, so that no high frequency comes in. Only where x′ is
     clipped to [0, 1] does δ have others. It is weaker than PGD on a classifier alone, which is no reason to leave it
-    out where something treats the bands of an image differently.
+    out where something treats the bands of an image differently. ``loss`` and ``restarts`` are those of ``PGD``.
 
     >>> from raypurify.attacks import LowFrequency
     >>> x = torch.full((1, 1, 4, 4), 0.5)
@@ -39,6 +51,8 @@ class LowFrequency:
     steps: int = 50
     step_size: float | None = None
     random_start: bool = True
+    restarts: int = 1
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -49,6 +63,8 @@ class LowFrequency:
             raise ConfigError(f"band={self.band}: the share of frequencies that a perturbation may have is in (0, 1]")
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: LowFrequency needs at least one step")
+        check_restarts(self.restarts, self.random_start)
+        loss_of(self.loss)
 
     def __call__(
         self,
@@ -63,26 +79,33 @@ class LowFrequency:
         check_batch(images, labels)
         if len(images) == 0:
             return images.detach().clone()
-        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        raised = loss or loss_of(self.loss)
         with torch.inference_mode(False), torch.no_grad():
             clean = wide(images.detach().clone())
-            delta, unit = torch.zeros_like(clean), unit_length(clean, self.norm)
-            if self.random_start:
-                delta = self._within(low_pass(random_in_ball(clean, self.eps, self.norm, generator), self.band), clean)
-            for _ in range(self.steps):
-                gradient, _ = input_gradient(model, (clean + delta).clamp(0, 1), labels, images.dtype, loss)
-                # To unit size first: a square of a confident network's gradient is 0 in float32.
-                gradient = low_pass(_over_largest(gradient), self.band)
-                direction = low_pass(gradient.sign(), self.band) if self.norm == "linf" else gradient
-                delta = self._within(delta + step_size * unit * self._of_size_one(direction), clean)
-            return (clean + delta).clamp(0, 1).to(images.dtype)
 
-    def _of_size_one(self, direction: Tensor) -> Tensor:
-        direction = _over_largest(direction)
-        if self.norm == "linf":
-            return direction
-        length = direction.flatten(1).norm(dim=1)
-        return direction / per_image(torch.where(length > 0, length, 1), direction)
+            def attempt(which: Tensor | slice) -> Tensor:
+                delta = torch.zeros_like(clean)
+                if self.random_start:
+                    delta = dct_band(random_in_ball(clean, self.eps, self.norm, generator), self.band)
+                return self._climb(model, clean[which], delta[which], labels[which], images.dtype, raised)
+
+            return best_of(attempt, model, images, labels, self.restarts, raised, leave=loss is None)
+
+    def _climb(
+        self, model: Model, clean: Tensor, delta: Tensor, labels: Tensor, dtype: torch.dtype, raised: Loss
+    ) -> Tensor:
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        delta, unit = self._within(delta, clean), unit_length(clean, self.norm)
+        for _ in range(self.steps):
+            gradient, _ = input_gradient(model, (clean + delta).clamp(0, 1), labels, dtype, raised)
+            # To unit size first: a square of a confident network's gradient is 0 in float32.
+            gradient = dct_band(over_largest(gradient), self.band)
+            if self.norm == "linf":
+                direction = over_largest(dct_band(gradient.sign(), self.band))
+            else:
+                direction = step_direction(gradient, self.norm)
+            delta = self._within(delta + step_size * unit * direction, clean)
+        return (clean + delta).clamp(0, 1).to(dtype)
 
     def _within(self, delta: Tensor, clean: Tensor) -> Tensor:
         """The perturbation scaled into the ball."""
@@ -91,11 +114,11 @@ class LowFrequency:
         return delta * per_image((self.eps / size(delta, clean, "linf").clamp_min(1e-30)).clamp_max(1), delta)
 
 
-def low_pass(images: Tensor, band: float) -> Tensor:
+def dct_band(images: Tensor, band: float) -> Tensor:
     """The part of images (N, C, H, W) in the first ⌈band · side⌉ frequencies of the DCT along each side: a projection.
 
     >>> x = torch.rand(1, 1, 6, 5)
-    >>> torch.allclose(low_pass(x, 1.0), x, atol=1e-6), torch.allclose(low_pass(x, 0.1), x.mean(), atol=1e-6)
+    >>> torch.allclose(dct_band(x, 1.0), x, atol=1e-6), torch.allclose(dct_band(x, 0.1), x.mean(), atol=1e-6)
     (True, True)
     """
     rows, columns = (_projector(side, band, images) for side in images.shape[-2:])
@@ -107,8 +130,3 @@ def _projector(side: int, band: float, like: Tensor) -> Tensor:
     basis = torch.cos(torch.pi / side * (torch.arange(side, dtype=torch.float64) + 0.5)[:, None] * kept)
     basis /= basis.norm(dim=0)
     return (basis @ basis.T).to(like)
-
-
-def _over_largest(values: Tensor) -> Tensor:
-    largest = values.flatten(1).abs().amax(1)
-    return values / per_image(torch.where(largest > 0, largest, 1), values)

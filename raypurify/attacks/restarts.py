@@ -7,9 +7,9 @@ from torch import Tensor
 
 from raypurify.attacks.ascent import logits_at, wide
 from raypurify.attacks.base import Loss, Model
-from raypurify.attacks.budget import eight_bit, per_image
-from raypurify.attacks.cw import margin
+from raypurify.attacks.budget import per_image
 from raypurify.attacks.losses import values
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
 
@@ -52,14 +52,6 @@ def best_of(
             value[todo] = torch.where(better, height, value[todo])
             done[todo] |= now
         return best
-
-
-def fooled(model: Model, perturbed: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whether the model gives each perturbed image (N,) another class than its label, once rounded to 8 bits.
-
-    Images become files: a success that rounding undoes is none.
-    """
-    return margin(logits_at(model, eight_bit(perturbed), dtype), labels) > 0
 
 
 def _value(model: Model, found: Tensor, images: Tensor, labels: Tensor, raised: Loss) -> Tensor:

@@ -6,7 +6,7 @@ It needs the scores of the classifier and no gradient, so that a defence without
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
-from raypurify.attacks.cw import margin
-from raypurify.attacks.losses import values
+from raypurify.attacks.losses import margin, values
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
 # After how many of 10,000 queries the area of the square is halved, in the authors' code.
@@ -32,10 +32,10 @@ class Square:
     (Algorithm 3, eq. 2). The squares cover the share ``area`` of the image at first (0.8 is AutoAttack's) and shrink
     over ``queries``, of which AutoAttack takes 5,000 too.
 
-    An image is left alone once its class is not the label; one that is misclassified from the start comes back as it
-    is. Places and signs are drawn once a query for all images of a call, so that an image's result does not depend on
-    its company. A ``loss`` given to the call is raised in the margin's place with all the queries; it has to give one
-    value per image, or DataError is raised.
+    An image is left alone once its class is not the label, also when rounded to 8 bits; one that is misclassified from
+    the start comes back as it is. Places and signs are drawn once a query for all images of a call, so that an image's
+    result does not depend on its company. A ``loss`` given to the call is raised in the margin's place with all the
+    queries; it has to give one value per image, or DataError is raised.
 
     >>> from raypurify.attacks import Square
     >>> x = torch.full((1, 3, 4, 4), 0.5)
@@ -43,6 +43,7 @@ class Square:
     tensor(0.1000)
     """
 
+    own_objective: ClassVar[bool] = True
     eps: float
     norm: str = "linf"
     queries: int = 5000
@@ -88,8 +89,10 @@ class Square:
                 better = found > value[todo] if query else torch.ones_like(found, dtype=torch.bool)
                 best[todo] = torch.where(per_image(better, x), tried, x)
                 value[todo] = torch.where(better, found, value[todo])
-                if loss is None:
-                    todo = todo[value[todo] <= 0]
+                # What is not better has been asked about.
+                if loss is None and (out := better & (found > 0)).any():
+                    out[out.clone()] = fooled(model, tried[out], labels[todo[out]], images.dtype)
+                    todo = todo[~out]
             return best.to(images.dtype)
 
     def side(self, query: int, height: int, width: int) -> int:

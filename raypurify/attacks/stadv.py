@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from raypurify.attacks.adam import Adam
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, per_image
-from raypurify.attacks.cw import margin
-from raypurify.attacks.losses import values
-from raypurify.attacks.restarts import fooled
+from raypurify.attacks.losses import margin, values
+from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
 
@@ -76,22 +76,20 @@ class StAdv:
             found, left = clean.clone(), torch.arange(len(clean), device=clean.device)
             flow = clean.new_zeros(len(clean), 2, *clean.shape[2:])
             best = clean.new_full((len(clean),), -torch.inf)
-            first, second = torch.zeros_like(flow), torch.zeros_like(flow)
+            adam = Adam(flow)
             step_size = max(2.5 / self.steps, 0.05) * self.eps if self.step_size is None else self.step_size
-            for step in range(1, self.steps + 2):
+            for _ in range(self.steps + 1):
                 x = bend(clean[left], flow)
                 gradient, logits = input_gradient(model, x, labels[left], images.dtype, loss or margin)
                 height = values(loss or margin, logits, labels[left])
                 better = height > best[left]
                 best[left] = torch.where(better, height, best[left])
                 found[left] = torch.where(per_image(better, x), x, found[left])
-                gradient = self._slope(clean[left], flow, gradient)
-                first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
-                ahead = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-                if loss is None and (out := height > 0).any():
-                    out[out.clone()] = fooled(model, x[out], labels[left[out]], images.dtype)
+                ahead = adam.way(self._slope(clean[left], flow, gradient))
+                if loss is None and (out := confirmed(model, x, logits, labels[left], images.dtype)).any():
                     found[left[out]] = x[out]
-                    left, flow, first, second, ahead = (part[~out] for part in (left, flow, first, second, ahead))
+                    left, flow, ahead = (part[~out] for part in (left, flow, ahead))
+                    adam.keep(~out)
                 if not len(left):
                     break
                 flow = (flow + step_size * ahead).clamp(-self.eps, self.eps)

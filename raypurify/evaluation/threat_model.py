@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
-from raypurify.attacks.adaptive import attack_choice, bpda, cluster_scores, eot, smooth_surrogate, through_solver
-from raypurify.attacks.cw import margin
+from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
 from raypurify.attacks.joint import joint
+from raypurify.attacks.losses import margin
 from raypurify.purifiers import Purifier
 
 DRAWS = 8
@@ -30,19 +30,18 @@ def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
     That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without
-    clusters "joint" becomes "solver". Without a solver, or clusters for "choice", the purifier's own "gradient" is
-    taken where it can be differentiated, and else it is passed as in "bpda".
+    clusters "joint" and "choice" become "solver". Without a solver the purifier's own "gradient" is taken where it can
+    be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
     'bpda'
     """
-    solver, clusters = hasattr(purifier, "purify_differentiably"), hasattr(purifier, "distributions")
-    if knows == "joint" and not clusters:
+    if knows in ("choice", "joint") and not hasattr(purifier, "distributions"):
         knows = "solver"
-    if {"solver": solver, "joint": solver, "choice": clusters}.get(knows, True):
-        return knows
-    return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
+    if knows in ("solver", "joint") and not hasattr(purifier, "purify_differentiably"):
+        return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
+    return knows
 
 
 def perturb(
@@ -59,9 +58,9 @@ def perturb(
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
     choices it averages ``DRAWS`` (EOT).
     """
-    if differentiated(knows, purifier) == "choice":
-        return attack_choice(attack, purifier, images, generator=generator)  # type: ignore[arg-type]  # it has clusters
     model, labels, loss = sight(knows, network, purifier, images, labels)
+    if getattr(attack, "own_objective", False):
+        loss = None
     return attack(model, images, labels, generator=generator, loss=loss)
 
 

@@ -15,8 +15,8 @@ from raypurify.attacks.adaptive import (
     through_solver,
 )
 from raypurify.attacks.budget import size
-from raypurify.attacks.cw import margin
 from raypurify.attacks.joint import class_scores, joint
+from raypurify.attacks.losses import margin
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.images import decode_image, to_float

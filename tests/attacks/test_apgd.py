@@ -7,7 +7,7 @@ import torch
 
 from raypurify.attacks import APGD, PGD
 from raypurify.attacks.losses import dlr
-from raypurify.attacks.restarts import fooled
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError, DataError
 
 needs_pyautoattack = pytest.mark.skipif(find_spec("pyautoattack") is None, reason="needs the package pyautoattack")

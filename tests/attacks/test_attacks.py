@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool
 from raypurify.attacks.budget import size
 from raypurify.attacks.losses import LOSSES
-from raypurify.attacks.restarts import fooled
+from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError, DataError
 from raypurify.nets.cifar_resnet import CifarResNet, load_cifar_resnet
 
@@ -222,6 +222,8 @@ def test_a_custom_loss_is_what_is_raised(name, toy):
 
     attack = make(name, eps=0.05, norm="linf")
     if name in WITHOUT_LOSS:
+        # By which a threat model knows.
+        assert attack.own_objective
         with pytest.raises(ConfigError, match="loss"):
             attack(network, images, labels, loss=toward_class_two)
         return

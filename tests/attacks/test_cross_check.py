@@ -7,7 +7,7 @@ import torch
 
 from raypurify.attacks import BIM, FGSM, MIM, PGD, DeepFool, Square
 from raypurify.attacks.budget import size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 
 foolbox = pytest.importorskip("foolbox")
 normalize_lp_norms = pytest.importorskip("foolbox.attacks.gradient_descent_base").normalize_lp_norms

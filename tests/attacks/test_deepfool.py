@@ -7,7 +7,7 @@ import torch
 
 from raypurify.attacks import DeepFool
 from raypurify.attacks.budget import NORMS, eight_bit, project, size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
 
 NO_BUDGET = math.inf
@@ -35,16 +35,16 @@ def test_every_image_stops_where_it_is_fooled(linear):
     seen = []
 
     def counting(x):
-        seen.append(len(x))
+        if x.requires_grad:
+            seen.append(len(x))
         # Curved, so that one linearised step is not enough for all.
         return network(x).sinh()
 
     labels = counting(images).argmax(1)
-    seen.clear()
     found = DeepFool(eps=NO_BUDGET, overshoot=1e-3)(counting, images, labels)
     assert (margin(network(found), labels) > 0).all()
-    assert seen[:2] == [len(images)] * 2
-    assert seen[1:] == sorted(seen[1:], reverse=True)
+    assert seen[0] == len(images)
+    assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) > 2
     assert len(seen) < 50
 

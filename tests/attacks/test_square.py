@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raypurify.attacks import Square
-from raypurify.attacks.budget import NORMS, size
-from raypurify.attacks.cw import margin
+from raypurify.attacks.budget import NORMS, eight_bit, size
+from raypurify.attacks.losses import margin
 from raypurify.attacks.square import _bump, _Draw
 from raypurify.errors import ConfigError, DataError
 
@@ -100,7 +100,9 @@ def test_stops_asking_about_an_image_that_is_fooled(linear):
     asked = []
 
     def watched(x):
-        asked.append(len(x))
+        # Files are those whose success is confirmed.
+        if not torch.equal(x, eight_bit(x)):
+            asked.append(len(x))
         return network(x)
 
     found = Square(eps=0.2, queries=200)(watched, images, labels, generator=generator())

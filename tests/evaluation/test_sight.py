@@ -5,6 +5,7 @@ import torch
 
 import raypurify
 from raypurify.attacks import PGD
+from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.threat_model import differentiated, perturb, sight
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.purifiers import JPEG, LowPass, ResizePad, Unchanged
@@ -51,3 +52,14 @@ def test_of_a_purifier_that_draws_the_attacker_averages(cifar_images, data_file)
         logits = sight(knows, network, purifier, images, labels).model(images)
         drawn = [network(ResizePad(smallest=0.5, seed=1 + k).purify(images).images) for k in range(8)]
         torch.testing.assert_close(logits, torch.stack(drawn).mean(0))
+
+
+def test_the_grids_steer_the_joint_attack_by_its_own_gradient(request):
+    """Auto-PGD halves steps and keeps points by the logits alone, which do not know the pull to other clusters."""
+    paths = sorted((request.config.rootpath / "benchmarks" / "grids").glob("*.yaml"))
+    specs = [spec for path in paths for spec in load_grid(path, "data").attacks.values() if spec.knows == "joint"]
+    assert len(specs) >= 3
+    for spec in specs:
+        assert spec.attack == "pgd"
+        attack = PGD(**spec.settings)
+        assert (attack.loss, attack.restarts > 1) == ("margin", True)

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import raypurify
+from raypurify.attacks import ATTACKS
+from raypurify.attacks.adaptive import cluster_scores
+from raypurify.attacks.losses import margin
 from raypurify.evaluation.grid import KNOWS
 from raypurify.evaluation.threat_model import differentiated, perturb
 from raypurify.purifiers import PURIFIERS, GlobalRSFP
@@ -21,7 +24,7 @@ def subjects():
 def test_what_a_purifier_lacks_is_passed_as_said(subjects):
     said = {name: [differentiated(knows, purifier) for knows in KNOWS] for name, purifier in subjects.items()}
     assert said["RSFP"] == list(KNOWS)
-    assert said["one dictionary"] == ["classifier", "bpda", "bpda-smooth", "solver", "bpda", "solver"]
+    assert said["one dictionary"] == ["classifier", "bpda", "bpda-smooth", "solver", "solver", "solver"]
     assert said["JPEG"] == ["classifier", "bpda", "bpda-smooth", "bpda", "bpda", "bpda"]
 
 
@@ -47,3 +50,25 @@ def test_each_knowledge_has_a_gradient_of_its_own(subjects):
             same = [other for other in KNOWS if torch.equal(gradients[other], gradient)]
             alike = [other for other in KNOWS if differentiated(other, purifier) == differentiated(knows, purifier)]
             assert same == alike, (name, knows)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cw", {"searches": 1, "steps": 15, "initial_const": 1.0, "step_size": 0.05}),
+        ("deepfool", {"steps": 5}),
+        ("square", {"norm": "linf", "queries": 40}),
+    ],
+)
+def test_attacks_with_an_objective_of_their_own_go_with_the_choice_by_it(name, settings, subjects):
+    purifier = subjects["RSFP"]
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    own, scores = purifier.purify(x).cluster, cluster_scores(purifier)
+    eps = 8 / 255 if "norm" in settings else 2.0
+    attack = ATTACKS[name](eps=eps, **settings)
+    made = perturb(attack, "choice", purifier.network, purifier, x, own, torch.Generator().manual_seed(0))
+    # Without a loss from outside.
+    expected = attack(scores, x, own, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made, expected)
+    with torch.no_grad():
+        assert (margin(scores(made), own) > margin(scores(x), own)).all()
