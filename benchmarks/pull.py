@@ -13,8 +13,9 @@ of all this (gray-box: what a purifier sees) and on the robust network itself: w
 right class, whether it is the clean image's own, how much further the image is from that one, and accuracy: of the
 robust network, and of the ResNet-20 on what RSFP makes of the images with this network choosing the cluster.
 
-Everything is a file below OUT: run again after an interruption, or with more seeds, it goes on. ``--minutes`` stops
-before the next training. ``--table`` prints the results file as Markdown.
+Everything is a file below OUT: run again after an interruption, or with more seeds, it goes on. Another preset,
+``--set`` or number of images needs another OUT. ``--minutes`` stops before the next training. ``--table`` prints the
+results file as Markdown.
 """
 
 import argparse
@@ -34,11 +35,12 @@ from table1 import of_row
 from torch import Tensor, nn
 
 from raypurify.attacks import PGD
+from raypurify.attacks.budget import eight_bit
 from raypurify.clusters import ClusterDistributions
 from raypurify.clusters.files import load_clusters, write_clusters
 from raypurify.config import Settings, load_settings
 from raypurify.evaluation.tables import as_markdown
-from raypurify.files import read_json, write_json
+from raypurify.files import fingerprint, read_json, write_json
 from raypurify.images import decode_image, to_float
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.nets.store import load_network
@@ -93,6 +95,7 @@ def main() -> None:
     if arguments.data is None or arguments.out is None:
         parser.error("give --data and --out")
     settings = load_settings(preset=arguments.preset, overrides=(*OWN, *arguments.set))
+    claim(arguments.out, settings, arguments.images)
     results = {
         "command": "python benchmarks/pull.py --data DIR --out OUT "
         f"--preset {arguments.preset} --alphas {' '.join(f'{a:g}' for a in arguments.alphas)} "
@@ -105,6 +108,16 @@ def main() -> None:
     }
     write_json(resolve(arguments.results), results)
     print(table(results))
+
+
+def claim(out: Path, settings: Settings, images: int) -> None:
+    """Make a folder that of one study. Ends the program where it is another's, whose files would be taken for ours."""
+    mine = {"settings": fingerprint(settings.model_dump(mode="json")), "images": images}
+    file = resolve(out / "study.json")
+    if (found := read_json(file)) is None and not (out / "seed-0").exists():
+        write_json(file, mine)
+    elif found != mine:
+        raise SystemExit(f"{out} holds a study with other settings or images: give another --out")
 
 
 def study(arguments, settings: Settings) -> Iterator[dict]:
@@ -201,11 +214,6 @@ def first_images(file: Path, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(pixels)), torch.tensor(rows["label"].to_pylist())
 
 
-def rounded(images: Tensor) -> Tensor:
-    """To 8 bits, as files are."""
-    return (images * 255).round() / 255
-
-
 class Subject:
     """What is measured: a robust network, with the clusters and dictionaries of its seed."""
 
@@ -222,7 +230,7 @@ class Subject:
         return distance, distance.argmin(1)
 
     def purify(self, images: Tensor, cluster: Tensor) -> Tensor:
-        return rounded(rewrite(images, self.atoms, self.csc, index=cluster, sparse=True)[0])
+        return eight_bit(rewrite(images, self.atoms, self.csc, index=cluster, sparse=True)[0])
 
 
 def measure(subject: Subject, data: Path, out: Path, count: int) -> dict[str, float]:
@@ -236,7 +244,7 @@ def measure(subject: Subject, data: Path, out: Path, count: int) -> dict[str, fl
         of.setdefault(name, []).append(values.float().cpu())
 
     for x, from_target, y in zip(images.split(BATCH), gray.split(BATCH), labels.split(BATCH)):
-        on_robust = rounded(subject.attack(subject.network, x, y, generator=torch.Generator().manual_seed(0)))
+        on_robust = eight_bit(subject.attack(subject.network, x, y, generator=torch.Generator().manual_seed(0)))
         with torch.no_grad():
             distance, own = subject.nearest(x)
             add("distance_clean", distance.amin(1))
@@ -260,7 +268,7 @@ def attacked_on_target(out: Path, target: nn.Module, images: Tensor, labels: Ten
     file = out / f"attacked-{len(images)}-{attack.norm}-{attack.eps:g}.safetensors"
     if not file.exists():
         parts = [
-            rounded(attack(target, x, y, generator=torch.Generator().manual_seed(0)))
+            eight_bit(attack(target, x, y, generator=torch.Generator().manual_seed(0)))
             for x, y in zip(images.split(BATCH), labels.split(BATCH))
         ]
         save_file({"images": torch.cat(parts).cpu()}, file)
