@@ -93,6 +93,13 @@ def grid_of(name: str, changes: Sequence[str] = ()) -> Grid:
     return grid.model_copy(update={"purifiers": rows})
 
 
+def stale(facts: dict, grid: Grid) -> list[str]:
+    """The attacks that results have otherwise than the grid, by name; of earlier results, which do not say it, none."""
+    now = {name: spec.decisive for name, spec in grid.attacks.items()}
+    then = facts.get("attacks", now)
+    return [name for name in {**now, **then} if now.get(name) != then.get(name)]
+
+
 def filled(page: str) -> str:
     """The text of a page with the tables of the committed results."""
 

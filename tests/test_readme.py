@@ -135,6 +135,17 @@ def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(benchmar
     monkeypatch.setattr(subjects, "read_facts", without_curve)
     assert facts["digests"]["purifiers"] in (now, digests())
     assert grid.images.limit in (None, facts["images"])
+    assert evaluation_tables().stale(facts, grid) == []
+
+
+def test_results_of_other_attacks_than_the_grids_are_stale():
+    tables = evaluation_tables()
+    grid = tables.grid_of("cifar10")
+    attacks = {name: spec.decisive for name, spec in grid.attacks.items()}
+    assert tables.stale({"attacks": json.loads(json.dumps(attacks))}, grid) == []
+    changed = attacks | {"BIM": attacks["BIM"] | {"steps": 10}, "another": {"attack": "pgd"}}
+    del changed["CW, filled"]
+    assert tables.stale({"attacks": changed}, grid) == ["BIM", "CW, filled", "another"]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet10"])

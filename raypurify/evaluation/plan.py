@@ -157,7 +157,7 @@ def _cell_keys(
 ) -> CellKeys:
     spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
     known = purifier if spec.knows != "classifier" else None
-    decisive = spec.model_dump(exclude={"worst", "minimal"}), attack_code(spec)
+    decisive = spec.decisive, attack_code(spec)
     code = code_digest(alone=("raypurify.evaluation.cells",))
     adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit, code)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])

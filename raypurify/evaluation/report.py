@@ -60,6 +60,7 @@ def write_report(
         "seed": grid.seed,
         "raypurify": __version__,
         "digests": plan.digests,
+        "attacks": {name: spec.decisive for name, spec in grid.attacks.items()},
         "groups": asdict(groups),
         "budgets": budgets,
     }

@@ -115,6 +115,12 @@ def test_an_attack_that_leaves_wrong_images_alone_fills_its_budget(tree, worked_
     assert json.loads((tmp_path / "facts.json").read_text())["groups"]["averaged"] == ["idle"]
 
 
+def test_facts_have_the_attacks_as_they_were(report, tree):
+    attacks = json.loads((report / "facts.json").read_text())["attacks"]
+    assert attacks["PGD"] == {"knows": "classifier", **tree["attacks"]["PGD"]}
+    assert set(attacks) == set(tree["attacks"])
+
+
 def test_a_cell_says_what_was_done_where_more_was_asked(report):
     cells = {(one.attack, one.purifier): one for one in read_csv((report / "cells.csv").read_text("utf-8"))}
     assert [cells["solver", p].done for p in ("none", "JPEG", "low-pass")] == ["gradient", "bpda", "gradient"]
