@@ -74,7 +74,7 @@ def test_choices_are_of_as_many_images_as_asked(benchmark, count, sizes):
 
 
 def test_what_the_pull_adds_is_the_mean_of_differences_of_the_same_seed(benchmark):
-    bench = benchmark("pull")
+    bench = benchmark("pull_measures")
     measured = {0: (0.2, 0.5, 0.3), 0.05: (0.3, 0.5, 0.7)}
     runs = [
         {"start": "ce", "alpha": alpha, "seed": seed, **dict.fromkeys(bench.MEASURES, value)}
