@@ -40,7 +40,8 @@ def write_report(
     columns: Columns = {}
     cells, ran = {}, {}
     for name, keys in plan.keys.items():
-        columns[name], *ran[name] = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
+        columns[name], seconds, did = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
+        ran[name] = seconds, did
     for name, (seconds, did) in ran.items():
         columns[name]["before"] = right_before(grid, columns, name)
         norm, budget = budgets.get(name.attack, ("", float("nan")))
