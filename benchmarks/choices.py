@@ -7,11 +7,14 @@ DIR holds ``cifar10/test.parquet`` and ``cifar10-resnet/``. The first images of 
 on a ResNet-56, by one who does not know the purifier, are purified with the bundle cifar10 and other dictionaries than
 it would choose. *own class* is the nearest cluster of the image's true class, which nobody knows who purifies: an
 oracle, hence not a setting of the purifier. *another class* is the nearest of all the others: what a wrong choice
-costs. An attack that is done is a file in OUT/choices, which the same command does not do again.
+costs. An attack that is done is a file in OUT/choices, which the same command on the same images does not do again.
 """
 
 import argparse
+import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +23,16 @@ from one_dictionary import ATOMS
 from torch import Tensor
 
 import raypurify
-from raypurify.attacks.budget import size
-from raypurify.evaluation.batches import read_grid_batches
+from raypurify.attacks.budget import eight_bit, size
+from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import read_attacked
+from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.intervals import paired, wilson
 from raypurify.evaluation.plan import GridPlan, make_plan
 from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.evaluation.tables import as_markdown
-from raypurify.files import read_json, write_json
+from raypurify.files import fingerprint, read_json, write_json
 from raypurify.purifiers import RSFP, load_global_rsfp
 from raypurify.storage import resolve
 
@@ -44,6 +48,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if arguments.images < 1:
+        parser.error("give one image or more with --images")
     results = study(arguments.data, arguments.report, arguments.images)
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(table(results))
@@ -53,12 +59,13 @@ def study(data: str, report: str, count: int) -> dict:
     """The accuracy that each choice leaves under each attack, with intervals."""
     grid, out = load_grid(GRID, data), resolve(report)
     batches, _ = read_grid_batches(grid.images, grid.batch)
+    some = first_of(batches, count)
     plan, subjects = make_plan(grid, out, batches), Subjects(grid, "cuda" if torch.cuda.is_available() else "cpu")
     found = {}
     for attack in grid.attacks:
-        file = out / "choices" / f"{attack} {count}.json"
+        file = out / "choices" / f"{attack} {key(plan, attack, some)[:16]}.json"
         if found.setdefault(attack, read_json(file)) is None:
-            found[attack] = under(plan, subjects, attack, batches[: count // grid.batch])
+            found[attack] = under(plan, subjects, attack, some)
             write_json(file, found[attack])
         print(attack, {choice: cell["accuracy"] for choice, cell in found[attack]["cells"].items()}, flush=True)
     return {
@@ -69,7 +76,28 @@ def study(data: str, report: str, count: int) -> dict:
     }
 
 
-def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dict:
+def first_of(batches: Sequence[GridBatch], count: int) -> list[GridBatch]:
+    """The first so many images, in the batches that they are of. Ends the program where there are fewer."""
+    there = sum(len(batch.labels) for batch in batches)
+    if count > there:
+        raise SystemExit(f"the grid has {there} images: give --images {there} or less")
+    some, left = [], count
+    for batch in batches:
+        if left > 0:
+            some.append(replace(batch, ids=batch.ids[:left], labels=batch.labels[:left], pixels=batch.pixels[:left]))
+        left -= len(batch.labels)
+    return some
+
+
+def key(plan: GridPlan, attack: str, some: Sequence[GridBatch]) -> str:
+    """What decides the figures of an attack: the attacked images, how many of them, and what purifies them."""
+    cells = plan.keys[CellName(CLASSIFIER, attack, "RSFP")]
+    images = [batch.digest for batch in some]
+    one = hashlib.sha256(ATOMS.read_bytes()).hexdigest()
+    return fingerprint(cells, images, one, code_digest("raypurify.purifiers"))
+
+
+def under(plan: GridPlan, subjects: Subjects, attack: str, batches: Sequence[GridBatch]) -> dict:
     """One attack: the cells of all choices, its mean size, and how often the nearest cluster is the oracle's."""
     purifier = raypurify.load("cifar10", subjects.device)
     one = load_global_rsfp(ATOMS, **purifier.settings.csc.model_dump())
@@ -82,7 +110,7 @@ def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dic
         if plan.grid.attacks[attack].attack != "clean":
             attacked = read_attacked(plan.adversarial(CellName(CLASSIFIER, attack, "none"), number))
             assert attacked is not None, f"evaluate {GRID} first"
-            attacked = attacked.to(subjects.device)
+            attacked = attacked[: len(labels)].to(subjects.device)
         # The network sees an image once, not once for every choice.
         latents = RSFP.latents(purifier, attacked)
         purifier.latents = lambda _, latents=latents: latents
@@ -90,7 +118,7 @@ def under(plan: GridPlan, subjects: Subjects, attack: str, batches: list) -> dic
         purified = {"none": attacked, ONE: one.purify(attacked).images}
         purified |= {choice: purifier.purify(attacked, cluster=cluster).images for choice, cluster in chosen.items()}
         for choice, images in purified.items():
-            right = predict(network, (images * 255).round() / 255) == labels
+            right = predict(network, eight_bit(images)) == labels
             hits.setdefault(choice, []).extend(right.tolist())
         sizes.append(size(attacked - clean, clean, "dissimilarity"))
         of_own.append((chosen[REFERENCE] == chosen["own class"]).float())

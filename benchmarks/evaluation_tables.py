@@ -11,13 +11,15 @@ of all grids. The text around tables stays. ``tests/test_readme.py`` refuses pag
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from raypurify.evaluation.grid import Grid, load_grid
+from raypurify.evaluation.grid import MEAN, CellName, Grid, load_grid
 from raypurify.evaluation.paper_comparison import compare_with_papers
-from raypurify.evaluation.tables import as_markdown, checks_table, layout, read_csv
+from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout, read_csv
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
@@ -27,9 +29,32 @@ BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
+def committed_cells(name: str) -> dict[CellName, Cell]:
+    """The committed cells of a grid, with the mean over the attacks that it is over now.
+
+    Earlier results do not say how much of its budget an attack used, and have a mean over all: of them, ``minimal`` in
+    the grid says which attacks it leaves out. A mean that this changes has no interval, which takes the bits of images.
+    """
+    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    cells = {CellName(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
+    if without_sizes(found):
+        attacks = {cell.attack for cell in found}
+        gray = {a: spec for a, spec in grid_of(name).attacks.items() if spec.knows == "classifier" and a in attacks}
+        kept = [a for a, spec in gray.items() if spec.attack != "clean" and not spec.minimal]
+        for c, a, p in [key for key in cells if key.attack == MEAN] if any(s.minimal for s in gray.values()) else ():
+            mean = sum(cells[CellName(c, one, p)].accuracy for one in kept) / len(kept)
+            cells[CellName(c, a, p)] = replace(cells[CellName(c, a, p)], accuracy=mean, low=math.nan, high=math.nan)
+    return cells
+
+
+def without_sizes(cells: Sequence[Cell]) -> bool:
+    """Whether results are of an earlier version, which kept no sizes of attacks in their own norms."""
+    return all(math.isnan(cell.size) for cell in cells)
+
+
 def accuracy_tables(name: str) -> dict[str, str]:
     """Of each classifier, every purifier under every attack."""
-    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
+    found = committed_cells(name).values()
     tables = {}
     for classifier in dict.fromkeys(cell.classifier for cell in found):
         cells = {(cell.attack, cell.purifier): cell for cell in found if cell.classifier == classifier}
@@ -41,10 +66,9 @@ def accuracy_tables(name: str) -> dict[str, str]:
 
 def papers_tables(name: str) -> list[str]:
     """The papers' tables with the committed results beside them, as the report of a grid has them."""
-    found = read_csv((RESULTS / name / "cells.csv").read_text("utf-8"))
-    cells = {(cell.classifier, cell.attack, cell.purifier): cell for cell in found}
     changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
-    return [as_markdown(*section.table) for section in compare_with_papers(grid_of(name, changes), cells)]
+    sections = compare_with_papers(grid_of(name, changes), committed_cells(name))
+    return [as_markdown(*section.table) for section in sections]
 
 
 def all_checks() -> str:
@@ -67,6 +91,13 @@ def grid_of(name: str, changes: Sequence[str] = ()) -> Grid:
     grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
     rows = {row: spec for row, spec in grid.purifiers.items() if row not in AWAITED.get(name, ())}
     return grid.model_copy(update={"purifiers": rows})
+
+
+def stale(facts: dict, grid: Grid) -> list[str]:
+    """The attacks that results have otherwise than the grid, by name; of earlier results, which do not say it, none."""
+    now = {name: spec.decisive for name, spec in grid.attacks.items()}
+    then = facts.get("attacks", now)
+    return [name for name in {**now, **then} if now.get(name) != then.get(name)]
 
 
 def filled(page: str) -> str:

@@ -2,8 +2,9 @@
 
     python -m raypurify.evaluation.bits benchmarks/results/cifar10
 
-``bits.parquet`` has a row for each image in each cell: classifier, attack, purifier, id, correct, and size, that of the
-perturbation in the attack's own norm. Beside it, ``facts.json`` says which attacks are taken together.
+``bits.parquet`` has a row for each image in each cell: classifier, attack, purifier, id, correct, before (whether it
+was right before the attack), and size, that of the perturbation in the attack's own norm. Beside it, ``facts.json``
+says which attacks are taken together.
 """
 
 import io
@@ -24,11 +25,12 @@ BITS = "bits.parquet"
 
 
 def write_bits(file: Place, columns: Columns) -> None:
-    """Write what became of every image of every cell, "id", "correct" and "size" of ``columns``."""
+    """Write what became of every image of every cell, "id", "correct", "before" and "size" of ``columns``."""
     tables = []
     for name, values in columns.items():
         names = {part: pa.array([value] * len(values["id"])) for part, value in name._asdict().items()}
-        bits = {"id": pa.array(values["id"], pa.string()), "correct": pa.array(values["correct"], pa.bool_())}
+        bits = {"id": pa.array(values["id"], pa.string())}
+        bits |= {part: pa.array(values[part], pa.bool_()) for part in ("correct", "before")}
         tables.append(pa.table(names | bits | {"size": pa.array(values["size"], pa.float32())}))
     strings = [*CellName._fields, "id"]
     buffer = io.BytesIO()
@@ -42,7 +44,7 @@ def read_bits(file: Where) -> Columns:
     with resolve(file).open() as opened:
         table = pq.read_table(opened)
     keys = list(zip(*(table[part].to_pylist() for part in CellName._fields)))
-    values = {part: table[part].to_numpy(zero_copy_only=False) for part in ("id", "correct", "size")}
+    values = {part: table[part].to_numpy(zero_copy_only=False) for part in ("id", "correct", "before", "size")}
     begins = [k for k, key in enumerate(keys) if not k or key != keys[k - 1]]
     ends = [*begins[1:], len(keys)]
     return {CellName(*keys[k]): {part: value[k:end] for part, value in values.items()} for k, end in zip(begins, ends)}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from raypurify.attacks.budget import eight_bit
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.plan import CheckName
 from raypurify.evaluation.sanity import Check, Subject, check_attacks
@@ -29,6 +30,7 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
         return check_attacks(Subject(model, loss=loss), images, labels)
 
     def answer(x: Tensor) -> Tensor:
-        return predict(network, defence.purify(x).images)
+        purified = defence.purify(x).images
+        return predict(network, eight_bit(purified) if subjects.grid.eight_bit else purified)
 
     return check_attacks(Subject(model, answer, loss), images, labels, network)

@@ -25,9 +25,10 @@ def bundle_digest(path: str, weights: str | None) -> str:
 
 class ClassifierKind(NamedTuple):
     """One kind of classifier: how it is loaded, and the digest of its weights, both from ``path`` and ``weights`` of a
-    :class:`~raypurify.evaluation.grid.ClassifierSpec`."""
+    :class:`~raypurify.evaluation.grid.ClassifierSpec`; and the module of its network."""
 
     load: Callable[[str, str | None], "nn.Module"]
+    module: str
     digest: Callable[[str, str | None], str] = file_digest
 
 
@@ -63,10 +64,10 @@ def _efficientnet_lite(path: str, weights: str | None) -> "nn.Module":
 
 
 CLASSIFIERS = {
-    "cifar-resnet": ClassifierKind(_cifar_resnet),
-    "wide-resnet": ClassifierKind(_wide_resnet),
-    "bundle": ClassifierKind(_bundle, bundle_digest),
-    "torchvision": ClassifierKind(_torchvision),
-    "efficientnet-lite": ClassifierKind(_efficientnet_lite),
+    "cifar-resnet": ClassifierKind(_cifar_resnet, "raypurify.nets.cifar_resnet"),
+    "wide-resnet": ClassifierKind(_wide_resnet, "raypurify.nets.wide_resnet"),
+    "bundle": ClassifierKind(_bundle, "raypurify.nets.wide_resnet", bundle_digest),
+    "torchvision": ClassifierKind(_torchvision, "raypurify.nets.torchvision_nets"),
+    "efficientnet-lite": ClassifierKind(_efficientnet_lite, "raypurify.nets.efficientnet_lite"),
 }
 """Every kind of classifier by its name in a grid."""

@@ -3,21 +3,23 @@
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import raypurify
 from raypurify.version import __version__
 
-ROOMS = ("attacks", "clusters", "csc", "evaluation", "nets", "purifiers")
-"""Rooms whose modules decide what comes of an image. Files that others read have digests in keys."""
+ROOMS = ("attacks", "clusters", "config", "csc", "evaluation", "nets", "purifiers")
+"""Rooms whose modules decide what comes of an image, and the module of settings, which has their limits and defaults.
+Files that others read have digests in keys."""
 
 _ROOT = Path(raypurify.__file__).parent
 
 
-def code_digest(*modules: str) -> str:
-    """The digest of the package's version, of the modules of these names, and of those of ``ROOMS`` that they import.
+def code_digest(*modules: str, alone: Sequence[str] = ()) -> str:
+    """The digest of the package's version, of the modules of these names, and of those of ``ROOMS`` that they import;
+    of modules ``alone`` without what these import.
 
     Comments, docstrings and the form of the text do not count. A module that is no file, as in a notebook, counts by
     its name alone.
@@ -25,7 +27,7 @@ def code_digest(*modules: str) -> str:
     >>> code_digest("raypurify.purifiers.jpeg") == code_digest("raypurify.purifiers.tvm")
     False
     """
-    texts, waiting = {}, list(modules)
+    texts, waiting = {name: _read(name)[0] for name in alone}, list(modules)
     while waiting:
         name = waiting.pop()
         if name not in texts:

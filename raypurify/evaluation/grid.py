@@ -142,6 +142,11 @@ class AttackSpec(BaseModel):
         """The settings of the attack itself."""
         return dict(self.model_extra or {})
 
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """All that decides what becomes of an image, as JSON has it: not how attacks are taken together."""
+        return self.model_dump(mode="json", exclude={"worst", "minimal"})
+
 
 class PurifierSpec(BaseModel):
     """One defence: a name of ``purifiers.PURIFIERS`` with its settings, or "rsfp" with a bundle and other settings."""

@@ -13,7 +13,8 @@ FILLED = 0.9
 """The share of its budget that an attack uses on average, at least, to stand in the mean over attacks."""
 
 Columns = dict[CellName, dict[str, np.ndarray]]
-"""What became of every image, by cell: "correct" (n,) bool, and others of ``cells.COLUMNS``."""
+"""What became of every image, by cell: "correct" (n,) bool, "before" of :func:`right_before`, others of
+``cells.COLUMNS``."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
 
     The mean is over attacks of an attacker who knows the classifier alone, so that all purifiers face the same images.
     One that leaves most of its budget unused looks for the least change that does, and is undone by anything: it counts
-    where the perturbation of an image, unchanged ones included, has on average ``FILLED`` of the budget or more,
-    against every classifier; or as ``minimal`` says in the grid.
+    where the perturbation of an image that was right before, unchanged ones included, has on average ``FILLED`` of the
+    budget or more, against every classifier; or as ``minimal`` says in the grid.
     """
     purifier = next(iter(grid.purifiers))
     averaged: list[str] = []
@@ -49,6 +50,16 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
             least = not fills if spec.minimal is None else spec.minimal
             (minimal if least else averaged).append(name)
     return Groups(averaged, minimal, worst, grid.reference)
+
+
+def right_before(grid: Grid, columns: Columns, name: CellName) -> np.ndarray:
+    """Which images the attacker of a cell found right before the attack, (n,) bool: alone, or behind the purifier where
+    it is known. All of them in a grid without such a clean cell."""
+    spec = grid.attacks[name.attack]
+    clean = next((attack for attack, one in grid.attacks.items() if one.attack == "clean"), "")
+    bare = next((purifier for purifier, one in grid.purifiers.items() if one.purifier == "none"), "")
+    seen = CellName(grid.victim(name.classifier), clean, bare if spec.knows == "classifier" else name.purifier)
+    return columns[seen]["correct"] if seen in columns else np.ones(len(columns[name]["correct"]), bool)
 
 
 def taken_together(groups: Groups, cells: dict[CellName, Cell], columns: Columns) -> dict[CellName, Cell]:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 Z = 1.959964
+EXACT = 1000
+"""So many images that differ are tested by every exchange of the two; of more, the mean is normal."""
+FEW = 10
+"""Fewer images than this that are unlike the most common one are no spread to go by."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ def paired(first: np.ndarray, second: np.ndarray) -> Difference:
 def paired_mean(first: np.ndarray, second: np.ndarray) -> Difference:
     """Mean accuracy over several attacks of ``first`` minus that of ``second``, (attacks, n) bool each.
 
-    An image is drawn with all its attacks, so interval and p are those of the mean of n differences (normal; n of a
-    hundred and more). Where all differences are equal they have no spread to go by: the interval is then that of
-    :func:`paired`, and p that of exchanging the two in every image by chance, 2/2ⁿ, or 1 where nothing differs. Raises
-    ValueError where there is no image or attack, or not the same number in both.
+    An image is drawn with all its attacks, so interval and p are those of the mean of n differences. The interval is
+    that of :func:`paired`, so that it has a width where hardly any image differs. p is that of exchanging the two in
+    each image by chance: exact where up to ``EXACT`` images differ, normal where more do. Raises ValueError where there
+    is no image or attack, or not the same number in both.
 
     >>> one, none = np.ones((3, 20), bool), np.zeros((3, 20), bool)
     >>> paired_mean(one, none).p == 2 / 2**20
@@ -62,22 +66,18 @@ def paired_mean(first: np.ndarray, second: np.ndarray) -> Difference:
     """
     first, second = _same_images(first, second, 2)
     attacks, count = first.shape
-    # Whole numbers, so that equal differences are equal to the bit.
+    # Whole numbers, so that equal sums are equal to the bit.
     each = first.sum(0, dtype=int) - second.sum(0, dtype=int)
-    if (each != each[0]).any():
-        value, error = _mean(each / attacks)
-        low, high = max(-1.0, value - Z * error), min(1.0, value + Z * error)
-        return Difference(value, low, high, math.erfc(abs(value) / error / math.sqrt(2)))
-    value = float(each[0] / attacks)
-    low, high = _with_half_an_image(value * count, value * value * count, count)
-    return Difference(value, low, high, min(1.0, 2 / 2**count) if value else 1.0)
+    total, squares = int(each.sum()), int((each * each).sum())
+    low, high = _with_half_an_image(total / attacks, squares / attacks**2, count)
+    return Difference(total / attacks / count, low, high, _exchanged(each[each != 0]))
 
 
 def mean_interval(correct: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a mean accuracy over several attacks on the same images, (attacks, n) bool; normal.
 
-    Where all images are alike there is no spread to go by, and it is Wilson's. Raises ValueError where there is no
-    image or attack.
+    Where fewer than ``FEW`` images are unlike the most common one there is no spread to go by, and it is Wilson's,
+    which is the widest. Raises ValueError where there is no image or attack.
 
     >>> [round(bound, 2) for bound in mean_interval(np.array([[True, True] * 50, [True, False] * 50]))]
     [0.7, 0.8]
@@ -85,8 +85,8 @@ def mean_interval(correct: np.ndarray) -> tuple[float, float]:
     correct, _ = _same_images(correct, correct, 2)
     attacks, count = correct.shape
     each = correct.sum(0, dtype=int)
-    if (each == each[0]).all():
-        return wilson(each[0] / attacks * count, count)
+    if count - np.bincount(each).max() < FEW:
+        return wilson(each.sum() / attacks, count)
     value, error = _mean(each / attacks)
     return max(0.0, value - Z * error), min(1.0, value + Z * error)
 
@@ -110,6 +110,22 @@ def _with_half_an_image(total: float, squares: float, count: int) -> tuple[float
 def _mean(each: np.ndarray) -> tuple[float, float]:
     """A mean and its standard error."""
     return float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
+
+
+def _exchanged(each: np.ndarray) -> float:
+    """The probability that a sum of these whole numbers, each with its sign by chance, is as far from 0 as theirs."""
+    total = abs(int(each.sum()))
+    if not total:
+        return 1.0
+    if len(each) > EXACT:
+        return math.erfc(total / math.sqrt(2 * float((each * each).sum())))
+    reach = int(abs(each).sum())
+    chance = np.zeros(2 * reach + 1)
+    chance[reach] = 1
+    for size in abs(each):
+        # What is rolled over the end is 0.
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
+    return min(1.0, 2 * float(chance[reach + total :].sum()))
 
 
 def _binomial(fewer: int, count: int) -> float:

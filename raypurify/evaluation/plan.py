@@ -6,7 +6,8 @@
     OUT/checks/<key>.json                  the checks of the attacks on one classifier, alone or behind a purifier
 
 A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
-file is never wrong. Of what attacks and purifiers do it holds their settings and their code (``code.code_digest``).
+file is never wrong. Of what classifiers, attacks and purifiers do it holds their settings and their code
+(``code.code_digest``), as it does of the modules that write the files.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,13 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.subjects import attack_code, classifier_digest, purifier_code, purifier_digest
+from raypurify.evaluation.subjects import (
+    attack_code,
+    classifier_code,
+    classifier_digest,
+    purifier_code,
+    purifier_digest,
+)
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
 
@@ -131,10 +138,12 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
     names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.purifiers]
     codes = {name: purifier_code(spec) for name, spec in grid.purifiers.items()}
     decided = {name: [digests["purifiers"][name], code] for name, code in codes.items()}
-    keys = {
-        name: tuple(_cell_keys(grid, digests["classifiers"], decided, name, mark) for mark in images) for name in names
+    classifiers = {
+        name: fingerprint(digests["classifiers"][name], classifier_code(spec))
+        for name, spec in grid.classifiers.items()
     }
-    return GridPlan(grid, out, digests, keys, _check_keys(grid, digests["classifiers"], decided, images))
+    keys = {name: tuple(_cell_keys(grid, classifiers, decided, name, mark) for mark in images) for name in names}
+    return GridPlan(grid, out, digests, keys, _check_keys(grid, classifiers, decided, images))
 
 
 def read_checks(file: Place) -> list[Check] | None:
@@ -148,8 +157,9 @@ def _cell_keys(
 ) -> CellKeys:
     spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
     known = purifier if spec.knows != "classifier" else None
-    decisive = spec.model_dump(exclude={"worst", "minimal"}), attack_code(spec)
-    adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit)
+    decisive = spec.decisive, attack_code(spec)
+    code = code_digest(alone=("raypurify.evaluation.cells",))
+    adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit, code)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
     return CellKeys(adversarial, fingerprint(adversarial, *seen))
 
@@ -164,7 +174,8 @@ def _check_keys(
     knowing = dict.fromkeys(spec.knows for spec in grid.attacks.values() if spec.knows != "classifier")
     names = [CheckName(c, "", "classifier") for c in victims]
     names += [CheckName(c, p, knows) for c in victims for p in grid.defended for knows in knowing]
-    code = code_digest("raypurify.evaluation.sanity", "raypurify.evaluation.threat_model")
+    modules = "raypurify.evaluation.sanity", "raypurify.evaluation.threat_model"
+    code = code_digest(*modules, alone=("raypurify.evaluation.checked",))
     common = [*classifiers.values()], grid.sanity, images, code
     return {
         n: fingerprint("checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common) for n in names

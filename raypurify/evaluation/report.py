@@ -10,7 +10,7 @@ from raypurify.evaluation import figures
 from raypurify.evaluation.bits import BITS, write_bits
 from raypurify.evaluation.cells import read_columns
 from raypurify.evaluation.grid import CellName, Grid
-from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, taken_together
+from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, right_before, taken_together
 from raypurify.evaluation.paper_comparison import compare_with_papers
 from raypurify.evaluation.plan import CheckName, GridPlan
 from raypurify.evaluation.render import Section, write_sections
@@ -37,9 +37,13 @@ def write_report(
     """
     grid, out = plan.grid, plan.out
     budgets = {name: (made.norm, made.eps) for name, spec in grid.attacks.items() if (made := make_attack(name, spec))}
-    columns, cells = {}, {}
+    columns: Columns = {}
+    cells, ran = {}, {}
     for name, keys in plan.keys.items():
         columns[name], seconds, did = read_columns([plan.cell(name, batch) for batch in range(len(keys))])
+        ran[name] = seconds, did
+    for name, (seconds, did) in ran.items():
+        columns[name]["before"] = right_before(grid, columns, name)
         norm, budget = budgets.get(name.attack, ("", float("nan")))
         about = {"norm": norm, "budget": budget, "knows": grid.attacks[name.attack].knows, "done": did}
         cells[name] = cell_of(name, columns[name], seconds, **about)
@@ -57,6 +61,7 @@ def write_report(
         "seed": grid.seed,
         "raypurify": __version__,
         "digests": plan.digests,
+        "attacks": {name: spec.decisive for name, spec in grid.attacks.items()},
         "groups": asdict(groups),
         "budgets": budgets,
     }

@@ -66,6 +66,7 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
         return float((subject.predict(x) == labels).float().mean())
 
     one = 1 / len(images) + 1e-9
+    count = f"; n = {len(images)}, one image of slack"
     unbounded = accuracy(PGD(eps=1.0, steps=50))
     by_eps = [accuracy(PGD(eps=eps, steps=20)) for eps in (EPS / 4, EPS / 2, EPS, 4 * EPS)]
     few, some, many = (accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5, 80))
@@ -73,14 +74,18 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     single, iterated = accuracy(FGSM(eps=EPS)), accuracy(BIM(eps=EPS, steps=20))
     black = accuracy(Square(eps=EPS, queries=300))
     checks = [
-        Check("an unbounded attack leaves nothing", unbounded <= one, f"{unbounded:.3f} right at L∞ 1"),
-        Check("accuracy falls with the size of the attack", _falls(by_eps, one), _listed(by_eps)),
-        Check("accuracy falls with the number of steps", _falls(by_steps, one), _listed(by_steps)),
-        Check("many steps are no weaker than one", iterated <= single + one, f"BIM {iterated:.3f}, FGSM {single:.3f}"),
+        Check("an unbounded attack leaves nothing", unbounded <= one, f"{unbounded:.3f} right at L∞ 1{count}"),
+        Check("accuracy falls with the size of the attack", _falls(by_eps, one), _listed(by_eps) + count),
+        Check("accuracy falls with the number of steps", _falls(by_steps, one), _listed(by_steps) + count),
+        Check(
+            "many steps are no weaker than one",
+            iterated <= single + one,
+            f"BIM {iterated:.3f}, FGSM {single:.3f}{count}",
+        ),
         Check(
             "the white box is no weaker than the black one",
             by_eps[2] <= black + one,
-            f"PGD {by_eps[2]:.3f}, Square with 300 queries {black:.3f}",
+            f"PGD {by_eps[2]:.3f}, Square with 300 queries {black:.3f}{count}",
         ),
         check_gradients(subject.model, images[:8], labels[:8])
         if isinstance(subject.model, nn.Module)
@@ -89,7 +94,7 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     ]
     if other is not None:
         moved = accuracy(PGD(eps=EPS, steps=20), other)
-        figures = f"PGD {by_eps[2]:.3f}, from another classifier {moved:.3f}"
+        figures = f"PGD {by_eps[2]:.3f}, from another classifier {moved:.3f}{count}"
         checks.insert(5, Check("the white box is no weaker than a transfer", by_eps[2] <= moved + one, figures))
     return checks
 

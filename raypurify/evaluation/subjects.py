@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
 from raypurify.purifiers import PURIFIERS, Purifier
 from raypurify.storage import resolve
+
+PACKAGES = {"autoattack": "pyautoattack"}
+"""Attacks whose work another package does, with its name."""
 
 
 class Subjects:
@@ -71,6 +76,12 @@ def classifier_digest(spec: ClassifierSpec) -> str:
     return fingerprint(*parts)
 
 
+def classifier_code(spec: ClassifierSpec) -> str:
+    """The digest of the code of a classifier: of its network, and of how it is made and asked."""
+    network = CLASSIFIERS[spec.kind].module
+    return code_digest(network, "raypurify.nets.normalised", alone=("raypurify.evaluation.subjects",))
+
+
 def make_attack(name: str, spec: AttackSpec) -> Attack | None:
     """An attack, None for clean images. Raises ConfigError for a name or setting that is not known."""
     if spec.attack == "clean":
@@ -117,11 +128,14 @@ def purifier_code(spec: PurifierSpec) -> str:
 
 
 def attack_code(spec: AttackSpec) -> str:
-    """The digest of the code of an attack, and of the threat model where it knows the purifier."""
+    """The digest of the code of an attack, with the version of a package that does its work, and of the threat model
+    where it knows the purifier."""
     if spec.attack not in ATTACKS:
         return ""
     knowing = () if spec.knows == "classifier" else ("raypurify.evaluation.threat_model",)
-    return code_digest(ATTACKS[spec.attack].__module__, *knowing)
+    code = code_digest(ATTACKS[spec.attack].__module__, *knowing)
+    package = PACKAGES.get(spec.attack)
+    return fingerprint(code, version(package)) if package and find_spec(package) else code
 
 
 def predict(network: nn.Module, images: Tensor) -> Tensor:

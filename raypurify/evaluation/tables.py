@@ -20,7 +20,8 @@ DAGGER = "†"
 class Cell:
     """The figures of one cell: accuracy on n images with its 95 % interval, and means over them.
 
-    ``size`` is that of the perturbation in the attack's own ``norm``, ``budget`` what it may be (of a mean over
+    ``size`` is that of the perturbation in the attack's own ``norm``, over images that were right before: attacks leave
+    others alone. ``budget`` is what it may be (of a mean over
     attacks, the share that they use of theirs); ``knows`` is what the attacker knew, ``done`` what it did about the
     purifier (``threat_model.differentiated``). NaN and "" are what is not known: earlier versions wrote none of these.
     """
@@ -55,15 +56,20 @@ class Cell:
 
 def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float = math.nan, **about: Any) -> Cell:
     """The figures of a cell from what became of each image, (n,) by column, and its seconds an image; ``about`` are its
-    norm and budget, what the attacker knew and what it did."""
+    norm and budget, what the attacker knew and what it did.
+
+    The column "before" says which images were right before the attack, and without it all count as such.
+    """
     correct = columns["correct"]
     low, high = wilson(int(correct.sum()), len(correct))
 
     def mean(fact: str) -> float:
         return float(columns[fact].mean()) if fact in columns else math.nan
 
-    sizes = mean("dissimilarity"), mean("linf"), mean("flagged")
-    return Cell(*name, float(correct.mean()), low, high, len(correct), *sizes, seconds, mean("size"), **about)
+    means = mean("dissimilarity"), mean("linf"), mean("flagged")
+    used = columns.get("size", np.empty(0))[columns.get("before", ...)]
+    size = float(used.mean()) if used.size else math.nan
+    return Cell(*name, float(correct.mean()), low, high, len(correct), *means, seconds, size, **about)
 
 
 def as_csv(rows: Sequence[dict]) -> str:
@@ -137,5 +143,7 @@ def checks_table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
 
 
 def percent(cell: Cell) -> str:
-    """The accuracy of a cell in percent with its interval, e.g. ``93.0 (91.5–94.2)``."""
+    """The accuracy of a cell in percent with its interval, e.g. ``93.0 (91.5–94.2)``, alone where that is not known."""
+    if math.isnan(cell.low):
+        return f"{100 * cell.accuracy:.1f}"
     return f"{100 * cell.accuracy:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"

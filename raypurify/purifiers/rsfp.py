@@ -30,7 +30,8 @@ class RSFP:
        change 3 and 4 says ``purifiers.rewriting.rewrite``.
 
     The network sees the image resized to its own input size; everything else works at the image's size. The
-    dictionaries were learned on images of the network's size, also where larger ones are purified.
+    dictionaries were learned on images of the setting ``dictionaries.image_size``, by default the network's size, also
+    where larger ones are purified.
 
     >>> import raypurify, torch
     >>> raypurify.load("cifar10").purify(torch.rand(2, 3, 32, 40)).images.shape

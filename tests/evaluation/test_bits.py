@@ -5,9 +5,10 @@ import json
 import math
 
 import pytest
+import torch
 
 from raypurify.attacks import ATTACKS
-from raypurify.evaluation.bits import main, recompute
+from raypurify.evaluation.bits import main, read_bits, recompute
 from raypurify.evaluation.tables import read_csv
 
 COUNT = 24
@@ -88,6 +89,38 @@ def test_every_cell_says_how_much_of_its_budget_is_used(report):
     assert "mean size / budget" in (report / "report.html").read_text("utf-8")
 
 
+def test_sizes_are_over_images_that_were_right_before(report):
+    cells = {(one.attack, one.purifier): one for one in read_csv((report / "cells.csv").read_text("utf-8"))}
+    bits = read_bits(report / "bits.parquet")
+    for attack, purifier, clean in (
+        ("BIM", "JPEG", "none"),
+        ("BPDA", "JPEG", "JPEG"),
+        ("solver", "low-pass", "low-pass"),
+    ):
+        before = bits["net", "clean", clean]["correct"]
+        assert (before.sum() < COUNT) == (clean != "none")
+        sizes = bits["net", attack, purifier]["size"]
+        assert cells[attack, purifier].size == pytest.approx(sizes[before].mean())
+
+
+def test_an_attack_that_leaves_wrong_images_alone_fills_its_budget(tree, worked_here, tmp_path, monkeypatch):
+    monkeypatch.setitem(ATTACKS, "idle", Idle)
+    attacks = {"clean": {"attack": "clean"}, "idle": {"attack": "idle"}}
+    purifiers = {"none": {"purifier": "none"}}
+    few = {"images": {**tree["images"], "limit": 100}, "purifiers": purifiers, "reference": None, "batch": 100}
+    worked_here({**tree, **few, "attacks": attacks}, tmp_path)
+    cells = {(one.attack, one.purifier): one for one in read_csv((tmp_path / "cells.csv").read_text("utf-8"))}
+    assert cells["clean", "none"].accuracy < 0.95
+    assert cells["idle", "none"].filled == pytest.approx(1, abs=0.02)
+    assert json.loads((tmp_path / "facts.json").read_text())["groups"]["averaged"] == ["idle"]
+
+
+def test_facts_have_the_attacks_as_they_were(report, tree):
+    attacks = json.loads((report / "facts.json").read_text())["attacks"]
+    assert attacks["PGD"] == {"knows": "classifier", **tree["attacks"]["PGD"]}
+    assert set(attacks) == set(tree["attacks"])
+
+
 def test_a_cell_says_what_was_done_where_more_was_asked(report):
     cells = {(one.attack, one.purifier): one for one in read_csv((report / "cells.csv").read_text("utf-8"))}
     assert [cells["solver", p].done for p in ("none", "JPEG", "low-pass")] == ["gradient", "bpda", "gradient"]
@@ -113,6 +146,20 @@ def test_the_mean_is_over_attacks_that_fill_their_budget(report, tree, worked_he
     assert cells["mean of attacks", "JPEG"].accuracy == pytest.approx(mean)
     (left,) = groups["minimal"]
     assert f"of their budget: {left}." in (report / "report.md").read_text("utf-8")
+
+
+class Idle:
+    """An attack that changes right images alone, by all it may, and need not fool anything."""
+
+    eps, norm = 0.1, "linf"
+
+    def __init__(self, eps=0.1):
+        pass
+
+    def __call__(self, model, images, labels, *, generator=None, loss=None):
+        right = model(images).argmax(1) == labels
+        moved = images + torch.where(images < 0.5, self.eps, -self.eps)
+        return torch.where(right[:, None, None, None], moved, images)
 
 
 class Bent:

@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from raypurify.evaluation import code
+from raypurify.evaluation import code, subjects
 from raypurify.evaluation.code import code_digest
-from raypurify.evaluation.grid import AttackSpec, PurifierSpec
-from raypurify.evaluation.subjects import attack_code, purifier_code
+from raypurify.evaluation.grid import AttackSpec, ClassifierSpec, PurifierSpec
+from raypurify.evaluation.subjects import attack_code, classifier_code, purifier_code
 
 
 @pytest.fixture
@@ -43,7 +43,20 @@ def test_a_digest_holds_what_is_imported_through_packages(monkeypatch):
     monkeypatch.setattr(code, "_read", lambda name: (seen.append(name), read(name))[1])
     code_digest("raypurify.purifiers.rsfp")
     assert {"raypurify.csc.cbpdn", "raypurify.csc.tikhonov", "raypurify.purifiers.rewriting"} <= set(seen)
+    assert "raypurify.config" in seen
     assert "raypurify.purifiers.jpeg" not in seen
+
+
+def test_a_module_alone_counts_without_what_it_imports(digest_of, monkeypatch):
+    text = "from raypurify.purifiers import JPEG\n"
+    digest_of(text)
+    alone, read, seen = code_digest(alone=("own_purifier",)), code._read, []
+    with monkeypatch.context() as patched:
+        patched.setattr(code, "_read", lambda name: (seen.append(name), read(name))[1])
+        assert code_digest(alone=("own_purifier",)) == alone
+    assert seen == ["own_purifier"]
+    digest_of(text + "x = 1")
+    assert code_digest(alone=("own_purifier",)) != alone
 
 
 def test_each_purifier_and_attack_has_a_digest_of_its_own():
@@ -51,3 +64,12 @@ def test_each_purifier_and_attack_has_a_digest_of_its_own():
     attacks = [attack_code(AttackSpec(attack=name)) for name in ("pgd", "fgsm", "uap")]
     knowing = attack_code(AttackSpec(attack="pgd", knows="bpda"))
     assert len({*purifiers, *attacks, knowing}) == 8
+    kinds = ("cifar-resnet", "wide-resnet", "torchvision", "efficientnet-lite")
+    assert len({classifier_code(ClassifierSpec(kind=kind, path="a")) for kind in kinds}) == 4
+
+
+def test_the_package_that_does_the_work_of_an_attack_counts_by_its_version(monkeypatch):
+    pytest.importorskip("pyautoattack")
+    before = attack_code(AttackSpec(attack="autoattack"))
+    monkeypatch.setattr(subjects, "version", lambda package: f"{package} 0")
+    assert attack_code(AttackSpec(attack="autoattack")) != before

@@ -1,5 +1,7 @@
 """Intervals cover what they promise to cover."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -58,6 +60,31 @@ def test_differences_that_are_all_equal_say_as_much_as_their_number_does(counts,
     assert -1 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_one_image_that_differs_is_no_evidence_and_gives_no_narrow_interval():
+    one, other = signs(*[0] * 999, 1)
+    found = paired_mean(one, other)
+    assert found.p == 1
+    assert found.low < 0 < found.high
+    assert found.high - found.low > 2 / 1000
+    mostly = np.ones((3, 1000), bool)
+    mostly[1, :] = False
+    mostly[0, 0] = False
+    assert mean_interval(mostly) == wilson(mostly.sum() / 3, 1000)
+
+
+def test_p_of_a_mean_is_that_of_all_exchanges_and_normal_where_they_are_many():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        counts = rng.integers(-3, 4, 10)
+        sums = (np.array(list(itertools.product((1, -1), repeat=10))) * counts).sum(1)
+        expected = (abs(sums) >= abs(counts.sum())).mean()
+        assert paired_mean(*signs(*counts.tolist())).p == pytest.approx(expected)
+    counts = rng.choice([-1, 1, 2], 1001, p=[0.52, 0.3, 0.18]).tolist()
+    many, fewer = (paired_mean(*signs(*some)).p for some in (counts, [*counts[:-1], 0]))
+    assert 1e-4 < many < 1
+    assert many == pytest.approx(fewer, rel=0.2)
 
 
 @pytest.mark.parametrize("count", [1, 20, 5000])

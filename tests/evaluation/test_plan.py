@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from raypurify.evaluation import code
 from raypurify.evaluation import plan as plans
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.grid import CellName, load_grid
@@ -103,6 +104,18 @@ def test_keys_hold_the_code_of_purifier_and_attack(tree, plan, monkeypatch):
         for old, new in zip(purifier.keys.values(), attack.keys.values())
         for one, other in zip(old, new)
     )
+
+
+@pytest.mark.parametrize("module", ["raypurify.nets.wide_resnet", "raypurify.evaluation.cells"])
+def test_keys_hold_the_code_of_classifiers_and_of_what_writes_the_files(tree, plan, monkeypatch, module):
+    before, read = plan(tree), code._read
+    monkeypatch.setattr(code, "_read", lambda name: ("x = 1", ()) if name == module else read(name))
+    after = plan(tree)
+    for old, new in zip(before.keys.values(), after.keys.values()):
+        assert not {k for pair in old for k in pair} & {k for pair in new for k in pair}
+    if module == "raypurify.nets.wide_resnet":
+        assert not set(before.check_keys.values()) & set(after.check_keys.values())
+    assert after.digests == before.digests
 
 
 def test_what_is_checked_is_what_attackers_differentiate(tree, plan):

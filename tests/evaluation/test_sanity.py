@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raypurify.evaluation import checked
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.plan import CheckName
 from raypurify.evaluation.sanity import Subject, check_attacks, check_convergence, check_gradients, check_uphill
-from raypurify.evaluation.subjects import Subjects
+from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 
 
@@ -74,7 +75,7 @@ def test_surrogates_need_to_point_uphill(cifar_images, data_file, factor, finds)
     assert check_uphill(Subject(model), images, labels).passed == finds
 
 
-def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_file):
+def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_file, monkeypatch):
     images, labels = cifar_images("test.parquet", 4)
     batch = GridBatch(tuple(map(str, range(4))), labels.numpy(), (images * 255).round().to(torch.uint8).numpy())
     weights = str(data_file("cifar10-resnet/resnet20-12fca82f.th"))
@@ -85,7 +86,11 @@ def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_fi
             "purifiers": {"low-pass": {"purifier": "low_pass", "tikhonov": 0.1}},
         }
     )
+    seen = []
+    monkeypatch.setattr(checked, "predict", lambda net, x: (seen.append(x), predict(net, x))[1])
     checks = compute_checks(Subjects(grid), CheckName("net", "low-pass", "solver"), batch)
+    assert all(torch.allclose(255 * x, (255 * x).round(), atol=1e-3) for x in seen)
+    assert all("n = 4, one image of slack" in check.figures for check in checks[:6])
     assert [check.name for check in checks][5:7] == [
         "the white box is no weaker than a transfer",
         "gradients are finite and point uphill",

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raypurify.config import Settings, load_settings
+from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.papers import TABLES, recovered
 from raypurify.evaluation.subjects import make_attack
@@ -46,8 +48,33 @@ def test_papers_tables_are_whole(table):
     assert recovered(90, 90, 90) is None
 
 
-def test_what_the_pull_adds_is_the_mean_of_differences_of_the_same_seed(benchmark):
+def test_a_folder_of_the_pull_is_of_one_study(benchmark, tmp_path):
     bench = benchmark("pull")
+    settings = load_settings(preset="tiny")
+    for _ in range(2):
+        bench.claim(tmp_path, settings, 300)
+    for changed, images in ((settings, 200), (load_settings(preset="tiny", overrides=("robust.epochs=1",)), 300)):
+        with pytest.raises(SystemExit, match="other settings or images: give another --out"):
+            bench.claim(tmp_path, changed, images)
+    (tmp_path / "old" / "seed-0").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="give another --out"):
+        bench.claim(tmp_path / "old", settings, 300)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (6, [4, 2]), (8, [4, 4])])
+def test_choices_are_of_as_many_images_as_asked(benchmark, count, sizes):
+    bench = benchmark("choices")
+    pixels = np.arange(4 * 3, dtype=np.uint8).reshape(4, 3, 1, 1)
+    batches = [GridBatch(tuple(f"{b}{k}" for k in range(4)), np.full(4, b), pixels) for b in range(2)]
+    some = bench.first_of(batches, count)
+    assert [len(one.labels) for one in some] == [len(one.ids) for one in some] == sizes
+    assert [len(one.pixels) for one in some] == sizes
+    with pytest.raises(SystemExit, match="has 8 images: give --images 8 or less"):
+        bench.first_of(batches, 9)
+
+
+def test_what_the_pull_adds_is_the_mean_of_differences_of_the_same_seed(benchmark):
+    bench = benchmark("pull_measures")
     measured = {0: (0.2, 0.5, 0.3), 0.05: (0.3, 0.5, 0.7)}
     runs = [
         {"start": "ce", "alpha": alpha, "seed": seed, **dict.fromkeys(bench.MEASURES, value)}
