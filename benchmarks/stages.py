@@ -41,6 +41,7 @@ from streams import kept_latents, learn_early  # noqa: E402
 from raypurify.clusters.files import load_clusters  # noqa: E402
 from raypurify.config import Settings, load_settings  # noqa: E402
 from raypurify.containers.source import open_source  # noqa: E402
+from raypurify.evaluation.clock import clock  # noqa: E402
 from raypurify.fit.clustering import cluster  # noqa: E402
 from raypurify.fit.dictionaries import learn_dictionaries  # noqa: E402
 from raypurify.fit.latents import extract_latents  # noqa: E402
@@ -127,10 +128,10 @@ def three_stages(out: Place, place: Place, settings: Settings, classes: list[str
     for folder in (latents, clusters, dictionaries):
         folder.make_folder()
     prepared, size = place / "prepare", settings.data.image_size
-    early, ended, spent, begun = {}, threading.Event(), {}, time.perf_counter()
+    early, ended, spent, begun = {}, threading.Event(), {}, clock()
 
     def end(stage: str) -> None:
-        spent[stage] = round(time.perf_counter() - begun, 2)
+        spent[stage] = round(clock() - begun, 2)
 
     with kept_latents() if side == "kept" else contextlib.nullcontext():
         extract_latents(latents, prepared, place / "network.safetensors", size)

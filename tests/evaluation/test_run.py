@@ -195,6 +195,7 @@ def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
         evaluate(load_grid({**tree, "attacks": {"x": {"attack": "magic"}}}), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_attack_may_be_named_checks_and_damaged_checks_are_done_again(tree, tmp_path, local_ray):
     small = {
         **tree,

@@ -1,5 +1,7 @@
 """One endpoint for the tests of this room, which ends when another room's tests begin: it holds processors of Ray."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,10 @@ def client(url):
     httpx = pytest.importorskip("httpx")
     with httpx.Client(base_url=url, headers=HEADERS, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def serve_log(caplog, monkeypatch):
+    """What the endpoint's own code logs: Serve's logger keeps it to itself in a process where Serve was started."""
+    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
+    return caplog

@@ -76,7 +76,7 @@ def test_the_largest_image_of_a_replica_is_nothing_to_actors_of_a_job(tmp_path):
     assert recorded == {"serve": 3000, "actors": 5000}
 
 
-def test_jobs_of_a_token_that_is_replaced_leave_their_outputs_to_the_next(tmp_path, monkeypatch, caplog):
+def test_jobs_of_a_token_that_is_replaced_leave_their_outputs_to_the_next(tmp_path, monkeypatch, serve_log):
     context = SimpleNamespace(gcs_address="", app_name="raypurify")
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
     monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
@@ -94,7 +94,7 @@ def test_jobs_of_a_token_that_is_replaced_leave_their_outputs_to_the_next(tmp_pa
         finally:
             jobs.supervisor.close()
     assert views == [["queued"], ["queued"], []]
-    assert [record.getMessage().count(f"{tmp_path}/out") for record in caplog.records] == [1]
+    assert [record.getMessage().count(f"{tmp_path}/out") for record in serve_log.records] == [1]
 
 
 def test_the_body_of_a_job_is_counted_and_has_its_time(endpoint):

@@ -214,7 +214,7 @@ def test_a_supervisor_that_ends_leaves_its_jobs_to_the_next(root):
     assert not list((root / ".raypurify-jobs").glob("*.json"))
 
 
-def test_jobs_whose_caller_is_gone_end_and_their_outputs_are_free(root, caplog):
+def test_jobs_whose_caller_is_gone_end_and_their_outputs_are_free(root, serve_log):
     one, _ = supervisor(root, ["doctor"], at_once=1)
     ended = one.post("me", request(root, "ended"), most=9).id
     one.cancel("me", ended)
@@ -231,7 +231,7 @@ def test_jobs_whose_caller_is_gone_end_and_their_outputs_are_free(root, caplog):
     assert [view.id for view in one.jobs("them")] == [kept]
     assert one.jobs("me") == []
     assert [file.stem for file in (root / ".raypurify-jobs").glob("*.json")] == [kept]
-    told = [line.getMessage() for line in caplog.records if "taken no longer" in line.getMessage()]
+    told = [line.getMessage() for line in serve_log.records if "taken no longer" in line.getMessage()]
     assert sorted((ended in line, "is cancelled and" in line) for line in told) == [(False, True), (True, False)]
     assert (root / "out" / "done.png").read_bytes() == b"what is done"
     assert {one.post("them", request(root, output), most=9).id for output in ("out", "ended")} == {at_work, ended}
