@@ -81,6 +81,11 @@ def client(url):
 
 @pytest.fixture
 def serve_log(caplog, monkeypatch):
-    """What the endpoint's own code logs: Serve's logger keeps it to itself in a process where Serve was started."""
-    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
-    return caplog
+    """What the endpoint's own code logs: Ray and Serve each keep it to themselves once started."""
+    logger = logging.getLogger("ray.serve")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "disabled", False)
+    with caplog.at_level(logging.WARNING, logger.name):
+        logger.addHandler(caplog.handler)
+        yield caplog
+        logger.removeHandler(caplog.handler)
