@@ -106,7 +106,8 @@ class Cluster:
 
     def alive(self) -> set[str]:
         """The addresses of the workers that Ray counts as alive."""
-        lists = [line for line in self.watched if line.startswith("[")]
+        # Ray's own lines begin with a time in brackets.
+        lists = [line for line in self.watched if line.startswith(('["', "[]"))]
         return set(json.loads(lists[-1])) if lists else set()
 
     def begin(self, *script: object) -> "Job":
