@@ -162,7 +162,7 @@ def memory(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dic
         def look(pid: int) -> None:
             seen.append(processes.memory(processes.tree(pid)))
 
-        run_job(source, scratch, "--bundle", SETS["small"][2], look=look)
+        run_job(source, scratch, "--bundle", SETS["small"][2], "--engine", "actors", look=look)
         return max(seen) / 2**20
 
     sides = {n: partial(peak, write_parquet(first_rows(files, n), scratch / str(n))) for n in counts}
