@@ -127,9 +127,10 @@ class _Threads:
         finally:
             self._stop.set()
             if not hangs:
+                until = time.monotonic() + ENDS_S
                 try:
                     for thread in self._threads:
-                        thread.join(ENDS_S)
+                        thread.join(max(0.0, until - time.monotonic()))
                 finally:
                     self._note.clear()
                 # What was committed meanwhile is counted, too.

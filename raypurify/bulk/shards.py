@@ -1,6 +1,7 @@
 """The shards of a purify job through a pool of actors: which of them lives, what each death means, how far it is."""
 
 import logging
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from raypurify.runtime.observed import actor_lost
 from raypurify.runtime.poison import LIVES, Losses
 from raypurify.runtime.pool import Event, Pool
 from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.session import ray_session
 
 # What an actor takes that only reads, decodes, encodes and writes, while replicas purify.
 SUBMITTER_CPUS = 0.1
@@ -65,9 +67,8 @@ def work_off_shards(
     (:mod:`raypurify.runtime.poison`). Raises SinkError at the first shard that cannot be written, and after all others,
     where some could not be done, SourceError or RaypurifyError.
     """
-    from raypurify.runtime.session import ray_session
-
-    with ray_session(address):
+    # A Ray that is started has a process ready for each CPU that it counts.
+    with ray_session(address, max(os.cpu_count() or 1, math.ceil(shape.cpus))):
         import ray
 
         if work.engine == "serve":
