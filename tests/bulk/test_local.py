@@ -20,6 +20,7 @@ from bad_images import encode, pixels
 from bulk_kills import KILL_POINTS, plan_kill
 
 import raypurify.bulk.job
+from raypurify.bulk.actor import ShardActor
 from raypurify.bulk.engine import SMALL_SHARDS, after_deaths, chosen_engine
 from raypurify.bulk.job import purify
 from raypurify.bulk.planning import SMALL
@@ -30,6 +31,7 @@ from raypurify.containers.at_work import AtWork
 from raypurify.containers.sink import status
 from raypurify.containers.source import open_source
 from raypurify.errors import ConfigError, RaypurifyError
+from raypurify.runtime.poison import Care
 from raypurify.storage import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,14 +67,29 @@ def whole(inputs) -> dict[str, bytes]:
     return files_below(inputs / "whole")
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
-def test_bytes_are_those_of_actors(local_ray, inputs, tmp_path, kind):
+def both(inputs: Path, out: Path) -> None:
+    """The same output by one process and by actors."""
     made = {}
     for engine in ("local", "actors"):
-        summary = purify([str(inputs / kind)], str(tmp_path / engine), sheet=2, engine=engine)
+        summary = purify([str(inputs)], str(out / engine), sheet=2, engine=engine)
         assert (summary.written, summary.reasons) == (IMAGES - 1, {"truncated": 1})
-        made[engine] = files_below(tmp_path / engine)
+        made[engine] = files_below(out / engine)
     assert made["local"] == made["actors"]
+
+
+def test_bytes_are_those_of_actors(local_ray, inputs, tmp_path):
+    both(inputs / "folder", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_bytes_are_those_of_what_an_actor_does(inputs, tmp_path, monkeypatch, kind):
+    def without_ray(shards, mine, work, *_) -> list:
+        actor = ShardActor(work)
+        actor.start()
+        return [pair for shard in shards for said in actor.do(shard, Care()) for pair in getattr(said, "pairs", ())]
+
+    monkeypatch.setattr(raypurify.bulk.job, "work_off_shards", without_ray)
+    both(inputs / kind, tmp_path)
 
 
 JOB = """
