@@ -69,6 +69,8 @@ def main() -> None:
             results[part] = measure(Path(scratch), arguments.repeat)
             print(json.dumps({part: results[part]}, indent=1), flush=True)
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    if {"commands", "stages", "first"} <= results.keys():
+        print(table(results))
 
 
 def commands(scratch: Path, repeat: int) -> dict:

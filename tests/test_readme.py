@@ -415,12 +415,10 @@ def test_table_of_streamed_stages_is_that_of_the_committed_results(benchmark):
 
 def test_table_of_small_sets_is_that_of_the_committed_results(benchmark):
     bench = benchmark("startup")
-    results = json.loads(bench.RESULTS.read_text("utf-8"))
     page = (REPOSITORY / "docs" / "bulk.md").read_text("utf-8")
-    assert page.partition("<!-- startup -->")[2].partition("<!-- /startup -->")[0].strip() == bench.table(results)
-    demo, first = results["commands"]["demo"]["median_seconds"]["local"], results["first"]["median_seconds"]["first"]
-    shown = f"The demo itself takes {demo['whole']:.0f} s on two cores, the first time {first['whole']:.0f} s"
-    assert shown in " ".join((REPOSITORY / "README.md").read_text("utf-8").split())
+    shown = page.partition("<!-- startup -->")[2].partition("<!-- /startup -->")[0].strip()
+    # Where there are no results, there is no table.
+    assert shown == (bench.table(json.loads(bench.RESULTS.read_text("utf-8"))) if bench.RESULTS.exists() else "")
 
 
 def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
