@@ -1,4 +1,4 @@
-# make demo   purify the example images on a local Ray
+# make demo   purify the example images on this machine
 # make test   the fast test suite
 # make lint   formatting and lint checks
 # make slow   the slow tests

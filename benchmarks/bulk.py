@@ -45,6 +45,8 @@ from raypurify.images import decode_image, to_float
 from raypurify.purifiers.rewriting import MAX_GAIN, scale_of_lmbda
 
 RESULTS = Path(__file__).parent / "results" / "bulk.json"
+# Also for sets that one process would do.
+ENGINE = ("--engine", "actors")
 CORES = os.cpu_count() or 1
 # Name, file and bundle of each set.
 SETS = {
@@ -106,7 +108,9 @@ def tensors(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> di
         images = pixels(rows)
         purifier.purify(images[: BATCHES[size][0]])  # compiled once per installation
         sides = {batch: partial(on_tensors, purifier, images, batch) for batch in BATCHES[size]}
-        sides |= {kind: partial(run_job, source, scratch, "--bundle", bundle) for kind, source in inputs.items()}
+        sides |= {
+            kind: partial(run_job, source, scratch, "--bundle", bundle, *ENGINE) for kind, source in inputs.items()
+        }
         found = results_in_turn(f"tensors, {name}", sides, repeat)
         rates = {batch: found[batch] for batch in BATCHES[size]}
         best = max(rates, key=lambda batch: median(rates[batch]))
@@ -134,7 +138,7 @@ def script(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dic
         write_settings(settings, purifier, pixels(rows[:count]))
         sides = {
             "script": partial(run_script, few, plain, settings),
-            "job": partial(run_job, source, scratch, "--bundle", bundle, kept=scratch / f"{size}-job"),
+            "job": partial(run_job, source, scratch, "--bundle", bundle, *ENGINE, kept=scratch / f"{size}-job"),
         }
         found = results_in_turn(f"script, {name}", sides, repeat)
         rates = [run["images"] / run["seconds"] for run in found["script"]]
@@ -162,7 +166,7 @@ def memory(data: Path, scratch: Path, sizes: dict[str, int], repeat: int) -> dic
         def look(pid: int) -> None:
             seen.append(processes.memory(processes.tree(pid)))
 
-        run_job(source, scratch, "--bundle", SETS["small"][2], look=look)
+        run_job(source, scratch, "--bundle", SETS["small"][2], *ENGINE, look=look)
         return max(seen) / 2**20
 
     sides = {n: partial(peak, write_parquet(first_rows(files, n), scratch / str(n))) for n in counts}

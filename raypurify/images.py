@@ -42,6 +42,8 @@ _HEIF = importlib.util.find_spec("pillow_heif") is not None
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM") + ("AVIF",) * _AVIF
 # Of the formats that not every installation reads.
 MORE_SUFFIXES = (".avif",) * _AVIF + (".heic", ".heif", ".hif") * _HEIF
+# Of an image that is purified, unless someone says otherwise.
+MAX_PIXELS = 1 << 24
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")

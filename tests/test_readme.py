@@ -413,6 +413,14 @@ def test_table_of_streamed_stages_is_that_of_the_committed_results(benchmark):
     assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
 
 
+def test_table_of_small_sets_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("startup")
+    page = (REPOSITORY / "docs" / "bulk.md").read_text("utf-8")
+    shown = page.partition("<!-- startup -->")[2].partition("<!-- /startup -->")[0].strip()
+    # Where there are no results, there is no table.
+    assert shown == (bench.table(json.loads(bench.RESULTS.read_text("utf-8"))) if bench.RESULTS.exists() else "")
+
+
 def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
     bench = benchmark("bulk")
     page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")

@@ -5,14 +5,12 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
-
 import raypurify
 from raypurify.containers.passed_over import passed_over_text
 from raypurify.containers.selection import select
 from raypurify.containers.source import Source, read_shard
 from raypurify.errors import ImageError
-from raypurify.purifiers.batch import MAX_PIXELS, purify_files, purify_pixels
+from raypurify.images import MAX_PIXELS
 from raypurify.runtime.progress import duration
 
 MEASURED = 16
@@ -53,6 +51,10 @@ class Estimate:
 
 def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS) -> Estimate:
     """Purify a seeded sample of ``MEASURED`` images on one core twice; the second counts, as the first compiles."""
+    import torch
+
+    from raypurify.purifiers.batch import purify_files, purify_pixels
+
     rows = [row for shard in select(source, sample=MEASURED).shards for row in read_shard(shard)]
     files = [(row.row, row.data) for row in rows if row.error is None and row.data is not None]
     threads, purify = torch.get_num_threads(), partial(purify_pixels, raypurify.load(bundle))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from raypurify.bulk.planning import Early
-from raypurify.bulk.shards import More
+from raypurify.bulk.tally import More
 from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Shard
 from raypurify.containers.sink import missing

@@ -1,25 +1,29 @@
 """Bulk purification: the shards of a source into a sink of the same container, each exactly once."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from raypurify.bulk.actor import Work
+from raypurify.bulk.engine import after_deaths, check_engine, chosen_engine
 from raypurify.bulk.estimate import Estimate, estimate
 from raypurify.bulk.growth import Growth, left_of
+from raypurify.bulk.local import load_here, work_off_here
 from raypurify.bulk.planning import Early, looking_for, planned_for, planned_in_parts
-from raypurify.bulk.shards import ENGINES, ActorShape, work_off_shards
-from raypurify.bundle import load_bundle
+from raypurify.bulk.shards import ActorShape, work_off_shards
+from raypurify.bulk.work import Work
+from raypurify.bundle import read_facts
+from raypurify.containers.at_work import AtWork
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.selection import select, shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
-from raypurify.errors import ConfigError, SinkError
-from raypurify.pictures import contact_sheet
-from raypurify.purifiers.batch import MAX_PIXELS
+from raypurify.errors import SinkError
+from raypurify.images import MAX_PIXELS
+from raypurify.pictures import contact_sheet, pyplot
 from raypurify.runtime.session import ray_session
 from raypurify.storage import redact
 
@@ -43,17 +47,18 @@ def purify(
     strict: bool = False,
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
-    engine: str = "actors",
+    engine: str = "auto",
     actor: ActorShape | None = None,
     address: str | None = None,
 ) -> Summary | None:
     """Purify every image of ``inputs`` (a folder, Parquet files, WebDataset tars) into ``output``, the same container.
 
-    Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
-    a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
-    undone, and a SourceError at the end says so. Files that cannot be used from the beginning are told of at once and
-    left out; the summary names them, and a later run that finds them mended does them. ``strict`` refuses them. Of
-    many tars, those that have been looked into are worked on while the others are.
+    Small sets are done in this process, others on the Ray cluster there is, or one that is started. Shards that an
+    earlier run committed are kept; a bad image becomes a row of ``errors.parquet`` and stops nothing, nor does a
+    container that cannot be read any more: its shards stay undone, and a SourceError at the end says so. Files that
+    cannot be used from the beginning are told of at once and left out; the summary names them, and a later run that
+    finds them mended does them. ``strict`` refuses them. Of many tars, those that have been looked into are worked on
+    while the others are.
     ``sheet`` input/output pairs, a seeded choice of what is known when work begins, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
     (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
@@ -63,13 +68,14 @@ def purify(
     failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
     beside jobs that do the others. ``retry_failed`` does shards with bad images again. One job at a time writes an
     output, or a part of it.
-    ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
-    None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.
+    ``engine`` says who purifies: ``"local"``, threads of this process; ``"actors"`` of this job, each of the shape
+    ``actor`` (what suits the cluster where it is None); ``"serve"``, the application "raypurify" that runs on this
+    cluster with the same bundle; or ``"auto"``, one of the first two
+    (:func:`raypurify.bulk.engine.chosen_engine`). The bytes are the same.
 
     Returns the summary, or None where other parts are not done. Raises SourceError, SinkError or BundleError.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
+    check_engine(engine, address)
     reading: dict[str, Any] = {"kind": kind, "follow_links": follow_links}
     named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
     if part and overwrite:
@@ -77,14 +83,22 @@ def purify(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
         )
     # Row numbers, by which images are chosen, would move when a file is mended, and so would the shards of a part.
-    strict = strict or bool(limit or sample or part)
+    strict, here = strict or bool(limit or sample or part), engine == "local"
     with ExitStack() as stack:
-        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address))
+        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address, here=here))
         early = Early()
-        sources = planned_in_parts(output, inputs, overwrite, looking, None if strict else early, **named, **reading)
+        growing = None if strict or here else early
+        sources = planned_in_parts(output, inputs, overwrite, looking, growing, **named, **reading)
         source = select(next(sources), limit, sample)
-        settings = {"bundle": load_bundle(bundle).digest, "max_pixels": max_pixels}
-        lease = stack.enter_context(held(output_of(output, source), part))
+        settings = {"bundle": read_facts(bundle).digest, "max_pixels": max_pixels}
+        shape, out = actor or ActorShape(), output_of(output, source)
+        who, note = chosen_engine(engine, source, shape, address), AtWork(out, part)
+        if who == "local":
+            # Torch is imported while it is found out whether the output is free.
+            loader = stack.enter_context(ThreadPoolExecutor(1))
+            loaded = loader.submit(load_here, bundle, shape.gpus)
+        lease = stack.enter_context(held(out, part))
+        who = after_deaths(who, engine, note)
         claim = partial(
             open_sink,
             output,
@@ -107,8 +121,14 @@ def purify(
         if todo or growth:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
             chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
-            work = Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), engine)
-            pairs = work_off_shards(todo, mine, work, actor or ActorShape(), lease.check, address, growth)
+            work = Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), who)
+            if who == "local":
+                if sheet:
+                    loader.submit(pyplot)
+                pairs = work_off_here(todo, mine, work, shape, lease.check, note, loaded)
+            else:
+                pairs = work_off_shards(todo, mine, work, shape, lease.check, address, growth)
+                note.clear()
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
                 sink.put(f"{STATE}/sheet.png", picture)

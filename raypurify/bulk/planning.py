@@ -115,17 +115,23 @@ def planned_in_parts(
 
 @contextmanager
 def looking_for(
-    output: str, overwrite: bool = False, strict: bool = False, reading: bool = False, address: str | None = None
+    output: str,
+    overwrite: bool = False,
+    strict: bool = False,
+    reading: bool = False,
+    address: str | None = None,
+    here: bool = False,
 ) -> Iterator[Looking]:
     """How the job of an output looks into its input: by tasks of the cluster where there is much to look into, which is
-    joined until the block ends. Damaged files are told of on standard error, unless ``strict``.
+    joined until the block ends, or ``here`` in any case. Damaged files are told of on standard error, unless
+    ``strict``.
 
     Raises SinkError where the output can be that of no job.
     """
     check_claimable(output, overwrite)
     with ExitStack() as stack:
         yield Looking(
-            each=partial(_each, lambda: stack.enter_context(ray_session(address))),
+            each=in_threads if here else partial(_each, lambda: stack.enter_context(ray_session(address))),
             # What is overwritten is begun anew, and with it the looks.
             out=None if overwrite else resolve(output),
             reading=reading,

@@ -1,29 +1,28 @@
 """The shards of a purify job through a pool of actors: which of them lives, what each death means, how far it is."""
 
 import logging
+import math
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
-from raypurify.bundle import load_bundle
+from raypurify.bulk.actor import ShardActor
+from raypurify.bulk.tally import More, Tally, say
+from raypurify.bulk.work import Sign, Work
+from raypurify.bundle import read_facts
 from raypurify.containers.rows import Shard
-from raypurify.errors import ConfigError, RaypurifyError, SinkError, SourceError, one_line
+from raypurify.errors import ConfigError, RaypurifyError, one_line
 from raypurify.pictures import Pair
-from raypurify.runtime.events import log_event
-from raypurify.runtime.metrics import add_count
-from raypurify.runtime.observed import actor_lost, observed
+from raypurify.runtime.observed import actor_lost
 from raypurify.runtime.poison import LIVES, Losses
 from raypurify.runtime.pool import Event, Pool
-from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.session import ray_session
 
-ENGINES = ("actors", "serve")
 # What an actor takes that only reads, decodes, encodes and writes, while replicas purify.
 SUBMITTER_CPUS = 0.1
 # Decoding and encoding keep this many cores busy for one GPU.
@@ -51,14 +50,6 @@ class ActorShape:
             raise ConfigError(f"an actor with {self.gpus:g} GPUs: give it a part of one, e.g. 0.25, or 0, or 1")
 
 
-class More(NamedTuple):
-    """Shards that are known now, too, and of them those that are left to do; ``last`` where there will be no others."""
-
-    shards: list[Shard]
-    left: list[Shard]
-    last: bool
-
-
 def work_off_shards(
     shards: list[Shard],
     mine: list[Shard],
@@ -76,15 +67,14 @@ def work_off_shards(
     (:mod:`raypurify.runtime.poison`). Raises SinkError at the first shard that cannot be written, and after all others,
     where some could not be done, SourceError or RaypurifyError.
     """
-    from raypurify.runtime.session import ray_session
-
-    with ray_session(address):
+    # A Ray that is started has a process ready for each CPU that it counts.
+    with ray_session(address, max(os.cpu_count() or 1, math.ceil(shape.cpus))):
         import ray
 
         if work.engine == "serve":
             from raypurify.serve.client import check_endpoint
 
-            check_endpoint(load_bundle(work.bundle).digest)
+            check_endpoint(read_facts(work.bundle).digest)
         count = sys.maxsize if more else len(shards)
         shape, size, most = fit_pool(shape, count, **_resources(address), engine=work.engine)
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
@@ -108,45 +98,29 @@ def work_off_shards(
         )
         pool.more = more is not None
         job = _Job(mine, shards, pool, losses, shape, str(work.sink.place))
-        try:
-            watched = observed(str(work.sink.place), "purify", lambda: job.progress.state)
-            with watched, closing(pool.events()) as events:
-                if len(shards) < len(mine):
-                    log_event("stage_resumed", shards=len(mine), committed=len(mine) - len(shards))
-                for event in events:
-                    check()
-                    job.take(event)
-                    if more and pool.more and (found := more()):
-                        job.add(found)
-        except KeyboardInterrupt:
-            _say("interrupted", f"{job.done_text} shards are done and kept")
-            raise
+        with job.observed(), closing(pool.events()) as events:
+            for event in events:
+                check()
+                job.hear(event)
+                if more and pool.more and (found := more()):
+                    job.add(found)
         job.refuse_undone()
         return job.pairs
 
 
-class _Job:
-    """What is known of a job while it runs."""
+class _Job(Tally):
+    """What is known of a job of actors while it runs."""
 
     def __init__(
         self, mine: list[Shard], shards: list[Shard], pool: Pool[Shard], losses: Losses, shape: ActorShape, run: str
     ) -> None:
-        self.pool, self.losses, self.shape, self.run = pool, losses, shape, run
-        self.left = {shard.name: shard for shard in shards}
-        self._count = len(mine)
-        total, waiting = (sum(shard.rows for shard in some) for some in (mine, shards))
-        self.progress = Progress(None, total, "images", start=total - waiting)
-        self.progress.grow(0, 0, pool.more)
-        self.progress.add(0, "actors start")
-        self.pairs: list[Pair] = []
-        self.undone: dict[str, RaypurifyError] = {}
-        self.failed: Counter[str] = Counter()
-        self._shards = [shard.name for shard in shards]
+        super().__init__(mine, shards, run, "actors start", pool.more)
+        self.pool, self.losses, self.shape = pool, losses, shape
         self._probed: dict[str, int | None] = {}
         self._false_starts = 0
         self._begun, self._alive = False, time.monotonic()
 
-    def take(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
         """Take note of what has happened. Raises SinkError where nothing can be written, and RaypurifyError where no
         actor can be started."""
         if self.pool.alive:
@@ -155,7 +129,7 @@ class _Job:
             self._alive = time.monotonic()
             asked = f"{self.shape.cpus:g} CPUs" + f" and {self.shape.gpus:g} GPUs" * bool(self.shape.gpus)
             text = f"no actor could begin for {ROOM_S:.0f} s: the cluster has no room for one with {asked}; waiting"
-            _say("no_room", text, logging.WARNING)
+            say("no_room", text, logging.WARNING)
         shard, value = event.item, event.value
         if event.kind == "ready":
             self._false_starts = 0
@@ -167,68 +141,16 @@ class _Job:
         elif event.kind == "died":
             self._death(shard, value, event.where)
         elif event.kind == "failed":
-            self._leave(shard.name, RaypurifyError(_named(value)))
-        elif isinstance(value, Sign):
-            self._probed[shard.name] = value.row
-            self.progress.reach(shard.name, value.done)
-        elif isinstance(value, ShardOutcome):
-            self._outcome(value, shard.rows, event.where)
+            self.leave(shard.name, RaypurifyError(_named(value)))
+        elif event.kind == "said":
+            if isinstance(value, Sign):
+                self._probed[shard.name] = value.row
+            self.take(shard, value, event.where)
 
     def add(self, more: More) -> None:
-        """Take up what else there is to do."""
         self.pool.waiting += more.left
         self.pool.more = not more.last
-        self.left |= {shard.name: shard for shard in more.left}
-        self._shards += [shard.name for shard in more.left]
-        self._count += len(more.shards)
-        total, waiting = (sum(shard.rows for shard in some) for some in (more.shards, more.left))
-        self.progress.grow(total, total - waiting, not more.last)
-
-    @property
-    def done_text(self) -> str:
-        """How many shards are done, of how many."""
-        return f"{self._count - len(self.left)} of {self._count}"
-
-    def refuse_undone(self) -> None:
-        """Raise where shards were left undone, in the words of the first of them."""
-        if not self.undone:
-            return
-        first = min(self.undone, key=self._shards.index)
-        # Who reads a source asks for this error alone.
-        read = all(isinstance(error, SourceError) for error in self.undone.values())
-        raise (SourceError if read else RaypurifyError)(
-            f"{len(self.undone)} of {len(self._shards)} shards could not be done, {first} first: {self.undone[first]}; "
-            "all others are; the same command does the rest when this is mended"
-        )
-
-    def _outcome(self, outcome: ShardOutcome, rows: int, where: str) -> None:
-        if isinstance(outcome.error, SinkError):
-            raise outcome.error
-        if outcome.error:
-            self._leave(outcome.shard, outcome.error)
-            return
-        self.left.pop(outcome.shard, None)
-        self._count_shard("committed")
-        log_event(
-            "shard_committed",
-            shard=outcome.shard,
-            node=where,
-            images=rows,
-            purified=outcome.images["purified"],
-            seconds=outcome.seconds,
-        )
-        self.failed.update({reason: n for reason, n in outcome.images.items() if reason != "purified"})
-        self.progress.reach(outcome.shard, rows)
-        self.progress.add(0, ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.failed.items())))
-        self.pairs += outcome.pairs
-
-    def _leave(self, shard: str, error: RaypurifyError) -> None:
-        self.undone[shard] = error
-        self._count_shard("undone")
-        log_event("shard_failed", level=logging.ERROR, shard=shard, error=str(error))
-
-    def _count_shard(self, outcome: str) -> None:
-        add_count("shards", "Shards that were committed or left undone.", {"run": self.run, "outcome": outcome})
+        super().add(more)
 
     def _death(self, shard: Shard, error: Exception, where: str) -> None:
         if shard.name not in self.left:
@@ -242,7 +164,7 @@ class _Job:
         actor_lost(error, plain=f"purify: {what}{then}", shard=shard.name, node=where)
         if hopeless:
             text = f"{LIVES} actors died over it, and no image of it alone is to blame"
-            self._leave(shard.name, RaypurifyError(f"{text}; if memory ran out, let fewer work at once (--actor-cpus)"))
+            self.leave(shard.name, RaypurifyError(f"{text}; if memory ran out, let fewer work at once (--actor-cpus)"))
             return
         self.pool.waiting.appendleft(shard)
 
@@ -255,10 +177,6 @@ class _Job:
             raise RaypurifyError(f"no actor can be started, after {self._false_starts} tries: {_named(error)}")
         # Those that live do the work.
         self.pool.most = self.pool.alive
-
-
-def _say(event: str, text: str, level: int = logging.INFO) -> None:
-    log_event(event, f"purify: {text}", level, aside=True, text=text)
 
 
 def _named(error: Exception) -> str:

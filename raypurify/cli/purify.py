@@ -44,8 +44,12 @@ def purify(
         bool, typer.Option("--dry-run", help="Write nothing; count, and estimate the cost from a few images.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="actors of this job, or serve: the endpoint of the same cluster.")
-    ] = "actors",
+        str,
+        typer.Option(
+            help="local: threads of this process; actors: Ray actors of this job; serve: the endpoint of the same "
+            "cluster; auto: local for up to 2,048 images without a cluster and with one GPU at most, else actors."
+        ),
+    ] = "auto",
     actor_cpus: Annotated[float, typer.Option(help="CPUs, and threads, of an actor.")] = 1,
     actor_gpus: Annotated[
         float | None, typer.Option(help="Part of a GPU that an actor takes; default: what suits the cluster.")
@@ -59,7 +63,7 @@ def purify(
     from raypurify.bulk.job import rehearse
     from raypurify.bulk.shards import ActorShape
     from raypurify.containers.selection import part_of
-    from raypurify.purifiers.batch import MAX_PIXELS
+    from raypurify.images import MAX_PIXELS
 
     asked: dict[str, Any] = {
         "format": format,

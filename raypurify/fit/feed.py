@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables, take_rows
+from raypurify.runtime.session import ray_data
 from raypurify.storage import Place
 from raypurify.training.data import TRAIN
 from raypurify.training.order import epoch_order
@@ -49,8 +50,6 @@ def epoch_tables(
     ``WINDOW_BYTES`` that the reading tasks shuffle. ``prepare`` has mixed the images once. (seed, epoch, rank, world)
     decide the order alone: Ray Data splits a stream among workers by who asks first, which no run repeats.
     """
-    import ray
-
     order = [units[i] for i in epoch_order(len(units), epoch, seed)]
     share, rows = sum(unit.rows for unit in units) // world, max(1, WINDOW_BYTES // (3 * side**2))
     mine = take_rows(order, rank * share, (rank + 1) * share)
@@ -63,9 +62,8 @@ def epoch_tables(
         }
         for start in range(done // rows * rows, share, rows)
     ]
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
     # No CPU is asked for: training workers, as many as an elastic cluster has room for, may hold all there are.
-    stream = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
+    stream = ray_data().from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
     # Whole windows, cut here: a thread of Ray's that cuts batches takes the interpreter from the loop that feeds a GPU.
     tables = stream.map_batches(_mixed, batch_size=1, num_cpus=0, concurrency=READERS).iter_batches(
         batch_size=None, batch_format="pyarrow"

@@ -14,6 +14,7 @@ from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables
 from raypurify.nets.store import load_network
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.session import ray_data
 from raypurify.storage import Place, overlapped
 from raypurify.training.data import TRAIN, read_pixels
 
@@ -47,8 +48,9 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, ima
     has = cluster_resources()
     # With one task in flight the pool would never grow; with many, units queue behind one actor while others are idle.
     most = min(len(todo), has.gpus or max(1, has.cpus - 1))
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
-    results = ray.data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo)).map_batches(
+    data = ray_data()
+    pool = data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
+    results = data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo)).map_batches(
         _Extractor,
         fn_constructor_args=(ray.put(model), folder, side, "cuda" if has.gpus else "cpu", progress),
         batch_size=1,
@@ -57,7 +59,7 @@ def _run(todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, ima
         compute=pool,
     )
     # Closing ends the actors, after an error too.
-    with closing(iter(results.iter_rows())) as outcomes:  # type: ignore[type-var]  # Ray's iterator is a generator
+    with closing(iter(results.iter_rows())) as outcomes:
         for outcome in outcomes:
             if outcome["error"] is not None:
                 raise outcome["error"]

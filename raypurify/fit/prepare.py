@@ -14,6 +14,7 @@ from raypurify.images import decode_image, squared
 from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
+from raypurify.runtime.session import ray_data
 from raypurify.storage import Place
 from raypurify.training.data import FAILED, TRAIN, VALIDATION
 
@@ -44,9 +45,9 @@ def prepare(
     size = 3 * data.image_size**2 * source.rows
     # A cluster whose nodes are still to come has no CPUs yet.
     blocks = min(len(source.shards), max(1, cluster_resources().cpus, size // BLOCK_BYTES))
-    numbers = ray.data.from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
+    numbers = ray_data().from_items([{"shard": i} for i in range(len(source.shards))], override_num_blocks=blocks)
     rows = numbers.map_batches(
-        _decode_shards,  # type: ignore[arg-type]  # Ray's type knows no ``fn_kwargs``
+        _decode_shards,
         batch_size=1,
         fn_kwargs={"shards": ray.put(source.shards), "split": split, "side": data.image_size, "progress": progress},
     )

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from raypurify.errors import ImageError
-from raypurify.images import decode_image, encode_image, to_float, to_pixels
+from raypurify.images import MAX_PIXELS, decode_image, encode_image, to_float, to_pixels
 from raypurify.purifiers.rsfp import RSFP
 
-MAX_PIXELS = 1 << 24
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
 
 Facts = dict[str, Any]

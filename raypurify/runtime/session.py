@@ -100,14 +100,22 @@ def _stderr_closed() -> Iterator[None]:
         os.close(kept)
 
 
-def _quiet(verbose: bool) -> None:
-    """Ray's own bars and chatter off: progress is shown by raypurify, with known totals."""
+def ray_data() -> Any:
+    """Ray Data without its bars and chatter, as progress is shown by raypurify, and in order. Apart from the session:
+    to import it takes longer than to start some jobs that have no use for it."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose
+    context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    # Its import has set it anew.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data
+
+
+def _quiet(verbose: bool) -> None:
+    """Ray's own chatter off."""
+    ray = sys.modules["ray"]
     if not verbose:
         # Each worker that dies would be a paragraph that no log level silences; whoever started it says what it means.
         if hasattr(ray._private.worker, "print_to_stdstream"):

@@ -211,7 +211,7 @@ def test_the_endpoint_of_the_cluster_writes_the_same_bytes(images, undisturbed, 
 
 
 def test_unknown_engines_and_shapes_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="unknown engine 'magic'; use one of actors, serve"):
+    with pytest.raises(ConfigError, match="unknown engine 'magic'; use one of auto, local, actors, serve"):
         purify(["in"], str(tmp_path), engine="magic")
     with pytest.raises(ConfigError, match="0 CPUs"):
         ActorShape(cpus=0)

@@ -23,10 +23,11 @@ import ray
 from bad_images import encode, pixels
 
 import raypurify.bulk.job
-from raypurify.bulk import actor as actors
 from raypurify.bulk import shards
-from raypurify.bulk.actor import ShardActor, ShardOutcome, Sign, Work
+from raypurify.bulk import work as works
+from raypurify.bulk.actor import ShardActor
 from raypurify.bulk.job import purify
+from raypurify.bulk.work import ShardOutcome, Sign, Work
 from raypurify.cli.app import app
 from raypurify.containers.ledger import scratch
 from raypurify.containers.sink import open_sink, status
@@ -182,7 +183,7 @@ def test_an_interrupted_job_says_what_is_kept(local_ray, tmp_path, monkeypatch, 
 
 
 def test_a_shard_tells_how_far_it_is(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(actors, "SIGN_S", 0.0)
+    monkeypatch.setattr(works, "SIGN_S", 0.0)
     monkeypatch.setattr("raypurify.purifiers.batch.WINDOW_PIXELS", 3 * 32 * 32)
     source = open_source(write_images(tmp_path / "in", {}, 12), labels=False)
     sink = open_sink(tmp_path / "out", source, settings={})
@@ -202,7 +203,8 @@ SLOW_ENDPOINT = """
 import sys, time
 import pandas  # which the writing loads: seconds where others work
 from raypurify.bulk import actor
-from raypurify.bulk.actor import ShardActor, Work
+from raypurify.bulk.actor import ShardActor
+from raypurify.bulk.work import Work, replace
 from raypurify.runtime.poison import Care
 from raypurify.containers.sink import open_sink
 from raypurify.containers.source import open_source
@@ -221,7 +223,7 @@ source = open_source(sys.argv[1], labels=False)
 sink = open_sink(sys.argv[2], source, settings={})
 one = ShardActor(Work("cifar10", sink, 1 << 24, frozenset(), engine="serve"))
 one.start()
-one.work = actor.replace(one.work, step_s=3.0)
+one.work = replace(one.work, step_s=3.0)
 *signs, last = one.do(source.shards[0], Care(True, frozenset({0, 1})))
 assert last.images == {"kills": 2, "too-small": 1}, last
 assert sum(sign.row == 2 for sign in signs) >= 5, signs
