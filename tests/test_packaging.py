@@ -58,6 +58,7 @@ def built(tracked, tmp_path_factory):
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
     """The commands of a new environment with the wheel, which sees what this one has installed, not the repository."""
+    pytest.importorskip("pip", minversion="22.3")
     place = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place)
     pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install"]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from raypurify.cli.commands import PARTLY, command
+from raypurify.cli.commands import PARTLY, Commands, command
 from raypurify.cli.demo import demo
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import INTERRUPTED, answer, tell
@@ -21,6 +21,7 @@ from raypurify.cli.serve import serve
 from raypurify.errors import RaypurifyError
 
 app = typer.Typer(
+    cls=Commands,
     help="Remove adversarial perturbations from images, from ten on a laptop to ImageNet-sized sets on Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

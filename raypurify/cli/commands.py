@@ -6,6 +6,9 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from raypurify.cli.outcome import tell
 
 DONE = "all done"
 PARTLY = "done, but images failed or files of the input are damaged, and are named"
@@ -25,6 +28,20 @@ Json = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", callback=_hush, help="Show no progress: warnings, errors and the result alone.")
 ]
+
+
+class Commands(TyperGroup):
+    """All commands; what is wrong with a command line, which ends the process where it is found, is told before."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of a context, as its base does."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Typer has these from Click, or its own copies of them.
+            if hasattr(error, "format_message"):
+                tell(error=" ".join(error.format_message().split()))
+            raise
 
 
 def command(

@@ -11,7 +11,7 @@ from raypurify.cli.purify import purify
 
 
 def demo(
-    output: Annotated[str, typer.Argument(metavar="[OUT]", help="A folder for what is made.")] = "demo-out",
+    output: Annotated[str, typer.Argument(metavar="OUT", help="A folder for what is made.")] = "demo-out",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to OUT.")] = False,
     address: Address = None,
     log_format: LogFormat = None,

@@ -139,7 +139,8 @@ def test_json_is_all_of_standard_output(said, tmp_path):
         {"name": "baseline", "state": "waiting", "text": ""},
     ]
     assert "unknown preset 'huge'" in said("fit", "--data", "x", "--preset", "huge", "--run-dir", "r", code=2)["error"]
-    assert "standard error" in said("purify", "--no-such-option", code=2)["error"]
+    assert "--no-such-option" in said("purify", "--no-such-option", code=2)["error"]
+    assert "give --preset" in said("fit", "--data", "x", "--run-dir", "r", code=2)["error"]
 
 
 def test_what_nobody_foresaw_is_no_partial_success(said, monkeypatch):
