@@ -16,7 +16,7 @@ PIP = $(BIN)/python -m pip install --quiet $(PINS)
 .PHONY: demo test slow lint types docs matrix clean
 
 demo: $(VENV)/installed
-	$(BIN)/raypurify purify examples/cifar10 demo-out --bundle cifar10 --overwrite
+	$(BIN)/raypurify demo demo-out --overwrite
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile

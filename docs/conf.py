@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 project, author, release = "raypurify", "The raypurify developers", raypurify.__version__
 copyright = author
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/api/*.md", "examples/README.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/api/*.md", "examples/README.md"]
 exclude_patterns = [".*", "site", "build", "runs", "raypurify", "tests", "benchmarks", "deploy", "**.egg-info"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
-USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
+USE = ("command-line", "bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
 WHY = ("algorithm", "claims", "clusters", "scale", "three-hosts", "decisions")
 
 
@@ -13,7 +13,7 @@ def navigation(root: Path, rooms: list[str]) -> str:
     rest = [f"docs/{page}" for page in pages if page not in USE + WHY]
     return (
         _part("Use", ["Start <self>", "examples/README", *(f"docs/{page}" for page in USE)])
-        + _part("How and why", [*(f"docs/{page}" for page in WHY), *rest, "CONTRIBUTING"])
+        + _part("How and why", [*(f"docs/{page}" for page in WHY), *rest, "CONTRIBUTING", "CHANGELOG"])
         + _part("API", [f"docs/api/{room}" for room in rooms])
     )
 

@@ -2,6 +2,9 @@
 
 Each message says what was wrong, where, and what to do about it. The command line prints such a message as one line
 and exits with 2; anything else that escapes is a defect and keeps its traceback.
+
+Wrong values are also ``ValueError``, and what cannot be read or written also ``OSError``, for those who catch these. In
+this package, who catches these to say what failed lets errors of this module pass first: they say it already.
 """
 
 import re
@@ -11,23 +14,23 @@ class RaypurifyError(Exception):
     """Base of every error a caller can provoke with bad input or bad settings."""
 
 
-class ConfigError(RaypurifyError):
+class ConfigError(RaypurifyError, ValueError):
     """A preset, a settings file or an override that cannot be used."""
 
 
-class SourceError(RaypurifyError):
+class SourceError(RaypurifyError, OSError):
     """An input that cannot be read as a whole: missing, empty, or of no known container."""
 
 
-class SinkError(RaypurifyError):
+class SinkError(RaypurifyError, OSError):
     """An output that cannot be written, or that belongs to another job."""
 
 
-class BundleError(RaypurifyError):
+class BundleError(RaypurifyError, OSError):
     """A bundle that is missing, damaged, of an unknown version, or does not fit its use."""
 
 
-class DataError(RaypurifyError):
+class DataError(RaypurifyError, ValueError):
     """Arrays that cannot be computed with: wrong shape, not finite, labels out of range."""
 
 
@@ -35,7 +38,7 @@ class TrainingError(RaypurifyError):
     """A training run that cannot go on: loss not finite, no images, unreadable checkpoint."""
 
 
-class ImageError(RaypurifyError):
+class ImageError(RaypurifyError, ValueError):
     """One image that cannot be purified. The rest of the work goes on.
 
     ``reason`` is a short stable slug (``empty``, ``not-an-image``, ``truncated``, ``too-large``, ``too-small``,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES = [REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 
 
@@ -29,7 +29,8 @@ def test_every_page_and_every_room_is_in_the_navigation(site):
     entries = re.findall(r"^[\w/.-]+$", text, re.M)
     assert len(entries) == len(set(entries))
     pages = {str(page.relative_to(REPOSITORY).with_suffix("")) for page in PAGES} - {"README"}
-    folders = {path.parent.name for path in (REPOSITORY / "raypurify").glob("*/__init__.py")} - {"presets", "bundles"}
+    folders = {path.parent.name for path in (REPOSITORY / "raypurify").glob("*/__init__.py")}
+    folders -= {"presets", "bundles", "examples"}
     assert pages | {f"docs/api/raypurify.{room}" for room in folders} <= set(entries)
 
 

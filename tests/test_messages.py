@@ -29,8 +29,8 @@ EXCEPTIONS = {
 }
 # A command at the beginning of a text, of a clause or of code.
 CALLED = re.compile(r"(?:^|[`:;,.] ?)raypurify ([a-z][a-z-]+)")
-# Options of other programs.
-OTHERS = {"--hard-dereference", "--dereference"}
+# Options of other programs, and of all.
+OTHERS = {"--hard-dereference", "--dereference", "--help"}
 
 
 def text(node: ast.AST) -> str:
@@ -74,8 +74,9 @@ def literals() -> dict[str, str]:
 
 
 def test_options_and_commands_that_are_named_are_there():
-    commands = typer.main.get_command(app).commands
-    options = {option for command in commands.values() for param in command.params for option in param.opts}
+    group = typer.main.get_command(app)
+    commands = group.commands
+    options = {option for one in (group, *commands.values()) for param in one.params for option in param.opts}
     named = {
         option: where for where, said in literals().items() for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", said)
     }

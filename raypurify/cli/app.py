@@ -1,41 +1,55 @@
-"""The command line: ``raypurify fit | train | purify | retry-failed | evaluate | retrain | serve | inspect …``.
+"""The command line: ``raypurify demo | purify | fit | train | evaluate | retrain | serve | inspect …``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
-says why), 130 when interrupted.
+says why, or a traceback where nobody foresaw it), 130 when interrupted.
 """
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from raypurify.cli.commands import PARTLY, Commands, command
+from raypurify.cli.demo import demo
 from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
-from raypurify.cli.outcome import tell
+from raypurify.cli.outcome import INTERRUPTED, answer, tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
 from raypurify.errors import RaypurifyError
 
 app = typer.Typer(
+    cls=Commands,
     help="Remove adversarial perturbations from images, from ten on a laptop to ImageNet-sized sets on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-INTERRUPTED = 130
-
 
 def main() -> None:
-    """Entry point: our own errors become one line and exit code 2."""
+    """Entry point: :func:`run`, and with ``--json`` one line of JSON as all of standard output."""
+    given = sys.argv[1:]
+    if "--json" in given[: given.index("--") if "--" in given else None]:
+        answer(next((word for word in given if not word.startswith("-")), ""), run, alone=True)
+    run()
+
+
+def run() -> None:
+    """Run the command of ``sys.argv``. Our own errors become one line and exit code 2; any other has its traceback,
+    too, and is no 1, which means that some images failed."""
     try:
         app()
     except RaypurifyError as error:
         text = " ".join(str(error).split())
         tell(error=text)
         _say("failed", logging.ERROR, text)
+        sys.exit(2)
+    except Exception as error:
+        traceback.print_exc()
+        tell(error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         sys.exit(2)
     except SystemExit as end:
         # Typer makes an exit of Ctrl-C.
@@ -50,7 +64,25 @@ def _say(event: str, level: int, text: str) -> None:
     log_event(event, f"raypurify: {text}", level, aside=True, text=text)
 
 
-@app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
+def _version(asked: bool) -> None:
+    if asked:
+        from raypurify.version import described
+
+        print(described())
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 all done; 1 done in part; 2 not done; 130 interrupted: see raypurify COMMAND --help."
+)
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say what is installed here, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 def fit(
     data: Annotated[
         list[str], typer.Option(help="Labelled clean images: Parquet, tars, a folder, or a pattern; may be repeated.")
@@ -98,7 +130,6 @@ def fit(
     print(f"{until or 'bundle'}: {made}" + (f" ({settings.note})" if settings.note and not until else ""))
 
 
-@app.command(epilog="Example: raypurify train --config settings.yaml --images runs/a/prepare --out runs/baseline")
 def train(
     config: Annotated[Path, typer.Option(help="Settings from a YAML file, that of raypurify fit.")],
     images: Annotated[
@@ -130,8 +161,9 @@ def train(
     """Train the baseline network, or the robust one, on this machine without Ray. Run it again: it goes on."""
     from raypurify.config import load_settings
     from raypurify.errors import ConfigError
+    from raypurify.runtime.events import log_event
     from raypurify.training.held_out import read_and_hold_out
-    from raypurify.training.single import train_here
+    from raypurify.training.single import NETWORK, train_here
 
     settings, robust = load_settings(path=config, overrides=tuple(set or ())), robust or clusters is not None
     if baseline and not robust:
@@ -145,14 +177,13 @@ def train(
         clusters=clusters,
         baseline=baseline,
         every=every,
+        say=lambda text: log_event("epoch", text),
     )
+    network = str(out / NETWORK)
+    tell(network=network)
+    print(f"network: {network}")
 
 
-app.command(epilog="Example: raypurify purify photos/ clean/ --bundle cifar10")(purify)
-app.command(epilog="Example: raypurify retry-failed clean/")(retry_failed)
-
-
-@app.command(epilog="Example: raypurify evaluate benchmarks/grids/cifar10.yaml --data DIR --out report/")
 def evaluate(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="YAML: images, classifiers, attacks, purifiers.")],
     out: Annotated[str, typer.Option(help="Folder or URI for the report, and for what a later run need not do again.")],
@@ -170,10 +201,6 @@ def evaluate(
     print(f"report: {page}")
 
 
-@app.command(
-    epilog="Example: raypurify retrain benchmarks/grids/cifar10-retrained.yaml --classifier ResNet-56 --purifier RSFP "
-    "--data DIR --run-dir runs/retrained"
-)
 def retrain(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="The YAML of evaluate, with a part retraining.")],
     classifier: Annotated[str, typer.Option(help="The classifier of the grid to train on, from the weights it has.")],
@@ -193,31 +220,25 @@ def retrain(
     print(f"for a classifier of a grid: retrained: {weights}")
 
 
-app.command(epilog="Example: RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10")(serve)
-
-
-@app.command(epilog="Example: raypurify inspect cifar10")
-def inspect(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, a folder or a URI.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
-) -> None:
+def inspect(bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, a folder or a URI.")]) -> None:
     """Show what a bundle is, how it was made and what it measured; checks every file's digest."""
     from raypurify.bundle import read_facts
     from raypurify.cli.texts import bundle_text
 
     facts = read_facts(bundle)
-    print(facts.manifest.model_dump_json(indent=1) if json else bundle_text(facts))
+    tell(**facts.manifest.model_dump(mode="json"), digest=facts.digest)
+    print(bundle_text(facts))
 
 
-@app.command(epilog="Example: raypurify status runs/tiny")
 def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or a purify job's output.")]) -> None:
     """Show how far a fit or a purify job is, from its files alone, while it runs or after."""
-    from raypurify.cli.texts import status_text
+    from raypurify.cli.texts import status_facts, status_text
 
-    print(status_text(folder))
+    facts = status_facts(folder)
+    tell(**facts)
+    print(status_text(facts))
 
 
-@app.command(epilog="Example: raypurify doctor --address auto --storage s3://bucket/run")
 def doctor(
     address: Address = None,
     storage: Annotated[
@@ -236,9 +257,52 @@ def doctor(
     versions, GPUs, clocks, storage and bundle; exits with 1 if a check fails."""
     from raypurify.cli.doctor import examine
 
-    failed = False
+    findings: list[dict[str, str]] = []
+    tell(findings=findings)
     for finding in examine(address, storage or (), bundle):
-        failed |= not finding.ok
+        findings.append({"name": finding.name, "state": finding.state, "text": finding.text})
         print(f"{finding.name:13} {finding.state:4} {finding.text}", flush=True)
-    if failed:
+    if any(one["state"] == "FAIL" for one in findings):
         raise typer.Exit(1)
+
+
+_GOES_ON = "the same command goes on from there"
+_RETRAINED = (
+    "raypurify retrain benchmarks/grids/cifar10-retrained.yaml --classifier ResNet-56 --purifier RSFP --data DIR "
+    "--run-dir runs/retrained"
+)
+command(app, demo, "raypurify demo", partly=PARTLY, again=_GOES_ON)
+command(app, purify, "raypurify purify photos/ clean/ --bundle cifar10", partly=PARTLY, again=_GOES_ON)
+command(app, retry_failed, "raypurify retry-failed clean/", partly=PARTLY, again=_GOES_ON)
+command(app, fit, "raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny", again=_GOES_ON)
+command(
+    app,
+    train,
+    "raypurify train --config settings.yaml --images runs/a/prepare --out runs/baseline",
+    again=f"after an epoch, {_GOES_ON}",
+)
+command(
+    app,
+    evaluate,
+    "raypurify evaluate benchmarks/grids/cifar10.yaml --data DIR --out report/",
+    again=_GOES_ON,
+)
+command(app, retrain, _RETRAINED, again=_GOES_ON)
+command(
+    app,
+    serve,
+    "RAYPURIFY_TOKEN=... raypurify serve --bundle cifar10",
+    done="ended by Ctrl-C or SIGTERM, after its last answers",
+    result=False,
+    progress=False,
+)
+command(app, inspect, "raypurify inspect cifar10", done="the bundle is whole", progress=False)
+command(app, status, "raypurify status runs/tiny", done="told, whether or not it is complete", progress=False)
+command(
+    app,
+    doctor,
+    "raypurify doctor --address auto --storage s3://bucket/run",
+    done="every check is passed, perhaps with warnings",
+    partly="a check failed",
+    progress=False,
+)

@@ -3,6 +3,8 @@
 Nothing that is imported here loads torch or Ray: who asks how far a job is should not wait for them.
 """
 
+from typing import Any
+
 from raypurify.bundle import BundleFacts
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
@@ -58,18 +60,19 @@ def _purification(csc: CscSettings) -> str:
     return f"{lmbda}, Tikhonov {csc.tikhonov:g}" + (", refit" if csc.refit else "")
 
 
-def status_text(folder: str) -> str:
-    """What ``status`` prints: how far the fit, retraining or purify job of a folder is.
+def status_facts(folder: str) -> dict[str, Any]:
+    """How far the fit, retraining or purify job of a folder is, as ``status --json`` prints it.
 
     Raises SinkError where it is none of these.
     """
     run_dir = resolved_run(folder)
-    for stages in (STAGES, RETRAINING):
+    for kind, stages in (("fit", STAGES), ("retrain", RETRAINING)):
         begun = {name for name in stages if (run_dir / name / MARKER).kind == "file"}
         if begun:
             names = tuple(name for name in stages if name not in OPTIONAL or name in begun)
-            lines = stage_lines(run_dir, names)
-            return "\n".join(f"{name:13} {state:9} {facts}".rstrip() for name, state, facts in lines)
+            lines = [dict(zip(("name", "state", "text"), line)) for line in stage_lines(run_dir, names)]
+            complete = all(line["state"] == "complete" for line in lines)
+            return {"kind": kind, "complete": complete, "stages": lines}
     try:
         job = status(folder)
     except SinkError as error:
@@ -77,13 +80,29 @@ def status_text(folder: str) -> str:
         raise SinkError(
             f"{where} is neither the run directory of fit or retrain nor the output of purify ({error}); check the path"
         ) from error
-    state = "complete" if job.complete else "not complete"
-    damaged = job.job["source"].get("damaged")
+    return {
+        "kind": "purify",
+        "complete": job.complete,
+        "shards": job.shards,
+        "committed": job.committed,
+        "images": job.rows,
+        "purified": job.written,
+        "failed": job.failed,
+        "growing": job.growing,
+        "damaged": job.job["source"].get("damaged", {}),
+    }
+
+
+def status_text(facts: dict[str, Any]) -> str:
+    """What ``status`` prints of its facts."""
+    if facts["kind"] != "purify":
+        return "\n".join(f"{one['name']:13} {one['state']:9} {one['text']}".rstrip() for one in facts["stages"])
     return (
-        f"purify        {state}: {job.committed}/{job.shards} shards, "
-        f"{job.written + job.failed:,}/{job.rows:,} images, {job.failed:,} failed"
-        + (", of those files that it has looked into so far" if job.growing else "")
-        + (f"\ndamaged       {_damaged_text(damaged)}" if damaged else "")
+        f"purify        {'complete' if facts['complete'] else 'not complete'}: "
+        f"{facts['committed']}/{facts['shards']} shards, "
+        f"{facts['purified'] + facts['failed']:,}/{facts['images']:,} images, {facts['failed']:,} failed"
+        + (", of those files that it has looked into so far" if facts["growing"] else "")
+        + (f"\ndamaged       {_damaged_text(facts['damaged'])}" if facts["damaged"] else "")
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raypurify.containers.ledger import LEASE, STATE
-from raypurify.errors import SinkError
+from raypurify.errors import RaypurifyError, SinkError
 from raypurify.storage import Place
 
 RENEWED, EXPIRES, SETTLES = 10.0, 60.0, 0.3
@@ -107,6 +107,8 @@ def held(out: Place, part: tuple[int, int] | None = None) -> Iterator[Lease]:
     lease = Lease(out, part)
     try:
         lease.acquire()
+    except RaypurifyError:
+        raise
     except OSError as error:
         raise SinkError(f"{out}: cannot be written: {error}; check the path and its permissions") from error
     try:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypurify.containers.rows import named_by_id
-from raypurify.errors import SinkError
+from raypurify.errors import RaypurifyError, SinkError
 from raypurify.storage import Place, overlapped
 
 STATE, LEASE, PLAN = "_raypurify", "lease", "plan"
@@ -315,6 +315,8 @@ def _opened(place: Place) -> Iterator[pq.ParquetFile]:
 def _readable(place: Place) -> Iterator[None]:
     try:
         yield
+    except RaypurifyError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SinkError(f"{place}: cannot be read ({error}); delete this file and run the job again") from error
 

@@ -91,6 +91,8 @@ def looks_from_bytes(data: bytes, mark: str) -> Looks:
             look = Look(tuple(row["stamp"]), row["digest"], row["rows"], passed, facts, held)
             looks[row["path"].decode("utf-8", "surrogateescape")] = tuple(row["listed"]), look
         return looks
+    except SourceError:
+        raise
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError) as error:
         raise SourceError(
             f"what was found in the input is kept in a file of another form: {error}; delete it"

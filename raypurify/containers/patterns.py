@@ -54,6 +54,8 @@ def named_by(uri: str | os.PathLike, followed: dict[str, str] | None = None) -> 
             names.named.extend(one.named)
             names.open_folders.extend(one.open_folders)
         return names
+    except SourceError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"{shown}: cannot be reached: {error}; check the path") from error
 

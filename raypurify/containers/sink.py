@@ -20,7 +20,7 @@ from raypurify.containers.patterns import would_name
 from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.rows import Row, Shard, file_id
 from raypurify.containers.source import Source
-from raypurify.errors import ImageError, SinkError
+from raypurify.errors import ImageError, RaypurifyError, SinkError
 from raypurify.images import SUFFIX
 from raypurify.storage import Place, overlapping, redact, resolve
 
@@ -98,6 +98,8 @@ def open_sink(
             "arguments": arguments or {},
         }
         _claim(out, shown, json.loads(json.dumps(job)), source, overwrite)
+    except RaypurifyError:
+        raise
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
     renamed = container.renamed(source.shards, SUFFIX[format])
@@ -160,6 +162,8 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
                 size += len(image) if isinstance(image, bytes) else 0
                 good.append({"id": row.id, "output": output, **{name: (facts or {})[name] for name in _FACTS}})
         ledger.commit(sink.place, shard.name, good, failed)
+    except RaypurifyError:
+        raise
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot write shard {shard.name}: {error}; run again when mended") from error
     return ShardStats(
@@ -193,6 +197,8 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
             ledger.scratch(sink.place).delete_folder()
+    except RaypurifyError:
+        raise
     except OSError as error:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
     # Of an output that could not have its name there is nothing.
@@ -221,6 +227,8 @@ def _reached(uri: str | os.PathLike) -> Iterator[Place]:
     """The output that a URI names; trouble on the way to it, then or later in the block, is a SinkError."""
     try:
         yield resolve(uri)
+    except RaypurifyError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise SinkError(f"{redact(uri)}: cannot be reached: {error}; check the path and its permissions") from error
 

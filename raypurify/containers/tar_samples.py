@@ -16,7 +16,7 @@ from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link, Member, TarDamage, check_start, members, open_member, passed_over
 from raypurify.containers.tar_names import is_hidden, is_image, is_note, suffix_of
 from raypurify.containers.tar_stream import PLAIN, StreamDamage, Unpacked, codec_of
-from raypurify.errors import SourceError
+from raypurify.errors import RaypurifyError, SourceError
 from raypurify.storage import Place
 
 
@@ -86,6 +86,8 @@ def opened(
                 file.close()
     except (TarDamage, StreamDamage) as error:
         raise SourceError(f"{place}: {error}") from error
+    except RaypurifyError:
+        raise
     except (OSError, tarfile.TarError, EOFError) as error:
         raise SourceError(f"{place}: is no readable tar: {error}; get it again") from error
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raypurify.errors import DataError, SinkError
+from raypurify.errors import DataError, RaypurifyError, SinkError
 from raypurify.files import write_json
 from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables
 from raypurify.nets.store import load_network
@@ -78,10 +78,10 @@ class _Extractor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         # Raised here, an error would reach the driver as text only, wrapped by Ray Data.
-        error: DataError | SinkError | None = None
+        error: RaypurifyError | None = None
         try:
             self._write(batch["unit"][0].name, *self._extract(batch["unit"][0]))
-        except DataError as e:
+        except RaypurifyError as e:
             error = e
         except OSError as e:
             error = SinkError(f"{e}: free space or mend that file, then run the same command again")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from raypurify.runtime.events import as_json, log_event
+from raypurify.runtime.events import as_json, is_quiet, log_event
 from raypurify.runtime.progress import describe
 
 State = dict[str, Any]
@@ -21,13 +21,13 @@ def shown(title: str, read: Callable[[], State | None], every: float = 10.0) -> 
     """Show the progress state that ``read()`` gives while the block runs, on standard error.
 
     On a terminal a bar is drawn anew a few times a second; elsewhere a line is printed every ``every`` seconds, and a
-    last one at the end, which are events where those are written as JSON.
+    last one at the end, which are events where those are written as JSON, and nothing where it is to be quiet.
     """
     console = Console(stderr=True, highlight=False)
     stop = threading.Event()
 
     def watch() -> None:
-        if console.is_terminal and not as_json():
+        if console.is_terminal and not as_json() and not is_quiet():
             _live(console, title, read, stop)
         else:
             _plain(title, read, stop, every)

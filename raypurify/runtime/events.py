@@ -25,6 +25,7 @@ _EVENTS.addHandler(logging.NullHandler())
 _ABOUT: ContextVar[dict[str, Any]] = ContextVar("about")
 _URI = re.compile(r"\w[\w+.-]*://\S+")
 _LONGEST = 1000
+_QUIET = False
 
 
 class JsonLines(logging.Formatter):
@@ -49,7 +50,8 @@ class _OnStderr(logging.Handler):
     """Writes to what standard error is now."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        if not is_quiet(record.levelno):
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _shown(value: Any) -> Any:
@@ -80,6 +82,17 @@ def log_as(form: str | None) -> None:
     logger.setLevel(level)
 
 
+def quieten(quiet: bool) -> None:
+    """From now on, write warnings and errors alone, or everything again; loggers of others are told as before."""
+    global _QUIET
+    _QUIET = quiet
+
+
+def is_quiet(level: int = logging.INFO) -> bool:
+    """Whether events of a level are kept from people and from standard error."""
+    return _QUIET and level < logging.WARNING
+
+
 def as_json() -> bool:
     """Whether events are written as JSON."""
     return bool(_handlers())
@@ -107,5 +120,5 @@ def surroundings() -> dict[str, Any]:
 def log_event(event: str, plain: str = "", level: int = logging.INFO, aside: bool = False, **facts: Any) -> None:
     """Log an event; for people ``plain`` is printed in its place, ``aside`` on standard error."""
     _EVENTS.log(level, event, extra={"facts": surroundings() | facts})
-    if plain and not as_json():
+    if plain and not as_json() and not is_quiet(level):
         print(plain, file=sys.stderr if aside else sys.stdout, flush=True)

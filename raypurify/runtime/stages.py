@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypurify.containers.lease import held
-from raypurify.errors import SinkError
+from raypurify.errors import RaypurifyError, SinkError
 from raypurify.files import fingerprint, read_json, write_json
 from raypurify.runtime.events import log_event
 from raypurify.runtime.observed import observed
@@ -110,6 +110,8 @@ def telling(place: Place) -> Iterator[None]:
     """Turn what a disk or a store refuses in the block, here or in a task, into a SinkError."""
     try:
         yield
+    except RaypurifyError:
+        raise
     except OSError as e:
         why = " ".join(str(getattr(e, "cause", None) or e).split())[:300]
         raise SinkError(f"{place}: {why}; mend that, and run the same command again, which goes on from here") from e

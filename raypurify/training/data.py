@@ -55,6 +55,8 @@ def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
         first = sum(map(len, sets))
         try:
             sets.append(_from_npz(path, side, first) if path.suffix == ".npz" else _from_parquet(path, side, part))
+        except DataError:
+            raise
         except (OSError, pa.ArrowException, zipfile.BadZipFile, KeyError, ValueError) as e:
             raise SourceError(f"cannot read images from {path}: {e}") from e
     rows = np.concatenate([one.rows for one in sets])

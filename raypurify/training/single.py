@@ -31,6 +31,10 @@ NETWORK, CHECKPOINT, IDENTITY, CURVE = "network.safetensors", "checkpoint.pt", "
 CHECKED_IMAGES = 1024
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def train_here(
     out: Path,
     images: ImageSet,
@@ -41,13 +45,14 @@ def train_here(
     clusters: Path | None = None,
     baseline: Path | None = None,
     every: int = 1,
+    say: Callable[[str], None] = _say,
 ) -> list[dict[str, Any]]:
     """Train into ``out``: ``network.safetensors``, ``metrics.jsonl``, ``curve.png``; the metrics come back.
 
     The baseline by default, by ``settings.baseline``; with ``robust`` the robust network by ``settings.robust``, with
     the pull to ``clusters`` (the folder of the clusters stage) where it is given. A checkpoint is written ``every``
     so many epochs, and within them every ``checkpoint_steps``; called again after an interruption, the training goes on
-    from it, and on a CPU comes to the same network bit for bit.
+    from it, and on a CPU comes to the same network bit for bit. ``say`` is told a line an epoch.
 
     Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
     """
@@ -71,7 +76,7 @@ def train_here(
     digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in inputs]
     decisive = part.model_dump(exclude={"checkpoint_steps"})
     identity = {"settings": decisive, "network": architecture, "seed": settings.seed, "images": digests}
-    resume = _resume(out, identity)
+    resume = _resume(out, identity, say)
 
     checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, settings.seed))
     check = partial(
@@ -88,7 +93,7 @@ def train_here(
     def on_epoch(epoch: int, metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         add_line(out, epoch, metrics | {"device": device_name(device)})
-        print(_line(epoch, part.epochs, metrics), flush=True)
+        say(_line(epoch, part.epochs, metrics))
         if (epoch + 1) % every == 0 or epoch + 1 == part.epochs or "note" in metrics:
             write_checkpoint(out / CHECKPOINT, state())
 
@@ -111,7 +116,7 @@ def train_here(
     return lines
 
 
-def _resume(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _resume(out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
     """The checkpoint to go on from, None where there is none; afterwards the folder is this training's."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,7 @@ def _resume(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
                 raise TrainingError(f"{out} holds a training of other {', '.join(differs)}: choose another folder")
             resume = read_checkpoint(out / CHECKPOINT)
             step = resume.get("within", {}).get("step", 0)
-            print(f"going on after epoch {resume['epochs']}" + (f", step {step}" if step else ""), flush=True)
+            say(f"going on after epoch {resume['epochs']}" + (f", step {step}" if step else ""))
         else:
             write_json(out / IDENTITY, identity)
         keep_lines(out, resume["epochs"] if resume else 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import typer
 from bad_images import encode, pixels
+from typer.testing import CliRunner
 
-from raypurify.cli.app import main
+from raypurify.bundle import read_facts
+from raypurify.cli.app import app, main
 
 BUNDLE = resources.files("raypurify.bundles") / "cifar10"
 
@@ -22,13 +26,36 @@ def raypurify(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=base | env, timeout=200)
 
 
-@pytest.mark.parametrize(
-    "command", ["fit", "train", "purify", "evaluate", "retrain", "serve", "inspect", "status", "doctor"]
-)
-def test_help_has_an_example(command):
-    run = raypurify(command, "--help")
-    assert run.returncode == 0
-    assert f"raypurify {command}" in run.stdout.partition("Example:")[2]
+# What each command exits with, and whether it prints a result and shows progress.
+COMMANDS = {
+    "demo": ("0 1 2 130", True, True),
+    "purify": ("0 1 2 130", True, True),
+    "retry-failed": ("0 1 2 130", True, True),
+    "fit": ("0 2 130", True, True),
+    "train": ("0 2 130", True, True),
+    "evaluate": ("0 2 130", True, True),
+    "retrain": ("0 2 130", True, True),
+    "serve": ("0 2 130", False, False),
+    "inspect": ("0 2 130", True, False),
+    "status": ("0 2 130", True, False),
+    "doctor": ("0 1 2 130", True, False),
+}
+
+
+def test_all_commands_are_known_here():
+    assert list(typer.main.get_command(app).commands) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_exit_codes_an_example_and_what_all_commands_have(command):
+    run = CliRunner().invoke(app, [command, "--help"])
+    assert run.exit_code == 0
+    before, _, example = run.output.partition("Example:")
+    assert f"raypurify {command}" in example
+    options, _, codes = before.partition("Exit codes:")
+    shown, result, progress = COMMANDS[command]
+    assert re.findall(r"(?:^|; )(\d+) ", " ".join(codes.split())) == shown.split()
+    assert ("--json" in options, "--quiet" in options) == (result, progress)
 
 
 @pytest.mark.parametrize(
@@ -79,24 +106,89 @@ def test_inspect_tells_what_the_bundle_is():
     assert run.returncode == 0
     for word in ("WRN-", "clusters", "airplane", "Tikhonov", "baseline_attacked_purified"):
         assert word in run.stdout
-    manifest = json.loads(raypurify("inspect", "cifar10", "--json").stdout)
-    assert manifest["classes"][:2] == ["airplane", "automobile"]
 
 
-def test_purify_says_where_things_are_and_exits_1_for_a_bad_image(tmp_path):
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What a command says with ``--json``, called in this process: one line, nothing beside it on standard output."""
+
+    def call(*arguments: object, code: int = 0) -> dict:
+        monkeypatch.setattr("raypurify.cli.outcome._FACTS", {})
+        monkeypatch.setattr("sys.argv", ["raypurify", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        (line,) = capsys.readouterr().out.splitlines()
+        told = json.loads(line)
+        assert list(told)[:3] == ["command", "exit", "seconds"]
+        assert (told["command"], told["exit"], ended.value.code) == (arguments[0], code, code)
+        return told
+
+    return call
+
+
+def test_json_is_all_of_standard_output(said, tmp_path):
+    inspected = said("inspect", "cifar10")
+    assert inspected["classes"][:2] == ["airplane", "automobile"]
+    assert inspected["digest"] == read_facts("cifar10").digest
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "stage.json").write_text(json.dumps({"state": "complete", "seconds": 1.0}))
+    state = said("status", tmp_path)
+    assert (state["kind"], state["complete"]) == ("fit", False)
+    assert state["stages"][:2] == [
+        {"name": "prepare", "state": "complete", "text": "1 s"},
+        {"name": "baseline", "state": "waiting", "text": ""},
+    ]
+    assert "unknown preset 'huge'" in said("fit", "--data", "x", "--preset", "huge", "--run-dir", "r", code=2)["error"]
+    assert "--no-such-option" in said("purify", "--no-such-option", code=2)["error"]
+    assert "give --preset" in said("fit", "--data", "x", "--run-dir", "r", code=2)["error"]
+
+
+def test_what_nobody_foresaw_is_no_partial_success(said, monkeypatch):
+    def fail(folder):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("raypurify.cli.texts.status_facts", fail)
+    assert said("status", "x", code=2)["error"] == "RuntimeError: a bug"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("raypurify re", {"retrain", "retry-failed"}), ("raypurify status --j", {"--json"})],
+)
+def test_shells_complete_commands_and_options(words, offered):
+    given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    code = "import sys; sys.argv[:] = ['raypurify']; from raypurify.cli.app import main; main()"
+    environment = os.environ | given | {"_RAYPURIFY_COMPLETE": "complete_bash"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert set(run.stdout.split()) == offered, run.stderr
+
+
+def test_purify_says_where_things_are_and_exits_1_for_a_bad_image(said, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.png").write_bytes(encode(pixels()))
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    run = raypurify("purify", tmp_path / "in", tmp_path / "out")
+    run = raypurify("purify", tmp_path / "in", tmp_path / "out", "--json", "--quiet")
     assert run.returncode == 1, run.stderr
-    assert "1 of 2 images" in run.stdout
-    assert "1 not-an-image" in run.stdout
-    assert "Traceback" not in run.stderr
+    told = json.loads(run.stdout)
+    assert {name: told[name] for name in ("command", "exit", "output", "images", "purified", "failed", "damaged")} == {
+        "command": "purify",
+        "exit": 1,
+        "output": str(tmp_path / "out"),
+        "images": 2,
+        "purified": 1,
+        "failed": 1,
+        "damaged": 0,
+    }
+    # The summary, and no line of progress before it.
+    assert run.stderr.startswith("purified:   1 of 2 images")
+    assert "1 not-an-image" in run.stderr
     for name in ("good.png", "_raypurify/provenance.parquet", "_raypurify/errors.parquet", "_raypurify/sheet.png"):
         assert (tmp_path / "out" / name).is_file()
     status = raypurify("status", tmp_path / "out")
     assert status.returncode == 0
     assert "complete: 1/1 shards, 2/2 images, 1 failed" in status.stdout
+    state = said("status", tmp_path / "out")
+    assert (state["kind"], state["complete"], state["images"], state["failed"]) == ("purify", True, 2, 1)
 
 
 def test_the_package_runs_as_a_module():
@@ -111,7 +203,7 @@ def test_an_interrupt_is_said_in_one_line(monkeypatch, capsys, tmp_path):
     def interrupt(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raypurify.cli.texts.status_text", interrupt)
+    monkeypatch.setattr("raypurify.cli.texts.status_facts", interrupt)
     monkeypatch.setattr("sys.argv", ["raypurify", "status", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()

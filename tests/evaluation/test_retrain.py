@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raypurify.cli.texts import status_text
+from raypurify.cli.texts import status_facts
 from raypurify.errors import ConfigError, DataError, TrainingError
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.retrain import STAGES, retrain
@@ -58,7 +58,9 @@ def test_the_classifier_has_moved_and_its_record_is_there(run, tree):
     lines = read_lines(weights.parent)
     assert [set(line) >= {"loss", "validation_accuracy", "workers"} for line in lines] == [True, True]
     assert lines[-1]["validation_accuracy"] > 0.6
-    assert [line.split()[:2] for line in status_text(str(run_dir)).splitlines()] == [[s, "complete"] for s in STAGES]
+    assert [(one["name"], one["state"]) for one in status_facts(str(run_dir))["stages"]] == [
+        (s, "complete") for s in STAGES
+    ]
 
 
 def test_it_was_trained_on_what_the_purifier_leaves_of_noisy_images(run):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from raypurify.bundle import load_bundle
-from raypurify.cli.texts import status_text
+from raypurify.cli.texts import status_facts
 from raypurify.config import DataSettings, Settings
 from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
@@ -67,10 +67,10 @@ def test_the_robust_network_starts_from_the_first_one(small_run):
 
 
 def test_status_shows_a_first_robust_training_where_there_is_one(small_run, tmp_path):
-    assert [line.split()[0] for line in status_text(str(small_run)).splitlines()] == list(STAGES)
+    assert [one["name"] for one in status_facts(str(small_run))["stages"]] == list(STAGES)
     shutil.copytree(small_run / "clusters", tmp_path / "clusters")
     others = [name for name in STAGES if name not in OPTIONAL]
-    assert [line.split()[0] for line in status_text(str(tmp_path)).splitlines()] == others
+    assert [one["name"] for one in status_facts(str(tmp_path))["stages"]] == others
 
 
 def test_every_training_image_has_a_cluster_of_its_own_class(small_run):

@@ -1,11 +1,12 @@
 """Events of a run as lines of JSON, and as the lines for people that they stand for."""
 
 import json
+import logging
 
 import pytest
 
 from raypurify.errors import ConfigError, SinkError
-from raypurify.runtime.events import VARIABLE, log_as, log_event
+from raypurify.runtime.events import VARIABLE, log_as, log_event, quieten
 from raypurify.runtime.observed import observed
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.stages import run_stage
@@ -91,6 +92,22 @@ def test_people_get_lines_and_collectors_of_their_own_get_records(capsys, caplog
     assert said.out == "latents: a line for people\n"
     assert said.err.startswith("latents: 8/8 images")
     assert [record.getMessage() for record in caplog.records][:2] == ["stage_begun", "shard_committed"]
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_where_it_is_to_be_quiet_only_what_went_wrong_is_told(form, capsys):
+    log_as(form)
+    quieten(True)
+    try:
+        stage()
+        log_event("left_out", "raypurify: left out: a.tar", logging.WARNING, aside=True, text="a.tar")
+    finally:
+        quieten(False)
+        log_as("plain")
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert ("left out: a.tar" if form == "plain" else '"event": "left_out"') in line
 
 
 def test_another_form_is_refused(monkeypatch):

@@ -354,6 +354,8 @@ def _reaching() -> Iterator[None]:
     """A block in which a store that is out of reach is a refusal."""
     try:
         yield
+    except RaypurifyError:
+        raise
     except _UNREACHED as error:
         text = f"the job roots cannot be read or written now ({_kind(error)})"
         raise Refused(503, "unavailable", f"{text}; ask again later", PAUSE_S) from error

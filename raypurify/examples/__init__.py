@@ -1,0 +1,1 @@
+"""Example images, shipped with the package: ``raypurify demo`` purifies them."""
