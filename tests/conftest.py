@@ -150,8 +150,9 @@ def small_settings():
             "network": {"depth": 10, "width": 1},
             "baseline": {"epochs": 3, "batch_size": 32, "lr": 0.05, "precision": "float32"},
             "clusters": {"k_max": 3},
-            "dictionaries": {"atoms": 6, "size": 5, "images": 4, "image_size": 20},
-            "robust_first": {"epochs": 1, **robust},
+            # One learner: starting another takes longer than what it would do.
+            "dictionaries": {"atoms": 6, "size": 5, "images": 4, "image_size": 20, "actors": 1},
+            "robust_first": {"epochs": 1, "workers": 1, **robust},
             "robust": {"epochs": 1, "init": "first", "loss": "trades", **robust},
             "calibration": {"images": 12, "attack": {"steps": 2}},
         }
