@@ -22,17 +22,28 @@ os.environ |= GRPC
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Rooms whose tests start Ray: the first are the longest.
+LONG = ("fit", *(f"tests/{room}" for room in ("serve", "hosts", "bulk", "cli", "fit", "evaluation", "test_examples")))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Files that share the complete fit, of two minutes, are run by one process, as is each other file."""
+    """Files that share the complete fit, of two minutes, are run by one process, as are those that share the endpoint,
+    without others between them, before which it would end; and each other file."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "fit" if "small_run" in (REPOSITORY / file).read_text() else file
+            if "small_run" in (REPOSITORY / file).read_text():
+                return "fit"
+            return "tests/serve" if file.startswith("tests/serve/") else file
+
+        def _assign_work_unit(self, node):
+            # What takes long comes first, or one process would wait at the end for the other.
+            order = [next((n for n, long in enumerate(LONG) if s.startswith(long)), len(LONG)) for s in self.workqueue]
+            self.workqueue.move_to_end([*self.workqueue][order.index(min(order))], last=False)
+            super()._assign_work_unit(node)
 
     return Scheduling(config, log)
 
@@ -139,8 +150,9 @@ def small_settings():
             "network": {"depth": 10, "width": 1},
             "baseline": {"epochs": 3, "batch_size": 32, "lr": 0.05, "precision": "float32"},
             "clusters": {"k_max": 3},
-            "dictionaries": {"atoms": 6, "size": 5, "images": 4, "image_size": 20},
-            "robust_first": {"epochs": 1, **robust},
+            # One learner: starting another takes longer than what it would do.
+            "dictionaries": {"atoms": 6, "size": 5, "images": 4, "image_size": 20, "actors": 1},
+            "robust_first": {"epochs": 1, "workers": 1, **robust},
             "robust": {"epochs": 1, "init": "first", "loss": "trades", **robust},
             "calibration": {"images": 12, "attack": {"steps": 2}},
         }

@@ -216,6 +216,4 @@ def _resources(address: str | None) -> dict:
     """What :func:`fit_pool` asks about the cluster."""
     has = cluster_resources()
     grows = address is not None or has.nodes > 1
-    # A local Ray may count more CPUs than the machine has.
-    cpus = has.cpus if grows else min(has.cpus, os.cpu_count() or 1)
-    return {"cpus": cpus, "gpus": has.gpus, "grows": grows}
+    return {"cpus": has.cpus if grows else has.cores, "gpus": has.gpus, "grows": grows}

@@ -57,7 +57,7 @@ def _run(
         todo,
         "unit",
         lambda: worker.remote(make, "cuda" if has.gpus else "cpu", side, noise, seed),
-        min(len(todo), has.gpus or max(1, has.cpus)),
+        min(len(todo), has.gpus or max(1, has.cores)),
         lambda actor, place: actor.do.remote(todo[place], place),
     ):
         progress.add.remote(todo[place].rows)

@@ -58,7 +58,7 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
         import ray
 
         has = cluster_resources()
-        size = min(len(units), has.gpus or max(1, has.cpus))
+        size = min(len(units), has.gpus or max(1, has.cores))
         worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
         shared, stored = ray.put(plan), [ray.put(batch) for batch in batches]
         some = ray.put(_first(batches, plan.grid.sanity))

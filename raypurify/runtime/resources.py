@@ -1,5 +1,6 @@
 """What the Ray cluster of this session has."""
 
+import os
 from typing import NamedTuple
 
 
@@ -9,6 +10,11 @@ class Resources(NamedTuple):
     cpus: int
     gpus: int
     nodes: int
+
+    @property
+    def cores(self) -> int:
+        """How many processes can compute at a time: a local Ray may count more CPUs than the machine has."""
+        return self.cpus if self.nodes > 1 else min(self.cpus, os.cpu_count() or 1)
 
 
 def cluster_resources() -> Resources:

@@ -34,7 +34,7 @@ SETTINGS = {
     "low-frequency": {"steps": 15},
     "stadv": {"steps": 40},
 }
-IMAGES = {"square": 16, "uap": 16, "autoattack": 4}
+IMAGES = {"cw": 16, "stadv": 16, "square": 16, "uap": 16, "autoattack": 4}
 # One pattern for all images, one found without gradients and one of few frequencies need more room.
 TIMES = {"uap": 3, "square": 3, "low-frequency": 3}
 # These stop where two classes meet; there the loss is log 2 or a little more.

@@ -72,9 +72,9 @@ def change_after_plan(monkeypatch):
     return arrange
 
 
-def test_one_image_in_twenty_broken_in_every_way(local_ray, tmp_path):
-    folder, count = tmp_path / "in", 420
-    write_images(folder, count)
+def test_images_broken_in_every_way_among_others(local_ray, tmp_path):
+    folder = tmp_path / "in"
+    write_images(folder, 60)
     expected = {}
     for name, (data, reason) in broken_images().items():
         (folder / f"broken-{name}").write_bytes(data)
@@ -93,7 +93,6 @@ def test_one_image_in_twenty_broken_in_every_way(local_ray, tmp_path):
     strange = [b"two\nlines.png", b"latin-\xe9.png", "háček %41.png".encode()]
     for name in strange:
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(encode(pixels(seed=3)))
-    assert 0.04 < len(expected) / count < 0.07
 
     out = tmp_path / "out"
     summary = purify([str(folder)], str(out), "cifar10", sheet=0)

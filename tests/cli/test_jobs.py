@@ -44,7 +44,8 @@ def head(tmp_path_factory, store):
     # A node unpacks the working directory of a job anew, so each needs a place of its own, with a short path.
     folders = [tempfile.mkdtemp(prefix="ray-") for _ in range(3)]
     command += [f"--temp-dir={folders[0]}"]
-    processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log)]
+    output = {"env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+    processes = [subprocess.Popen(command, **output)]
     address = f"http://127.0.0.1:{dashboard}"
     request = urllib.request.Request(
         f"{address}/api/jobs/", headers={"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
@@ -60,11 +61,12 @@ def head(tmp_path_factory, store):
         for folder in folders[1:]:
             node = [*RAY, "start", "--block", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--disable-usage-stats"]
             node += [*ports, f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"]
-            processes.append(subprocess.Popen(node, env=environment, stdout=log, stderr=log))
+            processes.append(subprocess.Popen(node, **output))
         yield address, environment
     finally:
+        # A Ray that is asked to end takes half a minute.
         for process in reversed(processes):
-            process.terminate()
+            subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
         for process in processes:
             process.wait(60)
         # Why an actor died is in the logs of its node alone.
@@ -105,17 +107,17 @@ def last_line(run: subprocess.CompletedProcess) -> dict:
     return json.loads(lines[-1])
 
 
-# Of the short form the other stages are there, as a fit on one machine left them.
+# For the short form most stages are there, as a fit on one machine left them, and one job does the others.
 JOBS = ("train_baseline", "extract_latents", "cluster", "learn_dictionaries", "train_robust")
 STAGES_THERE = ("prepare", "baseline", "latents", "clusters", "robust_first", "robust")
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stages", [JOBS[3:4], pytest.param(JOBS, marks=pytest.mark.slow)], ids=["short", "each"])
+@pytest.mark.parametrize("stages", [(), pytest.param(JOBS, marks=pytest.mark.slow)], ids=["short", "each"])
 def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
     head, store, small_set, small_settings, small_run, tmp_path, stages
 ):
-    short = len(stages) == 1
+    short = not stages
     name = f"jobs-{len(stages)}"
     store.put_folder(f"{name}/images", small_set)
     config = tmp_path / "settings.yaml"
@@ -131,7 +133,7 @@ def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
         assert said[done] == f"s3://images/{name}/run/{done}"
         assert json.loads(store.read(f"{name}/run/{done}/stage.json"))["state"] == "complete"
     run = submit(head, "jobs/fit.py", *fit)
-    assert run.stdout.count("complete, skipped") == 8
+    assert run.stdout.count("complete, skipped") == (len(STAGES_THERE) if short else 8)
     assert last_line(run)["bundle"].endswith(f"{name}/run/bundle")
     for file in ("network.safetensors", "distributions.safetensors", "dictionaries.safetensors"):
         assert store.read(f"{name}/run/bundle/{file}") == (small_run / "bundle" / file).read_bytes()

@@ -39,7 +39,7 @@ def tree(data_file):
             "limit": TRAINED,
             "validation": HELD_OUT,
             "noise": list(NOISE),
-            "training": {"epochs": 2, "batch_size": 32, "lr": 0.02, "precision": "float32"},
+            "training": {"epochs": 2, "batch_size": 32, "lr": 0.02, "precision": "float32", "workers": 1},
         },
     }
 

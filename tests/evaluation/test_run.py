@@ -23,7 +23,7 @@ from raypurify.evaluation.tables import checks_table
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.storage import resolve
 
-COUNT = 20
+COUNT = 12
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def tree(data_file):
         "purifiers": {"none": {"purifier": "none"}, "RSFP": {"purifier": "rsfp"}, "JPEG": {"purifier": "jpeg"}},
         "reference": "RSFP",
         "papers": ["rsfp-3"],
-        "batch": 12,
+        "batch": 8,
         "examples": 3,
     }
 

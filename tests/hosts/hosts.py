@@ -65,7 +65,7 @@ class Cluster:
     def start_head(self) -> None:
         """Start Ray on the head. Raises RuntimeError where it does not come up."""
         self.seen = len(self.head.said("watch").splitlines())
-        self._ray(self.head, 0, "--head", f"--port={PORT}", "--include-dashboard=true")
+        self._ray(self.head, 0, "--head", f"--port={PORT}", "--include-dashboard=false")
         self.head.start(sys.executable, "-u", "-c", WATCH, f"{self.head.address}:{PORT}", log="watch")
         self.wait(0)
 
@@ -106,8 +106,8 @@ class Cluster:
 
     def alive(self) -> set[str]:
         """The addresses of the workers that Ray counts as alive."""
-        # Ray's own lines begin with a time in brackets.
-        lists = [line for line in self.watched if line.startswith(('["', "[]"))]
+        # Ray's own warnings begin with a time in brackets.
+        lists = [line for line in self.watched if line == "[]" or line.startswith('["')]
         return set(json.loads(lists[-1])) if lists else set()
 
     def begin(self, *script: object) -> "Job":
