@@ -13,17 +13,13 @@ BIN := $(VENV)/bin
 PINS = $(shell $(PYTHON) -c 'import sys; print("--constraint deploy/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 PIP = $(BIN)/python -m pip install --quiet $(PINS)
 
-.PHONY: demo test suite doctests slow lint types docs matrix clean
+.PHONY: demo test slow lint types docs matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/raypurify demo demo-out --overwrite
 
-test: suite doctests
-
-suite: $(VENV)/tested
+test: $(VENV)/tested
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
-
-doctests: $(VENV)/tested
 	$(BIN)/python -m pytest --doctest-modules raypurify --ignore raypurify/csc/_gpu_kernels.py
 
 slow: $(VENV)/tested
