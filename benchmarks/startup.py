@@ -30,14 +30,14 @@ EXAMPLES = HERE.parent / "examples" / "cifar10"
 ENGINES = ("local", "actors")
 # Each line is one stage, timed in its order.
 STAGES = {
-    "Python, and the modules of a job": "import raypurify.cli.app, raypurify.bulk.job",
+    "Python and the modules of a job": "import raypurify.cli.app, raypurify.bulk.job",
     "torch": "import torch",
     "the bundle": "import raypurify; purifier = raypurify.load('cifar10')",
-    "Numba, and what it has compiled": "import raypurify.csc._cd_kernels; purify(files[:1])",
+    "Numba and what it has compiled": "import raypurify.csc._cd_kernels; purify(files[:1])",
     "an image": "purify(files[1:2])",
     "ten images": "purify(files[2:12])",
-    "pandas, by the first table": "import pandas",
-    "matplotlib, for the picture": "import raypurify.pictures; raypurify.pictures.pyplot()",
+    "pandas (the first table)": "import pandas",
+    "matplotlib (the picture)": "import raypurify.pictures; raypurify.pictures.pyplot()",
 }
 STAGED = """
 import json, sys, time

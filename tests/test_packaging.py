@@ -108,8 +108,8 @@ def test_the_demo_runs_where_no_repository_is(installed, tmp_path):
     assert (tmp_path / told["picture"]).is_file()
     (came_from,) = json.loads((tmp_path / "out" / "_raypurify" / "job.json").read_text())["source"]["uris"]
     assert came_from.startswith(str(installed.parent))
-    assert len([*(tmp_path / "out").glob("*/*.png")]) == 48
-    assert "complete: 1/1 shards" in run(installed / "raypurify", "status", "out", cwd=tmp_path).stdout
+    assert [len([*(tmp_path / "out" / name).glob("*.png")]) for name in ("clean", "attacked")] == [24, 24]
+    assert "48/48 images, 0 failed" in run(installed / "raypurify", "status", "out", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
