@@ -36,6 +36,7 @@ def purify(
     limit: int | None = None,
     sample: int | None = None,
     image_column: str | None = None,
+    id_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
     image_member: str | None = None,
@@ -56,8 +57,9 @@ def purify(
     many tars, those that have been looked into are worked on while the others are.
     ``sheet`` input/output pairs, a seeded choice of what is known when work begins, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
-    those of tars; where they are not given, they are those of the job that ``output`` belongs to, or found
+    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files and ``id_column`` what
+    names them in records, ``image_member`` names those of tars; where they are not given, they are those of the job
+    that ``output`` belongs to, or found
     (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
     patterns may name inputs). Rows of Parquet files and samples of tars whose image
     failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
@@ -71,7 +73,7 @@ def purify(
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
     reading: dict[str, Any] = {"kind": kind, "follow_links": follow_links}
-    named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
+    named: dict[str, Any] = {"image_column": image_column, "id_column": id_column, "image_member": image_member}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
@@ -139,6 +141,7 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         limit=arguments["limit"],
         sample=arguments["sample"],
         image_column=settings.get("image_column"),
+        id_column=settings.get("id_column"),
         kind=arguments.get("kind"),
         follow_links=arguments.get("follow_links", False),
         image_member=settings.get("image_member"),

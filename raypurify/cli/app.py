@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
+from raypurify.cli.options import Address, FollowLinks, IdColumn, ImageColumn, ImageMember, Kind, LabelColumn, LogFormat
 from raypurify.cli.outcome import tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
@@ -67,6 +67,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
     image_column: ImageColumn = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
@@ -89,6 +91,8 @@ def fit(
         run_dir,
         address,
         image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
         image_member=image_member,
         kind=kind,
         follow_links=follow_links,

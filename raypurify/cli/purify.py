@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
+from raypurify.cli.options import Address, FollowLinks, IdColumn, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import tell
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def purify(
     limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
     sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
     image_column: ImageColumn = None,
+    id_column: IdColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
@@ -68,6 +69,7 @@ def purify(
         "limit": limit,
         "sample": sample,
         "image_column": image_column,
+        "id_column": id_column,
         "kind": kind,
         "follow_links": follow_links,
         "image_member": image_member,

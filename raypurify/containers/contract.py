@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from raypurify.containers.ledger import recorded_outputs, scratch
-from raypurify.containers.look import Look
+from raypurify.containers.look import Asked, Look
 from raypurify.containers.rows import Row, Shard
 from raypurify.errors import ImageError, SourceError
 from raypurify.images import SUFFIX
@@ -16,16 +16,14 @@ from raypurify.storage import BadName, Place, Stamp
 @dataclass(frozen=True)
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
-    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``image_member``
-    names the extensions of a tar's members that are images, None where their names tell; without ``labels`` no one asks
-    for classes. With ``follow_links``, links may lead out of ``root``."""
+    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``asked`` is
+    what of each is asked for. With ``follow_links``, links may lead out of ``root``."""
 
     root: Place
     stamps: dict[str, Stamp]
     image_column: str | None = None
-    labels: bool = True
+    asked: Asked = field(default_factory=Asked)
     follow_links: bool = False
-    image_member: str | None = None
 
 
 class Portion(NamedTuple):
@@ -136,9 +134,8 @@ class Container:
 
     * ``kind``: its name in ``job.json`` and in shards; ``noun``: one of its files, in messages; ``suffixes`` of its
       files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
-    * ``look(place, labels, image_member)`` says what one file holds, of its classes too where ``labels``; it may be
-      called in another process. Raises SourceError where the file cannot be used. None where a container's files are
-      not opened to plan.
+    * ``look(place, asked)`` says what one file holds; it may be called in another process. Raises SourceError where the
+      file cannot be used. None where a container's files are not opened to plan.
     * ``plan(listing, looks)`` merges the looks into the files of the listing that can be used, by their path and in its
       order, and opens none; the name of a shard depends on all files of the listing. Raises SourceError naming what
       does not go together.
@@ -169,7 +166,7 @@ class Container:
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
     unfinished: Callable[[Place, Sequence[Shard], str], Iterable[str]] = no_files
-    look: Callable[[Place, bool, str | None], Look] | None = None
+    look: Callable[[Place, Asked], Look] | None = None
     hidden: str = "."
     has_columns: bool = False
     has_members: bool = False

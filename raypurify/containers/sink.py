@@ -74,6 +74,8 @@ def open_sink(
         container = CONTAINERS[source.kind]
         if container.has_columns:
             settings = settings | {"image_column": source.image_column}
+            if source.id_column:
+                settings = settings | {"id_column": source.id_column}
         if container.has_members:
             settings = settings | {"image_member": source.image_member}
         if container.keeps_failed:
