@@ -14,7 +14,8 @@ LabelColumn = Annotated[
     str | None, typer.Option(help="Column of Parquet files with class indices or names; default: label.")
 ]
 Kind = Annotated[
-    str | None, typer.Option(help="What to read where there are several: images, parquet or tars; default: found.")
+    str | None,
+    typer.Option(help="What to read where there are several: images, parquet, tars or arrays; default: found."),
 ]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read folders and files that links lead to.")]
 ImageMember = Annotated[

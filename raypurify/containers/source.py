@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from raypurify.containers.contract import Listing, Plan
 from raypurify.containers.kinds import choose
@@ -34,6 +35,8 @@ class Source:
     ``damaged`` says of files why they cannot be used: nothing else is about them. ``shard_rows`` is about how many rows
     a shard has.
 
+    ``joins`` is what the container has to know to make files of several shards (``Plan.joins``).
+
     ``seen_to`` is the last file of which the source tells where it does not tell of all yet, and ``names`` a digest of
     the names of all."""
 
@@ -51,6 +54,7 @@ class Source:
     image_member: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     mark: str = ""
+    joins: Any = None
     damaged: dict[str, str] = field(default_factory=dict)
     shard_rows: int = 0
     seen_to: str | None = None
@@ -75,11 +79,12 @@ def open_source(
     follow_links: bool = False,
     looking: Looking | None = None,
 ) -> Source:
-    """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
+    """Look at a folder of images, at Parquet files, tars or arrays or a folder of them, or at a list of such.
 
     Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows, and patterns as shells know them
-    (:mod:`raypurify.containers.patterns`). Every file is looked at once. ``kind``, "images", "parquet" or "tars", says
-    which files to read where there are several; Parquet files without images beside others are passed over.
+    (:mod:`raypurify.containers.patterns`). Every file is looked at once. ``kind``, "images", "parquet", "tars" or
+    "arrays", says which files to read where there are several; Parquet files and arrays without images beside others
+    are passed over.
     ``shard_rows`` is about how many rows a shard gets, or a function that tells it by the number of all rows.
     **Folder:** every regular file below with an image suffix is a row; its id is the path relative to the folder (for a
     list: to the deepest folder that holds all of it), a name that is not UTF-8 is percent-encoded; if every image lies
@@ -92,7 +97,8 @@ def open_source(
     over. **WebDataset:** tars, as
     :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the sample's key, ``.cls`` its
     label; ``image_member`` ("jpg", "left.png,right.png") are the extensions of images, where these are not all
-    members with the suffix of an image file that is no mask.
+    members with the suffix of an image file that is no mask. **Arrays:** ``.npy`` and ``.npz`` files, as
+    :mod:`raypurify.containers.arrays` reads them.
 
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
@@ -193,6 +199,7 @@ def growing_source(
             image_member=image_member,
             parts=plan.parts,
             mark=plan.mark,
+            joins=plan.joins,
             damaged={path: str(error) for path, error in sorted((seen.refused | plan.refused).items())},
             shard_rows=about,
             seen_to=seen.to,

@@ -15,7 +15,7 @@ from raypurify.storage import Place
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if CONTAINERS[case.kind].look])
 def test_looks_come_back_from_their_file(name, tmp_path):
     case = CASES[name]
-    case.build(tmp_path / "in", IMAGES)
+    case.build(tmp_path / "in", list(case.images))
     place, look = Place(str(tmp_path / "in")), CONTAINERS[case.kind].look
     looks = {file: (stamp, look(place / file, Asked())) for file, stamp in place.walk()}
     # A name that is not UTF-8, and a look without what the others have.
