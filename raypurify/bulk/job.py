@@ -48,7 +48,7 @@ def purify(
     actor: ActorShape | None = None,
     address: str | None = None,
 ) -> Summary | None:
-    """Purify every image of ``inputs`` (a folder, Parquet files, WebDataset tars) into ``output``, the same container.
+    """Purify every image of ``inputs`` (a folder, Parquet files, tars, arrays) into ``output``, the same container.
 
     Runs on the Ray cluster there is, or starts one. Shards that an earlier run committed are kept; a bad image becomes
     a row of ``errors.parquet`` and stops nothing, nor does a container that cannot be read any more: its shards stay
@@ -59,12 +59,11 @@ def purify(
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
     (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files and ``id_column`` what
     names them in records, ``image_member`` names those of tars; where they are not given, they are those of the job
-    that ``output`` belongs to, or found
-    (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
-    patterns may name inputs). Rows of Parquet files and samples of tars whose image
-    failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
-    beside jobs that do the others. ``retry_failed`` does shards with bad images again. One job at a time writes an
-    output, or a part of it.
+    that ``output`` belongs to, or found (:func:`raypurify.containers.source.open_source`, which also says what ``kind``
+    and ``follow_links`` do and which patterns may name inputs). Rows of Parquet files and samples of tars whose image
+    failed keep what else they hold, and with ``drop_failed`` are left out; in arrays such an image stays as it was.
+    ``part`` (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images
+    again. One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: actors of this job, each of the shape ``actor`` (what suits the cluster where it is
     None), or ``"serve"``, the application "raypurify" that runs on this cluster with the same bundle.
 

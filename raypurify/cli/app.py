@@ -53,7 +53,8 @@ def _say(event: str, level: int, text: str) -> None:
 @app.command(epilog="Example: raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny")
 def fit(
     data: Annotated[
-        list[str], typer.Option(help="Labelled clean images: Parquet, tars, a folder, or a pattern; may be repeated.")
+        list[str],
+        typer.Option(help="Labelled clean images: Parquet, tars, arrays, a folder, a pattern; may be repeated."),
     ],
     run_dir: Annotated[
         str, typer.Option(help="Folder or URI for every stage's files and the bundle; shared by all nodes.")

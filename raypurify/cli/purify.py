@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def purify(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="IN", help="Images in folders, Parquet or WebDataset tars: paths, URIs or patterns."),
+        typer.Argument(
+            metavar="IN", help="Folders of images, Parquet, WebDataset tars, arrays: paths, URIs or patterns."
+        ),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
@@ -35,7 +37,7 @@ def purify(
         typer.Option("--drop-failed", help="Leave Parquet rows and samples out whose image failed; else only it."),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an input with a damaged tar or Parquet file; else do the others.")
+        bool, typer.Option("--strict", help="Refuse an input with a damaged file of many images; else do the others.")
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")

@@ -35,13 +35,12 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class InputFile(NamedTuple):
-    """A file of the input: its path, where it is, its stamp as planned, its arrays, and of each that is images the name
-    of its shards."""
+    """A file of the input: its path, where it is, its stamp as planned, and its arrays."""
 
     path: str
     place: Place
     stamp: Stamp
-    members: tuple[tuple[Member, str | None], ...]
+    members: tuple[Member, ...]
 
 
 def records(out: Place) -> list[str]:
@@ -81,13 +80,17 @@ def _outputs(shards: Sequence[Shard], files: Sequence[InputFile]) -> tuple[Outpu
     held: dict[tuple[str, str], list[Shard]] = {}
     for shard in shards:
         held.setdefault((shard.cut.path, shard.cut.name), []).append(shard)
-    images = {(file.path, member.name): member.array.shape[0] for file in files for member, key in file.members if key}
-    whole = all(sum(shard.rows for shard in held.get(one, ())) == rows for one, rows in images.items())
+    whole = all(
+        sum(shard.rows for shard in held.get((file.path, member.name), ())) == member.array.shape[0]
+        for file in files
+        for member in file.members
+        if member.array.is_images
+    )
     found = []
     for file in files:
         arrays: list[Joined] = []
         beside: list[Joined] = []
-        for member, _ in file.members:
+        for member in file.members:
             mine = held.get((file.path, member.name), ())
             if mine:
                 arrays.append(_joined(member.name, mine, PIXELS, member.array.dtype, member.array.shape[1:]))

@@ -121,16 +121,7 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
             )
         classes = tuple(map(str, range(count))) or None
     parts = {path: one.digest for path, one in looks.items()}
-    keys = {(one.path, one.member.name): one.key for one in images}
-    files = tuple(
-        InputFile(
-            path,
-            listing.root / path,
-            one.stamp,
-            tuple((member, keys.get((path, member.name))) for member in _members(one)),
-        )
-        for path, one in looks.items()
-    )
+    files = tuple(InputFile(path, listing.root / path, one.stamp, tuple(_members(one))) for path, one in looks.items())
     return Plan(
         rows=sum(one.rows for one in looks.values()),
         classes=classes,
