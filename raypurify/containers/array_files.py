@@ -134,12 +134,14 @@ def _join_file(sink: Sink, file: OutputFile) -> None:
     place, folder = sink.place / file.path, sink.place / PIECES
     there, done = {*folder.names()}, place.kind == "file"
     names = [name for joined in file.arrays for name, _ in joined.pieces]
-    if done and not there.intersection(names):
+    # What is only copied is copied again: a file of that name may be the user's.
+    if done and names and not there.intersection(names):
         return
-    if lost := next((name for name in names if not done and name not in there), None):
+    lost = next((name for name in names if name not in there), None)
+    if lost and not done:
         raise SinkError(f"{place}: is gone, and so is {lost}, of which it was made; purify again with --overwrite")
     with ExitStack() as stack:
-        old = stack.enter_context(place.open()) if done else None
+        old = stack.enter_context(place.open()) if lost else None
         fill = partial(_fill, folder=folder, there=there)
         try:
             target = stack.enter_context(sink.putting(file.path))

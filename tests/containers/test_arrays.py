@@ -213,9 +213,14 @@ def test_labels_that_changed_meanwhile_are_not_copied(tmp_path):
         finish(sink)
 
 
-def test_overwriting_removes_every_file_of_the_earlier_output(tmp_path):
+def test_overwriting_replaces_files_of_its_names_and_later_removes_every_one(tmp_path):
     source = open_source(layout(tmp_path / "in"), shard_rows=SHARD)
-    purified(tmp_path / "out", source, bad=range(2 * COUNT))
+    (tmp_path / "out").mkdir()
+    for name in ("labels", "fog"):
+        np.save(tmp_path / f"out/{name}.npy", LABELS + 1)
+    purified(tmp_path / "out", source, bad=range(2 * COUNT), overwrite=True)
+    assert np.array_equal(np.load(tmp_path / "out/labels.npy"), LABELS)
+    assert np.array_equal(np.load(tmp_path / "out/fog.npy"), IMAGES)
     np.save(tmp_path / "other.npy", IMAGES)
     np.save(tmp_path / "out/mine.npy", IMAGES)
     purified(tmp_path / "out", open_source(tmp_path / "other.npy"), overwrite=True)
