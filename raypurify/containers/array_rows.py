@@ -1,7 +1,7 @@
 """Images of arrays on their way: the rows of a shard, and the piece that is made of them.
 
-OUT/_raypurify/pixels/<shard>.pixels    what a shard writes: its images, bytes in C order, failed ones as they were
-OUT/_raypurify/pixels/<shard>.labels    of a selection also the labels of its rows, int64
+A shard writes ``OUT/_raypurify/pixels/<shard>.pixels``, its images in C order, failed ones as they were; of a selection
+also ``<shard>.labels``, those of its rows as int64.
 """
 
 import array as arrays

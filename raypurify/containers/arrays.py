@@ -11,6 +11,7 @@ while a job reads it is an error and not the death of the process.
 
 import posixpath
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,14 +53,14 @@ class _Held:
 def look(place: Place, asked: Asked) -> Look:
     """The arrays of a file (``Container.look``), which is read once from end to end: the digest is of all of it.
 
-    Facts: ``arrays``, each as the fields of :class:`raypurify.containers.array_files.Member`. Arrays: ``labels``, the
+    Facts: ``arrays``, each as the fields of :class:`raypurify.containers.array_rows.Member`. Arrays: ``labels``, the
     values of those that may be labels, one after the other.
     """
     stamp = place.stamp
     members: list[Member] = []
     digests: dict[str, str] = {}
     values: list[np.ndarray] = []
-    passed: dict[str, int] = {}
+    passed: Counter[str] = Counter()
     with _opened(place) as file:
         if not _is_zip(place.name):
             array_, digests[""], held = scan(file, stamp[0], str(place))
@@ -70,26 +71,28 @@ def look(place: Place, asked: Asked) -> Look:
                 for info in packed.infolist():
                     shown = f"{place}: {info.filename}"
                     if not info.filename.endswith(".npy"):
-                        passed["members that are no arrays"] = passed.get("members that are no arrays", 0) + 1
+                        passed["members of .npz files that are no arrays"] += 1
                         continue
                     with member_of(packed, info.filename, str(place)) as stream:
                         array_, digests[info.filename], held = scan(stream, info.file_size, shown)
                     values += [] if held is None else [held]
                     members.append(Member(info.filename, array_, start_of(file, info, str(place))))
-    if not any(member.array.is_images for member in members):
-        for member in members:
-            steps = remedy(member.array) if member.array.may_be_meant else None
-            if steps is not None:
+    alone = not any(member.array.is_images for member in members)
+    for member in members:
+        steps = remedy(member.array) if member.array.may_be_meant else None
+        if steps is not None:
+            if alone:
                 shown = f"{place}: {member.name}".removesuffix(": ")
                 raise SourceError(
                     f"{shown}: is {member.array}; expected images as uint8 (N, H, W, 3), or (N, H, W, 1) of grey; "
                     f"{steps}"
                 )
+            passed["arrays beside images in .npz files, copied as they are"] += 1
     return Look(
         stamp,
         digests[""] if "" in digests else digest_of(digests),
         sum(member.array.shape[0] for member in members if member.array.is_images),
-        passed=passed,
+        passed=dict(passed),
         facts={"arrays": [member.fields for member in members]},
         arrays={"labels": pa.array(np.concatenate(values))} if values else {},
     )

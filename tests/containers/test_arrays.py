@@ -101,6 +101,8 @@ def test_a_zip_of_arrays_comes_back(tmp_path, save):
     # An array of objects passes; nothing unpickles it.
     save(tmp_path / "a.npz", **held, about=np.array([{"a": 1}], object))
     source = open_source(tmp_path / "a.npz", shard_rows=SHARD)
+    # It may have been meant to be images.
+    assert source.ignored == {"arrays beside images in .npz files, copied as they are": 1}
     rows = rows_of(source)
     assert [row.id for row in rows[:2]] == ["a/x_train/0", "a/x_train/1"]
     assert [row.label for row in rows] == [*LABELS, *LABELS[::-1]]
