@@ -67,13 +67,15 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
     finally:
         torch.set_num_threads(threads)
     good = [data for data in images if not isinstance(data, ImageError)]
+    # Arrays hold pixels as they are.
+    written = [data for _, data in files] if source.joins else good
     return Estimate(
         rows=source.rows,
         shards=len(source.shards),
         measured=len(rows),
         failed=len(rows) - len(good),
         seconds=seconds / len(rows),
-        bytes=sum(map(len, good)) / len(rows),
+        bytes=sum(map(len, written)) / len(rows),
         ignored=source.ignored,
         damaged=len(source.damaged),
     )

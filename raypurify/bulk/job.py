@@ -40,6 +40,7 @@ def purify(
     limit: int | None = None,
     sample: int | None = None,
     image_column: str | None = None,
+    id_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
     image_member: str | None = None,
@@ -51,7 +52,7 @@ def purify(
     actor: ActorShape | None = None,
     address: str | None = None,
 ) -> Summary | None:
-    """Purify every image of ``inputs`` (a folder, Parquet files, WebDataset tars) into ``output``, the same container.
+    """Purify every image of ``inputs`` (a folder, Parquet files, tars, arrays) into ``output``, the same container.
 
     Small sets are done in this process, others on the Ray cluster there is, or one that is started. Shards that an
     earlier run committed are kept; a bad image becomes a row of ``errors.parquet`` and stops nothing, nor does a
@@ -61,13 +62,13 @@ def purify(
     while the others are.
     ``sheet`` input/output pairs, a seeded choice of what is known when work begins, are drawn into
     ``output/_raypurify/sheet.png`` (0: none). ``limit`` and ``sample`` take part of the images
-    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files, ``image_member`` names
-    those of tars; where they are not given, they are those of the job that ``output`` belongs to, or found
-    (:func:`raypurify.containers.source.open_source`, which also says what ``kind`` and ``follow_links`` do and which
-    patterns may name inputs). Rows of Parquet files and samples of tars whose image
-    failed keep what else they hold, and with ``drop_failed`` are left out. ``part`` (i, n) does every n-th shard,
-    beside jobs that do the others. ``retry_failed`` does shards with bad images again. One job at a time writes an
-    output, or a part of it.
+    (:mod:`raypurify.containers.selection`). ``image_column`` holds the images of Parquet files and ``id_column`` what
+    names them in records, ``image_member`` names those of tars; where they are not given, they are those of the job
+    that ``output`` belongs to, or found (:func:`raypurify.containers.source.open_source`, which also says what ``kind``
+    and ``follow_links`` do and which patterns may name inputs). Rows of Parquet files and samples of tars whose image
+    failed keep what else they hold, and with ``drop_failed`` are left out; in arrays such an image stays as it was.
+    ``part`` (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images
+    again. One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: ``"local"``, threads of this process; ``"actors"`` of this job, each of the shape
     ``actor`` (what suits the cluster where it is None); ``"serve"``, the application "raypurify" that runs on this
     cluster with the same bundle; or ``"auto"``, one of the first two
@@ -77,7 +78,7 @@ def purify(
     """
     check_engine(engine, address)
     reading: dict[str, Any] = {"kind": kind, "follow_links": follow_links}
-    named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
+    named: dict[str, Any] = {"image_column": image_column, "id_column": id_column, "image_member": image_member}
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
@@ -159,6 +160,7 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         limit=arguments["limit"],
         sample=arguments["sample"],
         image_column=settings.get("image_column"),
+        id_column=settings.get("id_column"),
         kind=arguments.get("kind"),
         follow_links=arguments.get("follow_links", False),
         image_member=settings.get("image_member"),

@@ -19,8 +19,6 @@ from raypurify.runtime.tasks import in_tasks
 from raypurify.storage import resolve
 
 SMALL = 2048
-# What names the images in a file, and belongs to a job.
-_NAMES = ("image_column", "image_member")
 # Files that threads of this process look into sooner than a Ray would have started.
 _FEW_FILES, _FEW_BYTES = 64, 1 << 30
 # A task that looks into small files has several.
@@ -64,7 +62,7 @@ def planned_for(
     """The images to purify in shards of 256, smaller ones where that would leave a laptop's second core idle.
     ``reading`` are options of ``open_source``.
 
-    For a job that goes on, where neither column nor members are named, they are those of the job ``output`` belongs to,
+    For a job that goes on, columns and members that are not named are those of the job ``output`` belongs to,
     and the shards are cut as that was, where files of it were damaged; unless it is to be overwritten.
     """
     *_, source = planned_in_parts(output, inputs, overwrite, looking or Looking(), **reading)
@@ -79,6 +77,7 @@ def planned_in_parts(
     early: Early | None = None,
     *,
     image_column: str | None = None,
+    id_column: str | None = None,
     image_member: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
@@ -97,8 +96,8 @@ def planned_in_parts(
         looking=looking,
         enough=early.after(begun or "") if early and (begun or not job) else lambda seen: False,
     )
-    named: dict[str, Any] = {"image_column": image_column, "image_member": image_member}
-    before = {} if any(named.values()) else {name: job.get("settings", {}).get(name) for name in named}
+    named: dict[str, Any] = {"image_column": image_column, "id_column": id_column, "image_member": image_member}
+    before = {name: job.get("settings", {}).get(name) for name, given in named.items() if given is None}
     if any(before.values()) or recorded.get("shard_rows"):
         sources = grow(shard_rows=recorded.get("shard_rows") or _shard_rows, **named | before)
         try:

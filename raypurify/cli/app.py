@@ -14,7 +14,7 @@ import typer
 
 from raypurify.cli.commands import PARTLY, Commands, command
 from raypurify.cli.demo import demo
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
+from raypurify.cli.options import Address, FollowLinks, IdColumn, ImageColumn, ImageMember, Kind, LabelColumn, LogFormat
 from raypurify.cli.outcome import INTERRUPTED, answer, tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
@@ -85,7 +85,8 @@ def _all(
 
 def fit(
     data: Annotated[
-        list[str], typer.Option(help="Labelled clean images: Parquet, tars, a folder, or a pattern; may be repeated.")
+        list[str],
+        typer.Option(help="Labelled clean images: Parquet, tars, arrays, a folder, a pattern; may be repeated."),
     ],
     run_dir: Annotated[
         str, typer.Option(help="Folder or URI for every stage's files and the bundle; shared by all nodes.")
@@ -99,6 +100,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
     image_column: ImageColumn = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
@@ -121,6 +124,8 @@ def fit(
         run_dir,
         address,
         image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
         image_member=image_member,
         kind=kind,
         follow_links=follow_links,

@@ -7,8 +7,15 @@ import typer
 ImageColumn = Annotated[
     str | None, typer.Option(help="Column of Parquet files with the images; default: image, or the one that it can be.")
 ]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column of Parquet files with unique ids; default: id, if it serves.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of Parquet files with class indices or names; default: label.")
+]
 Kind = Annotated[
-    str | None, typer.Option(help="What to read where there are several: images, parquet or tars; default: found.")
+    str | None,
+    typer.Option(help="What to read where there are several: images, parquet, tars or arrays; default: found."),
 ]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read folders and files that links lead to.")]
 ImageMember = Annotated[

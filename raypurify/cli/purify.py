@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raypurify.cli.options import Address, FollowLinks, ImageColumn, ImageMember, Kind, LogFormat
+from raypurify.cli.options import Address, FollowLinks, IdColumn, ImageColumn, ImageMember, Kind, LogFormat
 from raypurify.cli.outcome import tell
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def purify(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="IN", help="Images in folders, Parquet or WebDataset tars: paths, URIs or patterns."),
+        typer.Argument(
+            metavar="IN", help="Folders of images, Parquet, WebDataset tars, arrays: paths, URIs or patterns."
+        ),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Where the same kind of container is written.")],
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name, a folder or a URI.")] = "cifar10",
@@ -26,6 +28,7 @@ def purify(
     limit: Annotated[int | None, typer.Option(help="Purify the first so many images only.", min=1)] = None,
     sample: Annotated[int | None, typer.Option(help="Purify a seeded choice of so many images only.", min=1)] = None,
     image_column: ImageColumn = None,
+    id_column: IdColumn = None,
     kind: Kind = None,
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
@@ -34,7 +37,7 @@ def purify(
         typer.Option("--drop-failed", help="Leave Parquet rows and samples out whose image failed; else only it."),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an input with a damaged tar or Parquet file; else do the others.")
+        bool, typer.Option("--strict", help="Refuse an input with a damaged file of many images; else do the others.")
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do part I of N of OUT; other jobs do the others.")
@@ -72,6 +75,7 @@ def purify(
         "limit": limit,
         "sample": sample,
         "image_column": image_column,
+        "id_column": id_column,
         "kind": kind,
         "follow_links": follow_links,
         "image_member": image_member,

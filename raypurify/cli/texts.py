@@ -119,6 +119,8 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
         lines.append(
             f"kept:       {summary.kept:,} rows of failed images, with all but the image; --drop-failed leaves them out"
         )
+    if summary.unpurified:
+        lines.append(f"unpurified: {summary.unpurified:,} failed images stand in the arrays as they were")
     if summary.damaged:
         lines.append(f"damaged:    {_damaged_text(summary.damaged)}")
     if summary.ignored:

@@ -1,7 +1,7 @@
 """Sets of images on disk, in and out: what a job reads and where it writes, whatever holds the images.
 
-* A **container** is one way in which a set of images lies on disk: a folder of files, Parquet files, WebDataset tars.
-  The output of a job is of the container of its input.
+* A **container** is one way in which a set of images lies on disk: a folder of files, Parquet files, WebDataset tars,
+  arrays of NumPy. The output of a job is of the container of its input.
 * A **source** is an input that was looked at once: how many images, their classes, a digest, and its shards.
   ``open_source`` makes it; ``select`` takes a part of it.
 * A **look** is what one file holds, as plain data; those into all files of an input make its **plan**.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from raypurify.containers.ledger import recorded_outputs, scratch
-from raypurify.containers.look import Look
+from raypurify.containers.look import Asked, Look
 from raypurify.containers.rows import Row, Shard
 from raypurify.errors import ImageError, SourceError
 from raypurify.images import SUFFIX
@@ -16,16 +16,14 @@ from raypurify.storage import BadName, Place, Stamp
 @dataclass(frozen=True)
 class Listing:
     """The files of one container that were found in an input: their stamps by their path below ``root``, sorted by it.
-    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``image_member``
-    names the extensions of a tar's members that are images, None where their names tell; without ``labels`` no one asks
-    for classes. With ``follow_links``, links may lead out of ``root``."""
+    ``image_column`` is the column of a table in which the images stand, None where it has to be found; ``asked`` is
+    what of each is asked for. With ``follow_links``, links may lead out of ``root``."""
 
     root: Place
     stamps: dict[str, Stamp]
     image_column: str | None = None
-    labels: bool = True
+    asked: Asked = field(default_factory=Asked)
     follow_links: bool = False
-    image_member: str | None = None
 
 
 class Portion(NamedTuple):
@@ -47,7 +45,8 @@ class Plan:
     tables, ``image_column`` is the one that holds the images, and ``ids`` says what rows are named by.
 
     Where files are looked into, ``parts`` has the digest of each by its path, of which ``digest`` is made together with
-    ``mark``; ``refused`` are the files that do not go with the others, which are in nothing else of the plan.
+    ``mark``; ``refused`` are the files that do not go with the others, which are in nothing else of the plan. ``joins``
+    is what the container has to know of files that it joins of several shards.
     """
 
     rows: int
@@ -59,6 +58,7 @@ class Plan:
     ids: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     mark: str = ""
+    joins: Any = None
     refused: dict[str, SourceError] = field(default_factory=dict)
 
 
@@ -69,7 +69,8 @@ class Sink:
     ``ignored`` counts by its reason what of the input was passed over. ``renamed`` holds the few names of outputs that
     the container's writer cannot tell from a shard alone. ``keep_failed`` says that what else a row holds is written
     where its image failed. ``damaged`` are the files of the input that cannot be used, and why: none of the ``rows`` is
-    of them. Sinks travel to other processes.
+    of them. ``join`` makes the files of the output of what shards left, where a shard is less than a file, once they
+    are all committed; it may be killed anywhere and called again. Sinks travel to other processes.
     """
 
     place: Place
@@ -80,6 +81,7 @@ class Sink:
     renamed: dict[str, str]
     keep_failed: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
+    join: Callable[["Sink"], None] | None = None
 
     @property
     def suffix(self) -> str:
@@ -136,9 +138,8 @@ class Container:
 
     * ``kind``: its name in ``job.json`` and in shards; ``noun``: one of its files, in messages; ``suffixes`` of its
       files, lower case; files and folders whose names begin with a character of ``hidden`` are passed over.
-    * ``look(place, labels, image_member)`` says what one file holds, of its classes too where ``labels``; it may be
-      called in another process. Raises SourceError where the file cannot be used. None where a container's files are
-      not opened to plan.
+    * ``look(place, asked)`` says what one file holds; it may be called in another process. Raises SourceError where the
+      file cannot be used. None where a container's files are not opened to plan.
     * ``plan(listing, looks)`` merges the looks into the files of the listing that can be used, by their path and in its
       order, and opens none; the name of a shard depends on all files of the listing. Raises SourceError naming what
       does not go together.
@@ -153,6 +154,8 @@ class Container:
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
     * ``unfinished(out, shards, suffix)``: the files there that those shards would write, committed or not; of the same
       input they are the job's.
+    * ``joining(shards, joins)`` is what ``Sink.join`` does, of ``Plan.joins``; None of a container whose shards write
+      the files themselves. Images that failed stand in files that are joined as they were.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
       whose extensions can be; ``keeps_failed``: its ``write`` can keep what else a row holds whose image failed;
       ``grows(looks)``: whether what a plan says of these, the first of a listing, stays when others join them; None
@@ -169,7 +172,8 @@ class Container:
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
     unfinished: Callable[[Place, Sequence[Shard], str], Iterable[str]] = no_files
-    look: Callable[[Place, bool, str | None], Look] | None = None
+    joining: Callable[[Sequence[Shard], Any], Callable[[Sink], None]] | None = None
+    look: Callable[[Place, Asked], Look] | None = None
     hidden: str = "."
     has_columns: bool = False
     has_members: bool = False

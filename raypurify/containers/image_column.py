@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypurify.containers.huggingface import image_columns
 from raypurify.containers.plain_types import plain_type
 from raypurify.errors import SourceError
 from raypurify.storage import Place
@@ -14,7 +15,8 @@ _KNOWN = ("image", "img", "jpg", "png", "webp", "jpeg")
 
 
 def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str:
-    """The column that is ``named``; else ``image``, the one image column of a known name, or the only image column.
+    """The column that is ``named``; else ``image``, the one image column of a known name, or the only image column, or
+    of several the one that is of Hugging Face's type ``Image``.
 
     Raises SourceError where there is none or more than one, naming them; :func:`check_column` says whether it serves.
     """
@@ -22,6 +24,8 @@ def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str
         return named or "image"
     images = [field.name for field in schema if is_image(field.type)]
     found = [name for name in images if name.lower() in _KNOWN] or images
+    if len(found) > 1 and len(typed := [name for name in image_columns(schema) if name in found]) == 1:
+        found = typed
     if len(found) > 1:
         raise SourceError(
             f"{place}: its images may be in {' or '.join(found)}; say which: --image-column {found[0]} "

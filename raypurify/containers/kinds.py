@@ -2,8 +2,10 @@
 
 import posixpath
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
+from raypurify.containers.arrays import ARRAYS, may_hold_images
 from raypurify.containers.contract import Container
 from raypurify.containers.image_column import is_image
 from raypurify.containers.listing import PARQUET_NAME, Inputs
@@ -15,20 +17,25 @@ from raypurify.storage import Place, overlapped
 
 _MAGIC = b"PAR1"
 _PARQUET = CONTAINERS["parquet"]
+# As features may be, of which each image has a file.
+_MOST_OPENED = 1000
 
 
 def choose(inputs: Inputs, kind: str | None, where: str) -> tuple[Container, list[str], Counter[str]]:
     """The container of an input, its files in order, and what is ignored, the other files among it.
 
     It is the one that ``kind`` (a key of ``KINDS``) names; else the only one of which there are files, where Parquet
-    files without images do not count beside others. Raises :class:`SourceError` where that is none, or not one.
+    files and arrays without images do not count beside others. Raises :class:`SourceError` where that is none, or not
+    one.
     """
     held, ignored = _sorted_out(inputs)
     if kind is not None:
         for paths in (held.pop(other) for other in [*held] if other != KINDS[kind].kind):
             ignored += Counter(f"{_suffix(path)} files (--kind {kind})" for path in paths)
-    elif len(held) > 1 and _PARQUET.kind in held and _is_metadata(inputs.root, held[_PARQUET.kind]):
-        ignored += Counter(f"{_suffix(path)} files without images" for path in held.pop(_PARQUET.kind))
+    else:
+        for other, may_hold in _ABOUT_OTHERS.items():
+            if len(held) > 1 and other in held and not _hold_images(inputs, held[other], may_hold):
+                ignored += Counter(f"{_suffix(path)} files without images" for path in held.pop(other))
     if not held:
         raise SourceError(f"{where}: {_nothing(kind, ignored)}")
     if len(held) > 1:
@@ -71,17 +78,25 @@ def _is_parquet(root: Place, path: str) -> bool:
         raise SourceError(f"{root / path}: cannot be read: {error.strerror or error}; check its permissions") from error
 
 
-def _is_metadata(root: Place, tables: list[str]) -> bool:
-    """Whether none of the Parquet files holds images."""
-    return not any(overlapped(partial(_may_hold_images, root), tables))
+def _hold_images(inputs: Inputs, paths: list[str], may_hold: Callable[[Place], bool]) -> bool:
+    """Whether one of the files may hold images; of very many only the largest are opened."""
+    largest = sorted(paths, key=lambda path: -inputs.files[path][0])[:_MOST_OPENED]
+    return any(overlapped(may_hold, [inputs.root / path for path in largest]))
 
 
-def _may_hold_images(root: Place, path: str) -> bool:
+def _table_may_hold_images(place: Place) -> bool:
     try:
-        with open_file(root / path) as file:
+        with open_file(place) as file:
             return any(is_image(field.type) for field in file.schema_arrow)
     except SourceError:
         return True
+
+
+# Files that may be about the images of others, and whether one holds images itself.
+_ABOUT_OTHERS: dict[str, Callable[[Place], bool]] = {
+    _PARQUET.kind: _table_may_hold_images,
+    ARRAYS.kind: may_hold_images,
+}
 
 
 def _nothing(kind: str | None, ignored: Counter[str]) -> str:

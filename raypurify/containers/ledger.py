@@ -3,6 +3,7 @@
     job.json                       the job: source, settings, format; another job may not write here
     plan/*.arrow                   what was found in the files of the input (:mod:`raypurify.containers.looking`)
     lease*.json                    who is writing here now (:mod:`raypurify.containers.lease`)
+    pixels/, arrays.json           images of arrays before these are joined (:mod:`raypurify.containers.array_files`)
     errors/<shard>.parquet         the rows of a shard that could not be purified
     provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
     provenance.parquet, errors.parquet, summary.json      the same for the whole job, once every shard is committed
@@ -49,7 +50,7 @@ _MERGE_ROWS = 1 << 16
 # So many footers are read at once, of a store by as many connections as pyarrow has to it.
 _FOOTERS = 24
 # What job.json says, or follows from the settings.
-_UNRECORDED = ("passed_over", "kept", "damaged")
+_UNRECORDED = ("passed_over", "kept", "unpurified", "damaged")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Summary:
     """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
     lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written.
     ``passed_over`` says of what was ``ignored`` how much it was by its reason, ``kept`` how many of the failed stand in
-    the output without their image, ``damaged`` why files of the input could not be used; none of these is recorded."""
+    the output without their image, ``unpurified`` how many as they were, ``damaged`` why files of the input cannot
+    be used; none of these is recorded."""
 
     rows: int
     written: int
@@ -70,6 +72,7 @@ class Summary:
     mean_relative_change: float | None
     passed_over: dict[str, int] = field(default_factory=dict)
     kept: int = 0
+    unpurified: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
 
 

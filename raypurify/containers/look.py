@@ -31,6 +31,18 @@ _ARRAY, _MARK = "array ", b"mark"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of every file of an input: their classes too where ``labels``. ``image_member`` names the
+    extensions of a tar's members that are images, None where their names tell; ``id_column`` and ``label_column`` are
+    those of tables, None where they are called ``id`` and ``label``."""
+
+    labels: bool = True
+    image_member: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
+
+
+@dataclass(frozen=True)
 class Look:
     """One file as it was looked into: ``stamp`` is that of the file then, ``digest`` tells its content from another as
     far as it is cheap to read, ``rows`` is how many it holds, ``passed`` counts by its reason what inside of it is no

@@ -7,7 +7,7 @@ a file was listed with. A kept look is used only by the version that made it, an
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raypurify.containers.contract import Container, Listing
 from raypurify.containers.ledger import PLAN, STATE, scratch
-from raypurify.containers.look import Look, Looks, looks_from_bytes, looks_to_bytes
+from raypurify.containers.look import Asked, Look, Looks, looks_from_bytes, looks_to_bytes
 from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.rows import IMAGE_SUFFIXES
 from raypurify.errors import SourceError
@@ -91,7 +91,7 @@ def look_into(container: Container, listing: Listing, how: Looking) -> Iterator[
     unseen = [Unseen(path, stamp[0]) for path, stamp in listing.stamps.items() if path not in known]
     paths = iter(listing.stamps)
     number, changed = 0, False
-    look_at = partial(_look, container.kind, listing.root, listing.labels, listing.image_member)
+    look_at = partial(_look, container.kind, listing.root, listing.asked)
     # Threads that still look are waited for here, whatever ends it.
     with closing(how.each(look_at, unseen)) as found:
         while group := list(islice(paths, KEPT)):
@@ -115,13 +115,13 @@ def look_into(container: Container, listing: Listing, how: Looking) -> Iterator[
     yield Seen(looks, refused)
 
 
-def _look(kind: str, root: Place, labels: bool, image_member: str | None, file: Unseen) -> Look | SourceError:
+def _look(kind: str, root: Place, asked: Asked, file: Unseen) -> Look | SourceError:
     """What one file holds, or why it cannot be used. Raises SourceError where its store does not answer: that says
     nothing of the file."""
     look, place = CONTAINERS[kind].look, root / file.path
     assert look is not None  # who asks has asked that
     try:
-        return look(place, labels, image_member)
+        return look(place, asked)
     except SourceError as error:
         if isinstance(error.__cause__, OSError):
             _check_answers(place)
@@ -147,7 +147,7 @@ def _check_answers(place: Place) -> None:
 
 def _mark(container: Container, listing: Listing) -> str:
     """What a look depends on beside the file."""
-    asked = (str(listing.root), container.kind, listing.labels, listing.image_member)
+    asked = (str(listing.root), container.kind, *astuple(listing.asked))
     return hashlib.sha256(repr((*asked, *sorted(IMAGE_SUFFIXES), __version__)).encode()).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Parquet files as a container: one row is an image with its other columns, and every shard becomes a file.
 
 The image column is binary, or a struct with a binary field ``bytes``; ``id``, ``label`` and ``label_name`` are
-optional. Outputs are named after their shard and keep the schema, every other column, and the rows of images that
-failed, with a null for the image.
+optional, and the user may name other columns for them. Outputs are named after their shard and keep the schema, every
+other column, and the rows of images that failed, with a null for the image.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.cuts import bytes_before, bytes_before_in_groups, cut_bytes, cut_rows
 from raypurify.containers.image_column import check_column, check_names, find_image_column, image_values
-from raypurify.containers.look import Look
+from raypurify.containers.look import Asked, Look
 from raypurify.containers.packed import (
     FileCut,
     check_stamp,
@@ -32,8 +32,9 @@ from raypurify.containers.packed import (
     pick_rows,
     put_file,
 )
+from raypurify.containers.parquet_ids import ids_in, own_ids
 from raypurify.containers.parquet_labels import classes_of, label_pairs
-from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, plain_type, write_as
+from raypurify.containers.plain_types import nests_dictionaries, plain_batch, plain_schema, write_as
 from raypurify.containers.rows import MAX_FILE_BYTES, Row, Shard, counted
 from raypurify.errors import ImageError, SourceError
 from raypurify.storage import Place
@@ -46,18 +47,20 @@ _FOOTER, _AGAIN = "is damaged in its footer", "get or write it again"
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetCut(FileCut):
-    """Rows of a Parquet file from row ``start`` on. ``key`` is the file's part of ids, where it has no column ``id``
-    or not ``own_ids``; ``column`` holds the images."""
+    """Rows of a Parquet file from row ``start`` on. ``key`` is the file's part of ids, where it has no column
+    ``id_column`` or that is None; ``column`` holds the images, ``label_column`` the labels where it has a name of its
+    own."""
 
     start: int
     key: str
     column: str
-    own_ids: bool = True
+    id_column: str | None = "id"
+    label_column: str | None = None
 
 
-def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
+def look(place: Place, asked: Asked) -> Look:
     """The rows of a Parquet file's row groups, its footer's digest, schema and ids (``Container.look``), and where
-    ``labels`` the pairs of label and name that it holds."""
+    labels are asked for the pairs of label and name that it holds."""
     stamp = place.stamp
     with open_file(place) as file:
         schema = file.schema_arrow
@@ -67,13 +70,18 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
         arrays = {"groups": pa.array(groups, pa.int64()), "sizes": pa.array(sizes, pa.int64())}
         arrays |= {"schema": pa.array([schema.serialize().to_pybytes()])}
         facts: dict[str, Any] = {}
-        if "id" in schema.names:
+        if (id_column := asked.id_column or "id") in schema.names:
             try:
-                arrays["ids"] = _ids(file, place)
+                arrays["ids"] = ids_in(file, place, id_column)
             except SourceError as error:
                 facts["ids"] = str(error)
-        if labels:
-            facts["labels"] = sorted(map(list, label_pairs(file)), key=repr)
+        elif asked.id_column:
+            raise SourceError(
+                f"{place}: has no column {id_column!r}; its columns are {', '.join(schema.names)}; name the one that "
+                "holds the ids with --id-column (id_column in Python and in a grid)"
+            )
+        if asked.labels:
+            facts["labels"] = sorted(map(list, label_pairs(file, place, asked.label_column)), key=repr)
     return Look(stamp, _footer(place), sum(groups), facts=facts, arrays=arrays)
 
 
@@ -88,21 +96,24 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
         raise next(
             iter(refused.values()), SourceError(f"{listing.root}: the Parquet files hold no rows; check the path")
         )
-    own_ids = _own_ids(listing, looks)
-    named = own_ids and any("ids" in one.arrays for one in looks.values())
+    asked = listing.asked
+    id_column = (asked.id_column or "id") if own_ids(listing, looks) else None
+    named = id_column and any("ids" in one.arrays for one in looks.values())
     classes = None
-    if listing.labels:
+    if asked.labels:
         pairs = {(label, name) for one in looks.values() for label, name in one.facts["labels"]}
-        classes = classes_of(pairs, _schema(next(iter(looks.values()))), listing.root)
+        schema = _schema(next(iter(looks.values())))
+        classes = classes_of(pairs, schema, listing.root, asked.label_column or "label")
     parts = {path: one.digest for path, one in looks.items()}
-    mark = "" if column == "image" else f"images in {column}\n"
+    own = (("images", column, "image"), ("ids", asked.id_column, "id"), ("labels", asked.label_column, "label"))
+    mark = "".join(f"{what} in {name}\n" for what, name, usual in own if name not in (None, usual))
     return Plan(
         rows=rows,
         classes=classes,
         digest=digest_of(parts, mark),
-        portions=partial(_portions, listing, looks, column, own_ids),
+        portions=partial(_portions, listing, looks, column, id_column),
         image_column=column,
-        ids="column id" if named else "file and row",
+        ids=f"column {id_column}" if named else "file and row",
         parts=parts,
         mark=mark,
         refused=refused,
@@ -114,16 +125,17 @@ def read(shard: Shard) -> Iterator[Row]:
     cut: ParquetCut = shard.cut
     index = {name: number for number, name in enumerate(shard.classes or ())}
     row = shard.first_row
-    asked = ("id",) * cut.own_ids + ("label", "label_name") * bool(index)
+    labels_in = ("label", "label_name") if cut.label_column is None else (cut.label_column,)
+    asked = [*filter(None, (cut.id_column,)), *(labels_in if index else ())]
     for batch in read_batches(shard, (*asked, cut.column)):
         count = batch.num_rows
         at = row - shard.first_row
         names = set(batch.schema.names)
         numbers = cut.numbers[at : at + count]
-        own = cut.own_ids and "id" in names
-        ids = _strings(batch["id"]) if own else [f"{cut.key}-{cut.start + number}" for number in numbers]
-        label_column = "label" if "label" in names else "label_name"
-        labels = batch[label_column].to_pylist() if index and label_column in names else [None] * count
+        own = cut.id_column in names
+        ids = _strings(batch[cut.id_column]) if own else [f"{cut.key}-{cut.start + number}" for number in numbers]
+        labelled = next((name for name in labels_in if index and name in names), None)
+        labels = batch[labelled].to_pylist() if labelled else [None] * count
         column = batch[cut.column]
         if pa.types.is_struct(column.type):
             column = pc.struct_field(column, "bytes")
@@ -252,7 +264,7 @@ def _read_batches(shard: Shard, columns: Sequence[str], rows: int) -> Iterator[p
 
 
 def _portions(
-    listing: Listing, looks: Mapping[str, Look], column: str, own_ids: bool, shard_rows: int
+    listing: Listing, looks: Mapping[str, Look], column: str, id_column: str | None, shard_rows: int
 ) -> Iterator[Portion]:
     for key, path, one in keyed(listing, looks):
         folder = posixpath.dirname(path)
@@ -260,7 +272,14 @@ def _portions(
         cuts = cut_bytes(cut_rows(groups, shard_rows), bytes_before_in_groups(groups, sizes))
         for number, (start, rows) in enumerate(cuts):
             cut = ParquetCut(
-                stamp=one.stamp, folder=folder, span=rows, start=start, key=key, column=column, own_ids=own_ids
+                stamp=one.stamp,
+                folder=folder,
+                span=rows,
+                start=start,
+                key=key,
+                column=column,
+                id_column=id_column,
+                label_column=listing.asked.label_column,
             )
             yield Portion(f"{key}-{number:05d}", listing.root / path, rows, cut)
 
@@ -326,45 +345,6 @@ def _with_images(listing: Listing, looks: Mapping[str, Look]) -> tuple[dict[str,
 
 def _schema(one: Look) -> pa.Schema:
     return pa.ipc.read_schema(pa.BufferReader(one.arrays["schema"][0].as_py()))
-
-
-def _ids(file: pq.ParquetFile, place: Place) -> pa.Array:
-    """The column ``id``. Raises SourceError where it cannot name rows."""
-    kind = plain_type(file.schema_arrow.field("id").type)
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise SourceError(f"{place}: column 'id' is {kind}; expected strings or integers")
-    column = file.read(columns=["id"])["id"]
-    if column.null_count:
-        raise SourceError(f"{place}: column 'id' has {column.null_count} empty rows; every row needs an id")
-    return pa.concat_arrays([pa.array([], pa.large_string()), *pc.cast(column, pa.large_string()).chunks])
-
-
-def _own_ids(listing: Listing, looks: Mapping[str, Look]) -> bool:
-    """Whether the ids that files hold name their rows. Raises SourceError where they do not and the job asks for
-    labels, which one learns from or measures by."""
-    refused = next((one.facts["ids"] for one in looks.values() if "ids" in one.facts), None)
-    if refused is not None:
-        if listing.labels:
-            raise SourceError(refused)
-        return False
-    if not any("ids" in one.arrays for one in looks.values()):
-        return True
-    ids = pa.chunked_array(
-        [
-            one.arrays["ids"]
-            if "ids" in one.arrays
-            else pa.array([f"{key}-{row}" for row in range(one.rows)], pa.large_string())
-            for key, _, one in keyed(listing, looks)
-        ]
-    )
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return True
-    if not listing.labels:
-        return False
-    counted = pc.value_counts(ids)
-    first = counted.filter(pc.greater(counted.field("counts"), 1))[0].as_py()
-    raise SourceError(f"{listing.root}: the id {first['values']!r} appears {first['counts']} times; ids must be unique")
 
 
 def _row_groups(images: Sequence[bytes | None]) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ UNREAD_SUFFIXES = frozenset(_UNREAD.split()) - IMAGE_SUFFIXES
 _UNREAD_IMAGES = "images that are not read"
 _HEIC = " (`pip install 'raypurify[heic]'` on every node)"
 _REMEDIES = {
+    ".arrow files": " (in Python `datasets.load_from_disk(FOLDER).to_parquet('x.parquet')` writes one that is read)",
     "links to folders": " (--follow-links reads them)",
     "links in tars": " (`tar --dereference` packs what they lead to)",
     f".avif {_UNREAD_IMAGES}": " (`pip install 'pillow>=11.3'` on every node)",

@@ -1,5 +1,6 @@
 """The containers there are: one file and one entry each."""
 
+from raypurify.containers.arrays import ARRAYS
 from raypurify.containers.contract import Container
 from raypurify.containers.folder import FOLDER
 from raypurify.containers.parquet import PARQUET
@@ -7,7 +8,7 @@ from raypurify.containers.rows import split_suffix
 from raypurify.containers.webdataset import WEBDATASET
 
 # By what users call them (--kind); messages name them in this order.
-KINDS: dict[str, Container] = {"images": FOLDER, "parquet": PARQUET, "tars": WEBDATASET}
+KINDS: dict[str, Container] = {"images": FOLDER, "parquet": PARQUET, "tars": WEBDATASET, "arrays": ARRAYS}
 # By the kind that job.json records.
 CONTAINERS: dict[str, Container] = {container.kind: container for container in KINDS.values()}
 

@@ -74,10 +74,17 @@ def open_sink(
         container = CONTAINERS[source.kind]
         if container.has_columns:
             settings = settings | {"image_column": source.image_column}
+            if source.id_column:
+                settings = settings | {"id_column": source.id_column}
         if container.has_members:
             settings = settings | {"image_member": source.image_member}
         if container.keeps_failed:
             settings = settings | {"drop_failed": drop_failed}
+        if container.joining and drop_failed:
+            raise SinkError(
+                f"{shown}: --drop-failed cannot leave images out of {container.noun}s, which keep their length; leave "
+                "it out: errors.parquet will name the images that failed"
+            )
         job = {
             "format_version": ledger.FORMAT_VERSION,
             "format": format,
@@ -113,6 +120,7 @@ def open_sink(
         renamed=renamed,
         keep_failed=container.keeps_failed and not drop_failed,
         damaged=source.damaged,
+        join=container.joining(source.shards, source.joins) if container.joining else None,
     )
 
 
@@ -183,8 +191,8 @@ def missing(sink: Sink) -> list[str]:
 
 
 def finish(sink: Sink, alone: bool = True) -> Summary:
-    """Write the provenance, errors and summary of a whole job; not ``alone``, temporary files stay, as they may be
-    another's.
+    """Write what is of the whole job: the files that shards share, provenance, errors and summary; not
+    ``alone``, temporary files stay, as they may be another's.
 
     Raises :class:`SinkError` while shards are not committed.
     """
@@ -194,6 +202,8 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
             "run the same command again"
         )
     try:
+        if sink.join:
+            sink.join(sink)
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
             ledger.scratch(sink.place).delete_folder()
@@ -203,7 +213,7 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
         raise SinkError(f"{sink.place}: cannot be written: {error}; run again when mended") from error
     # Of an output that could not have its name there is nothing.
     kept = summary.failed - summary.reasons.get("bad-name", 0) if sink.keep_failed else 0
-    return replace(summary, kept=kept, damaged=sink.damaged)
+    return replace(summary, kept=kept, unpurified=summary.failed if sink.join else 0, damaged=sink.damaged)
 
 
 def status(uri: str | os.PathLike) -> Status:

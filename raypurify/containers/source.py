@@ -8,10 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from raypurify.containers.contract import Listing, Plan
 from raypurify.containers.kinds import choose
 from raypurify.containers.listing import list_inputs
+from raypurify.containers.look import Asked
 from raypurify.containers.looking import Looking, Seen, look_into
 from raypurify.containers.packed import digest_of
 from raypurify.containers.registry import CONTAINERS, KINDS
@@ -26,12 +28,14 @@ class Source:
     """An input: its shards, the total of rows, the class names (None without labels), a ``digest`` of names, sizes and
     Parquet footers (not of contents), and what was passed over: ``ignored`` counts it by its reason. ``places`` are
     those of :class:`raypurify.containers.listing.Inputs`. Of tables, ``image_column`` holds the images, and ``ids``
-    says what names the rows: "column id", or "file and row". Of tars, ``image_member`` names the extensions of images
-    where that was asked for.
+    says what names the rows: "column id", or "file and row"; ``id_column`` is the one that was asked for, None where it
+    has the usual name. Of tars, ``image_member`` names the extensions of images where that was asked for.
 
     ``parts`` are the digests of files that hold many images, by path, and ``mark`` what else the digest is made of;
     ``damaged`` says of files why they cannot be used: nothing else is about them. ``shard_rows`` is about how many rows
     a shard has.
+
+    ``joins`` is what the container has to know to make files of several shards (``Plan.joins``).
 
     ``seen_to`` is the last file of which the source tells where it does not tell of all yet, and ``names`` a digest of
     the names of all."""
@@ -46,9 +50,11 @@ class Source:
     ignored: dict[str, int] = field(default_factory=dict)
     image_column: str | None = None
     ids: str | None = None
+    id_column: str | None = None
     image_member: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     mark: str = ""
+    joins: Any = None
     damaged: dict[str, str] = field(default_factory=dict)
     shard_rows: int = 0
     seen_to: str | None = None
@@ -65,28 +71,34 @@ def open_source(
     *,
     shard_rows: int | Callable[[int], int] = 256,
     image_column: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
     image_member: str | None = None,
     labels: bool = True,
     kind: str | None = None,
     follow_links: bool = False,
     looking: Looking | None = None,
 ) -> Source:
-    """Look at a folder of images, at Parquet files or tars or a folder of them, or at a list of such.
+    """Look at a folder of images, at Parquet files, tars or arrays or a folder of them, or at a list of such.
 
     Paths may be local, ``file://`` or any URI that pyarrow or fsspec knows, and patterns as shells know them
-    (:mod:`raypurify.containers.patterns`). Every file is looked at once. ``kind``, "images", "parquet" or "tars", says
-    which files to read where there are several; Parquet files without images beside others are passed over.
+    (:mod:`raypurify.containers.patterns`). Every file is looked at once. ``kind``, "images", "parquet", "tars" or
+    "arrays", says which files to read where there are several; Parquet files and arrays without images beside others
+    are passed over.
     ``shard_rows`` is about how many rows a shard gets, or a function that tells it by the number of all rows.
     **Folder:** every regular file below with an image suffix is a row; its id is the path relative to the folder (for a
     list: to the deepest folder that holds all of it), a name that is not UTF-8 is percent-encoded; if every image lies
     in a subfolder, the first level of subfolders are the classes, sorted. Names starting with a dot are passed over,
     and links to folders, unless ``follow_links`` makes folders of them. **Parquet:** ``image_column`` is binary or a
     struct with a field ``bytes``; where none is named, it is ``image``, or the only image column of a name such as
-    ``img`` or ``jpg``, or the only image column. ``id``, ``label``, ``label_name`` are optional; files and folders
-    whose name starts with ``_`` or a dot are passed over. **WebDataset:** tars, as
+    ``img`` or ``jpg``, or the only image column, or of several the only one of Hugging Face's type ``Image``. ``id``,
+    ``label``, ``label_name`` are optional; ``id_column`` and ``label_column`` (class indices or names) are named where
+    they are called otherwise, and must then serve. Files and folders whose name starts with ``_`` or a dot are passed
+    over. **WebDataset:** tars, as
     :mod:`raypurify.containers.webdataset` reads them; the id is the tar's path and the sample's key, ``.cls`` its
     label; ``image_member`` ("jpg", "left.png,right.png") are the extensions of images, where these are not all
-    members with the suffix of an image file that is no mask.
+    members with the suffix of an image file that is no mask. **Arrays:** ``.npy`` and ``.npz`` files, as
+    :mod:`raypurify.containers.arrays` reads them.
 
     Without ``labels`` the source has no classes, and the columns ``id``, ``label`` and ``label_name`` may hold
     anything: where ids are not there, not text or integers, or not unique, rows are named by file and row.
@@ -104,6 +116,8 @@ def open_source(
         uris,
         shard_rows=shard_rows,
         image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
         image_member=image_member,
         labels=labels,
         kind=kind,
@@ -125,6 +139,8 @@ def growing_source(
     follow_links: bool,
     looking: Looking,
     enough: Callable[[Seen], bool],
+    id_column: str | None = None,
+    label_column: str | None = None,
 ) -> Iterator[Source]:
     """The source of the first files of an input, and again of more of them, while others are looked into; in the end
     that of all, which is what :func:`open_source` gives and takes. The shards of one are the first of the next.
@@ -143,18 +159,20 @@ def growing_source(
     where = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
     inputs = list_inputs(given, follow_links)
     container, paths, ignored = choose(inputs, kind, where)
-    if image_column is not None and not container.has_columns:
-        raise SourceError(
-            f"{where}: --image-column {image_column} is for Parquet files, the input holds {container.noun}s; "
-            "leave it out"
-        )
+    for option, column in (("image", image_column), ("id", id_column), ("label", label_column)):
+        if column is not None and not container.has_columns:
+            raise SourceError(
+                f"{where}: --{option}-column {column} is for Parquet files, the input holds {container.noun}s; "
+                "leave it out"
+            )
     if image_member is not None and not container.has_members:
         raise SourceError(
             f"{where}: --image-member {image_member} is for tars, the input holds {container.noun}s; leave it out"
         )
     image_member = None if image_member is None else named_members(image_member)
     stamps = {path: inputs.files[path] for path in paths}
-    listing = Listing(inputs.root, stamps, image_column, labels, follow_links, image_member)
+    asked = Asked(labels, image_member, id_column, None if label_column == "label" else label_column)
+    listing = Listing(inputs.root, stamps, image_column, asked, follow_links)
     if looking.out is not None and overlapping(looking.out, inputs.places):
         # It will be refused; nothing is written into an input.
         looking = replace(looking, out=None)
@@ -165,23 +183,25 @@ def growing_source(
             looking.refuse(error)
         if not labels:
             plan = replace(plan, classes=None)
-        asked = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
+        about = shard_rows(plan.rows) if callable(shard_rows) else shard_rows
         return Source(
             kind=container.kind,
             uris=shown,
             places=inputs.places,
-            shards=_number(container.kind, plan, asked),
+            shards=_number(container.kind, plan, about),
             rows=plan.rows,
             classes=plan.classes,
             digest=plan.digest,
             ignored=dict(sorted((ignored + Counter(plan.passed)).items())),
             image_column=plan.image_column,
             ids=plan.ids,
+            id_column=None if id_column == "id" else id_column,
             image_member=image_member,
             parts=plan.parts,
             mark=plan.mark,
+            joins=plan.joins,
             damaged={path: str(error) for path, error in sorted((seen.refused | plan.refused).items())},
-            shard_rows=asked,
+            shard_rows=about,
             seen_to=seen.to,
             names=digest_of(dict.fromkeys(paths, "")) if container.grows else "",
         )

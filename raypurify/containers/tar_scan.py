@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from raypurify.containers.look import Look
+from raypurify.containers.look import Asked, Look
 from raypurify.containers.passed_over import UNREAD_SUFFIXES
 from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link, Member, read_member
@@ -41,8 +41,8 @@ class _Tar:
     links: list[Link] = field(default_factory=list)
 
 
-def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
-    """What a tar holds (``Container.look``): every header is read, and where ``labels`` the ``.cls`` members.
+def look(place: Place, asked: Asked) -> Look:
+    """What a tar holds (``Container.look``): every header is read, and where labels are asked for the ``.cls`` members.
 
     Facts: ``classes``, one more than the highest label; ``images``, how many members are images; ``codec``; ``tars``,
     the (name, outer, rows, links) of each tar in it, or of itself alone. Arrays: ``offsets`` and ``sizes`` by row,
@@ -56,7 +56,7 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
     classes = images = 0
     with opened(place) as opened_tar:
         codec = codec_in(opened_tar)
-        for inner, group, label in _scan(opened_tar, _Tar(place, codec), labels, image_member, tars, passed):
+        for inner, group, label in _scan(opened_tar, _Tar(place, codec), asked, tars, passed):
             where = f"{inner}\0" if inner else ""
             digest.update(f"{where}{group.key}\0{_mark(group)}\n".encode("utf-8", "surrogateescape"))
             images += len(group.images)
@@ -72,18 +72,18 @@ def look(place: Place, labels: bool, image_member: str | None = None) -> Look:
 
 
 def _scan(
-    tar: tarfile.TarFile, about: _Tar, labels: bool, named: str | None, tars: list[_Tar], passed: Counter[str]
+    tar: tarfile.TarFile, about: _Tar, asked: Asked, tars: list[_Tar], passed: Counter[str]
 ) -> Iterator[tuple[str, Group, int | None]]:
-    """The name of its tar, what it is made of, and the label where ``labels``, of every sample. Adds the tars to
+    """The name of its tar, what it is made of, and the label where that is asked for, of every sample. Adds the tars to
     ``tars``, and what is passed over to ``passed``."""
     seen: set[str] = set()
     nests: bool | None = None
 
     def take(member: Member) -> int | None:
-        is_label = labels and suffix_of(member.info.name)[1] == ".cls" and member.info.size <= MAX_LABEL_BYTES
+        is_label = asked.labels and suffix_of(member.info.name)[1] == ".cls" and member.info.size <= MAX_LABEL_BYTES
         return label_number(read_member(tar, member)) if is_label else None
 
-    for group in groups(tar, 0, None, named, take, passed):
+    for group in groups(tar, 0, None, asked.image_member, take, passed):
         if file_id(group.key) in seen:
             raise SourceError(
                 f"{about.place}: the members of sample {file_id(group.key)!r} do not stand together, or it comes "
@@ -101,7 +101,7 @@ def _scan(
         if nests:
             inner = _inner(about, group, is_tar)
             with tar_within(tar, group.members[0].source) as opened_inner:
-                yield from _scan(opened_inner, inner, labels, named, tars, passed)
+                yield from _scan(opened_inner, inner, asked, tars, passed)
             continue
         last = (posixpath.splitext(member.info.name)[1].lower() for member in group.members)
         passed.update(

@@ -51,7 +51,7 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     rows = sum(one.rows for one in looks.values())
     if not rows:
         raise SourceError(f"{listing.root}: the tars hold no samples; check the path")
-    named = listing.image_member
+    named = listing.asked.image_member
     if named is not None and not any(one.facts["images"] for one in looks.values()):
         raise SourceError(
             f"{listing.root}: no sample has a member of the extension {named.replace(',', ' or ')}, which "
@@ -108,7 +108,7 @@ def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
             prefix=prefix,
             codec=one.facts["codec"],
             outer=outer,
-            image_member=listing.image_member,
+            image_member=listing.asked.image_member,
         )
         tar_path = path if outer is None else path_within(path, name)
         yield _Tar(listing.root / path, tar_path, whole, offsets[:rows], sizes[:rows], links[:linked])

@@ -49,6 +49,8 @@ class _InputSpec(_Spec):
 
     paths: Paths
     image_column: str | None = Field(None, description="column of Parquet files with the images; default: found")
+    id_column: str | None = Field(None, description="column of Parquet files with unique ids; default: id")
+    label_column: str | None = Field(None, description="column of Parquet files with the classes; default: label")
     kind: Literal[tuple(KINDS)] | None = Field(  # type: ignore[valid-type]  # known when it runs
         None, description="what to read where there are several; default: found"
     )
@@ -60,6 +62,8 @@ class _InputSpec(_Spec):
         return open_source(
             self.paths,
             image_column=self.image_column,
+            id_column=self.id_column,
+            label_column=self.label_column,
             image_member=self.image_member,
             kind=self.kind,
             follow_links=self.follow_links,

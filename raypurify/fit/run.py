@@ -37,6 +37,8 @@ def fit(
     address: str | None = None,
     *,
     image_column: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
     kind: str | None = None,
     follow_links: bool = False,
     image_member: str | None = None,
@@ -46,8 +48,9 @@ def fit(
 
     Runs on the Ray cluster there is (see ``session``), or starts one on this machine. Call it again with the same
     arguments after any interruption: complete stages are skipped, the rest goes on. ``run_dir`` is a folder or a URI
-    (``s3://…``, ``gs://…``); on several machines one that all of them reach. ``image_column`` is that of Parquet files,
-    ``image_member`` names the images of tars; where they are not given, they are found
+    (``s3://…``, ``gs://…``); on several machines one that all of them reach. ``image_column``, ``id_column`` and
+    ``label_column`` are those of Parquet files, ``image_member`` names the images of tars; where they are not given,
+    they are found
     (:func:`raypurify.containers.source.open_source`, which says what ``kind`` and ``follow_links`` do). With ``until``,
     the name of a stage, the fit ends after it, and the stage's folder is returned.
 
@@ -61,7 +64,13 @@ def fit(
     if until not in {None, *stages}:
         raise ConfigError(f"there is no stage {until}; use one of {', '.join(stages)}")
     source = open_source(
-        data, image_column=image_column, image_member=image_member, kind=kind, follow_links=follow_links
+        data,
+        image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
+        image_member=image_member,
+        kind=kind,
+        follow_links=follow_links,
     )
     with open_run(run_dir) as folder, ray_session(address):
         for done in _stages(folder, source, settings):

@@ -249,6 +249,30 @@ def test_parquet_keeps_its_columns_and_says_what_failed(local_ray, tmp_path, dro
     assert [(e["id"], e["reason"]) for e in errors] == [("row-2", "empty"), ("row-6", "not-an-image")]
 
 
+def test_arrays_come_out_as_they_came_in(local_ray, tmp_path, purified):
+    """As corrupted sets lie: an array each, labels for all. Images that are too large stay as they were."""
+    paths = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.png"))
+    images = np.stack([decode_image((EXAMPLES / path).read_bytes()).pixels for path in paths])
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in/fog.npy", images)
+    np.save(tmp_path / "in/large.npy", np.zeros((3, 40, 40, 3), np.uint8))
+    np.save(tmp_path / "in/labels.npy", np.arange(len(images)))
+    for _ in range(2):
+        summary = purify([str(tmp_path / "in")], str(tmp_path / "out"), "cifar10", max_pixels=1024)
+        assert (summary.written, summary.reasons) == (len(images), {"too-large": 3})
+        assert "unpurified: 3 failed images stand in the arrays as they were" in summary_text(summary, "out", 1)
+        made = {name: data for name, data in files_below(tmp_path / "out").items() if "_raypurify" not in name}
+        assert {name: len(data) for name, data in made.items()} == {
+            name: len(data) for name, data in files_below(tmp_path / "in").items()
+        }
+        assert made["labels.npy"] == (tmp_path / "in/labels.npy").read_bytes()
+        assert made["large.npy"] == (tmp_path / "in/large.npy").read_bytes()
+        # A rounding boundary may fall the other way in another batch.
+        alone = np.stack([decode_image((purified[0] / path).read_bytes()).pixels for path in paths])
+        assert np.abs(np.load(tmp_path / "out/fog.npy").astype(int) - alone).max() <= 1
+        assert not np.array_equal(np.load(tmp_path / "out/fog.npy"), images)
+
+
 def test_odd_and_bad_images_are_handled_or_named_and_stop_nothing(local_ray, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

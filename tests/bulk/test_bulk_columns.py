@@ -9,7 +9,7 @@ import pytest
 
 from raypurify.bulk import job, planning
 from raypurify.containers.sink import open_sink
-from raypurify.errors import SourceError
+from raypurify.errors import SinkError, SourceError
 
 ARGUMENTS = {"inputs": ["in"], "bundle": "cifar10", "limit": None, "sample": None}
 
@@ -33,6 +33,20 @@ def test_a_rerun_takes_the_recorded_column(begun, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.png").write_bytes(b"x")
     assert planning.planned_for(out, [str(tmp_path / "in")]).kind == "folder"
+
+
+def test_a_rerun_takes_the_recorded_ids_and_a_new_image_column_is_another_job(begun, tmp_path):
+    path, out = begun[0], str(tmp_path / "ids")
+    pq.write_table(pa.table({"jpg": [b"x"], "png": [b"y"], "uid": ["u"]}), path)
+    first = planning.planned_for(out, [path], image_column="png", id_column="uid")
+    open_sink(out, first, settings={"max_pixels": 1}, arguments=ARGUMENTS)
+    again = planning.planned_for(out, [path])
+    assert (again.image_column, again.id_column, again.digest) == ("png", "uid", first.digest)
+    assert planning.planned_for(out, [path], image_column="png") == again
+    assert planning.planned_for(out, [path], image_column="png", overwrite=True).id_column is None
+    other = planning.planned_for(out, [path], image_column="jpg")
+    with pytest.raises(SinkError, match="image_column"):
+        open_sink(out, other, settings={"max_pixels": 1})
 
 
 def test_a_rerun_takes_the_recorded_members(tmp_path):

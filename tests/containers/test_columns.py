@@ -220,11 +220,83 @@ def test_columns_that_hold_no_image_files_are_refused_with_what_to_do(tmp_path, 
         open_source(put(tmp_path / "t.parquet", pa.table(columns)))
 
 
+def hugging_face(table, **types):
+    features = {"info": {"features": {name: {"_type": type_} for name, type_ in types.items()} | {"n": [1]}}}
+    return table.replace_schema_metadata({"huggingface": json.dumps(features)})
+
+
+def test_of_several_columns_the_one_of_hugging_faces_type_is_found(tmp_path):
+    """Where the names tell, they go on telling, so that jobs that were begun stay the same."""
+    plain = pa.table({"photo": STRUCTS, "embedding": IMAGES[::-1], "n": [1] * COUNT})
+    for table in (plain, hugging_face(plain, photo="Image", embedding="Image")):
+        with pytest.raises(SourceError, match="may be in photo or embedding; say which"):
+            open_source(put(tmp_path / "t.parquet", table))
+    source = open_source(put(tmp_path / "t.parquet", hugging_face(plain, photo="Image", embedding="Value")))
+    assert (source.image_column, [row.data for row in rows_of(source)]) == ("photo", IMAGES)
+    named = hugging_face(pa.table({"photo": STRUCTS, "png": IMAGES}), photo="Image")
+    assert open_source(put(tmp_path / "t.parquet", named)).image_column == "png"
+    for strange in (b"[]", b'{"info": {"features": []}}', b"\xff"):
+        with pytest.raises(SourceError, match="say which"):
+            open_source(put(tmp_path / "t.parquet", plain.replace_schema_metadata({"huggingface": strange})))
+
+
 def test_other_containers_have_no_columns(tmp_path):
     (tmp_path / "1.png").write_bytes(b"x")
     assert open_source(tmp_path).image_column is None
-    with pytest.raises(SourceError, match="--image-column jpg is for Parquet files, the input holds images; leave"):
-        open_source(tmp_path, image_column="jpg")
+    for what in ("image", "id", "label"):
+        match = f"--{what}-column jpg is for Parquet files, the input holds images; leave"
+        with pytest.raises(SourceError, match=match):
+            open_source(tmp_path, **{f"{what}_column": "jpg"})
+
+
+# Columns that are named for ids and labels.
+
+
+def test_ids_and_labels_stand_in_the_columns_that_are_named(tmp_path):
+    table = with_images(uid=[f"u{k}" for k in range(COUNT)], coarse=[k % 3 for k in range(COUNT)], id=[0] * COUNT)
+    features = {"info": {"features": {"coarse": {"_type": "ClassLabel", "names": ["cat", "dog", "owl"]}}}}
+    path = put(
+        tmp_path / "t.parquet", table.replace_schema_metadata({"huggingface": json.dumps(features)}), row_group_size=5
+    )
+    source = open_source(path, id_column="uid", label_column="coarse", shard_rows=4)
+    rows = rows_of(source)
+    assert [(row.id, row.label) for row in rows] == [(f"u{k}", k % 3) for k in range(COUNT)]
+    assert (source.classes, source.ids) == (("cat", "dog", "owl"), "column uid")
+    usual = open_source(path, labels=False)
+    # What is read decides what a fit and an evaluation know their input by.
+    others = [{"id_column": "uid"}, {"label_column": "coarse", "id_column": "uid"}]
+    assert len({usual.digest, *(open_source(path, **options).digest for options in others)}) == 3
+    purified(tmp_path / "out", open_source(path, id_column="uid", labels=False), bad={3})
+    for name, ids in (("provenance", {f"u{k}" for k in range(COUNT)} - {"u3"}), ("errors", {"u3"})):
+        assert {*pq.read_table(tmp_path / f"out/_raypurify/{name}.parquet")["id"].to_pylist()} == ids
+    with pytest.raises(SinkError, match=r'settings\.id_column \("uid" → null\)'):
+        open_sink(tmp_path / "out", usual, settings={})
+
+
+def test_columns_of_the_usual_names_may_be_named(tmp_path):
+    path = put(tmp_path / "t.parquet", with_images(id=[*range(COUNT)], label=[k % 2 for k in range(COUNT)]))
+    named = open_source(path, image_column="image", id_column="id", label_column="label")
+    assert named == open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"id_column": "no"}, r"t\.parquet: has no column 'no'; its columns are image, .*--id-column"),
+        ({"label_column": "no"}, r"t\.parquet: has no column 'no'; its columns are image, .*--label-column"),
+        ({"id_column": "twice", "labels": False}, "the id 'x' appears 12 times"),
+        ({"id_column": "half", "labels": False}, "column 'half' is double; expected strings or integers"),
+        ({"id_column": "id", "labels": False}, "column 'id' has 12 empty rows"),
+        ({"label_column": "half"}, "column 'half' is double; expected integers or strings"),
+        ({"label_column": "large"}, "column 'large' must hold class indices below 100,000"),
+    ],
+)
+def test_a_column_that_is_named_serves_or_is_refused(tmp_path, options, message):
+    none = pa.array([None] * COUNT, pa.string())
+    table = with_images(twice=["x"] * COUNT, half=[0.5] * COUNT, large=[100_000] * COUNT)
+    table = table.append_column("id", none) if options.get("id_column") == "id" else table
+    with pytest.raises(SourceError, match=message):
+        open_source(put(tmp_path / "t.parquet", table), **options)
 
 
 @pytest.mark.parametrize("name", ["image", "id", "label", "other"])

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from test_container_contract import CASES, IMAGES
 
-from raypurify.containers.look import Look, looks_from_bytes, looks_to_bytes
+from raypurify.containers.look import Asked, Look, looks_from_bytes, looks_to_bytes
 from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.source import open_source
 from raypurify.errors import SourceError
@@ -15,9 +15,9 @@ from raypurify.storage import Place
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if CONTAINERS[case.kind].look])
 def test_looks_come_back_from_their_file(name, tmp_path):
     case = CASES[name]
-    case.build(tmp_path / "in", IMAGES)
+    case.build(tmp_path / "in", list(case.images))
     place, look = Place(str(tmp_path / "in")), CONTAINERS[case.kind].look
-    looks = {file: (stamp, look(place / file, True)) for file, stamp in place.walk()}
+    looks = {file: (stamp, look(place / file, Asked())) for file, stamp in place.walk()}
     # A name that is not UTF-8, and a look without what the others have.
     looks["caf\udce9"] = (1, 2), Look((3, 4), "d", 0, {"links": 1}, {"a": [["é", None]]})
     assert looks_from_bytes(looks_to_bytes(looks, "m"), "m") == looks

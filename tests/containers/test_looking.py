@@ -27,7 +27,7 @@ def folder(kind, tmp_path):
     """Five files, enough to be cut into shards each."""
     folder = tmp_path / "in"
     for part in range(3):
-        kind.build(tmp_path / f"part{part}", IMAGES)
+        kind.build(tmp_path / f"part{part}", list(kind.images))
         for path in sorted((tmp_path / f"part{part}").iterdir()):
             folder.mkdir(exist_ok=True)
             path.rename(folder / f"{part}{path.name}")

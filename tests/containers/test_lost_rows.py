@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -289,8 +290,9 @@ def test_more_or_fewer_rows_than_planned_are_damage_in_every_container(tmp_path,
         (tmp_path / "a" / f"{k}.png").write_bytes(PNG)
     pq.write_table(pa.table({"image": [PNG] * 4}), tmp_path / "b.parquet")
     (tmp_path / "c.tar").write_bytes(packed([*samples(4)]))
+    np.save(tmp_path / "d.npy", np.zeros((4, 6, 8, 3), np.uint8))
     seen = set()
-    for name in ("a", "b.parquet", "c.tar"):
+    for name in ("a", "b.parquet", "c.tar", "d.npy"):
         (shard,) = open_source(tmp_path / name).shards
         seen.add(shard.kind)
         with pytest.raises(

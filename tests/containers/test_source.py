@@ -132,7 +132,7 @@ def test_inputs_that_cannot_be_used_are_named(tmp_path):
         (tmp_path / "absent", "absent: no such file or folder"),
         ("memory://sources/absent", "absent: no such file or folder"),
         ([], "no input given"),
-        (tmp_path / "text", r"text: holds no image, Parquet file or tar \(1 .doc files, 1 .txt files\)"),
+        (tmp_path / "text", r"text: holds no image, Parquet file, tar or array file \(1 .doc files, 1 .txt files\)"),
         (tmp_path / "empty", r"empty: holds no image, .* \(nothing is there\)"),
         (tmp_path / "both", r"both images \(a.png\) and Parquet files \(t.parquet\)"),
         (tmp_path / "fake", "t.parquet: is no readable Parquet file"),

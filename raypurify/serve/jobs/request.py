@@ -37,8 +37,11 @@ class JobOptions(BaseModel):
     sheet: int = Field(8, ge=0, le=64, description="pairs in the picture of examples; 0: no picture")
     limit: int | None = Field(None, ge=1, le=_MANY, description="purify the first so many images only")
     sample: int | None = Field(None, ge=1, le=_MANY, description="purify a seeded choice of so many images only")
-    kind: Literal["images", "parquet", "tars"] | None = Field(None, description="what to read of several kinds")
+    kind: Literal["images", "parquet", "tars", "arrays"] | None = Field(
+        None, description="what to read of several kinds"
+    )
     image_column: _Name | None = Field(None, description="column of Parquet files with the images")
+    id_column: _Name | None = Field(None, description="column of Parquet files with unique ids")
     image_member: _Name | None = Field(None, description="members of tars that are images, e.g. jpg")
     drop_failed: bool = Field(False, description="leave rows and samples out whose image failed")
     strict: bool = Field(False, description="refuse an input with a damaged file; else do the others")
