@@ -13,5 +13,5 @@ figures from it again. ``retrain`` makes another classifier for a grid: one trai
 **To add a kind of classifier:** one loader and one entry in :mod:`raypurify.evaluation.classifiers`. Attacks and
 purifiers come from ``attacks.ATTACKS`` and ``purifiers.PURIFIERS``; a new entry there can be named in a grid at once. A
 paper's figures to compare with are one entry of ``papers.TABLES``; what an attacker may know, one case of
-:mod:`raypurify.evaluation.threat_model` and one name in ``grid.KNOWS``.
+:mod:`raypurify.evaluation.threat_model` and one name in ``specs.KNOWS``.
 """
