@@ -100,7 +100,7 @@ def _exported(path: str, weights: str | None, settings: Settings) -> "nn.Module"
 def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     import torch
 
-    from raypurify.nets.state import fill, read_state
+    from raypurify.nets.state import filled, read_state
 
     make = own_callable("classifier", path)
     # Weights that are drawn are the same in every process.
@@ -110,7 +110,7 @@ def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     if not isinstance(network, torch.nn.Module):
         raise ConfigError(f"classifier {path} gives a {type(network).__name__}; it has to give a torch.nn.Module")
     if weights:
-        fill(network, read_state(weights), weights, path)
+        filled(lambda: network, read_state(weights), weights, path)
     return network
 
 

@@ -38,7 +38,7 @@ _EXPRESSION = re.compile(
 # JSON within JSON, which says how arguments are nested.
 _TREES = ("in_spec", "out_spec", "context")
 # Left out: notes for people, and what is written to be evaluated.
-_NOTES = {"metadata": {}, "guards_code": []}
+_NOTES: dict[str, Any] = {"metadata": {}, "guards_code": []}
 
 
 class Exported(nn.Module):

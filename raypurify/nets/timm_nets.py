@@ -11,7 +11,7 @@ from torch import nn
 
 from raypurify.errors import ConfigError, one_line
 from raypurify.nets.normalised import Normalised
-from raypurify.nets.state import fill, read_state
+from raypurify.nets.state import filled, read_state
 from raypurify.nets.torchvision_nets import torchvision_models
 
 
@@ -33,7 +33,7 @@ def load_timm(name: str, weights: str | Path | None, settings: Mapping[str, Any]
     state = None
     if weights is not None:
         state = read_state(weights)
-        head = (timm.models.get_pretrained_cfg(name) or object()).__dict__.get("classifier")
+        head = getattr(timm.models.get_pretrained_cfg(name), "classifier", None)
         last = state.get(f"{head}.weight") if isinstance(head, str) else None
         options = {"num_classes": len(last), **options} if last is not None else options
     try:
@@ -44,7 +44,7 @@ def load_timm(name: str, weights: str | Path | None, settings: Mapping[str, Any]
             f"timm cannot make {name}: {said}; mend its settings, or give the path of a file in weights"
         ) from error
     if state is not None:
-        fill(network, state, str(weights), name)
+        filled(lambda: network, state, str(weights), name)
     facts = network.pretrained_cfg
     size = facts["input_size"][-1] if facts.get("fixed_input_size") else None
     if size and "img_size" in inspect.signature(type(network)).parameters:

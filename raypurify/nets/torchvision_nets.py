@@ -11,7 +11,7 @@ from torch import nn
 
 from raypurify.errors import ConfigError
 from raypurify.nets.normalised import IMAGENET_MEAN, IMAGENET_STD, Normalised
-from raypurify.nets.state import fill, read_state
+from raypurify.nets.state import filled, read_state
 
 
 def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
@@ -36,21 +36,26 @@ def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
         )
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if url := weights_url(name, weights):
-        own = _named(name)[str(weights)]
+        own: Any = _named(name)[str(weights)]
         state = _downloaded(own, url)
         mean, std = (tuple(getattr(own.transforms(), part, value)) for part, value in (("mean", mean), ("std", std)))
     else:
         state = read_state(weights)
     classes = next((len(value) for value in reversed(state.values()) if value.ndim == 1), 0)
     options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    network = models.get_model(name, weights=None, num_classes=classes, **options)
-    fill(network, {key: value for key, value in state.items() if not key.lower().startswith("aux")}, weights, name)
+    network = filled(
+        lambda: models.get_model(name, weights=None, num_classes=classes, **options),
+        {key: value for key, value in state.items() if not key.lower().startswith("aux")},
+        weights,
+        name,
+    )
     return Normalised(network, mean, std).eval().requires_grad_(False)
 
 
 def weights_url(name: str, weights: str | Path) -> str | None:
     """Where torchvision's own weights of that name come from, which tells them from others; None for any other name."""
-    found = _named(name).__members__.get(str(weights))
+    models = torchvision_models()
+    found = _named(name).__members__.get(str(weights)) if name in models.list_models(models) else None
     return found.value.url if found else None
 
 
