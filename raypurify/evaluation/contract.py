@@ -1,6 +1,7 @@
 """Checks that code of a user's own keeps the contracts of classifiers, attacks and purifiers."""
 
 import math
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -74,6 +75,10 @@ def check_purifier(where: str, purifier: Any) -> None:
         raise ConfigError(
             f"{where}: a {type(purifier).__name__} has no purify and min_size; "
             "make it a subclass of raypurify.purifiers.transform.Transform"
+        )
+    if hasattr(purifier, "seed") and not is_dataclass(purifier):
+        raise ConfigError(
+            f"{where}: a {type(purifier).__name__} has a seed; make it a dataclass, so that attacks can draw another"
         )
 
 

@@ -81,7 +81,7 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
         purifier.settings = purifier.settings.model_copy(update={"csc": csc})
         return purifier
     where = f"purifier {name!r}"
-    purifier = _made(where, spec.purifier, PURIFIERS, spec.settings, "rsfp")
+    purifier: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, "rsfp")
     if is_own(spec.purifier):
         check_purifier(where, purifier)
     return purifier.to(device).eval() if isinstance(purifier, nn.Module) else purifier

@@ -29,7 +29,9 @@ _RECORD = re.compile(
 )
 _EXTRA = re.compile(r"(?:[\w-]+/extra|extra_files)/")
 _OPERATOR = re.compile(r"torch\.ops\.(?:aten|prims)\.(?!\w*from_file|\w*save)\w+\.\w+|_operator\.\w+|torch\.sym_\w+")
-_NAME = re.compile(r"[\w.+-]*")
+_NAME = re.compile(r"[\w.+@-]*")
+# Of arguments, as einsum's.
+_STRING = re.compile(r"[\w.+,> -]*")
 # Sizes are written as sympy's expressions of the symbols of a graph.
 _SYMBOL = re.compile(r"Symbol\('[su]\d+'(?:, \w+=True)*\)")
 _EXPRESSION = re.compile(
@@ -108,6 +110,8 @@ def _check_text(text: str, key: str) -> None:
         fits = _OPERATOR.fullmatch(text)
     elif key == "expr_str":
         fits = _EXPRESSION.fullmatch(_SYMBOL.sub("s0", text))
+    elif key in ("as_string", "as_strings"):
+        fits = _STRING.fullmatch(text)
     else:
         fits = _NAME.fullmatch(text)
     if not fits or len(text) > 1000:

@@ -20,8 +20,8 @@ _CODE = re.compile(r"[^/]+/code/.*\.py")
 # torch writes code from its graphs, so it never gives a library another name.
 _REFUSED = {
     "reaches files": re.compile(r"\.\s*(?:save|_?from_file\w*)\b"),
-    "calls operators of another library": re.compile(r"\bops\s*\.\s*(?!(?:aten|prims?|quantized)\b)\w+"),
-    "hides what it calls": re.compile(r"\bgetattr\b|[=(,]\s*(?:torch|ops)\s*(?=[\n,;)])"),
+    "calls operators of another library": re.compile(r"(?<![\w.])ops\s*\.\s*(?!(?:aten|prims?|quantized)\b)\w+"),
+    "hides what it calls": re.compile(r"[=(,]\s*(?:torch|ops(?:\s*\.\s*\w+)?)\s*(?=[\n,;)#\\])"),
 }
 _BOUND = b"torch.classes"
 

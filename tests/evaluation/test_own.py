@@ -84,6 +84,11 @@ class Bare(Times):
         return images
 
 class Nothing: ...
+
+class Draws:
+    min_size, seed = 1, 0
+
+    def purify(self, images): ...
 """,
     "broken.py": "def make(:\n",
     "needs.py": "import no_such_package\n",
@@ -236,6 +241,7 @@ def test_what_is_wrong_with_a_classifier_is_said(classifier, message, folder):
         ("things:Silent", None, "attack 'a': a Silent cannot be called; give its class a __call__"),
         ("things:Subtract", None, "attack 'a': things has no Subtract; use one of its names"),
         (None, "things:Nothing", "purifier 'p': a Nothing has no purify and min_size; make it a subclass"),
+        (None, "things:Draws", "purifier 'p': a Draws has a seed; make it a dataclass"),
         (None, "others:Blur", "purifier 'p': there is no module others; put it beside the grid"),
     ],
 )

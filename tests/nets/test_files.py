@@ -22,7 +22,7 @@ WEIGHTS, CONSTANTS = (f"net/data/{part}/model_{part}_config.json" for part in ("
 class Small(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Linear(4, 5))
         self.register_buffer("mean", torch.full((3, 1, 1), 0.4), persistent=False)
 
     def forward(self, images):
@@ -148,7 +148,17 @@ def test_guards_of_an_exported_file_are_left_out(exported, network, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("line", ["torch.save(1, {!r})", "f = torch.save", "ops.other.run(x)", "t = torch\n    t.x(1)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.save(1, {!r})",
+        "f = torch.save",
+        "ops.other.run(x)",
+        "t = torch\n    t.x(1)",
+        "getattr(torch, 'sa' 've')(1)",
+        "getattr(ops.aten, 'sa' 've')(1)",
+    ],
+)
 def test_what_reaches_out_of_a_scripted_file_is_refused(line, scripted, tmp_path):
     def calling(data):
         head, arrow, rest = data.decode().partition("-> Tensor:\n")
