@@ -1,7 +1,7 @@
 """The subjects of a grid: classifiers, attacks and purifiers made from their specifications."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 import raypurify
 from raypurify.attacks import ATTACKS, Attack
 from raypurify.errors import ConfigError
+from raypurify.evaluation import own
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.contract import check_attack, check_purifier
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.own import is_own, made, own_callable
 from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
@@ -60,7 +60,7 @@ def make_attack(name: str, spec: AttackSpec) -> Attack | None:
         return None
     where = f"attack {name!r}"
     attack = _made(where, spec.attack, ATTACKS, spec.settings, "clean")
-    if is_own(spec.attack):
+    if own.is_own(spec.attack):
         check_attack(where, attack)
     return attack
 
@@ -81,10 +81,10 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
         purifier.settings = purifier.settings.model_copy(update={"csc": csc})
         return purifier
     where = f"purifier {name!r}"
-    purifier: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, "rsfp")
-    if is_own(spec.purifier):
-        check_purifier(where, purifier)
-    return purifier.to(device).eval() if isinstance(purifier, nn.Module) else purifier
+    made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, "rsfp")
+    if own.is_own(spec.purifier):
+        check_purifier(where, made)
+    return cast(Purifier, made.to(device).eval() if isinstance(made, nn.Module) else made)
 
 
 def predict(network: nn.Module, images: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _made(where: str, name: str, known: Mapping[str, Callable], settings: dict[str, Any], beside: str) -> Any:
-    if is_own(name):
-        return made(where, own_callable(where, name), settings)
+    if own.is_own(name):
+        return own.made(where, own.own_callable(where, name), settings)
     if name not in known:
         raise ConfigError(f"{where}: unknown {name!r}; use {beside}, {', '.join(known)}, or a package.module:name")
     try:
