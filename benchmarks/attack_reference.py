@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from raypurify.attacks import BIM, CW, FGSM, MIM, PGD, UAP, Attack, AutoAttack, DeepFool, Square
 from raypurify.attacks.budget import size
 from raypurify.evaluation.batches import read_grid_batches
-from raypurify.evaluation.grid import ImagesSpec
+from raypurify.evaluation.specs import ImagesSpec
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 
 RESULTS = Path(__file__).parent / "results" / "attack_reference.csv"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -32,13 +31,6 @@ class BoxBlur(Transform):
         return avg_pool2d(images, self.side, stride=1, padding=self.side // 2, count_include_pad=False)
 
 
-def register() -> None:
-    # Imported here: a worker must change the registry that is there, not a copy that travels with this function.
-    from raypurify.purifiers import PURIFIERS
-
-    PURIFIERS["box_blur"] = BoxBlur
-
-
 def write_images(file: Path) -> None:
     """An evaluation needs labels: those of the example images are in their names."""
     files = sorted((Path(__file__).resolve().parent / "cifar10/clean").glob("*.png"))
@@ -53,16 +45,13 @@ GRID = {
     "attacks": {"clean": {"attack": "clean"}, "FGSM": {"attack": "fgsm", "norm": "linf", "eps": 8 / 255}},
     "purifiers": {
         "none": {"purifier": "none"},
-        "blur": {"purifier": "box_blur", "side": 3},
+        "blur": {"purifier": "own_purifier:BoxBlur", "side": 3},
         "RSFP": {"purifier": "rsfp", "bundle": "cifar10"},
     },
     "reference": "RSFP",
 }
 
 if __name__ == "__main__":
-    # A grid is computed in processes of their own: the name must be known here, and in every worker of Ray.
-    register()
-    ray.init("local", runtime_env={"worker_process_setup_hook": register}, log_to_driver=False, include_dashboard=False)
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "own-purifier").resolve()
     out.mkdir(parents=True, exist_ok=True)
     write_images(out / "images.parquet")

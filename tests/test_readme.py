@@ -123,16 +123,16 @@ def without_curve(name):
 
 @pytest.mark.parametrize("name", sorted({name for _, name in PLACES} - {"dictionaries"}))
 def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(benchmark, name, monkeypatch):
-    from raypurify.evaluation import subjects
+    from raypurify.evaluation import digests as room
 
     facts = json.loads((RESULTS / name / "facts.json").read_text())
     grid = benchmark("evaluation_tables").grid_of(name)
 
     def digests():
-        return {name: subjects.purifier_digest(spec) for name, spec in grid.purifiers.items()}
+        return {name: room.purifier_digest(spec) for name, spec in grid.purifiers.items()}
 
     now = digests()
-    monkeypatch.setattr(subjects, "read_facts", without_curve)
+    monkeypatch.setattr(room, "read_facts", without_curve)
     assert facts["digests"]["purifiers"] in (now, digests())
     assert grid.images.limit in (None, facts["images"])
     assert evaluation_tables().stale(facts, grid) == []

@@ -8,7 +8,7 @@ import numpy as np
 from raypurify.containers.selection import select
 from raypurify.containers.source import read_shard
 from raypurify.errors import DataError
-from raypurify.evaluation.grid import ImagesSpec
+from raypurify.evaluation.specs import ImagesSpec
 from raypurify.images import decode_image, squared
 
 

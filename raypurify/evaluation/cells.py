@@ -13,7 +13,9 @@ from raypurify.attacks import NORMS, Attack
 from raypurify.attacks.budget import eight_bit, size
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.clock import clock
+from raypurify.evaluation.contract import check_attacked
 from raypurify.evaluation.grid import CellName
+from raypurify.evaluation.own import is_own
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.evaluation.threat_model import differentiated, perturb
@@ -103,6 +105,8 @@ def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, cl
     # The seed is of the key: the same images come out of whichever actor does this.
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
     attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
+    if is_own(plan.grid.attacks[name.attack].attack):
+        attacked = check_attacked(name.attack, attack, attacked, clean)
     if plan.grid.eight_bit:
         attacked = eight_bit(attacked)
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked

@@ -1,13 +1,17 @@
 """The kinds of classifier that a grid may name: each one loader, and one entry in ``CLASSIFIERS``."""
 
 import hashlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raypurify.errors import ConfigError
+from raypurify.evaluation.own import made, own_callable
 from raypurify.storage import resolve
 
 if TYPE_CHECKING:
     from torch import nn
+
+Settings = Mapping[str, Any]
 
 
 def file_digest(path: str, weights: str | None) -> str:
@@ -23,51 +27,102 @@ def bundle_digest(path: str, weights: str | None) -> str:
     return read_facts(path).digest
 
 
-class ClassifierKind(NamedTuple):
-    """One kind of classifier: how it is loaded, and the digest of its weights, both from ``path`` and ``weights`` of a
-    :class:`~raypurify.evaluation.grid.ClassifierSpec`; and the module of its network."""
+def torchvision_digest(path: str, weights: str | None) -> str:
+    """The digest of a file of weights, or the address of torchvision's own, which has a digest in it."""
+    from raypurify.nets.torchvision_nets import weights_url
 
-    load: Callable[[str, str | None], "nn.Module"]
+    found = file_digest(path, weights)
+    return (weights and found == path and weights_url(path, weights)) or found
+
+
+class ClassifierKind(NamedTuple):
+    """One kind of classifier: how it is loaded from ``path``, ``weights`` and ``settings`` of a
+    :class:`~raypurify.evaluation.specs.ClassifierSpec`; the module of its network, empty where ``path`` names it; the
+    digest of its weights, None where they may come from anywhere, so that only the network tells. ``settings`` says
+    whether it takes any, ``foreign`` that it may be anything: it is tried first."""
+
+    load: Callable[[str, str | None, Settings], "nn.Module"]
     module: str
-    digest: Callable[[str, str | None], str] = file_digest
+    digest: Callable[[str, str | None], str] | None = file_digest
+    settings: bool = False
+    foreign: bool = False
 
 
 # torch and the networks are imported by those who load one.
-def _cifar_resnet(path: str, weights: str | None) -> "nn.Module":
+def _cifar_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.nets.cifar_resnet import load_cifar_resnet
 
     return load_cifar_resnet(path)
 
 
-def _wide_resnet(path: str, weights: str | None) -> "nn.Module":
+def _wide_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.nets.store import load_network
 
     return load_network(path)
 
 
-def _bundle(path: str, weights: str | None) -> "nn.Module":
+def _bundle(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.bundle import load_bundle
 
     return load_bundle(path).network
 
 
-def _torchvision(path: str, weights: str | None) -> "nn.Module":
+def _torchvision(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.nets.torchvision_nets import load_torchvision
 
     return load_torchvision(path, weights)
 
 
-def _efficientnet_lite(path: str, weights: str | None) -> "nn.Module":
+def _efficientnet_lite(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 
     return load_efficientnet_lite(path)
+
+
+def _timm(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    from raypurify.nets.timm_nets import load_timm
+
+    return load_timm(path, weights, settings)
+
+
+def _torchscript(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    from raypurify.nets.torchscript import load_torchscript
+
+    return load_torchscript(path)
+
+
+def _exported(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    from raypurify.nets.exported import load_exported
+
+    return load_exported(path)
+
+
+def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    import torch
+
+    from raypurify.nets.state import filled, read_state
+
+    make = own_callable("classifier", path)
+    # Weights that are drawn are the same in every process.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = made(f"classifier {path}", make, settings)
+    if not isinstance(network, torch.nn.Module):
+        raise ConfigError(f"classifier {path} gives a {type(network).__name__}; it has to give a torch.nn.Module")
+    if weights:
+        filled(lambda: network, read_state(weights), weights, path)
+    return network
 
 
 CLASSIFIERS = {
     "cifar-resnet": ClassifierKind(_cifar_resnet, "raypurify.nets.cifar_resnet"),
     "wide-resnet": ClassifierKind(_wide_resnet, "raypurify.nets.wide_resnet"),
     "bundle": ClassifierKind(_bundle, "raypurify.nets.wide_resnet", bundle_digest),
-    "torchvision": ClassifierKind(_torchvision, "raypurify.nets.torchvision_nets"),
+    "torchvision": ClassifierKind(_torchvision, "raypurify.nets.torchvision_nets", torchvision_digest),
     "efficientnet-lite": ClassifierKind(_efficientnet_lite, "raypurify.nets.efficientnet_lite"),
+    "timm": ClassifierKind(_timm, "raypurify.nets.timm_nets", None, settings=True, foreign=True),
+    "torchscript": ClassifierKind(_torchscript, "raypurify.nets.torchscript", foreign=True),
+    "exported": ClassifierKind(_exported, "raypurify.nets.exported", foreign=True),
+    "python": ClassifierKind(_python, "", None, settings=True, foreign=True),
 }
 """Every kind of classifier by its name in a grid."""

@@ -3,11 +3,12 @@
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import raypurify
+from raypurify.evaluation import own
 from raypurify.version import __version__
 
 ROOMS = ("attacks", "clusters", "config", "csc", "evaluation", "nets", "purifiers")
@@ -19,7 +20,8 @@ _ROOT = Path(raypurify.__file__).parent
 
 def code_digest(*modules: str, alone: Sequence[str] = ()) -> str:
     """The digest of the package's version, of the modules of these names, and of those of ``ROOMS`` that they import;
-    of modules ``alone`` without what these import.
+    of modules ``alone`` without what these import. Of modules of a user's own (``own``) all that they import counts,
+    but what is installed.
 
     Comments, docstrings and the form of the text do not count. A module that is no file, as in a notebook, counts by
     its name alone.
@@ -31,7 +33,8 @@ def code_digest(*modules: str, alone: Sequence[str] = ()) -> str:
     while waiting:
         name = waiting.pop()
         if name not in texts:
-            texts[name], used = _read(name)
+            source = own.installed(name)
+            texts[name], used = _read_own(name, source) if source else _read(name)
             waiting += used
     parts = [__version__, *(f"{name}\0{texts[name]}" for name in sorted(texts))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -44,8 +47,16 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     if file is None:
         return "", ()
     tree = _Bare().visit(ast.parse(Path(file).read_text("utf-8")))
-    found = {where for name, part in _imports(tree) if (where := _home(name, part))}
+    found = {where for name, part in own.imports(tree) if (where := _home(name, part))}
     return ast.unparse(tree), tuple(sorted(found - {module}))
+
+
+def _read_own(module: str, source: own.Source) -> tuple[str, tuple[str, ...]]:
+    """What a module of the user's says, and the modules of the user's and of ``ROOMS`` that it imports."""
+    tree = _Bare().visit(own.parsed(source))
+    ours = {where for name, part in own.imports(tree) if (where := _home(name, part))}
+    theirs = {name for name in own.imports_of(module, source) if own.installed(name)}
+    return ast.unparse(tree), tuple(sorted((ours | theirs) - {module}))
 
 
 def _file(module: str) -> Path | None:
@@ -56,15 +67,6 @@ def _file(module: str) -> Path | None:
     return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Module and name of every import; of a module as a whole the name is empty."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.module, alias.name) for alias in node.names)
-
-
 def _home(module: str, name: str) -> str | None:
     """The module of ``ROOMS`` that holds what is imported as a name from a module, which may only hand it on."""
     if _file(f"{module}.{name}"):
@@ -72,7 +74,9 @@ def _home(module: str, name: str) -> str | None:
     file = _file(module)
     if file is None or file.name != "__init__.py":
         return module if file else None
-    handed = [where for where, part in _imports(ast.parse(file.read_text("utf-8"))) if part == name and where != module]
+    handed = [
+        where for where, part in own.imports(ast.parse(file.read_text("utf-8"))) if part == name and where != module
+    ]
     return _home(handed[0], name) if handed else module
 
 

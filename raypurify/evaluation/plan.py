@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.code import code_digest
-from raypurify.evaluation.grid import CellName, Grid
-from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.subjects import (
+from raypurify.evaluation.digests import (
     attack_code,
     classifier_code,
     classifier_digest,
     purifier_code,
     purifier_digest,
 )
+from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.own import Sources, find_sources, install
+from raypurify.evaluation.sanity import Check
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
 
@@ -87,7 +88,7 @@ class GridPlan:
     """A grid with its digests and keys, for a folder ``out``.
 
     ``digests`` are by "classifiers" or "purifiers" and name, ``keys`` by cell, for each batch in order, ``check_keys``
-    by what is checked, empty without checks.
+    by what is checked, empty without checks. ``own`` has the modules of the user's own, for workers to install.
     """
 
     grid: Grid
@@ -95,6 +96,7 @@ class GridPlan:
     digests: dict[str, dict[str, str]]
     keys: dict[CellName, tuple[CellKeys, ...]]
     check_keys: dict[CheckName, str]
+    own: Sources
 
     def adversarial(self, name: CellName, batch: int) -> Place:
         """The file of the attacked images of a cell on one batch."""
@@ -125,11 +127,20 @@ class GridPlan:
         return [*cells, *(CheckUnit(name) for name in self.check_keys if read_checks(self.checks(name)) is None)]
 
 
+def load_own(grid: Grid) -> Sources:
+    """The modules of the user's own that a grid names, installed in this process. Raises ConfigError."""
+    sources = find_sources(grid.own, grid.modules)
+    install(sources)
+    return sources
+
+
 def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
     """The plan of a grid on its batches, for a folder that may hold some of the files already.
 
-    Raises ConfigError or BundleError for weights and bundles that are missing or damaged.
+    Modules of the user's own are installed in this process. Raises ConfigError or BundleError for weights and bundles
+    that are missing or damaged, and ConfigError for such modules.
     """
+    own = load_own(grid)
     digests = {
         "classifiers": {name: classifier_digest(spec) for name, spec in grid.classifiers.items()},
         "purifiers": {name: purifier_digest(spec) for name, spec in grid.purifiers.items()},
@@ -143,7 +154,7 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
         for name, spec in grid.classifiers.items()
     }
     keys = {name: tuple(_cell_keys(grid, classifiers, decided, name, mark) for mark in images) for name in names}
-    return GridPlan(grid, out, digests, keys, _check_keys(grid, classifiers, decided, images))
+    return GridPlan(grid, out, digests, keys, _check_keys(grid, classifiers, decided, images), own)
 
 
 def read_checks(file: Place) -> list[Check] | None:

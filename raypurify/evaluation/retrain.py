@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from raypurify.config import DataSettings
 from raypurify.errors import ConfigError, DataError
-from raypurify.evaluation.grid import ClassifierSpec, Grid
+from raypurify.evaluation.grid import Grid
+from raypurify.evaluation.specs import ClassifierSpec
 from raypurify.runtime.stages import open_run, run_stage
 from raypurify.storage import Place, Where
 
@@ -39,18 +40,25 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, addre
     # Imported late: they load torch and Ray, which ``status`` and a wrong name should not wait for.
     import torch
 
+    from raypurify.evaluation.digests import classifier_code, classifier_digest, purifier_code, purifier_digest
+    from raypurify.evaluation.own import is_own, made_with
+    from raypurify.evaluation.plan import load_own
     from raypurify.evaluation.purified import purify_prepared
-    from raypurify.evaluation.subjects import classifier_digest, make_classifier, make_purifier, purifier_digest
+    from raypurify.evaluation.subjects import make_classifier, make_purifier
     from raypurify.fit.prepare import prepare
     from raypurify.fit.train import NETWORK, train
     from raypurify.runtime.session import ray_session
 
-    how, seed = grid.retraining, grid.seed
+    how, seed, own = grid.retraining, grid.seed, load_own(grid)
     spec, defence = _resolved(grid.classifiers[classifier]), grid.purifiers[purifier]
     data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
     outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
     source = how.open()
-    marks = purifier_digest(defence), classifier_digest(spec)
+    marks = [purifier_digest(defence)], [classifier_digest(spec)]
+    if is_own(defence.purifier):
+        marks[0].append(purifier_code(defence))
+    if spec.kind == "python":
+        marks[1].append(classifier_code(spec))
     with open_run(run_dir) as run, ray_session(address):
         images = run_stage(
             run,
@@ -65,22 +73,27 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, addre
             run,
             "purified",
             {"seed": seed, "noise": how.noise, "purifier": purifier},
-            (images.fingerprint, marks[0]),
+            (images.fingerprint, *marks[0]),
             lambda folder: purify_prepared(
-                folder, images.folder, how.size, partial(make_purifier, purifier, defence), how.noise, seed
+                folder,
+                images.folder,
+                how.size,
+                partial(made_with, own, make_purifier, purifier, defence),
+                how.noise,
+                seed,
             ),
         )
         trained = run_stage(
             run,
             "classifier",
             {"seed": seed, "training": how.training.model_dump(exclude={"checkpoint_steps"})},
-            (purified.fingerprint, marks[1]),
+            (purified.fingerprint, *marks[1]),
             lambda folder: train(
                 folder,
                 purified.folder,
                 purified.report["train"],
                 how.size,
-                partial(_trainable, spec),
+                partial(made_with, own, _trainable, spec),
                 how.training,
                 seed,
             ),
@@ -91,8 +104,17 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, addre
 def _resolved(spec: ClassifierSpec) -> ClassifierSpec:
     """Workers have a working directory of their own."""
     paths = {name: getattr(spec, name) for name in ("path", "weights", "retrained")}
-    found = {name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).exists()}
-    return spec.model_copy(update=found)
+    settings = spec.settings and {**spec.settings, **_found(spec.settings)}
+    return spec.model_copy(update=_found(paths) | {"settings": settings})
+
+
+def _found(values: dict) -> dict[str, str]:
+    """Those of values by name that are paths of what is there, absolute."""
+    return {
+        name: str(Path(value).resolve())
+        for name, value in values.items()
+        if isinstance(value, str) and value and Path(value).exists()
+    }
 
 
 def _trainable(spec: ClassifierSpec) -> "nn.Module":

@@ -10,9 +10,12 @@ import torch
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
 from raypurify.evaluation.checked import compute_checks
+from raypurify.evaluation.classifiers import CLASSIFIERS
+from raypurify.evaluation.contract import check_classifier, check_purified
 from raypurify.evaluation.examples import example_pictures
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, make_plan, read_checks
+from raypurify.evaluation.own import install, is_own
+from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, load_own, make_plan, read_checks
 from raypurify.evaluation.report import write_report
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
@@ -32,8 +35,10 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     images raises.
     """
     out, subjects = resolved_run(out), Subjects(grid)
+    load_own(grid)
     _check_subjects(subjects)
     batches, classes = read_grid_batches(grid.images, grid.batch)
+    _check_classifiers(subjects, batches)
     plan = make_plan(grid, out, batches)
     out.make_folder()
     with telling(out):
@@ -50,7 +55,20 @@ def _check_subjects(subjects: Subjects) -> None:
     for name in subjects.grid.purifiers:
         # What it needs may not be installed: better said now than in an hour.
         purifier = subjects.purifier(name)
-        purifier.purify(torch.full((1, 3, *[max(16, purifier.min_size)] * 2), 0.5))
+        images = torch.full((1, 3, *[max(16, purifier.min_size)] * 2), 0.5)
+        if is_own(subjects.grid.purifiers[name].purifier):
+            check_purified(name, purifier, images)
+        else:
+            purifier.purify(images)
+
+
+def _check_classifiers(subjects: Subjects, batches: Sequence[GridBatch]) -> None:
+    """Of kinds that may be anything; of the others a loader has seen to it."""
+    for name, spec in subjects.grid.classifiers.items():
+        if CLASSIFIERS[spec.kind].foreign:
+            images = torch.from_numpy(batches[0].pixels[:2]).float() / 255
+            labels = torch.from_numpy(np.concatenate([batch.labels for batch in batches]))
+            check_classifier(name, subjects.classifier(name), images, labels)
 
 
 def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit], address: str | None) -> None:
@@ -88,6 +106,7 @@ class _Worker:
 
     def __init__(self, plan: GridPlan, device: str):
         torch.set_num_threads(1)
+        install(plan.own)
         self.plan, self.subjects = plan, Subjects(plan.grid, device)
 
     def compute(self, unit: CellUnit, batch: GridBatch) -> None:

@@ -53,7 +53,7 @@ def perturb(
     labels: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.grid.AttackSpec` says.
+    """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.specs.AttackSpec` says.
 
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
     choices it averages ``DRAWS`` (EOT).

@@ -154,13 +154,19 @@ def test_a_bundle_is_fitted_and_used_by_jobs_whose_files_lie_in_a_store(
         "images": {"paths": images, "size": 16, "limit": 20},
         "classifiers": {"net": {"kind": "wide-resnet", "path": store.uri(f"{name}/run/baseline/network.safetensors")}},
         "attacks": {"fgsm": {"attack": "fgsm", "eps": 0.03}},
-        "purifiers": {"none": {"purifier": "none"}, "RSFP": {"purifier": "rsfp", "bundle": bundle}},
+        "purifiers": {
+            "none": {"purifier": "none"},
+            "RSFP": {"purifier": "rsfp", "bundle": bundle},
+            "own": {"purifier": "own_purifier:BoxBlur"},
+        },
+        # In the working directory of the job, and on no worker's path.
+        "modules": "examples",
         "retraining": {"paths": images, "size": 16, "validation": 24, "training": training},
     }
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     said = last_line(submit(head, "jobs/evaluate.py", tmp_path / "grid.yaml", "--out", store.uri(f"{name}/report")))
     assert (said["exit"], said["report"].endswith("report.html")) == (0, True)
-    assert store.read(f"{name}/report/cells.csv").count(b"\n") == 3
+    assert store.read(f"{name}/report/cells.csv").count(b"\n") == 4
     retrain = ["--classifier", "net", "--purifier", "RSFP", "--run-dir", store.uri(f"{name}/retrained")]
     said = last_line(submit(head, "jobs/retrain.py", tmp_path / "grid.yaml", *retrain))
     assert said["exit"] == 0

@@ -9,7 +9,7 @@ from PIL import Image
 
 from raypurify.config import DataSettings
 from raypurify.evaluation.batches import read_grid_batches
-from raypurify.evaluation.grid import ImagesSpec
+from raypurify.evaluation.specs import ImagesSpec
 from raypurify.fit.prepare import prepare
 from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels

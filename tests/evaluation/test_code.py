@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from raypurify.evaluation import code, subjects
+from raypurify.evaluation import code, digests
 from raypurify.evaluation.code import code_digest
-from raypurify.evaluation.grid import AttackSpec, ClassifierSpec, PurifierSpec
-from raypurify.evaluation.subjects import attack_code, classifier_code, purifier_code
+from raypurify.evaluation.digests import attack_code, classifier_code, purifier_code
+from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
 
 
 @pytest.fixture
@@ -71,5 +71,5 @@ def test_each_purifier_and_attack_has_a_digest_of_its_own():
 def test_the_package_that_does_the_work_of_an_attack_counts_by_its_version(monkeypatch):
     pytest.importorskip("pyautoattack")
     before = attack_code(AttackSpec(attack="autoattack"))
-    monkeypatch.setattr(subjects, "version", lambda package: f"{package} 0")
+    monkeypatch.setattr(digests, "version", lambda package: f"{package} 0")
     assert attack_code(AttackSpec(attack="autoattack")) != before

@@ -10,8 +10,9 @@ import yaml
 from raypurify.attacks import PGD
 from raypurify.containers.source import read_shard
 from raypurify.errors import ConfigError, SourceError
+from raypurify.evaluation.digests import purifier_digest
 from raypurify.evaluation.grid import load_grid
-from raypurify.evaluation.subjects import make_attack, make_purifier, purifier_digest
+from raypurify.evaluation.subjects import make_attack, make_purifier
 
 TREE = {
     "images": {"paths": "{data}/images"},

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from raypurify.cli.texts import status_facts
 from raypurify.errors import ConfigError, DataError, TrainingError
+from raypurify.evaluation.digests import classifier_digest
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.retrain import STAGES, retrain
 from raypurify.evaluation.run import evaluate
-from raypurify.evaluation.subjects import classifier_digest, make_classifier
+from raypurify.evaluation.subjects import make_classifier
 from raypurify.purifiers import JPEG
 from raypurify.runtime.stages import MARKER
 from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels

@@ -1,0 +1,154 @@
+"""What a grid says of its parts: images, classifiers, attacks, purifiers, a retraining."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from raypurify.config import RobustTrainingSettings, TrainingSettings
+from raypurify.containers.registry import KINDS
+from raypurify.containers.source import Source, open_source
+from raypurify.evaluation.classifiers import CLASSIFIERS
+
+# What an attacker may know, see AttackSpec.
+KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class _InputSpec(_Spec):
+    """Where labelled images are, as ``open_source`` takes it."""
+
+    paths: Paths
+    image_column: str | None = Field(None, description="column of Parquet files with the images; default: found")
+    id_column: str | None = Field(None, description="column of Parquet files with unique ids; default: id")
+    label_column: str | None = Field(None, description="column of Parquet files with the classes; default: label")
+    kind: Literal[tuple(KINDS)] | None = Field(  # type: ignore[valid-type]  # known when it runs
+        None, description="what to read where there are several; default: found"
+    )
+    image_member: str | None = Field(None, description="extensions of the members of tars that are images")
+    follow_links: bool = Field(False, description="read folders and files that links lead to")
+
+    def open(self) -> Source:
+        """The source of these images. Raises SourceError."""
+        return open_source(
+            self.paths,
+            image_column=self.image_column,
+            id_column=self.id_column,
+            label_column=self.label_column,
+            image_member=self.image_member,
+            kind=self.kind,
+            follow_links=self.follow_links,
+        )
+
+
+class ImagesSpec(_InputSpec):
+    """The images of an evaluation, of one size; ``size`` squashes them to a square first."""
+
+    limit: int | None = Field(None, ge=1, description="the first so many")
+    sample: int | None = Field(None, ge=1, description="a seeded choice of so many")
+    size: int | None = Field(None, ge=8)
+
+
+class ClassifierSpec(_Spec):
+    """One classifier: ``kind`` is a name of ``classifiers.CLASSIFIERS``, ``path`` its weights, a bundle, or a name.
+
+    ``settings`` are arguments of what makes the network, for kinds that are made so.
+    """
+
+    kind: Literal[tuple(CLASSIFIERS)]  # type: ignore[valid-type]  # known when it runs
+    path: str
+    weights: str | None = Field(None, description="a state dict for the network, or a name of torchvision's weights")
+    settings: dict[str, Any] | None = Field(None, description="arguments of what makes the network")
+    size: int | None = Field(None, ge=8, description="resize images to this side before")
+    outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
+    retrained: str | None = Field(None, description="the weights that `raypurify retrain` made of it")
+    attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
+
+    @model_validator(mode="after")
+    def _taken(self) -> "ClassifierSpec":
+        if self.settings and not CLASSIFIERS[self.kind].settings:
+            takers = ", ".join(name for name, kind in CLASSIFIERS.items() if kind.settings)
+            raise ValueError(f"kind {self.kind} takes no settings; {takers} do")
+        return self
+
+
+def _kind(training: object) -> str:
+    names = training if isinstance(training, dict) else getattr(type(training), "model_fields", ())
+    return "robust" if "attack" in names else "plain"
+
+
+class RetrainingSpec(_InputSpec):
+    """The training of ``raypurify retrain``: on which images, as a purifier of the grid leaves them, and how."""
+
+    size: int = Field(32, ge=8, description="the side that images are resized to before")
+    validation: int = Field(5000, ge=1, description="images held out, for the accuracy after every epoch")
+    limit: int | None = Field(None, ge=1, description="train on at most so many images")
+    noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="dissimilarities of Gaussian noise; each image gets one, then it is purified",
+    )
+    training: Annotated[
+        Annotated[TrainingSettings, Tag("plain")] | Annotated[RobustTrainingSettings, Tag("robust")],
+        Discriminator(_kind),
+    ] = Field(TrainingSettings(epochs=3, lr=0.01), description="with an ``attack``: adversarial training")
+
+    @model_validator(mode="after")
+    def _from_the_classifier_alone(self) -> "RetrainingSpec":
+        if isinstance(self.training, RobustTrainingSettings):
+            if self.training.alpha:
+                raise ValueError(
+                    "training.alpha weighs distances to the clusters of a fit, which are not here: set it to 0"
+                )
+            if "init" in self.training.model_fields_set:
+                raise ValueError("training.init: retraining starts from the classifier itself; leave it out")
+        return self
+
+
+class AttackSpec(BaseModel):
+    """One attack: a name of ``attacks.ATTACKS`` with ``eps``, ``norm`` and its other settings, or "clean"; or
+    "package.module:name" of the user's own, with its settings.
+
+    ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
+    how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
+    part), "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the
+    classifier says), "joint" (both). ``worst`` names a group: the worst case of its attacks, image by image, becomes a
+    column of its own. ``minimal`` says that the attack looks for the least change that does, whatever it may: the mean
+    over attacks leaves it out. Where it is not said, the sizes that are measured decide (``groups.groups_of``).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    attack: str
+    knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
+    worst: str | None = None
+    minimal: bool | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the attack itself."""
+        return dict(self.model_extra or {})
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """All that decides what becomes of an image, as JSON has it: not how attacks are taken together."""
+        return self.model_dump(mode="json", exclude={"worst", "minimal"})
+
+
+class PurifierSpec(BaseModel):
+    """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings, or
+    "rsfp" with a bundle and other settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    purifier: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the purifier itself."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,70 @@
+"""State dicts of other people's networks: read as tensors alone, put into a network, told from others."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+
+from raypurify.errors import SourceError
+from raypurify.storage import Where, resolve
+
+
+def read_state(path: Where) -> dict[str, torch.Tensor]:
+    """The state dict in a file of ``torch.save`` or of safetensors, by the names that the network had.
+
+    It may lie under ``"state_dict"``, and its names may have the ``module.`` of ``DataParallel``. Only tensors are read
+    from it, never arbitrary objects.
+
+    Raises SourceError for a file that is missing or holds no state dict.
+    """
+    try:
+        data = resolve(path).read()
+        if str(path).endswith(".safetensors"):
+            found: Any = load(data)
+        else:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such file of weights; check the path") from None
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise SourceError(
+            f"{path}: not a file of plain tensors ({str(error).partition(chr(10))[0]}); save its state_dict"
+        ) from error
+    state = found.get("state_dict", found) if isinstance(found, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise SourceError(f"{path}: holds no state dict; save one by torch.save(network.state_dict(), …)")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def filled(make: Callable[[], nn.Module], state: Mapping[str, torch.Tensor], path: Where, name: str) -> nn.Module:
+    """The network that ``make()`` gives, with the state of ``path``.
+
+    Raises SourceError where that is of another architecture than ``name``.
+    """
+    try:
+        network = make()
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path}: does not fit {name}: {' '.join(str(error).split())[:300]}; check the name"
+        ) from error
+    return network
+
+
+def state_digest(network: nn.Module) -> str:
+    """The SHA-256 of the state dict of a network: names, types, shapes and values.
+
+    >>> state_digest(nn.ReLU()) == state_digest(nn.Flatten()) != state_digest(nn.BatchNorm2d(2))
+    True
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
