@@ -3,7 +3,17 @@
 from pathlib import Path
 
 SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
-USE = ("command-line", "bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
+USE = (
+    "command-line",
+    "bulk",
+    *SERVING,
+    "libraries",
+    "training",
+    "evaluation",
+    "observability",
+    "sparse-coding",
+    "cluster",
+)
 WHY = ("algorithm", "claims", "clusters", "scale", "three-hosts", "decisions")
 
 

@@ -162,6 +162,41 @@ def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> byte
     return out.getvalue()
 
 
+def open_array(array: np.ndarray, *, max_pixels: int = 64_000_000) -> Decoded:
+    """One decoded image that lies in memory: uint8 (H, W), or (H, W, C) with 1 to 4 channels, which are grey, grey and
+    alpha, RGB, or RGB and alpha.
+
+    Raises :class:`ImageError` with the reason ``unsupported-mode`` for any other array, ``empty`` or ``too-large``.
+
+    >>> open_array(np.zeros((5, 4), np.uint8)).mode, open_array(np.zeros((5, 4, 4), np.uint8)).pixels.shape
+    ('L', (5, 4, 3))
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or not 1 <= channels <= 4:
+        message = (
+            f"an array {array.dtype} of shape {array.shape} is no image; give uint8 (H, W), (H, W, 3) or (H, W, 4)"
+        )
+        raise ImageError("unsupported-mode", message)
+    if not array.size:
+        raise ImageError("empty", f"the image holds no pixels: its shape is {array.shape}")
+    height, width = array.shape[:2]
+    _check_size((width, height), max_pixels, 1)
+    planes = array.reshape(height, width, channels)
+    colours = planes[..., :3] if channels > 2 else planes[..., :1].repeat(3, axis=2)
+    alpha = planes[..., -1] if channels in (2, 4) else None
+    return Decoded(np.ascontiguousarray(colours), alpha, ("L", "LA", "RGB", "RGBA")[channels - 1])
+
+
+def close_array(pixels: np.ndarray, like: Decoded) -> np.ndarray:
+    """Pixels, uint8 (H, W, 3), as an array (H, W, C) of the channels of the image ``like``: back from ``open_array``.
+
+    >>> close_array(np.full((1, 1, 3), 7, np.uint8), open_array(np.array([[[9, 200]]], np.uint8))).tolist()
+    [[[7, 200]]]
+    """
+    planes = [np.asarray(Image.fromarray(pixels).convert("L"))[..., None] if like.grey else pixels]
+    return np.concatenate(planes + ([] if like.alpha is None else [like.alpha[..., None]]), axis=2)
+
+
 def squared(pixels: np.ndarray, side: int) -> np.ndarray:
     """Pixels (H, W, 3) as a square (3, side, side): those of another size are squashed by Pillow's bilinear filter.
 

@@ -83,7 +83,24 @@ def test_things_of_ones_own_are_found_beside_their_grid(local_ray, tmp_path):
 
 def test_a_pipeline_of_ray_data_purifies(run, local_ray):
     said = run("ray_data_pipeline.py")
-    assert "24 images (32, 32, 3), changed by" in said
+    assert "24 images, 0 failed, changed by" in said
+
+
+def test_a_purifier_is_a_layer_of_torch(run):
+    said = run("torch_module.py")
+    right = {
+        mode: (int(clean), int(attacked))
+        for mode, clean, attacked in re.findall(r"(\w+) +clean (\d).*attacked (\d)", said)
+    }
+    assert right.keys() == {"none", "bpda", "implicit"}
+    assert all(attacked < clean for clean, attacked in right.values())
+    assert "a transform: (3, 32, 32) torch.uint8" in said
+
+
+def test_a_purifier_is_a_defence_of_art(run):
+    pytest.importorskip("art", reason="needs adversarial-robustness-toolbox")
+    clean, unaware, aware = (int(count) for count in re.findall(r"(\d) of 6 right", run("art_defence.py")))
+    assert max(unaware, aware) < clean
 
 
 def test_the_page_lists_every_script():

@@ -23,7 +23,7 @@ def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str
     if named is not None or "image" in schema.names:
         return named or "image"
     images = [field.name for field in schema if is_image(field.type)]
-    found = [name for name in images if name.lower() in _KNOWN] or images
+    found = likely(images)
     if len(found) > 1 and len(typed := [name for name in image_columns(schema) if name in found]) == 1:
         found = typed
     if len(found) > 1:
@@ -33,13 +33,22 @@ def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str
         )
     if not found:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        likely = [field.type for field in schema if field.name.lower().rstrip("s") in _KNOWN]
-        hints = "".join(dict.fromkeys(map(_hint, likely)))
+        kinds = [field.type for field in schema if field.name.lower().rstrip("s") in _KNOWN]
+        hints = "".join(dict.fromkeys(map(_hint, kinds)))
         raise SourceError(
             f"{place}: has no column of images; its columns are {columns}; expected one that is binary (the bytes of "
             f"an image file) or a struct with a binary field 'bytes'{hints}"
         )
     return found[0]
+
+
+def likely(columns: list[str]) -> list[str]:
+    """The columns of a known name among those that can be images; all of them where none has one.
+
+    >>> likely(["cls", "JPG"]), likely(["thumbnail", "photo"])
+    (['JPG'], ['thumbnail', 'photo'])
+    """
+    return [name for name in columns if name.lower() in _KNOWN] or columns
 
 
 def check_names(place: Place, schema: pa.Schema) -> None:

@@ -45,6 +45,8 @@ PROVENANCE = pa.schema(
         ("output", pa.string()),
     ]
 )
+# What a purifier says of an image.
+FACTS = pa.schema([field for field in PROVENANCE if field.name not in ("id", "output")])
 ERRORS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("message", pa.string()), ("shard", pa.string())])
 _MERGE_ROWS = 1 << 16
 # So many footers are read at once, of a store by as many connections as pyarrow has to it.

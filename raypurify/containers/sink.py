@@ -149,7 +149,7 @@ def recorded_job(uri: str | os.PathLike) -> dict:
 
 def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | ImageError, dict | None]]) -> ShardStats:
     """Write one shard and commit it. ``results`` holds each of its rows once, in any order: the row, its encoded image
-    or why there is none, and its provenance (the columns of ``ledger.PROVENANCE`` but ``id`` and ``output``).
+    or why there is none, and its provenance (the columns of ``ledger.FACTS``).
 
     Raises :class:`SinkError` where rows are missing, strange or twice, or the output cannot be written.
     """
@@ -168,7 +168,9 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
                 failed.append({"id": row.id, "reason": output.reason, "message": _text(output), "shard": shard.name})
             else:
                 size += len(image) if isinstance(image, bytes) else 0
-                good.append({"id": row.id, "output": output, **{name: (facts or {})[name] for name in _FACTS}})
+                good.append(
+                    {"id": row.id, "output": output, **{name: (facts or {})[name] for name in ledger.FACTS.names}}
+                )
         ledger.commit(sink.place, shard.name, good, failed)
     except RaypurifyError:
         raise
@@ -227,9 +229,6 @@ def reopen_failed(uri: str | os.PathLike) -> list[str]:
     with _reached(uri) as out:
         ledger.known_job(out)
         return ledger.reopen_failed(out)
-
-
-_FACTS = tuple(name for name in ledger.PROVENANCE.names if name not in ("id", "output"))
 
 
 @contextmanager

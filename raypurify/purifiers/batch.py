@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from raypurify.errors import ImageError
-from raypurify.images import MAX_PIXELS, decode_image, encode_image, to_float, to_pixels
+from raypurify.images import MAX_PIXELS, Decoded, decode_image, encode_image, to_float, to_pixels
 from raypurify.purifiers.rsfp import RSFP
 
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
@@ -70,39 +70,65 @@ def purify_files(
 ) -> Iterator[tuple[Hashable, bytes | ImageError, Facts | None]]:
     """Purify (key, file bytes) pairs; yields (key, encoded image, provenance) or (key, ImageError, None), in any order.
 
-    ``purify`` does what :func:`purify_pixels` does, here or elsewhere: a list of pixels in, a list of results out.
+    ``purify``, what is purified together and what is raised are those of :func:`purify_opened`.
+    """
+    opened = ((key, _opened(data, max_pixels)) for key, data in files)
+    for key, result in purify_opened(purify, opened):
+        if isinstance(result, ImageError):
+            yield key, result, None
+            continue
+        pixels, like, facts = result
+        try:
+            yield key, encode_image(pixels, like, format), facts
+        except ImageError as error:
+            yield key, error, None
+
+
+def purify_opened(
+    purify: Callable[[list[np.ndarray]], list], opened: Iterable[tuple[Hashable, Decoded | ImageError]]
+) -> Iterator[tuple[Hashable, tuple[np.ndarray, Decoded, Facts] | ImageError]]:
+    """Purify (key, decoded image) pairs; yields (key, (purified pixels, the image, provenance)), in any order.
+
+    ``purify`` does what :func:`purify_pixels` does, here or elsewhere: a list of pixels in, a list of results out. An
+    ImageError in the place of an image comes back as it is, and so does one of ``purify``.
 
     Decoded images wait for company of their size until 2²⁴ pixels are together, so memory is bounded and mixed sizes
     still fill batches. What is purified together depends on the input alone: the same input gives the same bytes.
     Raises what ``purify`` raised for another reason than the image.
     """
-    window, pending = [], 0
-    for key, data in files:
-        try:
-            window.append((key, decode_image(data, max_pixels=max_pixels)))
-        except ImageError as error:
-            yield key, error, None
+    window: list[tuple[Hashable, Decoded]] = []
+    pending = 0
+    for key, image in opened:
+        if isinstance(image, ImageError):
+            yield key, image
             continue
-        pending += window[-1][1].pixels[..., 0].size
+        window.append((key, image))
+        pending += image.pixels[..., 0].size
         if pending > WINDOW_PIXELS:
-            yield from _purify_window(purify, window, format)
+            yield from _purify_window(purify, window)
             window, pending = [], 0
-    yield from _purify_window(purify, window, format)
+    yield from _purify_window(purify, window)
 
 
-def _purify_window(purify: Callable, window: list, format: str) -> Iterator:
+def _opened(data: bytes, max_pixels: int) -> Decoded | ImageError:
+    try:
+        return decode_image(data, max_pixels=max_pixels)
+    except ImageError as error:
+        return error
+
+
+def _purify_window(purify: Callable, window: list[tuple[Hashable, Decoded]]) -> Iterator:
     for (key, decoded), result in zip(window, purify([decoded.pixels for _, decoded in window])):
         if isinstance(result, ImageError):
-            yield key, result, None
+            yield key, result
             continue
         if isinstance(result, Exception):
             raise result
         pixels, facts = result
-        facts |= {"mode": decoded.mode, "width": pixels.shape[1], "height": pixels.shape[0]}
-        try:
-            yield key, encode_image(pixels, decoded, format), facts
-        except ImageError as error:
-            yield key, error, None
+        yield (
+            key,
+            (pixels, decoded, facts | {"mode": decoded.mode, "width": pixels.shape[1], "height": pixels.shape[0]}),
+        )
 
 
 def size_groups(images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS) -> Iterator[list[int]]:

@@ -1,6 +1,8 @@
 """Robust semantic feature purification: stage iii of RSFP's Algorithm 1."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +50,22 @@ class RSFP:
         self.digest = bundle.digest
         self.classes_of_cluster = [bundle.manifest.classes[c] for c in bundle.manifest.cluster_class]
         self.min_size = max(self.dictionaries.shape[-2:])
+
+    def to(self, device: str | torch.device) -> "RSFP":
+        """The purifier on a device: itself where it is there already, else a copy, so that this one stays.
+
+        >>> import raypurify
+        >>> purifier = raypurify.load("cifar10")
+        >>> purifier.to("cpu") is purifier
+        True
+        """
+        # As tensors name it, with its number.
+        device = torch.empty(0, device=device).device
+        if device == self.dictionaries.device:
+            return self
+        moved = RSFP(replace(self.bundle, network=deepcopy(self.network)), device)
+        moved.settings = self.settings
+        return moved
 
     def latents(self, images: Tensor) -> Tensor:
         """Robust latents R_rob (N, d) of images (N, 3, H, W) of any size, resized to the network's."""
