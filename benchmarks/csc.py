@@ -1,13 +1,14 @@
 """Sparse coding side by side with sporco: one JSON line per case, ratios of medians, both sides in the same run.
 
-    python benchmarks/csc.py --data DIR [--repeat 3] [--only PART] [--out benchmarks/results/csc.jsonl]
+    python benchmarks/csc.py --data DIR [--repeat 3] [--only PART] [--add] [--out benchmarks/results/csc.jsonl]
 
 DIR holds ``cifar10/train-0.parquet`` and ``imagenette224/val.parquet``. Dictionaries are those of the shipped bundle
 (64 colour atoms of 8×8), signals the high parts of images. Both sides stop at rel_tol 5e-3, with sporco's own defaults
 otherwise; ``excess`` is our mean objective over sporco's, minus 1. ``sporco_unsolved`` counts the images where sporco
 came to its 1,000 iterations first; where it is not 0, the speedup compares a solution with none. Both cores work on
 either side: sporco codes a batch in a pool of processes, one image with threads in its FFTs. Parts: small, mixed,
-large, memory, photo, learning; ``repeat`` in a line is how often its case was timed.
+large, memory, photo, learning, and of ``csc_peers`` grey-64, grey-128, colour-64; ``repeat`` in a line is how often its
+case was timed. ``--add`` adds lines to the file instead of writing it anew.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import csc_peers
 import numpy as np
 import torch
 from csc_learning import learning
@@ -35,16 +37,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the table of a results file and stop")
+    parser.add_argument("--table", action="store_true", help="print the tables of a results file and stop")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(line) for line in arguments.out.read_text("utf-8").splitlines()]))
+        records = [json.loads(line) for line in arguments.out.read_text("utf-8").splitlines()]
+        print(table(records), csc_peers.table(records), sep="\n\n")
         return
     if arguments.data is None:
         parser.error("--data is needed")
     torch.set_num_threads(CORES)
-    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool, arguments.out.open("w") as out:
+    with (
+        ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool,
+        arguments.out.open("a" if arguments.add else "w") as out,
+    ):
         for name, part in PARTS.items():
             if arguments.only in (None, name):
                 for record in part(arguments.data, pool, arguments.repeat):
@@ -172,6 +179,7 @@ def sporco_code(job) -> tuple[float, int]:
 
 
 PARTS = {"small": small, "mixed": mixed, "large": large, "memory": memory, "photo": photo, "learning": learn}
+PARTS |= csc_peers.PARTS
 
 if __name__ == "__main__":
     main()

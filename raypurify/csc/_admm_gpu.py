@@ -7,13 +7,19 @@ from functools import cache
 
 import torch
 
-from raypurify.csc.admm import AdmmSettings, begin, inverses, limit_of, relative_residuals, solve_admm
+from raypurify.csc.admm import AdmmSettings, begin, inverses, limit_of, relative_residuals, shrink, solve_admm
 from raypurify.csc.convolution import atom_spectra
+
+# What the kernels are written for.
+_CHANNELS = 3
 
 
 def applies(settings: AdmmSettings, signal: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether :func:`solve_fused` can code ``signal``, ``others`` being the atoms and the initial codes, if any."""
-    if not signal.is_cuda or signal.dtype != torch.float32 or settings.auto_rho:
+    if not signal.is_cuda or signal.dtype != torch.float32 or settings.auto_rho or signal.shape[1] > _CHANNELS:
+        return False
+    # One threshold for an image, not for each of its atoms.
+    if isinstance(settings.lmbda, torch.Tensor) and settings.lmbda.shape[1] > 1:
         return False
     # The state v cannot hold an initial code that breaks the constraint, as the first iteration may be given.
     if settings.nonneg and others[-1] is not None:
@@ -26,6 +32,10 @@ def solve_fused(
     atoms: torch.Tensor, signal: torch.Tensor, settings: AdmmSettings, initial: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes of a batch as ``admm.solve_admm`` returns them, where :func:`applies` says so; no gradient."""
+    # Channels of zeros change nothing, and cost little: most of the time goes into maps, which channels share.
+    missing = _CHANNELS - signal.shape[1]
+    if missing:
+        atoms, signal = (torch.nn.functional.pad(each, (0, 0, 0, 0, 0, missing)) for each in (atoms, signal))
     spectra, _, signal_hat, y, u, done = begin(atoms, signal, settings, initial)
     return iterate(spectra, inverses(spectra, settings.rho), signal_hat, y + u, done, settings, limit_of(settings))
 
@@ -55,7 +65,8 @@ def iterate(
     spectra, signal_hat, v = spectra.contiguous(), signal_hat.contiguous(), v.contiguous()
     # The FFTs leave out their 1/(HW).
     solver = (solver / (height * width)).contiguous()
-    threshold = v.new_full((count,), settings.lmbda / settings.rho)
+    lmbda, rho = settings.weights(count, device)
+    threshold = (lmbda[:, 0] / rho).to(v)
     codes = torch.empty_like(v)
     iterations, converged = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
 
@@ -73,7 +84,7 @@ def iterate(
         while True:
             if done.any():
                 finished, left = (torch.nonzero(some).flatten().to(device) for some in (done, ~done))
-                codes[rows[finished]] = _shrink(v[finished], settings)
+                codes[rows[finished]] = shrink(v[finished], threshold[finished, None], settings.nonneg)
                 iterations[active[done]], converged[active[done]] = step, True
                 active = active[~done]
                 rows, v, threshold = rows[left], v[left], threshold[left]
@@ -82,20 +93,15 @@ def iterate(
                 break
             step += 1
             if w is None:
-                w = correction(2 * _shrink(v, settings) - v, rows)
+                w = correction(2 * shrink(v, threshold[:, None], settings.nonneg) - v, rows)
             z, norms = update_state(v, w, threshold, settings.relax, settings.nonneg)
             read = _fetch(norms)
             # Half of the next iteration is under way before the host asks whether there is one: it leaves v as it is.
             w = correction(z, rows) if step < limit else None
             primal, dual = relative_residuals(*read().unbind(1))
             done = (primal < settings.rel_tol) & (dual < settings.rel_tol)
-        codes[rows], iterations[active] = _shrink(v, settings), step
+        codes[rows], iterations[active] = shrink(v, threshold[:, None], settings.nonneg), step
     return codes, iterations.to(device), converged.to(device)
-
-
-def _shrink(v: torch.Tensor, settings: AdmmSettings) -> torch.Tensor:
-    threshold = settings.lmbda / settings.rho
-    return v - v.clamp(None if settings.nonneg else -threshold, threshold)
 
 
 def _fetch(numbers: torch.Tensor) -> Callable[[], torch.Tensor]:

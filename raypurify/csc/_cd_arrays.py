@@ -28,16 +28,18 @@ class Atoms(NamedTuple):
     Attributes:
         h: height of an atom.
         w: width of an atom.
-        taps: (M · rows · span,) T, each atom with the colours of a pixel side by side; ``rows`` is h, and ``span`` 3w,
+        channels: C, the colours or bands of a pixel.
+        taps: (M · rows · span,) T, each atom with the channels of a pixel side by side; ``rows`` is h, and ``span`` Cw,
             filled up with zeros to multiples of ``ROWS`` and ``LANES``.
         span: numbers in a row of ``taps``.
         energy: (M,) T, ``‖d_m‖²``.
-        weights: (M', 3hw') T, an atom a row and its colours one after the other, both axes filled up with zeros to
+        weights: (M', Chw') T, an atom a row and its channels one after the other, both axes filled up with zeros to
             multiples of ``TOGETHER``.
     """
 
     h: int
     w: int
+    channels: int
     taps: np.ndarray
     span: int
     energy: np.ndarray
@@ -47,9 +49,12 @@ class Atoms(NamedTuple):
 class Residual(NamedTuple):
     """``s − Dx`` on the torus, with margins that hold every copy of an atom that reaches into what is read.
 
+    With weights it is ``W²(s − Dx)``, whose correlation with an atom is what the coefficients are moved by.
+
     Attributes:
-        pixels: (H + 3(h − 1) + ROWS, 3(W + 3(w − 1))) T, the colours of a pixel side by side; the image's first pixel
-            is at row h − 1 and column 3(w − 1), and the rows and columns up to H + h − 1 and W + w − 1 are right.
+        pixels: (H + 3(h − 1) + ROWS, C(W + 3(w − 1))) T, the channels of a pixel side by side; the image's first pixel
+            is at row h − 1 and column C(w − 1), and the rows and columns up to H + h − 1 and W + w − 1 are right. More
+            rows where they are shorter than LANES.
         height: H.
         width: W.
     """
@@ -98,25 +103,36 @@ def block_side(side: int) -> int:
 
 
 def lay_out(atoms: np.ndarray) -> Atoms:
-    """The dictionary (M, 3, h, w) as the kernels want it."""
+    """The dictionary (M, C, h, w) as the kernels want it."""
     count, channels, h, w = atoms.shape
     span = w * channels + -(w * channels) % LANES
     taps = np.zeros((count, h + -h % ROWS, span), atoms.dtype)
     taps[:, :h, : w * channels] = atoms.transpose(0, 2, 3, 1).reshape(count, h, w * channels)
     flat = atoms.reshape(count, -1)
     weights = np.pad(flat, ((0, -count % TOGETHER), (0, -flat.shape[1] % TOGETHER)))
-    return Atoms(h, w, taps.reshape(-1), span, np.square(flat).sum(1), weights)
+    return Atoms(h, w, channels, taps.reshape(-1), span, np.square(flat).sum(1), weights)
 
 
 def empty_residual(signal: np.ndarray, atoms: Atoms) -> Residual:
-    """Room for the residual of ``signal`` (3, H, W)."""
-    _, height, width = signal.shape
-    rows, columns = height + 3 * (atoms.h - 1) + ROWS, width + 3 * (atoms.w - 1)
-    return Residual(np.zeros((rows, columns * 3), signal.dtype), height, width)
+    """Room for the residual of ``signal`` (C, H, W)."""
+    channels, height, width = signal.shape
+    pitch = channels * (width + 3 * (atoms.w - 1))
+    rows = height + 3 * (atoms.h - 1) + ROWS + LANES // pitch
+    return Residual(np.zeros((rows, pitch), signal.dtype), height, width)
+
+
+def lay_out_weights(mask: np.ndarray, residual: Residual, atoms: Atoms) -> np.ndarray:
+    """``W²`` of the mask W (C, H, W) as the pixels of ``residual`` lie, margins too."""
+    height, width = mask.shape[1:]
+    down = np.arange(1 - atoms.h, height + 2 * (atoms.h - 1)) % height
+    right = np.arange(1 - atoms.w, width + 2 * (atoms.w - 1)) % width
+    weights = np.zeros_like(residual.pixels)
+    weights[: len(down)] = np.square(mask)[:, down][:, :, right].transpose(1, 2, 0).reshape(len(down), -1)
+    return weights
 
 
 def empty_patches(signal: np.ndarray) -> np.ndarray:
-    """Room for what screening finds in each patch of ``signal`` (3, H, W): (patches, 4) T."""
+    """Room for what screening finds in each patch of ``signal`` (C, H, W): (patches, 4) T."""
     _, height, width = signal.shape
     return np.zeros((-(-height // PATCH) * -(-width // PATCH), 4), signal.dtype)
 
@@ -133,7 +149,7 @@ def empty_set(room: int, dtype: np.dtype) -> WorkingSet:
 
 
 def first_set(signal: np.ndarray, atoms: Atoms, initial: torch.Tensor | None) -> tuple[WorkingSet, Cells]:
-    """The working set of the codes ``initial`` (M, H, W) of ``signal`` (3, H, W), dense or sparse; None: of zeros."""
+    """The working set of the codes ``initial`` (M, H, W) of ``signal`` (C, H, W), dense or sparse; None: of zeros."""
     _, height, width = signal.shape
     down, across = max(1, height // max(CELL, atoms.h)), max(1, width // max(CELL, atoms.w))
     cells = Cells(np.zeros(down * across + 1, np.int64), np.ones(down * across, bool), across)

@@ -1,9 +1,10 @@
 """Compiled loops of coordinate descent with a working set. Import only where Numba is installed.
 
 An *active* coefficient is an entry of the working set: atom ``m`` at pixel ``(y, x)`` with value ``v``. The residual
-``s − Dx`` is kept up to date with the colours of a pixel side by side; the correlation with all atoms takes it as
-planes, block by block. ``residual``, ``atoms``, ``active`` and ``cells`` are the named tuples of
-:mod:`raypurify.csc._cd_arrays`, which says the shapes of what they hold; T is the precision of all of it.
+``s − Dx`` is kept up to date with the channels of a pixel side by side; the correlation with all atoms takes it as
+planes, block by block. Where pixels have weights, ``W²(s − Dx)`` is, and ``squares``, W² laid out as the residual is,
+multiplies each atom that is added; None: all are 1. ``residual``, ``atoms``, ``active`` and ``cells`` are the named
+tuples of :mod:`raypurify.csc._cd_arrays`, which says the shapes of what they hold; T is the precision of all of it.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from raypurify.csc._cd_arrays import PATCH, TOGETHER, Atoms, Cells, Residual, WorkingSet, block_side
-from raypurify.csc._lanes import window_add, window_dot
+from raypurify.csc._lanes import window_add, window_add_weighted, window_dot
 
 _MATH = {"contract", "nsz", "arcp"}
 # Pixels of one stretch of a correlation.
@@ -35,7 +36,21 @@ def _compiled(**options: Any) -> Callable[[Callable], Callable]:
 
 
 @_compiled()
-def add_atom(residual: Residual, y: int, x: int, atoms: Atoms, base: int, factor: float) -> None:
+def _add_window(
+    flat: np.ndarray, start: int, pitch: int, atoms: Atoms, base: int, factor: float, squares: np.ndarray | None
+) -> None:
+    begin, step, first = np.uint64(start), np.uint64(pitch), np.uint64(base)
+    h, span = np.uint64(atoms.h), np.uint64(atoms.span)
+    if squares is None:
+        window_add(flat, begin, step, atoms.taps, first, h, span, factor)
+    else:
+        window_add_weighted(flat, begin, step, atoms.taps, first, h, span, factor, squares.reshape(-1))
+
+
+@_compiled()
+def add_atom(
+    residual: Residual, y: int, x: int, atoms: Atoms, base: int, factor: float, squares: np.ndarray | None
+) -> None:
     """Add ``factor`` times the atom that begins at ``base`` in the taps to the residual at ``(y, x)``.
 
     It goes wherever it shows on the torus and its margins of h − 1 rows above, 2(h − 1) below, and alike left and
@@ -53,10 +68,7 @@ def add_atom(residual: Residual, y: int, x: int, atoms: Atoms, base: int, factor
             left = x + right * width + w - 1
             if left < 0 or left >= width + 2 * (w - 1):
                 continue
-            start = np.uint64(top * pitch + left * 3)
-            window_add(
-                flat, start, np.uint64(pitch), atoms.taps, np.uint64(base), np.uint64(h), np.uint64(atoms.span), factor
-            )
+            _add_window(flat, top * pitch + left * atoms.channels, pitch, atoms, base, factor, squares)
 
 
 @_compiled()
@@ -69,32 +81,56 @@ def _shrink(t: float, lmbda: float, nonneg: bool) -> float:
 
 
 @_compiled()
+def energies(atoms: Atoms, active: WorkingSet, squares: np.ndarray) -> np.ndarray:
+    """``‖W d‖²`` of the atom of each active coefficient, at its place: (n,) T."""
+    h, w, channels, span = atoms.h, atoms.w, atoms.channels, np.uint64(atoms.span)
+    taps, size, pitch = np.square(atoms.taps), atoms.taps.shape[0] // atoms.energy.shape[0], squares.shape[1]
+    flat, found = squares.reshape(-1), np.empty_like(active.value)
+    for k in range(found.shape[0]):
+        start = np.uint64((active.row[k] + h - 1) * pitch + (active.col[k] + w - 1) * channels)
+        base = np.uint64(active.atom[k] * size)
+        found[k] = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size) // span, span)
+    return found
+
+
+@_compiled()
 def compute_residual(
-    residual: Residual, signal: np.ndarray, atoms: Atoms, active: WorkingSet, lmbda: float, nonneg: bool
+    residual: Residual,
+    signal: np.ndarray,
+    atoms: Atoms,
+    active: WorkingSet,
+    energy: np.ndarray,
+    squares: np.ndarray | None,
+    lmbda: float,
+    nonneg: bool,
 ) -> float:
-    """``s − Dx`` of ``signal`` (3, H, W) and the active coefficients, on the torus and one atom further.
+    """``s − Dx`` of ``signal`` (C, H, W) and the active coefficients, on the torus and one atom further.
+
+    ``energy`` (n,) T is that of the active coefficients' atoms.
 
     Returns the violation: the largest change, in units of the correlation, that an active coefficient still asks for.
     """
-    h, w, taps, span, energy, _ = atoms
+    h, w, channels, taps, span, _, _ = atoms
     pixels, height, width = residual
     atom, row, col, value = active
     pixels[:] = 0
     for i in range(height + h - 1):
         for j in range(width + w - 1):
-            for c in range(3):
-                pixels[i + h - 1, (j + w - 1) * 3 + c] = signal[c, i % height, j % width]
-    pitch, size = pixels.shape[1], taps.shape[0] // energy.shape[0]
+            for c in range(channels):
+                pixels[i + h - 1, (j + w - 1) * channels + c] = signal[c, i % height, j % width]
+    if squares is not None:
+        pixels *= squares
+    pitch, size = pixels.shape[1], taps.shape[0] // atoms.energy.shape[0]
     for k in range(value.shape[0]):
-        add_atom(residual, row[k], col[k], atoms, atom[k] * size, -value[k])
+        add_atom(residual, row[k], col[k], atoms, atom[k] * size, -value[k], squares)
 
     flat = pixels.reshape(-1)
     worst = lmbda - lmbda
     for k in range(value.shape[0]):
         m = atom[k]
-        start, base = np.uint64((row[k] + h - 1) * pitch + (col[k] + w - 1) * 3), np.uint64(m * size)
+        start, base = np.uint64((row[k] + h - 1) * pitch + (col[k] + w - 1) * channels), np.uint64(m * size)
         slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
-        old = energy[m] * value[k]
+        old = energy[k] * value[k]
         worst = max(worst, abs(_shrink(slope + old, lmbda, nonneg) - old))
     return worst
 
@@ -141,8 +177,8 @@ def correlate(
 ) -> None:
     """``Dᴴr`` at the first ``count`` pixels of the flat planes, and its largest magnitude over the atoms.
 
-    ``beta`` (M', count) and ``peak`` (count,) are overwritten. ``planes`` (pixels of three colours, one plane after the
-    other) T; ``offsets`` (3hw',) uint64, how far from its pixel each tap reads; ``weights`` (M', 3hw') T.
+    ``beta`` (M', count) and ``peak`` (count,) are overwritten. ``planes`` (pixels of C channels, one plane after the
+    other) T; ``offsets`` (Chw',) uint64, how far from its pixel each tap reads; ``weights`` (M', Chw') T.
     """
     for first in range(0, count, _CHUNK):
         last = min(count, first + _CHUNK)
@@ -171,17 +207,17 @@ def screen(patches: np.ndarray, residual: Residual, y0: int, x0: int, atoms: Ato
     overwritten.
     """
     pixels, height, width = residual
-    h, w, weights = atoms.h, atoms.w, atoms.weights
+    h, w, channels, weights = atoms.h, atoms.w, atoms.channels, atoms.weights
     y1, x1 = min(height, y0 + block_side(height)), min(width, x0 + block_side(width))
     across = (width + PATCH - 1) // PATCH
     rows, pitch = y1 - y0 + h, x1 - x0 + w - 1
-    planes = np.zeros((3, rows, pitch), pixels.dtype)
+    planes = np.zeros((channels, rows, pitch), pixels.dtype)
     for i in range(rows - 1):
         for j in range(pitch):
-            for c in range(3):
-                planes[c, i, j] = pixels[y0 + i + h - 1, (x0 + j + w - 1) * 3 + c]
+            for c in range(channels):
+                planes[c, i, j] = pixels[y0 + i + h - 1, (x0 + j + w - 1) * channels + c]
     offsets = np.zeros(weights.shape[1], np.uint64)
-    for t in range(3 * h * w):
+    for t in range(channels * h * w):
         offsets[t] = t // (h * w) * rows * pitch + t // w % h * pitch + t % w
     count = (y1 - y0) * pitch
     beta, peak = np.empty((weights.shape[0], count), pixels.dtype), np.empty(count, pixels.dtype)
@@ -208,6 +244,8 @@ def descend(
     residual: Residual,
     atoms: Atoms,
     active: WorkingSet,
+    energy: np.ndarray,
+    squares: np.ndarray | None,
     cells: Cells,
     lmbda: float,
     tol: float,
@@ -215,14 +253,16 @@ def descend(
 ) -> None:
     """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal.
 
+    ``energy`` (n,) T is that of the active coefficients' atoms.
+
     A cell of coefficients is left alone until one in it or beside it has moved by more than that. Values and residual
     change in place.
     """
-    h, w, taps, span, energy, _ = atoms
+    h, w, channels, taps, span, _, _ = atoms
     pixels, height, width = residual
     atom, row, col, value = active
     first, dirty, across = cells
-    pitch, size = pixels.shape[1], taps.shape[0] // energy.shape[0]
+    pitch, size = pixels.shape[1], taps.shape[0] // atoms.energy.shape[0]
     flat = pixels.reshape(-1)
     down = dirty.shape[0] // across
     dirty[:] = True
@@ -235,21 +275,21 @@ def descend(
             for k in range(first[c], first[c + 1]):
                 m, y, x = atom[k], row[k], col[k]
                 base = np.uint64(m * size)
-                start = np.uint64((y + h - 1) * pitch + (x + w - 1) * 3)
+                start = np.uint64((y + h - 1) * pitch + (x + w - 1) * channels)
                 slope = window_dot(flat, start, np.uint64(pitch), taps, base, np.uint64(size // span), np.uint64(span))
                 old = value[k]
-                goal = _shrink(slope + energy[m] * old, lmbda, nonneg)
-                change = abs(goal - energy[m] * old)
+                goal = _shrink(slope + energy[k] * old, lmbda, nonneg)
+                change = abs(goal - energy[k] * old)
                 worst = max(worst, change)
                 # A coefficient that should vanish does so, however small it is.
                 if change > tol * _IDLE or (goal == 0 and old != 0):
                     # An atom of zeros, which only a start can have put here, must not divide by its energy.
-                    value[k] = goal / energy[m] if goal != 0 else goal
+                    value[k] = goal / energy[k] if goal != 0 else goal
                     step = old - value[k]
                     if h <= y + 1 <= height - h + 1 and w <= x + 1 <= width - w + 1:
-                        window_add(flat, start, np.uint64(pitch), taps, base, np.uint64(h), np.uint64(span), step)
+                        _add_window(flat, start, pitch, atoms, base, step, squares)
                     else:
-                        add_atom(residual, y, x, atoms, base, step)
+                        add_atom(residual, y, x, atoms, base, step, squares)
             dirty[c] = worst > tol
             if dirty[c]:
                 moved = True

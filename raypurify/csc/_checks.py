@@ -7,22 +7,28 @@ from raypurify.errors import DataError
 
 
 def check_signal(signal: torch.Tensor) -> None:
-    """Raise DataError unless ``signal`` is a batch (N, 3, H, W) of finite numbers in float32 or float64."""
-    if signal.ndim != 4 or signal.shape[1] != 3 or signal.dtype not in (torch.float32, torch.float64):
+    """Raise DataError unless ``signal`` is a batch (N, C, H, W) of finite numbers in float32 or float64."""
+    if signal.ndim != 4 or not signal.shape[1] or signal.dtype not in (torch.float32, torch.float64):
         raise DataError(
-            f"signal: expected (N, 3, H, W) in float32 or float64, got {tuple(signal.shape)} in {signal.dtype}"
+            f"signal: expected (N, C, H, W) in float32 or float64, got {tuple(signal.shape)} in {signal.dtype}"
         )
     if not torch.isfinite(signal).all():
-        raise DataError("signal: holds NaN or infinite values; remove those images first")
+        raise DataError(
+            "signal: holds NaN or infinite values; remove those images, or pass signal.nan_to_num() with mask=0 there"
+        )
 
 
-def check_options(signal: torch.Tensor, method: str, pad: int, sparse: bool, differentiable: str | None) -> None:
+def check_options(
+    signal: torch.Tensor, method: str, pad: int, sparse: bool, differentiable: str | None, balanced_mask: bool
+) -> None:
     """Raise DataError unless these choices exist and go together."""
     if method != "auto" and method not in METHODS:
         known = " or ".join(f'"{name}"' for name in METHODS)
         raise DataError(f'method={method!r}: choose "auto", {known}')
     if pad < 0:
         raise DataError(f"pad={pad}: must be ≥ 0")
+    if balanced_mask:
+        raise DataError("auto_rho=True: not with a mask; leave out one of the two, and choose rho yourself if need be")
     if differentiable not in (None, "unrolled", "implicit"):
         raise DataError(f'differentiable={differentiable!r}: choose "unrolled", "implicit" or None')
     if differentiable and sparse:
@@ -50,19 +56,24 @@ def check_initial(initial: torch.Tensor | None, bank: torch.Tensor, signal: torc
 def check_dictionary(
     dictionary: torch.Tensor, signal: torch.Tensor, index: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The dictionary as a bank (K, M, 3, h, w), in dtype and device like ``signal``, and an index (N,) int64 into it.
+    """The dictionary as a bank (K, M, C, h, w), in dtype and device like ``signal``, and an index (N,) int64 into it.
 
     Raises DataError for other shapes, atoms that are not finite floats or larger than the images, an index out of
     range, or one of bank and index without the other.
     """
-    if dictionary.ndim not in (4, 5) or dictionary.shape[-3] != 3 or 0 in dictionary.shape:
+    if dictionary.ndim not in (4, 5) or 0 in dictionary.shape:
         raise DataError(
-            f"dictionary: expected (M, 3, h, w), or (K, M, 3, h, w) with index, got {tuple(dictionary.shape)}"
+            f"dictionary: expected (M, C, h, w), or (K, M, C, h, w) with index, got {tuple(dictionary.shape)}"
+        )
+    if dictionary.shape[-3] != signal.shape[1]:
+        raise DataError(
+            f"dictionary: atoms have {dictionary.shape[-3]} channels, but signal has {signal.shape[1]}; for maps of "
+            "each channel by itself, make its channels the batch: signal.flatten(0, 1)[:, None]"
         )
     if not dictionary.is_floating_point() or not torch.isfinite(dictionary).all():
         raise DataError("dictionary: atoms must be finite floats")
     if (dictionary.ndim == 5) != (index is not None):
-        raise DataError("index: needed with a bank (K, M, 3, h, w), and only then; give one integer per image")
+        raise DataError("index: needed with a bank (K, M, C, h, w), and only then; give one integer per image")
     if signal.shape[2] < dictionary.shape[-2] or signal.shape[3] < dictionary.shape[-1]:
         raise DataError(
             f"signal: {signal.shape[2]}×{signal.shape[3]} is smaller than the atoms' "
@@ -80,15 +91,47 @@ def check_dictionary(
     return bank, index
 
 
-def check_settings(
-    lmbda: float, rel_tol: float, max_iter: int | None, rho: float | None, relax: float, dtype: torch.dtype
-) -> None:
+def check_lmbda(lmbda: float | torch.Tensor, signal: torch.Tensor, atoms: int) -> torch.Tensor:
+    """λ of the images, (N, 1), or (N, M) where it is given for each atom, in float64 and on the device of ``signal``.
+
+    Raises DataError unless it is a number, (N,), (1, M), (N, 1) or (N, M), finite and ≥ 0.
+    """
+    count = len(signal)
+    given = torch.as_tensor(lmbda, dtype=torch.float64, device=signal.device).detach()
+    fits = given.ndim == 0 or given.shape == (count,)
+    if not fits and not (given.ndim == 2 and given.shape[0] in (1, count) and given.shape[1] in (1, atoms)):
+        raise DataError(
+            f"lmbda: expected a number, one for each image ({count},), or for each atom (1, {atoms}) or "
+            f"({count}, {atoms}), got {tuple(given.shape)}; weights of the atoms alone are weights[None]"
+        )
+    wrong = given[~((given >= 0) & (given < torch.inf))]
+    if len(wrong):
+        raise DataError(f"lmbda={wrong[0]:g}: must be finite and ≥ 0")
+    return (given if given.ndim == 2 else given.reshape(-1, 1)).expand(count, -1)
+
+
+def check_mask(mask: torch.Tensor | None, signal: torch.Tensor) -> torch.Tensor | None:
+    """The mask (N, C, H, W), in dtype and device like ``signal``; None where there is none.
+
+    Raises DataError unless it is (N or 1, C or 1, H, W), of bools or of numbers in [0, 1].
+    """
+    if mask is None:
+        return None
+    count, channels, *size = signal.shape
+    if mask.ndim != 4 or list(mask.shape[2:]) != size or mask.shape[0] not in (1, count):
+        raise DataError(f"mask: expected ({count} or 1, {channels} or 1, *{size}), got {tuple(mask.shape)}")
+    if mask.shape[1] not in (1, channels):
+        raise DataError(f"mask: has {mask.shape[1]} channels; give one, or each of the {channels} of the signal")
+    if mask.dtype != torch.bool and not ((mask >= 0) & (mask <= 1)).all():
+        raise DataError("mask: must be in [0, 1]; scale it, 0 being where nothing is known")
+    return mask.detach().to(signal).expand_as(signal)
+
+
+def check_settings(rel_tol: float, max_iter: int | None, rho: float | None, relax: float, dtype: torch.dtype) -> None:
     """Raise DataError unless the settings are in range, and ``rel_tol`` is one that ``dtype`` can reach.
 
     With a ``max_iter`` any tolerance will do, because that ends the iteration.
     """
-    if not 0 <= lmbda < float("inf"):
-        raise DataError(f"lmbda={lmbda}: must be finite and ≥ 0")
     if max_iter is not None and max_iter < 0:
         raise DataError(f"max_iter={max_iter}: must be ≥ 0, or None")
     # Below this the residuals are rounding errors, and waiting for them to fall may never end.

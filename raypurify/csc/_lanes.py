@@ -1,8 +1,8 @@
-"""Two vector operations on a window of an image, as LLVM vector code. Import only where Numba is installed.
+"""Vector operations on a window of an image, as LLVM vector code. Import only where Numba is installed.
 
-Rows of an atom are 12 to 36 numbers long: too short for the compiler's own vectoriser, which unrolls four times and
-leaves the rest to a scalar loop. An image is a flat array whose rows are ``pitch`` numbers apart; an atom is ``h`` rows
-of ``span`` numbers from ``base`` on, ``span`` a multiple of ``LANES``. All integers are uint64.
+Rows of an atom are mostly 4 to 36 numbers long: too short for the compiler's own vectoriser, which unrolls four times
+and leaves the rest to a scalar loop. An image is a flat array whose rows are ``pitch`` numbers apart; an atom is ``h``
+rows of ``span`` numbers from ``base`` on, ``span`` a multiple of ``LANES``. All integers are uint64.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,26 +74,45 @@ def window_add(
     factor: types.Float,
 ) -> tuple[Any, Callable]:
     """Add ``factor`` times the atom at base to the window of the image at start."""
-    signature = types.void(image, start, pitch, atoms, base, h, span, factor)
+    return types.void(image, start, pitch, atoms, base, h, span, factor), _add
 
-    def codegen(context: BaseContext, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        _, start, pitch, _, base, h, span, factor = arguments
-        vector, align = _vector(context, signature.args[0].dtype)
-        image, atoms = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(undefined, factor, _LANE(0))
-        factors = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
-        steps = builder.udiv(span, _INT(LANES))
-        with cgutils.for_range(builder, h) as rows, cgutils.for_range(builder, steps) as lanes:
-            right = builder.mul(lanes.index, _INT(LANES))
-            pixels = _at(builder, image, start, builder.mul(rows.index, pitch), right, vector)
-            taps = _at(builder, atoms, base, builder.mul(rows.index, span), right, vector)
-            product = builder.fmul(factors, builder.load(taps, align=align), flags=_FUSE)
-            total = builder.fadd(builder.load(pixels, align=align), product, flags=_FUSE)
-            builder.store(total, pixels, align=align)
-        return context.get_dummy_value()
 
-    return signature, codegen
+@intrinsic
+def window_add_weighted(
+    typing: Any,
+    image: types.Array,
+    start: types.Integer,
+    pitch: types.Integer,
+    atoms: types.Array,
+    base: types.Integer,
+    h: types.Integer,
+    span: types.Integer,
+    factor: types.Float,
+    weights: types.Array,
+) -> tuple[Any, Callable]:
+    """:func:`window_add` with the atom multiplied by the window of ``weights``, laid out as the image is."""
+    return types.void(image, start, pitch, atoms, base, h, span, factor, weights), _add
+
+
+def _add(context: BaseContext, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+    _, start, pitch, _, base, h, span, factor = arguments[:8]
+    vector, align = _vector(context, signature.args[0].dtype)
+    arrays = (0, 3) if len(arguments) == 8 else (0, 3, 8)
+    image, atoms, *weights = (_data(context, builder, signature.args[k], arguments[k]) for k in arrays)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, factor, _LANE(0))
+    factors = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
+    steps = builder.udiv(span, _INT(LANES))
+    with cgutils.for_range(builder, h) as rows, cgutils.for_range(builder, steps) as lanes:
+        right, down = builder.mul(lanes.index, _INT(LANES)), builder.mul(rows.index, pitch)
+        pixels = _at(builder, image, start, down, right, vector)
+        taps = builder.load(_at(builder, atoms, base, builder.mul(rows.index, span), right, vector), align=align)
+        for each in weights:
+            taps = builder.fmul(taps, builder.load(_at(builder, each, start, down, right, vector), align=align))
+        product = builder.fmul(factors, taps, flags=_FUSE)
+        total = builder.fadd(builder.load(pixels, align=align), product, flags=_FUSE)
+        builder.store(total, pixels, align=align)
+    return context.get_dummy_value()
 
 
 def _vector(context: BaseContext, scalar: types.Type) -> tuple[ir.VectorType, int]:

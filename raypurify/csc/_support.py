@@ -10,12 +10,12 @@ _PIVOT = 1e-5
 
 
 def solve_on_support(
-    atoms: torch.Tensor, support: torch.Tensor, gradient: torch.Tensor
+    atoms: torch.Tensor, support: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``D_S(D_SᴴD_S)⁻¹g_S`` for each image (N, 3, H, W), and which images (N,) have been solved; the others are zero.
+    """``D_S(D_SᴴD_S)⁻¹g_S`` for each image (N, C, H, W), and which images (N,) have been solved; the others are zero.
 
     Unsolved are images with many active coefficients, and those where ``D_SᴴD_S`` is nearly singular. Arguments as in
-    ``implicit.differentiate_implicitly``; computed in float64.
+    ``implicit.differentiate_implicitly``, whose mask W makes the dictionary WD; computed in float64.
     """
     count, _, height, width = gradient.shape
     images = gradient.new_zeros(count, atoms.shape[2], height, width)
@@ -34,6 +34,8 @@ def solve_on_support(
         down = (row[:, None, None, None] + rows[:, None]) % height
         right = (column[:, None, None, None] + columns) % width
         placed[index, channel, down, right] = kept[active]
+        if mask is not None:
+            placed *= mask[k].double()
         matrix = placed.flatten(1)
         factor, failed = torch.linalg.cholesky_ex(matrix @ matrix.T)
         pivots = factor.diagonal()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from raypurify.csc.levels import levels, ratios
+
 if TYPE_CHECKING:
     from raypurify.csc._cd_arrays import Atoms
 
@@ -31,10 +33,11 @@ class ImageCode(NamedTuple):
     Attributes:
         place: (3, n) int64, atom, row and column of the n coefficients that are not zero.
         value: (n,).
-        rest: (3, H, W), ``s − Dx``.
+        rest: (C, H, W), ``s − Dx``.
         rounds: of the working set.
         violation: the largest change that a coefficient still asks for, in units of the correlation.
-        top: ``max Dᴴr``, in magnitude unless codes are non-negative.
+        top: ``max DᴴW²r``, in magnitude unless codes are non-negative. Both are those of the problem whose atoms all
+            have the same λ (:mod:`raypurify.csc.levels`).
     """
 
     place: np.ndarray
@@ -59,43 +62,55 @@ def solve_cd(
     bank: torch.Tensor,
     index: torch.Tensor,
     signal: torch.Tensor,
-    lmbda: float,
+    lmbda: torch.Tensor,
     tol: float,
     max_iter: int | None = None,
     nonneg: bool = False,
     initial: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> list[ImageCode]:
-    r"""Codes of a batch, ``argmin_x ½‖Σ_m d_m * x_m − s‖² + λ Σ_m ‖x_m‖₁``, each image on its own.
+    r"""Codes of a batch, ``argmin_x ½‖W(Σ_m d_m * x_m − s)‖² + Σ_m λ_m ‖x_m‖₁``, each image on its own.
 
     Rounds of: correlate the residual with every atom (``β = Dᴴr``); in each patch of pixels let the coefficient with
     the largest ``|β| − λ`` join the working set; coordinate descent on that set, directly on the residual: a step reads
     and writes one window of it and sets ``x ← shrink(β + ‖d‖²x, λ) / ‖d‖²``. This is the locally greedy choice of
-    Moreau et al. (DICOD, 2018) in the working-set frame of Massias et al. (celer, 2018). An image is finished when
+    Moreau et al. (DICOD, 2018) in the working-set frame of Massias et al. (celer, 2018). With a mask W the residual is
+    ``W²r``, a step adds ``W²d`` to it, and ``‖Wd‖²`` at the place of the coefficient takes the place of ``‖d‖²``: no
+    Gram matrix is needed, which is why the shifts of an atom may differ. Atoms with a λ of their own are coded as
+    :mod:`raypurify.csc.levels` says. An image is finished when
     ``max |β| ≤ λ(1 + tol)`` and every member of the set is optimal to ``tol λ``: no coefficient anywhere violates the
     optimality conditions by more.
 
     Results do not depend on the batch, on the number of threads or on their timing. Threads: ``torch.get_num_threads``.
 
     Args:
-        bank: (K, M, 3, h, w) on the CPU, in the dtype of ``signal``.
+        bank: (K, M, C, h, w) on the CPU, in the dtype of ``signal``.
         index: (N,) int64, the dictionary of each image.
-        signal: (N, 3, H, W), float32 or float64.
-        lmbda: λ > 0.
+        signal: (N, C, H, W), float32 or float64.
+        lmbda: λ > 0, (N, 1) or (N, M) in float64.
         tol: violation of optimality, in units of λ, to stop at (see :func:`tolerance`).
         max_iter: rounds at most; None: until solved (given up after 10,000).
         nonneg: allow codes ≥ 0 only.
         initial: codes (N, M, H, W) to start from, dense or sparse; None: zeros.
+        mask: W (N, C, H, W) in the dtype of ``signal``; None: ones.
     """
     from raypurify.csc._cd_arrays import lay_out
 
     images = signal.detach().contiguous().numpy()
-    which = index.tolist()
-    atoms = {k: lay_out(bank[k].contiguous().numpy()) for k in sorted(set(which))}
+    which, level, ratio = index.tolist(), levels(lmbda).tolist(), ratios(lmbda)
+    atoms = {k: lay_out(bank[k].contiguous().numpy()) for k in sorted(set(which))} if ratio is None else {}
     rounds = _CEILING if max_iter is None else max_iter
-    starts = [None if initial is None else initial[n] for n in range(len(images))]
 
     def solve(n: int, pool: ThreadPoolExecutor | None = None) -> ImageCode:
-        return _solve_image(images[n], atoms[which[n]], lmbda, tol, nonneg, rounds, starts[n], pool)
+        start, weights = (None if given is None else given[n] for given in (initial, mask))
+        weights = None if weights is None else weights.numpy()
+        if ratio is None:
+            return _solve_image(images[n], atoms[which[n]], level[n], tol, nonneg, rounds, start, weights, pool)
+        factor = ratio[n].to(bank)
+        scaled = lay_out((bank[which[n]] * factor[:, None, None, None]).numpy())
+        start = None if start is None else _divided(start, factor)
+        code = _solve_image(images[n], scaled, level[n], tol, nonneg, rounds, start, weights, pool)
+        return code._replace(value=code.value * factor.numpy()[code.place[0]])
 
     threads, large = torch.get_num_threads(), images[0][0].size >= _LARGE
     if threads == 1 or (len(images) == 1 and not large):
@@ -106,6 +121,12 @@ def solve_cd(
         return list(pool.map(solve, range(len(images))))
 
 
+def _divided(codes: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    codes = (codes if codes.is_sparse else codes.to_sparse()).coalesce()
+    place = codes.indices()
+    return torch.sparse_coo_tensor(place, codes.values() / factor[place[0]], codes.shape, check_invariants=False)
+
+
 def _solve_image(
     signal: np.ndarray,
     atoms: "Atoms",
@@ -114,24 +135,29 @@ def _solve_image(
     nonneg: bool,
     rounds: int,
     initial: torch.Tensor | None,
+    mask: np.ndarray | None,
     pool: ThreadPoolExecutor | None,
 ) -> ImageCode:
-    """The code of one image (3, H, W); with a pool its blocks are screened on threads, to the same bits."""
+    """The code of one image (C, H, W); with a pool its blocks are screened on threads, to the same bits."""
     from raypurify.csc import _cd_arrays as arrays
     from raypurify.csc import _cd_kernels as kernels
 
     lmbda, tol = signal.dtype.type(lmbda), signal.dtype.type(tol)
-    _, height, width = signal.shape
+    channels, height, width = signal.shape
     residual, patches = arrays.empty_residual(signal, atoms), arrays.empty_patches(signal)
+    squares = None if mask is None else arrays.lay_out_weights(mask, residual, atoms)
     active, cells = arrays.first_set(signal, atoms, initial)
     corners = arrays.corners(height, width)
+
+    def energy() -> np.ndarray:
+        return atoms.energy[active.atom] if squares is None else kernels.energies(atoms, active, squares)
 
     def screen(corner: tuple[int, int], patches: np.ndarray = patches) -> float:
         return kernels.screen(patches, residual, *corner, atoms, nonneg)
 
     done = 0
     while True:
-        worst = kernels.compute_residual(residual, signal, atoms, active, lmbda, nonneg)
+        worst = kernels.compute_residual(residual, signal, atoms, active, energy(), squares, lmbda, nonneg)
         top = max((pool.map if pool else map)(screen, corners))
         worst = max(worst, top - lmbda)
         if worst <= tol * lmbda or done == rounds:
@@ -141,12 +167,15 @@ def _solve_image(
         level = lmbda * (1 + max(_NEAR * tol, _SHARE * excess))
         active = arrays.WorkingSet(*kernels.join(patches, level, height, width, active, cells))
         bound = lmbda * max(_TIGHT * tol, _SLACK * excess)
-        kernels.descend(residual, atoms, active, cells, lmbda, bound, nonneg)
+        kernels.descend(residual, atoms, active, energy(), squares, cells, lmbda, bound, nonneg)
     # A large image leaves no room for what is not needed any more.
     del screen, patches
+    if squares is not None:
+        # What the codes leave where nothing is known, too: the reconstruction there is what a mask is for.
+        kernels.compute_residual(residual, signal, atoms, active, energy(), None, lmbda, nonneg)
     kept = active.value != 0
     place = np.stack([active.atom[kept], active.row[kept], active.col[kept]]).astype(np.int64)
     h, w = atoms.h, atoms.w
-    inside = residual.pixels[h - 1 : h - 1 + height].reshape(height, -1, 3)[:, w - 1 : w - 1 + width]
+    inside = residual.pixels[h - 1 : h - 1 + height].reshape(height, -1, channels)[:, w - 1 : w - 1 + width]
     rest = np.ascontiguousarray(inside.transpose(2, 0, 1))
     return ImageCode(place, active.value[kept], rest, done, float(worst), float(top))

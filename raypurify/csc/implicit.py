@@ -17,7 +17,9 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 _CEILING = 1000
 
 
-def differentiate_implicitly(codes: torch.Tensor, atoms: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+def differentiate_implicitly(
+    codes: torch.Tensor, atoms: torch.Tensor, signal: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Codes that autograd differentiates with respect to ``signal``, by the optimality conditions they satisfy.
 
     With the support S of an optimal code and its signs held fixed, ``x_S = (D_SᴴD_S)⁻¹(D_Sᴴs − λ sign(x_S))``. A
@@ -30,46 +32,54 @@ def differentiate_implicitly(codes: torch.Tensor, atoms: torch.Tensor, signal: t
     ``rel_tol=5e-3``, 0.97 with 1e-3 and 0.998 with 1e-4.
 
     Where ``D_SᴴD_S`` is singular its pseudo-inverse takes the place of the inverse. For λ = 0 that is the derivative
-    of the code of least norm, the one ADMM finds. The formula holds for codes constrained to x ≥ 0 too.
+    of the code of least norm, the one ADMM finds. The formula holds for codes constrained to x ≥ 0 too. A mask W makes
+    it that of the atoms Wd and the signal Ws.
 
     Args:
         codes: (N, M, H, W), optimal.
-        atoms: (N, M, 3, h, w), one dictionary per image, or (1, M, 3, h, w) shared; constants.
-        signal: (N, 3, H, W) that the codes were found for.
+        atoms: (N, M, C, h, w), one dictionary per image, or (1, M, C, h, w) shared; constants.
+        signal: (N, C, H, W) that the codes were found for.
+        mask: W (N, C, H, W); None: ones. A constant too.
 
     Returns:
         ``codes``, with a first derivative with respect to ``signal`` and no second one. Between the passes autograd
         keeps one byte per coefficient.
     """
-    return _ImplicitCode.apply(signal, codes.detach(), atoms.detach())
+    return _ImplicitCode.apply(signal, codes.detach(), atoms.detach(), mask)
 
 
 class _ImplicitCode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, signal: torch.Tensor, codes: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(atoms, codes != 0)
+    def forward(
+        ctx: Any, signal: torch.Tensor, codes: torch.Tensor, atoms: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(atoms, codes != 0, mask)
         return codes.view_as(codes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        atoms, support = ctx.saved_tensors
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        atoms, support, mask = ctx.saved_tensors
         if gradient.device.type != "cpu":
-            return _least_squares(atoms, support, gradient), None, None
-        found, solved = solve_on_support(atoms, support, gradient)
-        left = (~solved).nonzero().flatten()
-        if len(left):
-            some = atoms if len(atoms) == 1 else atoms[left]
-            found[left] = _least_squares(some, support[left], gradient[left])
-        return found, None, None
+            found = _least_squares(atoms, support, gradient, mask)
+        else:
+            found, solved = solve_on_support(atoms, support, gradient, mask)
+            left = (~solved).nonzero().flatten()
+            if len(left):
+                some = atoms if len(atoms) == 1 else atoms[left]
+                weights = None if mask is None else mask[left]
+                found[left] = _least_squares(some, support[left], gradient[left], weights)
+        return found if mask is None else mask * found, None, None, None
 
 
-def _least_squares(atoms: torch.Tensor, support: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def _least_squares(
+    atoms: torch.Tensor, support: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Image of least norm among ``argmin_w ‖D_Sᴴw − g_S‖²``, which is ``D_S(D_SᴴD_S)⁺g_S``, by CGLS.
 
     Conjugate gradients on ``(D_SᴴD_S)v = g_S`` take as many steps, but diverge where that has no solution. So do, in
     float32, conjugate gradients on ``(D_SD_Sᴴ)w = D_Sg_S`` without the residual on the codes: the matrix is singular
-    wherever S is small, and rounding errors in its kernel grow.
+    wherever S is small, and rounding errors in its kernel grow. D is the dictionary, or with a mask WD.
     """
     residual = torch.where(support, gradient, 0)
     # To unit size, because the squares of a small gradient underflow in float32. A NaN stays one by the product below.
@@ -77,6 +87,7 @@ def _least_squares(atoms: torch.Tensor, support: torch.Tensor, gradient: torch.T
     scale = torch.where(scale == 0, 1.0, scale)
     residual = residual / scale
     descent = reconstruct(atoms, residual)
+    descent = descent if mask is None else mask * descent
     shape = descent.shape[-2:]
     spectra = atom_spectra(atoms, *shape)
     adjoint = spectra.conj().resolve_conj()
@@ -94,13 +105,16 @@ def _least_squares(atoms: torch.Tensor, support: torch.Tensor, gradient: torch.T
                 t[keep] for t in (active, support, residual, direction, energy, goal)
             )
             spectra, adjoint = (t if t.shape[0] == 1 else t[keep] for t in (spectra, adjoint))
+            mask = None if mask is None else mask[keep]
         if not len(active):
             break
-        change = torch.fft.irfft2(analyze(adjoint, torch.fft.rfft2(direction)), s=shape) * support
+        seen = direction if mask is None else mask * direction
+        change = torch.fft.irfft2(analyze(adjoint, torch.fft.rfft2(seen)), s=shape) * support
         step = energy / _energy(change)
         solution[active] += step * direction
         residual = residual - step * change
         descent = torch.fft.irfft2(synthesize(spectra, torch.fft.rfft2(residual)), s=shape)
+        descent = descent if mask is None else mask * descent
         before, energy = energy, _energy(descent)
         direction = descent + energy / before * direction
     return solution * scale

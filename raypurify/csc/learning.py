@@ -23,7 +23,7 @@ def learn_dictionary(
     progress: Callable[[int, int], None] | None = None,
     engine: str = "torch",
 ) -> torch.Tensor:
-    r"""Learn unit-norm colour atoms for the convolutional model ``s ≈ Σ_m d_m * x_m`` (RSFP, equation 5).
+    r"""Learn unit-norm atoms for the convolutional model ``s ≈ Σ_m d_m * x_m`` (RSFP, equation 5).
 
     Minimises ``Σ_s ½‖Σ_m d_m * x_{s,m} − s‖² + λ Σ_m ‖x_{s,m}‖₁`` over codes ``x`` and atoms ``‖d_m‖ = 1``, with
     circular convolution, by first-order online learning (RSFP's reference [44], Liu et al. 2018): images come in a
@@ -38,7 +38,8 @@ def learn_dictionary(
     is of use from the first image on, and an atom that is never chosen is still a piece of an image.
 
     Args:
-        images: (N, 3, H, W) high parts of a cluster's images (see :func:`tikhonov_split`), H ≥ size, W ≥ size.
+        images: (N, C, H, W) high parts of a cluster's images (see :func:`tikhonov_split`), of any number of channels,
+            H ≥ size, W ≥ size.
         atoms: number of atoms M ≥ 2.
         size: height and width of an atom, ≥ 1.
         lmbda: weight λ > 0 of the L1 norm; use the one that the images will be purified with.
@@ -49,7 +50,7 @@ def learn_dictionary(
         engine: ``"torch"`` or ``"sporco"``.
 
     Returns:
-        (M, 3, size, size) float32, each atom of unit L2 norm, on the CPU.
+        (M, C, size, size) float32, each atom of unit L2 norm, on the CPU.
 
     Raises:
         DataError: not such a batch, a setting out of range, an unknown engine, or nothing to learn because no image
@@ -69,12 +70,12 @@ def learn_dictionary(
 
 
 def random_patches(signals: np.ndarray, atoms: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit-norm patches (atoms, 3, size, size) of the images at random places, to begin learning with.
+    """Unit-norm patches (atoms, C, size, size) of the images at random places, to begin learning with.
 
     Flat ones are drawn again, and replaced by noise at last.
     """
-    count, _, height, width = signals.shape
-    patches = rng.standard_normal((atoms, 3, size, size)).astype(np.float32)
+    count, channels, height, width = signals.shape
+    patches = rng.standard_normal((atoms, channels, size, size)).astype(np.float32)
     floor = 1e-3 * np.sqrt(np.mean(signals**2) * patches[0].size)
     for patch in patches:
         for _ in range(20):
@@ -87,8 +88,8 @@ def random_patches(signals: np.ndarray, atoms: int, size: int, rng: np.random.Ge
 
 
 def _checked(images: torch.Tensor, atoms: int, size: int, lmbda: float, passes: int) -> torch.Tensor:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise DataError(f"images: expected (N, 3, H, W) floats, got {tuple(images.shape)} in {images.dtype}")
+    if images.ndim != 4 or not images.shape[1] or not images.is_floating_point():
+        raise DataError(f"images: expected (N, C, H, W) floats, got {tuple(images.shape)} in {images.dtype}")
     if atoms < 2 or size < 1 or passes < 1 or not 0 < lmbda < float("inf"):
         raise DataError(
             f"atoms={atoms}, size={size}, lmbda={lmbda}, passes={passes}: "

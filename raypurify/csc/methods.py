@@ -8,8 +8,10 @@ import torch
 
 from raypurify.csc import _admm_gpu, cd
 from raypurify.csc.admm import AdmmSettings, solve_admm
+from raypurify.csc.admm_masked import solve_masked
 from raypurify.csc.convolution import reconstruct
 from raypurify.csc.implicit import differentiate_implicitly
+from raypurify.csc.levels import levels, penalties
 from raypurify.csc.optimality import Solution, extremes
 from raypurify.csc.tiles import largest_side, solve_tiled
 from raypurify.errors import DataError
@@ -17,18 +19,22 @@ from raypurify.errors import DataError
 # Bytes of the codes of one group of images on a CPU: the iteration reads them about ten times, so they stay in cache.
 _GROUP_BYTES = 2 << 20
 # Working memory per pixel, measured and rounded up: arrays of codes of ADMM (spectra, copies of them and five states),
-# numbers of descent (the residual twice, what screening finds, the working set).
+# numbers of descent (the residual twice, what screening finds, the working set). Both for three channels; what more of
+# them need: matrices of C×C, arrays like the signal.
 _ADMM_ARRAYS, _DESCENT_NUMBERS = 20, 20
+_PER_PAIR, _PER_CHANNEL = 8, 4
 
 
 class Problem(NamedTuple):
     """A batch to be coded, with everything settled.
 
     Attributes:
-        bank: (K, M, 3, h, w), in the dtype and on the device of ``signal``.
+        bank: (K, M, C, h, w), in the dtype and on the device of ``signal``.
         index: (N,) int64, the dictionary of each image.
-        signal: (N, 3, H, W).
-        settings: of the iteration; descent takes ``lmbda``, ``rel_tol``, ``max_iter`` and ``nonneg`` from them.
+        signal: (N, C, H, W).
+        mask: W (N, C, H, W) in [0, 1]; None: ones.
+        lmbda: λ (N, 1) or (N, M), in float64.
+        settings: of the iteration; descent takes ``rel_tol``, ``max_iter`` and ``nonneg`` from them.
         initial: codes (N, M, H, W) to start from, dense or sparse; None: zeros.
         sparse: whether the codes of the solution are a sparse tensor.
         differentiable: None, ``"unrolled"`` or ``"implicit"``, as :func:`raypurify.csc.solve_cbpdn` has it.
@@ -38,6 +44,8 @@ class Problem(NamedTuple):
     bank: torch.Tensor
     index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     signal: torch.Tensor
+    mask: torch.Tensor | None
+    lmbda: torch.Tensor
     settings: AdmmSettings
     initial: torch.Tensor | None
     sparse: bool
@@ -49,7 +57,10 @@ class Problem(NamedTuple):
         if len(some) == len(self.signal):
             return self
         initial = None if self.initial is None else self.initial.index_select(0, some)
-        return self._replace(index=self.index[some], signal=self.signal[some], initial=initial)
+        mask = None if self.mask is None else self.mask[some]
+        lmbda, settings = self.lmbda[some], self.settings.part(some)
+        index, signal = self.index[some], self.signal[some]
+        return self._replace(index=index, signal=signal, mask=mask, lmbda=lmbda, settings=settings, initial=initial)
 
 
 def by_descent(problem: Problem) -> Solution:
@@ -57,50 +68,58 @@ def by_descent(problem: Problem) -> Solution:
 
     Raises DataError where the method cannot: λ = 0, a GPU, unrolled gradients, or no Numba.
     """
-    bank, index, signal, settings, initial, sparse, differentiable, max_bytes = problem
-    lmbda = settings.lmbda
-    if lmbda == 0 or signal.device.type != "cpu" or differentiable == "unrolled":
+    bank, index, signal, mask, lmbda, settings, initial, sparse, differentiable, _ = problem
+    if not (lmbda > 0).all() or signal.device.type != "cpu" or differentiable == "unrolled":
         raise DataError('method="cd" needs lmbda > 0, tensors on the CPU and no unrolling; use method="admm"')
     if not cd.available():
         raise DataError('method="cd" needs the package numba; install it or use method="admm"')
     tol = cd.tolerance(settings.rel_tol)
-    found = cd.solve_cd(bank, index, signal, lmbda, tol, settings.max_iter, settings.nonneg, initial)
+    found = cd.solve_cd(bank, index, signal, lmbda, tol, settings.max_iter, settings.nonneg, initial, mask)
     shape = (len(signal), bank.shape[1], *signal.shape[2:])
     codes = _sparse_codes(found, shape) if sparse else _dense_codes(found, shape, signal.dtype)
     if differentiable:
-        groups = _groups(bank, signal, max_bytes)
-        parts = [(_atoms(bank, index[some]), codes[some], signal[some]) for some in groups]
-        solved = [(atoms, differentiate_implicitly(maps, atoms, part)) for atoms, maps, part in parts]
+        groups = _groups(problem)
+        parts = [(_atoms(bank, index[some]), codes[some], signal[some], _some(mask, some)) for some in groups]
+        solved = [(atoms, differentiate_implicitly(maps, atoms, *rest)) for atoms, maps, *rest in parts]
         codes = torch.cat([maps for _, maps in solved])
         rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
-        l1_norm = _l1_norms(codes)
+        penalty = penalties(codes, lmbda)
     else:
         rests = [one.rest for one in found]
         rest = torch.from_numpy(np.stack(rests) if len(rests) > 1 else rests[0][None])
-        l1_norm = torch.tensor([np.abs(one.value).sum(dtype=np.float64) for one in found])
+        penalty = torch.tensor([_penalty(one, weights) for one, weights in zip(found, lmbda.numpy())])
     rounds = torch.tensor([one.rounds for one in found])
     violation = torch.tensor([one.violation for one in found], dtype=signal.dtype)
     top = torch.tensor([one.top for one in found], dtype=signal.dtype)
-    return Solution(codes, rest, rounds, violation <= tol * lmbda, l1_norm, violation, top)
+    return Solution(codes, rest, rounds, violation <= (tol * levels(lmbda)).to(signal), penalty, violation, top)
+
+
+def _penalty(code: cd.ImageCode, lmbda: np.ndarray) -> float:
+    if len(lmbda) == 1:
+        return lmbda[0] * np.abs(code.value).sum(dtype=np.float64)
+    return np.sum(lmbda[code.place[0]] * np.abs(code.value))
 
 
 def by_admm(problem: Problem) -> Solution:
     """Solve by ADMM (:mod:`raypurify.csc.admm`), as many images at once as ``max_bytes`` and the cache allow."""
-    bank, index, signal, settings, initial, sparse, differentiable, max_bytes = problem
+    bank, index, signal, mask, lmbda, settings, initial, sparse, differentiable, _ = problem
     parts = []
-    for some in _groups(bank, signal, max_bytes):
-        atoms, part = _atoms(bank, index[some]), signal[some]
+    for some in _groups(problem):
+        atoms, part, weights, chosen = _atoms(bank, index[some]), signal[some], _some(mask, some), settings.part(some)
         begun = None if initial is None else initial.index_select(0, torch.arange(some.start, some.stop).to(index))
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable == "unrolled"):
-            solve = _admm_gpu.solve_fused if _admm_gpu.applies(settings, part, atoms, begun) else solve_admm
-            codes, iterations, converged = solve(atoms, part, settings, begun)
+            if weights is not None:
+                codes, iterations, converged = solve_masked(atoms, part, weights, chosen, begun)
+            else:
+                solve = _admm_gpu.solve_fused if _admm_gpu.applies(chosen, part, atoms, begun) else solve_admm
+                codes, iterations, converged = solve(atoms, part, chosen, begun)
         if differentiable == "implicit":
-            codes = differentiate_implicitly(codes, atoms, part)
+            codes = differentiate_implicitly(codes, atoms, part, weights)
         rest = part - reconstruct(atoms, codes)
-        violation, top = extremes(atoms, codes, rest, settings.lmbda, settings.nonneg)
-        l1_norm = _l1_norms(codes)
+        violation, top = extremes(atoms, codes, rest, lmbda[some], settings.nonneg, weights)
+        penalty = penalties(codes, lmbda[some])
         codes = codes.to_sparse() if sparse else codes
-        parts.append(Solution(codes, rest, iterations, converged, l1_norm, violation, top))
+        parts.append(Solution(codes, rest, iterations, converged, penalty, violation, top))
     return Solution(*(torch.cat(field) for field in zip(*parts)))
 
 
@@ -109,17 +128,21 @@ class Method(NamedTuple):
 
     Attributes:
         solve: a :class:`Problem` to its :class:`Solution`.
-        bytes_per_pixel: working memory per pixel of one image, besides image and result, from the number of atoms M
-            and the bytes of a number.
+        numbers_per_pixel: working memory per pixel of one image, besides image and result, in numbers, from those of
+            atoms M and channels C.
     """
 
     solve: Callable[[Problem], Solution]
-    bytes_per_pixel: Callable[[int, int], int]
+    numbers_per_pixel: Callable[[int, int], int]
+
+    def bytes_per_pixel(self, problem: Problem) -> int:
+        """Working memory per pixel of one image, besides image and result."""
+        return self.numbers_per_pixel(*problem.bank.shape[1:3]) * problem.signal.element_size()
 
 
 METHODS = {
-    "admm": Method(by_admm, lambda atoms, element: _ADMM_ARRAYS * atoms * element),
-    "cd": Method(by_descent, lambda atoms, element: _DESCENT_NUMBERS * element),
+    "admm": Method(by_admm, lambda atoms, channels: _ADMM_ARRAYS * atoms + _PER_PAIR * max(0, channels**2 - 9)),
+    "cd": Method(by_descent, lambda _, channels: _DESCENT_NUMBERS + _PER_CHANNEL * max(0, channels - 3)),
 }
 """Every method by its name in ``solve_cbpdn``."""
 
@@ -130,7 +153,7 @@ def solve_by(method: Method, problem: Problem) -> Solution:
     Raises DataError where that is too little for a tile, or for an image with initial codes or a gradient.
     """
     bank, signal, max_bytes, settings = problem.bank, problem.signal, problem.max_bytes, problem.settings
-    needed = method.bytes_per_pixel(bank.shape[1], signal.element_size())
+    needed = method.bytes_per_pixel(problem)
     if needed * signal.shape[2] * signal.shape[3] <= max_bytes:
         return method.solve(problem)
     if problem.initial is not None or problem.differentiable:
@@ -140,17 +163,12 @@ def solve_by(method: Method, problem: Problem) -> Solution:
     for n in range(len(signal)):
         one = problem.part(torch.tensor([n], device=signal.device))
 
-        def window(pixels: torch.Tensor, one: Problem = one) -> Solution:
-            return method.solve(one._replace(signal=pixels, sparse=True))
+        def window(pixels: torch.Tensor, weights: torch.Tensor | None, one: Problem = one) -> Solution:
+            return method.solve(one._replace(signal=pixels, mask=weights, sparse=True))
 
-        tiled = solve_tiled(window, bank[one.index], one.signal, side, settings.lmbda, settings.nonneg)
+        tiled = solve_tiled(window, bank[one.index], one.signal, side, one.lmbda, settings.nonneg, one.mask)
         parts.append(tiled if problem.sparse else tiled._replace(codes=tiled.codes.to_dense()))
     return Solution(*(torch.cat(field) for field in zip(*parts)))
-
-
-def _l1_norms(codes: torch.Tensor) -> torch.Tensor:
-    # One image at a time, or the sum would hold a copy of all codes in double precision.
-    return torch.stack([torch.linalg.vector_norm(maps, 1, dtype=torch.float64) for maps in codes])
 
 
 def _dense_codes(found: list[cd.ImageCode], shape: tuple, dtype: torch.dtype) -> torch.Tensor:
@@ -172,9 +190,14 @@ def _atoms(bank: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     return bank[which[:1]] if bool((which == which[0]).all()) else bank[which]
 
 
-def _groups(bank: torch.Tensor, signal: torch.Tensor, max_bytes: int) -> list[slice]:
-    atoms, pixels, element = bank.shape[1], signal.shape[2] * signal.shape[3], signal.element_size()
-    size = max_bytes // (METHODS["admm"].bytes_per_pixel(atoms, element) * pixels)
+def _some(mask: torch.Tensor | None, some: slice) -> torch.Tensor | None:
+    return None if mask is None else mask[some]
+
+
+def _groups(problem: Problem) -> list[slice]:
+    signal = problem.signal
+    atoms, pixels, element = problem.bank.shape[1], signal.shape[2] * signal.shape[3], signal.element_size()
+    size = problem.max_bytes // (METHODS["admm"].bytes_per_pixel(problem) * pixels)
     if signal.device.type == "cpu":
         size = min(size, _GROUP_BYTES // (atoms * pixels * element))
     size = max(1, size)

@@ -27,7 +27,7 @@ def learn_online(
     rng: np.random.Generator,
     progress: Callable[[int, int], None] | None,
 ) -> torch.Tensor:
-    r"""Learn a dictionary from ``signals`` (N, 3, H, W), on their device, beginning at the unit-norm ``start``.
+    r"""Learn a dictionary from ``signals`` (N, C, H, W), on their device, beginning at the unit-norm ``start``.
 
     At mini-batch j with codes ``x`` and residual ``r = Σ_m d_m * x_m − s``::
 
@@ -38,7 +38,7 @@ def learn_online(
     is the average of all ``d`` with polynomial weights (Shamir and Zhang 2013): with it the steps may stay long, where
     sporco's must shrink to be rid of the noise of single images.
 
-    ``start`` and the result are (M, 3, h, w) of unit norm; ``progress`` is that of ``learn_dictionary``.
+    ``start`` and the result are (M, C, h, w) of unit norm; ``progress`` is that of ``learn_dictionary``.
     """
     atoms = average = start.to(signals.device)
     velocity, curvature = torch.zeros_like(atoms), None
@@ -65,7 +65,7 @@ def learn_online(
 def _gradient(codes: torch.Tensor, residual: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """Gradient of ``½‖Σ_m d_m * x_m − s‖²`` by the atoms, summed over the batch: correlations of residual and maps."""
     codes_conj, residual_hat = torch.fft.rfft2(codes).conj(), torch.fft.rfft2(residual)
-    # One channel at a time: the products of all three at once would be three times the memory of the codes.
+    # One channel at a time: the products of all at once would be as many times the memory of the codes.
     spectra = [(codes_conj * residual_hat[:, c, None]).sum(0) for c in range(residual.shape[1])]
     correlation = torch.fft.irfft2(torch.stack(spectra, dim=1), s=residual.shape[2:])
     return correlation[..., : size[0], : size[1]]

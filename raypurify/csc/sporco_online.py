@@ -22,9 +22,9 @@ def learn_by_sporco(
     rng: np.random.Generator,
     progress: Callable[[int, int], None] | None,
 ) -> torch.Tensor:
-    """Learn a dictionary from ``signals`` (N, 3, H, W), one at a time in a random order, beginning at ``start``.
+    """Learn a dictionary from ``signals`` (N, C, H, W), one at a time in a random order, beginning at ``start``.
 
-    ``start`` and the result are (M, 3, h, w) of unit norm, the result on the CPU; ``progress`` is that of
+    ``start`` and the result are (M, C, h, w) of unit norm, the result on the CPU; ``progress`` is that of
     ``learn_dictionary``. After image j the dictionary takes a projected gradient step of length a / (j + b) (Liu et
     al., First- and Second-order Methods for Online Convolutional Dictionary Learning, 2018, algorithm 1).
     """

@@ -26,25 +26,26 @@ def largest_side(max_bytes: int, bytes_per_pixel: int, size: int) -> int:
 
 
 def solve_tiled(
-    solve: Callable[[torch.Tensor], Solution],
+    solve: Callable[[torch.Tensor, torch.Tensor | None], Solution],
     atoms: torch.Tensor,
     signal: torch.Tensor,
     side: int,
-    lmbda: float,
+    lmbda: torch.Tensor,
     nonneg: bool,
+    mask: torch.Tensor | None = None,
 ) -> Solution:
     """Code one image tile by tile; a tile's borders, which it codes without knowing what lies beyond, are thrown away.
 
     Args:
-        solve: a window (1, 3, ., .) to its :class:`Solution` with sparse codes.
-        atoms: (1, M, 3, h, w); ``signal`` (1, 3, H, W).
+        solve: a window (1, C, ., .) and that of the mask to its :class:`Solution` with sparse codes.
+        atoms: (1, M, C, h, w); ``signal`` (1, C, H, W), ``mask`` alike; ``lmbda`` (1, 1) or (1, M).
         side: of the tiles. Memory is that of one window, besides the image and the sparse codes.
     """
     height, width = signal.shape[2:]
     size = max(atoms.shape[3:])
     places, values, iterations, converged = [], [], [], []
     for rows, cols, (top, left), (y, x, tall, wide) in _windows(height, width, side, _OVERLAP * size):
-        solved = solve(signal[:, :, rows][..., cols])
+        solved = solve(*(None if each is None else each[:, :, rows][..., cols] for each in (signal, mask)))
         codes = solved.codes.coalesce()
         place, value = codes.indices(), codes.values()
         inside = (place[2] >= top) & (place[2] < top + tall) & (place[3] >= left) & (place[3] < left + wide)
@@ -58,10 +59,14 @@ def solve_tiled(
     shape = (1, atoms.shape[1], height, width)
     codes = torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), shape, check_invariants=False).coalesce()
     rest = _residual(atoms, codes, signal, side)
-    violation, top = _extremes(atoms, codes, rest, side, lmbda, nonneg)
-    l1_norm = codes.values().abs().sum(0, True, dtype=torch.float64)
+    violation, top = _extremes(atoms, codes, rest, side, lmbda, nonneg, mask)
+    magnitude = codes.values().abs()
+    if lmbda.shape[1] == 1:
+        penalty = lmbda[:, 0] * magnitude.sum(0, True, dtype=torch.float64)
+    else:
+        penalty = (lmbda[0, codes.indices()[1]] * magnitude).sum(0, True)
     steps, done = torch.cat(iterations).amax(0, True), torch.cat(converged).all(0, True)
-    return Solution(codes, rest, steps, done, l1_norm, violation, top)
+    return Solution(codes, rest, steps, done, penalty, violation, top)
 
 
 def _windows(height: int, width: int, side: int, margin: int) -> Iterator[tuple]:
@@ -92,14 +97,21 @@ def _residual(atoms: torch.Tensor, codes: torch.Tensor, signal: torch.Tensor, si
 
 
 def _extremes(
-    atoms: torch.Tensor, codes: torch.Tensor, rest: torch.Tensor, side: int, lmbda: float, nonneg: bool
+    atoms: torch.Tensor,
+    codes: torch.Tensor,
+    rest: torch.Tensor,
+    side: int,
+    lmbda: torch.Tensor,
+    nonneg: bool,
+    mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     found = []
     height, width = rest.shape[2:]
     for rows, cols, (top, left), (_, _, tall, wide) in _windows(height, width, side, max(atoms.shape[3:])):
         inside = (slice(top, top + tall), slice(left, left + wide))
         window = _crop(codes, rows, cols)
-        found.append(extremes(atoms, window, rest[:, :, rows][..., cols], lmbda, nonneg, inside))
+        weights = None if mask is None else mask[:, :, rows][..., cols]
+        found.append(extremes(atoms, window, rest[:, :, rows][..., cols], lmbda, nonneg, weights, inside))
     violation, largest = (torch.stack(each).amax(0) for each in zip(*found))
     return violation, largest
 

@@ -10,7 +10,7 @@ import torch
 from sparse_problems import random_dictionary, random_signal
 
 from raypurify.csc import solve_cbpdn
-from raypurify.csc._admm_gpu import agrees, iterate
+from raypurify.csc._admm_gpu import agrees, iterate, solve_fused
 from raypurify.csc.admm import AdmmSettings, solve_admm
 from raypurify.csc.convolution import atom_spectra
 
@@ -118,6 +118,19 @@ def test_iteration_is_the_eager_one(device, nonneg, sets):
     assert len(set(iterations.tolist())) > 2
     assert found[1].tolist() == iterations.tolist()
     assert found[2].tolist() == converged.tolist()
+    torch.testing.assert_close(found[0].cpu(), codes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_fewer_channels_and_a_lambda_for_each_image_go_through_the_kernels(device, channels):
+    atoms, signal = random_dictionary(5, 4, sets=1)[:, :, :channels], random_signal(3, 8, 9)[:, :channels]
+    lmbda = torch.tensor([[0.05], [0.1], [0.2]], dtype=torch.float64)
+    settings = AdmmSettings(lmbda, 1e-2, None, 50 * lmbda[:, 0] + 1, 1.8, False, False)
+    codes, iterations, converged = solve_admm(atoms, signal, settings)
+    found = solve_fused(atoms.to(device), signal.to(device), settings)
+    assert found[1].tolist() == iterations.tolist()
+    assert found[2].tolist() == converged.tolist()
+    assert len(set(iterations.tolist())) > 1
     torch.testing.assert_close(found[0].cpu(), codes, rtol=1e-4, atol=1e-5)
 
 
