@@ -4,9 +4,9 @@
 
 DIR holds ``cifar10/test.parquet``, ``cifar10/train-*.parquet`` and ``imagenette224/val.parquet``. Every job is the
 command ``raypurify purify IN OUT --sheet 0 --engine actors`` in a process of its own, which starts Ray and ends it, on
-CPUs, with the bundle ``cifar10`` for images of 32² and ``imagenet10`` for those of 224². Sides are run in turn, ``--repeat`` times,
-and compared by medians. N is the number of images of 32² (small) and 224² (large) in every part that is run; each has
-its own defaults.
+CPUs, with the bundle ``cifar10`` for images of 32² and ``imagenet10`` for those of 224². Sides are run in turn,
+``--repeat`` times, and compared by medians. N is the number of images of 32² (small) and 224² (large) in every part
+that is run; each has its own defaults.
 
 * ``tensors``: images per second of a job over those of ``purifier.purify`` on float tensors in memory, by one process
   with as many threads as cores, in the batches that suit it best. *Whole* is the command from start to end, *steady*
