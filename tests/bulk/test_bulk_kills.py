@@ -19,10 +19,8 @@ IMAGES, RUNS = 48, 4
 
 @pytest.fixture(scope="module")
 def place(local_ray, tmp_path_factory):
-    """A folder and a Parquet file of the same images, a few of them broken, and the whole ones in an array."""
+    """A folder and a Parquet file of the same images, a few of them broken."""
     root = tmp_path_factory.mktemp("kills")
-    (root / "arrays").mkdir()
-    np.save(root / "arrays" / "fog.npy", np.stack([pixels(seed=k) for k in range(IMAGES)]))
     images = [encode(pixels(seed=k)) for k in range(IMAGES)]
     for k in (5, 17):
         images[k] = images[k][: len(images[k]) // 2]
@@ -68,11 +66,7 @@ def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: s
 
 @pytest.mark.parametrize(
     ("kind", "point", "target"),
-    [
-        ("folder", "written", "worker"),
-        pytest.param("folder", "write", "driver", marks=pytest.mark.slow),
-        pytest.param("arrays", "renamed", "driver", marks=pytest.mark.slow),
-    ],
+    [("folder", "written", "worker"), pytest.param("folder", "write", "driver", marks=pytest.mark.slow)],
 )
 def test_a_kill_changes_nothing_and_is_in_the_log(place, tmp_path, monkeypatch, kind, point, target):
     monkeypatch.setenv("RAYPURIFY_LOG", "json")
