@@ -85,7 +85,11 @@ def purify(
     part = part_of(shard) if shard else None
     if dry_run:
         asked["strict"] = strict or part is not None
-        print(rehearse(inputs, output, bundle, **asked))
+        found = rehearse(inputs, output, bundle, **asked)
+        counts = {"images": found.rows, "shards": found.shards, "damaged": found.damaged, "ignored": found.ignored}
+        costs = {"core_seconds_an_image": found.seconds, "bytes_an_image": found.bytes}
+        tell(**counts, measured=found.measured, measured_failed=found.failed, **costs)
+        print(found)
         return
     summary = run(
         inputs,

@@ -164,7 +164,9 @@ def test_planning_looks_once_and_cuts_for_the_size(tmp_path, monkeypatch, rows, 
     assert opened == ["t.parquet"] * 2
 
 
-def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    told: dict = {}
+    monkeypatch.setattr("raypurify.cli.purify.tell", told.update)
     source = planned_for(str(tmp_path / "out"), [str(EXAMPLES)])
     found = estimate(source, "cifar10")
     assert (found.rows, found.measured, found.failed) == (source.rows, MEASURED, 0)
@@ -173,6 +175,7 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"images:     {source.rows} in {len(source.shards)} shards" in said
     assert "ms an image on one core" in said
+    assert (told["images"], told["measured"]) == (source.rows, MEASURED)
     assert not (tmp_path / "out").exists()
 
 
