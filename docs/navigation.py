@@ -3,7 +3,7 @@
 from pathlib import Path
 
 SERVING = ("serve", "serve-api", "serve-jobs", "serve-operations")
-USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "cluster")
+USE = ("bulk", *SERVING, "training", "evaluation", "observability", "sparse-coding", "from-sporco", "cluster")
 WHY = ("algorithm", "claims", "clusters", "scale", "three-hosts", "decisions")
 
 
