@@ -387,6 +387,13 @@ def test_tables_of_sparse_coding_are_those_of_the_committed_results(benchmark, n
     assert page.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip() == bench.table(records)
 
 
+def test_table_of_peers_of_sparse_coding_is_that_of_the_committed_results(benchmark):
+    page = (REPOSITORY / "docs" / "from-sporco.md").read_text("utf-8")
+    records = [json.loads(line) for line in benchmark("csc").RESULTS.read_text("utf-8").splitlines()]
+    found = page.partition("<!-- csc_peers -->")[2].partition("<!-- /csc_peers -->")[0].strip()
+    assert found == benchmark("csc_peers").table(records)
+
+
 def test_table_of_training_is_that_of_the_committed_results(benchmark):
     bench = benchmark("training")
     page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
