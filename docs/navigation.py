@@ -12,6 +12,7 @@ USE = (
     "evaluation",
     "observability",
     "sparse-coding",
+    "from-sporco",
     "cluster",
 )
 WHY = ("algorithm", "claims", "clusters", "scale", "three-hosts", "decisions")

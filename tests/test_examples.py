@@ -39,6 +39,11 @@ def test_one_image_is_coded_and_drawn(run, tmp_path):
     assert Image.open(tmp_path / "parts.png").size == (5 * 32, 32)
 
 
+def test_missing_pixels_are_filled_in_better_than_smoothly(run):
+    smooth, atoms = map(float, re.findall(r"([\d.]+) dB", run("fill_in_pixels.py")))
+    assert atoms > smooth + 3
+
+
 def test_tensors_are_purified(run):
     said = run("purify_tensors.py")
     assert re.search(r"clean/0004-frog.png +cluster +\d+ \(\w+\), distance", said)

@@ -387,6 +387,13 @@ def test_tables_of_sparse_coding_are_those_of_the_committed_results(benchmark, n
     assert page.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip() == bench.table(records)
 
 
+def test_table_of_peers_of_sparse_coding_is_that_of_the_committed_results(benchmark):
+    page = (REPOSITORY / "docs" / "from-sporco.md").read_text("utf-8")
+    records = [json.loads(line) for line in benchmark("csc").RESULTS.read_text("utf-8").splitlines()]
+    found = page.partition("<!-- csc_peers -->")[2].partition("<!-- /csc_peers -->")[0].strip()
+    assert found == benchmark("csc_peers").table(records)
+
+
 def test_table_of_training_is_that_of_the_committed_results(benchmark):
     bench = benchmark("training")
     page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
@@ -448,14 +455,16 @@ def test_no_attack_is_weaker_than_its_reference_and_the_table_says_so(benchmark)
         assert name != "UAP" or float(row["left"]) < 0.3
 
 
-def test_the_example_of_sparse_coding_runs(capsys):
-    page = (REPOSITORY / "docs" / "sparse-coding.md").read_text("utf-8")
+@pytest.mark.parametrize(("name", "shape"), [("sparse-coding", "[16, 32, 48, 64]"), ("from-sporco", "[2, 8, 48, 64]")])
+def test_the_example_of_sparse_coding_runs(name, shape, capsys):
+    page = (REPOSITORY / "docs" / f"{name}.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(compile(example, "docs/sparse-coding.md", "exec"), {})
-    assert "torch.Size([16, 32, 48, 64])" in capsys.readouterr().out
+    exec(compile(example, f"docs/{name}.md", "exec"), {})
+    assert f"torch.Size({shape})" in capsys.readouterr().out
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/algorithm.md", "docs/sparse-coding.md"]
+PAGES += ["docs/from-sporco.md"]
 PAGES += [
     "docs/cluster.md",
     "docs/bulk.md",

@@ -34,8 +34,8 @@ class AdmmSettings:
 
     def part(self, some: torch.Tensor | slice) -> "AdmmSettings":
         """The settings of the images that ``some`` counts."""
-        given = {name: getattr(self, name) for name in ("lmbda", "rho")}
-        return replace(self, **{name: value[some] for name, value in given.items() if isinstance(value, torch.Tensor)})
+        lmbda, rho = (each[some] if isinstance(each, torch.Tensor) else each for each in (self.lmbda, self.rho))
+        return replace(self, lmbda=lmbda, rho=rho)
 
     def weights(self, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """``(λ (N, 1 or M), ρ (N,))`` of ``count`` images, in float64."""
@@ -207,8 +207,8 @@ def _inverse(normal: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     zero = torch.zeros_like(one)
     rows: list[list[torch.Tensor]] = []  # of L⁻¹
     for i in channels:
-        left = [-sum((rows[k][j] * lower[i, k] for k in range(j + 1, i)), lower[i, j]) for j in range(i)]
-        rows.append([*left, one, *[zero] * (len(channels) - i - 1)])
+        before = [-sum((rows[k][j] * lower[i, k] for k in range(j + 1, i)), lower[i, j]) for j in range(i)]
+        rows.append([*before, one, *[zero] * (len(channels) - i - 1)])
     factor = torch.stack([torch.stack(row, 1) for row in rows], 1)
     scaled = factor / torch.stack(pivots, 1)[:, :, None]
     inverse = torch.stack([(factor[:, :, i, None].conj() * scaled).sum(1) for i in channels], 1)

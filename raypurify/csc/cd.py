@@ -102,8 +102,7 @@ def solve_cd(
     rounds = _CEILING if max_iter is None else max_iter
 
     def solve(n: int, pool: ThreadPoolExecutor | None = None) -> ImageCode:
-        start, weights = (None if given is None else given[n] for given in (initial, mask))
-        weights = None if weights is None else weights.numpy()
+        start, weights = None if initial is None else initial[n], None if mask is None else mask[n].numpy()
         if ratio is None:
             return _solve_image(images[n], atoms[which[n]], level[n], tol, nonneg, rounds, start, weights, pool)
         factor = ratio[n].to(bank)

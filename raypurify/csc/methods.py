@@ -80,7 +80,7 @@ def by_descent(problem: Problem) -> Solution:
     if differentiable:
         groups = _groups(problem)
         parts = [(_atoms(bank, index[some]), codes[some], signal[some], _some(mask, some)) for some in groups]
-        solved = [(atoms, differentiate_implicitly(maps, atoms, *rest)) for atoms, maps, *rest in parts]
+        solved = [(atoms, differentiate_implicitly(maps, atoms, part, weights)) for atoms, maps, part, weights in parts]
         codes = torch.cat([maps for _, maps in solved])
         rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
         penalty = penalties(codes, lmbda)

@@ -45,7 +45,8 @@ def solve_tiled(
     size = max(atoms.shape[3:])
     places, values, iterations, converged = [], [], [], []
     for rows, cols, (top, left), (y, x, tall, wide) in _windows(height, width, side, _OVERLAP * size):
-        solved = solve(*(None if each is None else each[:, :, rows][..., cols] for each in (signal, mask)))
+        weights = None if mask is None else mask[:, :, rows][..., cols]
+        solved = solve(signal[:, :, rows][..., cols], weights)
         codes = solved.codes.coalesce()
         place, value = codes.indices(), codes.values()
         inside = (place[2] >= top) & (place[2] < top + tall) & (place[3] >= left) & (place[3] < left + wide)

@@ -13,6 +13,10 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A task on a host that vanishes without a word is one that runs, until its connection is found dead: by Ray's own
+# settings after seven minutes.
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "30000")
+os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "30000")
 
 
 @contextmanager
