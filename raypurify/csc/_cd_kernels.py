@@ -81,8 +81,10 @@ def _shrink(t: float, lmbda: float, nonneg: bool) -> float:
 
 
 @_compiled()
-def energies(atoms: Atoms, active: WorkingSet, squares: np.ndarray) -> np.ndarray:
+def _energies(atoms: Atoms, active: WorkingSet, squares: np.ndarray | None) -> np.ndarray:
     """``‖W d‖²`` of the atom of each active coefficient, at its place: (n,) T."""
+    if squares is None:
+        return atoms.energy[active.atom]
     h, w, channels, span = atoms.h, atoms.w, atoms.channels, np.uint64(atoms.span)
     taps, size, pitch = np.square(atoms.taps), atoms.taps.shape[0] // atoms.energy.shape[0], squares.shape[1]
     flat, found = squares.reshape(-1), np.empty_like(active.value)
@@ -99,14 +101,11 @@ def compute_residual(
     signal: np.ndarray,
     atoms: Atoms,
     active: WorkingSet,
-    energy: np.ndarray,
     squares: np.ndarray | None,
     lmbda: float,
     nonneg: bool,
 ) -> float:
     """``s − Dx`` of ``signal`` (C, H, W) and the active coefficients, on the torus and one atom further.
-
-    ``energy`` (n,) T is that of the active coefficients' atoms.
 
     Returns the violation: the largest change, in units of the correlation, that an active coefficient still asks for.
     """
@@ -124,7 +123,7 @@ def compute_residual(
     for k in range(value.shape[0]):
         add_atom(residual, row[k], col[k], atoms, atom[k] * size, -value[k], squares)
 
-    flat = pixels.reshape(-1)
+    flat, energy = pixels.reshape(-1), _energies(atoms, active, squares)
     worst = lmbda - lmbda
     for k in range(value.shape[0]):
         m = atom[k]
@@ -244,7 +243,6 @@ def descend(
     residual: Residual,
     atoms: Atoms,
     active: WorkingSet,
-    energy: np.ndarray,
     squares: np.ndarray | None,
     cells: Cells,
     lmbda: float,
@@ -252,8 +250,6 @@ def descend(
     nonneg: bool,
 ) -> None:
     """Cyclic coordinate descent on the working set until no coefficient is more than ``tol`` from optimal.
-
-    ``energy`` (n,) T is that of the active coefficients' atoms.
 
     A cell of coefficients is left alone until one in it or beside it has moved by more than that. Values and residual
     change in place.
@@ -263,7 +259,7 @@ def descend(
     atom, row, col, value = active
     first, dirty, across = cells
     pitch, size = pixels.shape[1], taps.shape[0] // atoms.energy.shape[0]
-    flat = pixels.reshape(-1)
+    flat, energy = pixels.reshape(-1), _energies(atoms, active, squares)
     down = dirty.shape[0] // across
     dirty[:] = True
     for _ in range(_SWEEPS):

@@ -148,15 +148,12 @@ def _solve_image(
     active, cells = arrays.first_set(signal, atoms, initial)
     corners = arrays.corners(height, width)
 
-    def energy() -> np.ndarray:
-        return atoms.energy[active.atom] if squares is None else kernels.energies(atoms, active, squares)
-
     def screen(corner: tuple[int, int], patches: np.ndarray = patches) -> float:
         return kernels.screen(patches, residual, *corner, atoms, nonneg)
 
     done = 0
     while True:
-        worst = kernels.compute_residual(residual, signal, atoms, active, energy(), squares, lmbda, nonneg)
+        worst = kernels.compute_residual(residual, signal, atoms, active, squares, lmbda, nonneg)
         top = max((pool.map if pool else map)(screen, corners))
         worst = max(worst, top - lmbda)
         if worst <= tol * lmbda or done == rounds:
@@ -166,12 +163,12 @@ def _solve_image(
         level = lmbda * (1 + max(_NEAR * tol, _SHARE * excess))
         active = arrays.WorkingSet(*kernels.join(patches, level, height, width, active, cells))
         bound = lmbda * max(_TIGHT * tol, _SLACK * excess)
-        kernels.descend(residual, atoms, active, energy(), squares, cells, lmbda, bound, nonneg)
+        kernels.descend(residual, atoms, active, squares, cells, lmbda, bound, nonneg)
     # A large image leaves no room for what is not needed any more.
     del screen, patches
     if squares is not None:
         # What the codes leave where nothing is known, too: the reconstruction there is what a mask is for.
-        kernels.compute_residual(residual, signal, atoms, active, energy(), None, lmbda, nonneg)
+        kernels.compute_residual(residual, signal, atoms, active, None, lmbda, nonneg)
     kept = active.value != 0
     place = np.stack([active.atom[kept], active.row[kept], active.col[kept]]).astype(np.int64)
     h, w = atoms.h, atoms.w
