@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raypurify.runtime.session import KEEPALIVE
 from raypurify.serve.hops import GRPC
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -153,7 +154,7 @@ def test_clusters_ask_for_a_token_and_have_an_end(folder):
         assert group["minReplicas"] <= group["maxReplicas"] <= 8
     for pod in pods(cluster):
         told = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"] if "value" in one}
-        assert {"RAY_AUTH_MODE": "token", **GRPC}.items() <= told.items()
+        assert {"RAY_AUTH_MODE": "token", **GRPC, **KEEPALIVE}.items() <= told.items()
         assert pod["spec"]["serviceAccountName"] == "raypurify"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raypurify.runtime.session import KEEPALIVE
 from raypurify.serve.hops import GRPC
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -31,8 +32,8 @@ def test_cluster_files_pass_rays_schema_and_ask_for_a_token(config):
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         starts = [line for line in commands if "ray start" in line]
         assert len(starts) == 1
-        told = dict(pair.split("=") for pair in re.findall(r"\b[A-Z_]+=\w+", starts[0].partition("ray start")[0]))
-        assert told == {"RAY_AUTH_MODE": "token", **GRPC}
+        told = dict(pair.split("=") for pair in re.findall(r"\bRAY_\w+=\w+", starts[0].partition("ray start")[0]))
+        assert told == {"RAY_AUTH_MODE": "token", **GRPC, **KEEPALIVE}
         assert "ulimit -n 65536" in starts[0]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     # The dashboard runs what it is sent.
