@@ -197,7 +197,7 @@ def ahead(name: str) -> dict[str, float]:
     return {p: means["RSFP"] - value for p, value in means.items() if p not in ("RSFP", "none")}
 
 
-OLD = ("cifar10", "cifar10-retrained", "imagenette", "imagenette-128", "dictionaries", "rivals")
+OLD = ("cifar10", "cifar10-retrained", "imagenette", "imagenette-128", "dictionaries")
 
 
 @pytest.mark.parametrize("name", OLD)
