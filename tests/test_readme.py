@@ -333,14 +333,14 @@ def claims_in_words() -> list[str]:
     one = choices["clean"]["cells"]["one dictionary"]["minus_nearest"]["value"]
     levels = {
         (attack, p): grids["figure5"]["ResNet-56", attack, p]
-        for attack in ("2 grey levels", "16")
+        for attack in ("2 grey levels", "24")
         for p in ("none", "RSFP")
     }
     pull = [grids["table1"][row, "PGD", "none"] for row in ("PGDAT+RST (PGDAT)", "PGDAT (PGDAT)")]
     return [
         f"PGD leaves {pull[0]:.1f} % with it, {pull[1]:.1f} % without (n = 1000",
         f"{levels['2 grey levels', 'RSFP']:.1f} for {levels['2 grey levels', 'none']:.1f} %",
-        f"{levels['16', 'RSFP']:.1f} for {levels['16', 'none']:.1f} %",
+        f"{levels['24', 'RSFP']:.1f} for {levels['24', 'none']:.1f} %",
         f"leaves a ResNet-56 behind RSFP {solver:.1f} % (n = 500)",
         f"{bare['clean']:.1f} % falls to {purified['clean']:.1f} % (n = 2000)",
         f"has {retrained:.1f} %",
