@@ -87,7 +87,9 @@ def begin(
     seen_hat = signal_hat if mask is None else torch.fft.rfft2(mask.square() * signal)
     reach = torch.fft.irfft2(analyze(adjoint, seen_hat.detach()), s=shape)
     bound = reach.amax((2, 3)) if settings.nonneg else reach.abs().amax((2, 3))
-    return Start(spectra, adjoint, signal_hat, y, u, (bound <= lmbda.to(signal)).all(1) | (bound == 0).all(1))
+    zero = (bound <= lmbda.to(signal)).all(1) | (bound == 0).all(1)
+    y, u = (part.masked_fill(zero[:, None, None, None], 0) for part in (y, u))
+    return Start(spectra, adjoint, signal_hat, y, u, zero)
 
 
 def limit_of(settings: AdmmSettings) -> int:

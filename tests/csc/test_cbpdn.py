@@ -121,6 +121,16 @@ def test_a_start_on_an_atom_of_zeros_is_forgotten(method):
     assert not res.codes[:, 2].any()
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(1, 1, 9, 9)], ids=["", "mask"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_where_zero_is_the_solution_is_forgotten(method, mask):
+    torch.manual_seed(0)
+    dictionary, signal = torch.randn(5, 3, 3, 3), 1e-3 * torch.randn(1, 3, 9, 9)
+    res = solve_cbpdn(dictionary, signal, 1.0, method=method, initial=torch.ones(1, 5, 9, 9), mask=mask)
+    assert not res.codes.any()
+    assert bool(res.converged.all())
+
+
 def test_padding_keeps_opposite_borders_apart():
     dictionary = random_dictionary(8, 4)
     signal = torch.zeros(1, 3, 16, 18)
