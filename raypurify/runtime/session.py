@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 # A task on a host that vanishes without a word counts as running until its connection is found dead: by Ray's own
-# setting after seven minutes.
-KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keepalive_timeout_ms": "30000"}
+# settings after seven minutes. Nodes that know nothing of these settings take a question a minute, and no more.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "60000", "RAY_grpc_client_keepalive_timeout_ms": "30000"}
 # Ray reads these when it is imported or first started, so they are set before either.
 _SET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 for _name, _value in (_SET | KEEPALIVE).items():
