@@ -66,7 +66,7 @@ def test_help_has_exit_codes_an_example_and_what_all_commands_have(command):
         (["fit", "--data", "x", "--run-dir", "r"], "--preset"),
         (["fit", "--data", "x", "--preset", "tiny", "--run-dir", "r", "--set", "csc.x=1"], "csc.x"),
         (["purify", "/no/images", "out"], "/no/images: no such file"),
-        (["purify", ".", "out"], "holds no image, Parquet file or tar"),
+        (["purify", ".", "out"], "holds no image, Parquet file, tar or array file"),
         (["purify", ".", "out", "--sheet", "-1"], "--sheet"),
         (["purify", "in", "file/out"], "file/out"),
         (["purify", "in", "out", "--bundle", "cifar11"], "the shipped bundles are: cifar10"),

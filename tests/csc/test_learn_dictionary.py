@@ -112,7 +112,7 @@ def test_float64_and_odd_sizes(engine, height, width):
         (torch.ones(3, 3, 8, 8) * torch.tensor([0.1, 0.5, 0.9])[:, None, None, None], {"size": 4}, "nothing to learn"),
         (torch.zeros(0, 3, 8, 8), {"size": 4}, "nothing to learn"),
         (torch.full((1, 3, 8, 8), float("nan")), {"size": 4}, "NaN"),
-        (torch.rand(1, 1, 8, 8), {"size": 4}, "images"),
+        (torch.rand(1, 8, 8), {"size": 4}, "images"),
         (torch.rand(1, 3, 8, 8), {"size": 9}, "smaller"),
         (torch.rand(1, 3, 8, 8), {"atoms": 1, "size": 4}, "atoms"),
         (torch.rand(1, 3, 8, 8), {"size": 4, "lmbda": 0.0}, "lmbda"),

@@ -139,5 +139,5 @@ def test_images_and_those_of_a_retraining_are_opened_as_the_grid_says(tmp_path):
     assert grid.retraining.open().classes == ("cat", "dog")
     with pytest.raises(SourceError, match="image_column='a' in Python and in a grid"):
         load_grid(changed(images={**table, "image_column": None})).images.open()
-    with pytest.raises(ConfigError, match=r"images\.kind: Input should be 'images', 'parquet' or 'tars'"):
+    with pytest.raises(ConfigError, match=r"images\.kind: Input should be 'images', 'parquet', 'tars' or 'arrays'"):
         load_grid(changed(images={**table, "kind": "tar"}))

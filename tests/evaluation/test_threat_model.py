@@ -9,7 +9,7 @@ import raypurify
 from raypurify.attacks import ATTACKS
 from raypurify.attacks.adaptive import cluster_scores
 from raypurify.attacks.losses import margin
-from raypurify.evaluation.grid import KNOWS
+from raypurify.evaluation.specs import KNOWS
 from raypurify.evaluation.threat_model import differentiated, perturb
 from raypurify.purifiers import PURIFIERS, GlobalRSFP
 

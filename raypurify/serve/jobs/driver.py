@@ -9,12 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import raypurify
 from raypurify.serve.jobs.leash import GRACE_S
 
 _LINES, _WIDEST = 20, 1000
+# Where the kernel does not let go of it, nobody waits longer for a killed process.
+_GONE_S = 5.0
 _OURS, _PROGRESS = "raypurify: ", "purify: "
 
 
@@ -64,6 +67,8 @@ class Driver:
     def kill(self) -> None:
         """End the job at once; what it has committed is kept."""
         self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GONE_S)
 
     @property
     def said(self) -> str:
