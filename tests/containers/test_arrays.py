@@ -195,6 +195,45 @@ def test_joining_is_killed_anywhere_and_done_again(tmp_path, monkeypatch, again)
     assert np.array_equal(np.load(out / "b.npy"), 255 - IMAGES)
 
 
+@pytest.mark.parametrize("joined", [False, True], ids=["before joining", "joined"])
+def test_a_zip_that_is_mended_changes_the_name_of_no_other_shard(tmp_path, joined):
+    """Not where names repeat, nor where the arrays of the zip have those of other files."""
+    held = {"m": 60, "x": 90, "c-x": 120, "a~x": 130}
+    for folder, name, add in (("a", "x", 0), ("c", "x", 30), ("c", "b-m", 40), ("c", "b_m", 50)):
+        (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"in/{folder}/{name}.npy", IMAGES + add)
+    path, out = tmp_path / "in/b.npz", tmp_path / "out"
+    np.savez(path, **{name: IMAGES + add for name, add in held.items()})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    told = []
+    source = open_source(tmp_path / "in", shard_rows=SHARD, looking=Looking(damaged=told.append))
+    sink = open_sink(out, source, settings={})
+    work(sink, source)
+    if joined:
+        finish(sink)
+    path.write_bytes(whole)
+    names = {shard.name for shard in source.shards}
+    source = open_source(tmp_path / "in", shard_rows=SHARD)
+    assert names < {shard.name for shard in source.shards}
+    assert purified(out, source).written == 8 * COUNT
+    for name, add in (("a/x", 0), ("c/x", 30), ("c/b-m", 40), ("c/b_m", 50)):
+        assert np.array_equal(np.load(out / f"{name}.npy"), 255 - (IMAGES + add)), name
+    with np.load(out / "b.npz") as made:
+        assert all(np.array_equal(made[name], 255 - (IMAGES + add)) for name, add in held.items())
+
+
+def test_shards_of_arrays_have_names_of_their_own_that_fit(tmp_path):
+    """Whatever files and members are called: repeated, alike but for what no key holds, and too long."""
+    alike, long = ["x y", "x_y", "x~y", "a/x y", "z"], ["n" * 240 + end for end in "12"]
+    np.savez(tmp_path / f"{'b' * 240}1.npz", **dict.fromkeys(alike + long, IMAGES[:1]))
+    for name in (f"{'b' * 240}2", "x~y", *long):
+        np.save(tmp_path / f"{name}.npy", IMAGES[:1])
+    names = [shard.name for shard in open_source(tmp_path).shards]
+    assert len({*names}) == len(names) == len(alike) + len(long) + 4
+    assert max(map(len, names)) <= 255 - len(".parquet")
+
+
 def test_what_is_lost_of_an_output_is_named(tmp_path):
     source = open_source(layout(tmp_path / "in"), shard_rows=SHARD)
     purified(tmp_path / "out", source)
