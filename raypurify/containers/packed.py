@@ -51,9 +51,9 @@ def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
     return replace(cut, picked=picked, span=picked[-1] + 1)
 
 
-def unique_keys(paths: Sequence[str], most: int = _MAX_KEY) -> list[str]:
-    """A short name for each file, for its shards: its stem, with a number in front where stems repeat, and cut at
-    ``most`` bytes, so that no file of its shards has a name of more than 255.
+def unique_keys(paths: Sequence[str], most: int = _MAX_KEY, numbers: Sequence[str] = ()) -> list[str]:
+    """A short name for each file, for its shards: its stem, with its number in front where stems repeat (of
+    ``numbers``, or as they come), and cut at ``most`` bytes, so that no file of its shards has a name of more than 255.
 
     >>> unique_keys(["a/x 1.tar", "y.tar"]), unique_keys(["a/x.tar", "b/x.tar"])
     (['x_1', 'y'], ['00000-x', '00001-x'])
@@ -62,7 +62,8 @@ def unique_keys(paths: Sequence[str], most: int = _MAX_KEY) -> list[str]:
     keys = [stem[:most] for stem in stems]
     if len(set(keys)) == len(keys):
         return keys
-    return [f"{number:05d}-{stem}"[:most] for number, stem in enumerate(stems)]
+    numbers = numbers or [f"{number:05d}" for number in range(len(stems))]
+    return [f"{number}-{stem}"[:most] for number, stem in zip(numbers, stems)]
 
 
 def digest_of(parts: Mapping[str, str], mark: str = "") -> str:
