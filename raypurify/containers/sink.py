@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from raypurify.containers import ledger
+from raypurify.containers.array_rows import PIECES
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
 from raypurify.containers.patterns import would_name
@@ -209,6 +210,8 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
             ledger.scratch(sink.place).delete_folder()
+            if sink.join and not (pieces := sink.place / PIECES).names():
+                pieces.delete_folder()
     except RaypurifyError:
         raise
     except OSError as error:

@@ -182,7 +182,7 @@ def test_joining_is_killed_anywhere_and_done_again(tmp_path, monkeypatch, again)
         shutil.copytree(tmp_path / "begun", out, copy_function=shutil.copy2)
         left = stop
         with monkeypatch.context() as patched:
-            for name in ("delete", "read", "writing", "_naming", "names", "delete_folder"):
+            for name in ("delete", "read", "writing", "_naming", "names"):
                 patched.setattr(Place, name, stopping(getattr(Place, name)))
             try:
                 sink.join(sink)
@@ -191,8 +191,45 @@ def test_joining_is_killed_anywhere_and_done_again(tmp_path, monkeypatch, again)
                 stop += 1
         sink.join(sink)
         assert files(out) == whole, stop
-    assert stop > 15
+    assert stop > 10
     assert np.array_equal(np.load(out / "b.npy"), 255 - IMAGES)
+
+
+def test_what_is_done_again_while_files_are_joined_is_not_lost(tmp_path, monkeypatch):
+    """Of a piece that came after the join had listed them, and of one that was written anew after it was read."""
+    np.save(tmp_path / "fog.npy", IMAGES)
+    source, out = open_source(tmp_path / "fog.npy", shard_rows=SHARD), tmp_path / "out"
+    sink = open_sink(out, source, settings={})
+    work(sink, source)
+    finish(sink)
+    assert not (out / STATE / "pixels").exists()
+    first, second, _ = source.shards
+    pieces = [Place(str(out / STATE / f"pixels/{shard.name}.pixels")) for shard in (first, second)]
+    assert first.rows == second.rows
+
+    def again(place, value):
+        place.write(bytes([value]) * (first.rows * IMAGES[0].size))
+        os.utime(place.path, ns=(value, value))
+
+    again(pieces[0], 1)
+
+    def meanwhile(real):
+        def step(place, *args):
+            data = real(place, *args)
+            if place.name == pieces[0].name:
+                again(pieces[0], 2)
+                again(pieces[1], 3)
+            return data
+
+        return step
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Place, "read", meanwhile(Place.read))
+        finish(sink)
+    assert [np.load(out / "fog.npy")[k, 0, 0, 0] for k in (0, first.rows)] == [1, 255 - IMAGES[first.rows, 0, 0, 0]]
+    finish(sink)
+    assert [np.load(out / "fog.npy")[k, 0, 0, 0] for k in (0, first.rows)] == [2, 3]
+    assert not (out / STATE / "pixels").exists()
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["before joining", "joined"])
