@@ -50,6 +50,8 @@ def records(out: Place) -> list[str]:
         names = json.loads(file.read()) if file.kind == "file" else []
     except ValueError:
         return []
+    if not isinstance(names, list):
+        return []
     return [name for name in names if isinstance(name, str) and name.lower().endswith((".npy", ".npz"))]
 
 

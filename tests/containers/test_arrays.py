@@ -436,8 +436,7 @@ def test_a_record_of_files_names_no_others(tmp_path):
     purified(tmp_path / "out", source)
     record = tmp_path / "out" / STATE / "arrays.json"
     assert json.loads(record.read_bytes()) == ["fog.npy", "labels.npy", "names.npy", "snow.npy"]
-    for text in ("[", '["../in/keep.txt", 3]'):
-        (tmp_path / "in/keep.txt").write_text("x")
+    for text in ("[", "3", json.dumps(["../in/fog.npy", str(tmp_path / "in/snow.npy"), "a/../../in/labels.npy", 3])):
         record.write_text(text)
         open_sink(tmp_path / "out", source, settings={}, overwrite=True)
-        assert (tmp_path / "in/keep.txt").exists()
+        assert len(files(tmp_path / "in")) == 4
