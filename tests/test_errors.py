@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from raypurify.containers.sink import check_claimable, status
 from raypurify.containers.source import open_source
 from raypurify.csc import tikhonov_split
 from raypurify.images import decode_image
+from raypurify.nets.archives import unpacked
 from raypurify.training.data import read_set
 
 PACKAGE = Path(raypurify.__file__).parent
@@ -78,6 +80,30 @@ def test_what_is_said_already_is_not_said_again(tmp_path):
             call()
         assert caught.value.__cause__ is None, caught.value
         assert "cannot be" not in str(caught.value)
+
+
+def zipped(path, data, damage):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("images.npy", "é.npy"):
+            archive.writestr(name, data)
+    path.write_bytes(damage(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole.replace("é".encode(), b"\xff\xff"),
+        lambda whole: whole[:40] + b"\xff" * 3 + whole[43:],
+        lambda whole: whole[:-9],
+    ],
+    ids=["name", "member", "directory"],
+)
+def test_a_damaged_zip_is_an_error_of_ours_whoever_reads_it(tmp_path, damage):
+    with pytest.raises(errors.SourceError, match=r"a\.pt: not a file of torch"):
+        unpacked(zipped(tmp_path / "a.pt", b"x" * 99, damage))
+    with pytest.raises(errors.SourceError, match=r"cannot read images from .*a\.npz"):
+        read_set([zipped(tmp_path / "a.npz", b"x" * 99, damage)], 8)
 
 
 def passes(handler: ast.ExceptHandler) -> bool:

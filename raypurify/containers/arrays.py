@@ -149,7 +149,7 @@ def may_hold_images(place: Place) -> bool:
                             if read_header(member, info.file_size, str(place)).is_images:
                                 return True
                 return False
-    except SourceError:
+    except OSError:  # those of ours among them
         return True
 
 

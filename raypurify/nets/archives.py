@@ -4,6 +4,7 @@ import io
 import zipfile
 
 from raypurify.errors import SourceError
+from raypurify.files import DAMAGED_ZIP
 from raypurify.storage import Where, resolve
 
 # torch compresses nothing but code: what lies compressed may hold at most so much.
@@ -20,7 +21,7 @@ def unpacked(path: Where) -> dict[str, bytes]:
             return {one.filename: archive.read(one) for one in archive.infolist()}
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file of a network; check the path") from None
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, *DAMAGED_ZIP) as error:
         raise SourceError(f"{path}: not a file of torch ({error}); save the network again") from error
 
 

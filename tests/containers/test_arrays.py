@@ -380,6 +380,29 @@ def test_a_damaged_zip_is_named_at_every_length_and_bit(tmp_path):
     assert len(refused) > len(broken) // 2
 
 
+DAMAGES = {
+    "a name that is no text": lambda whole: whole.replace("é".encode(), b"\xff\xff"),
+    "such a name where the member stands": lambda whole: whole.replace("é".encode(), b"\xff\xff", 1),
+    "members before the file": lambda whole: whole[:-6] + b"\xff\xff\0\0" + whole[-2:],
+    "a member that cannot be unpacked": lambda whole: whole[:70] + b"\xff" * 40 + whole[110:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_zip_beside_images_is_named_or_asked_about(tmp_path, name):
+    (tmp_path / "1.png").write_bytes(b"x")
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **{"é": np.repeat(IMAGES[:1], 9, 0)})
+    damaged = DAMAGES[name](path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    # By its headers, then by a look.
+    with pytest.raises(SourceError, match=r"holds both images .* --kind images or --kind arrays"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match=r"x\.npz: (is cut .* damaged|cannot be looked into): .*get or write it"):
+        open_source(tmp_path, kind="arrays")
+
+
 def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is(tmp_path):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, x=IMAGES)
