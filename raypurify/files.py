@@ -2,9 +2,15 @@
 
 import hashlib
 import json
+import struct
+import zipfile
+import zlib
 from typing import Any
 
 from raypurify.storage import Where, resolve
+
+# What Python raises over a damaged zip, its directory or a member: ValueError where a name is no text.
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError)
 
 
 def write_json(where: Where, tree: Any) -> None:

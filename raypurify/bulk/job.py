@@ -68,7 +68,7 @@ def purify(
     and ``follow_links`` do and which patterns may name inputs). Rows of Parquet files and samples of tars whose image
     failed keep what else they hold, and with ``drop_failed`` are left out; in arrays such an image stays as it was.
     ``part`` (i, n) does every n-th shard, beside jobs that do the others. ``retry_failed`` does shards with bad images
-    again. One job at a time writes an output, or a part of it.
+    again, and not in a part. One job at a time writes an output, or a part of it.
     ``engine`` says who purifies: ``"local"``, threads of this process; ``"actors"`` of this job, each of the shape
     ``actor`` (what suits the cluster where it is None); ``"serve"``, the application "raypurify" that runs on this
     cluster with the same bundle; or ``"auto"``, one of the first two
@@ -82,6 +82,11 @@ def purify(
     if part and overwrite:
         raise SinkError(
             f"{redact(output)}: overwriting in a part would remove what other parts wrote; choose another output"
+        )
+    if part and retry_failed:
+        raise SinkError(
+            f"{redact(output)}: doing failed images again in a part would take back what other parts join; call "
+            f"raypurify retry-failed {redact(output)} when all parts are done"
         )
     # Row numbers, by which images are chosen, would move when a file is mended, and so would the shards of a part.
     strict, here = strict or bool(limit or sample or part), engine == "local"

@@ -2,9 +2,9 @@
 
 ``OUT/_raypurify/arrays.json`` names the files of the output, and is there before the first of them.
 
-A joined file is there whole or not at all, and only then its pieces go; where one is there, and pieces of it are again,
-because shards were done again, they replace their rows. So joining can be killed anywhere and begun again, and two who
-do it at once write the same bytes.
+A joined file is there whole or not at all, and only then the pieces go that are in it; where one is there, and pieces
+of it are again, because shards were done again, they replace their rows. So joining can be killed anywhere and begun
+again, two who do it at once write the same bytes, and what comes meanwhile stays for the next time.
 """
 
 import json
@@ -12,7 +12,7 @@ import math
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from typing import IO, BinaryIO, NamedTuple
@@ -49,6 +49,8 @@ def records(out: Place) -> list[str]:
     try:
         names = json.loads(file.read()) if file.kind == "file" else []
     except ValueError:
+        return []
+    if not isinstance(names, list):
         return []
     return [name for name in names if isinstance(name, str) and name.lower().endswith((".npy", ".npz"))]
 
@@ -142,7 +144,8 @@ def _join_file(sink: Sink, file: OutputFile) -> None:
         raise SinkError(f"{place}: is gone, and so is {lost}, of which it was made; purify again with --overwrite")
     with ExitStack() as stack:
         old = stack.enter_context(place.open()) if lost else None
-        fill = partial(_fill, folder=folder, there=there)
+        read: dict[str, Stamp] = {}
+        fill = partial(_fill, folder=folder, there=there, read=read)
         try:
             target = stack.enter_context(sink.putting(file.path))
             if file.path.lower().endswith(".npz"):
@@ -154,10 +157,11 @@ def _join_file(sink: Sink, file: OutputFile) -> None:
             stack.close()
         except ImageError as error:
             raise SinkError(str(error)) from error
-    for name in names:
-        (folder / name).delete()
-    if not folder.names():
-        folder.delete_folder()
+    for name, stamp in read.items():
+        # Another process may have removed it, or done its shard again.
+        with suppress(FileNotFoundError):
+            if (folder / name).stamp == stamp:
+                (folder / name).delete()
 
 
 def _join_zip(target: BinaryIO, file: OutputFile, old: BinaryIO | None, shown: str, fill: Callable) -> None:
@@ -179,8 +183,10 @@ def _join_zip(target: BinaryIO, file: OutputFile, old: BinaryIO | None, shown: s
                     shutil.copyfileobj(member, into, _CHUNK)
 
 
-def _fill(into: IO[bytes], joined: Joined, old: IO[bytes] | None, folder: Place, there: set[str]) -> None:
-    """An array of its pieces, and of its ``old`` rows where one is not there."""
+def _fill(
+    into: IO[bytes], joined: Joined, old: IO[bytes] | None, folder: Place, there: set[str], read: dict[str, Stamp]
+) -> None:
+    """An array of its pieces, and of its ``old`` rows where one is not there; ``read`` takes up which, as they are."""
     header = BytesIO()
     npy_format.write_array_header_1_0(header, {"descr": joined.dtype, "fortran_order": False, "shape": joined.shape})
     into.write(header.getvalue())
@@ -190,6 +196,7 @@ def _fill(into: IO[bytes], joined: Joined, old: IO[bytes] | None, folder: Place,
     for name, rows in joined.pieces:
         data = old.read(rows * size) if old else b""
         if name in there:
+            read[name] = (folder / name).stamp
             data = (folder / name).read()
         if len(data) != rows * size:
             raise SinkError(

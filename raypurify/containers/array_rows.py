@@ -17,7 +17,7 @@ from raypurify.containers.npy import Array
 from raypurify.containers.npz import read_within
 from raypurify.containers.packed import FileCut, check_stamp
 from raypurify.containers.rows import Row, Shard, file_id
-from raypurify.errors import ImageError, SinkError, SourceError
+from raypurify.errors import ImageError, RaypurifyError, SinkError, SourceError
 from raypurify.images import decode_image
 
 PIECES = f"{STATE}/pixels"
@@ -75,6 +75,8 @@ def read_pixels(shard: Shard) -> np.ndarray:
             else:
                 file.seek(start)
                 data = file.read(count)
+    except RaypurifyError:
+        raise
     except OSError as error:
         raise SourceError(f"{shard.place}: cannot be read: {error}; run again when it is mended") from error
     if len(data) < count:

@@ -30,7 +30,7 @@ from raypurify.containers.cuts import cut_bytes, cut_rows
 from raypurify.containers.look import Asked, Look
 from raypurify.containers.npy import Array, read_header, remedy, scan
 from raypurify.containers.npz import member_of, opened_zip, start_of
-from raypurify.containers.packed import digest_of, passed_in, pick_rows, unique_keys
+from raypurify.containers.packed import digest_of, keyed_within, passed_in, pick_rows
 from raypurify.containers.rows import file_id, split_suffix
 from raypurify.errors import SourceError
 from raypurify.storage import Place
@@ -149,7 +149,7 @@ def may_hold_images(place: Place) -> bool:
                             if read_header(member, info.file_size, str(place)).is_images:
                                 return True
                 return False
-    except SourceError:
+    except OSError:  # those of ours among them
         return True
 
 
@@ -209,15 +209,10 @@ def _images(
 ) -> Iterator[_Held]:
     """The arrays of images in order. Raises SourceError where labels are asked for, and there are some of another
     length."""
-    named: list[tuple[str, Member | None]] = []
-    for path in listing.stamps:
-        # A file that cannot be used keeps its name, and one of labels has one.
-        members = [member for member in (_members(looks[path]) if path in looks else ()) if member.array.is_images]
-        named += [(path, member) for member in members] or [(path, None)]
-    paths = [f"{_prefix(path, member)}.npy" if member else path for path, member in named]
-    for key, (path, member) in zip(unique_keys(paths), named):
-        if member is None:
-            continue
+    held = {
+        path: {member.name: member for member in _members(one) if member.array.is_images} for path, one in looks.items()
+    }
+    for key, path, member in keyed_within(listing, held):
         prefix, rows = _prefix(path, member), member.array.shape[0]
         mine, other = labels_for(prefix, rows, labels)
         if mine is None and other is not None and listing.asked.labels:

@@ -1,12 +1,12 @@
 """The members of a ``.npz`` file, which is a zip of array files: looked into once, with limits, and read in part."""
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, BinaryIO
 
-from raypurify.errors import SourceError
+from raypurify.errors import RaypurifyError, SourceError
+from raypurify.files import DAMAGED_ZIP
 
 _MAX_MEMBERS, _MAX_UNPACKED = 10_000, 64 << 30
 _LOCAL_HEADER = 30
@@ -30,7 +30,9 @@ def opened_zip(file: BinaryIO, shown: str) -> Iterator[zipfile.ZipFile]:
             if any(member.flag_bits & 1 or member.compress_type not in _METHODS for member in members):
                 raise SourceError(f"{shown}: is encrypted or packed as NumPy does not; write it again with numpy.savez")
             yield held
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except RaypurifyError:
+        raise
+    except DAMAGED_ZIP as error:
         raise SourceError(
             f"{shown}: is cut short or damaged: {error or type(error).__name__}; get or write it again"
         ) from error

@@ -17,6 +17,8 @@ from raypurify.storage import Place, Stamp
 
 # 255 without the number of a shard and the longest suffix.
 _MAX_KEY = 255 - len("-00000.parquet")
+# Stands in no key.
+_WITHIN = "~"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class FileCut:
 
 
 Cut = TypeVar("Cut", bound=FileCut)
+Known = TypeVar("Known")
 
 
 def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
@@ -48,18 +51,19 @@ def pick_rows(cut: Cut, rows: Sequence[int]) -> Cut:
     return replace(cut, picked=picked, span=picked[-1] + 1)
 
 
-def unique_keys(paths: Sequence[str]) -> list[str]:
-    """A short name for each file, for its shards: its stem, with a number in front where stems repeat, and cut where
-    files of its shards would have names of more than 255 bytes.
+def unique_keys(paths: Sequence[str], most: int = _MAX_KEY, numbers: Sequence[str] = ()) -> list[str]:
+    """A short name for each file, for its shards: its stem, with its number in front where stems repeat (of
+    ``numbers``, or as they come), and cut at ``most`` bytes, so that no file of its shards has a name of more than 255.
 
     >>> unique_keys(["a/x 1.tar", "y.tar"]), unique_keys(["a/x.tar", "b/x.tar"])
     (['x_1', 'y'], ['00000-x', '00001-x'])
     """
     stems = [re.sub(r"[^A-Za-z0-9._-]", "_", path.rpartition("/")[2].rsplit(".", 1)[0]) for path in paths]
-    keys = [stem[:_MAX_KEY] for stem in stems]
+    keys = [stem[:most] for stem in stems]
     if len(set(keys)) == len(keys):
         return keys
-    return [f"{number:05d}-{stem}"[:_MAX_KEY] for number, stem in enumerate(stems)]
+    numbers = numbers or [f"{number:05d}" for number in range(len(stems))]
+    return [f"{number}-{stem}"[:most] for number, stem in zip(numbers, stems)]
 
 
 def digest_of(parts: Mapping[str, str], mark: str = "") -> str:
@@ -71,11 +75,21 @@ def digest_of(parts: Mapping[str, str], mark: str = "") -> str:
     return digest.hexdigest()
 
 
-def keyed(listing: Listing, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, Look]]:
-    """Each file of a listing that can be used, as (short name, path, look); the others keep their names."""
-    for key, path in zip(unique_keys(list(listing.stamps)), listing.stamps):
-        if path in looks:
-            yield key, path, looks[path]
+def keyed(listing: Listing, known: Mapping[str, Known], most: int = _MAX_KEY) -> Iterator[tuple[str, str, Known]]:
+    """Each file of a listing that can be used, as (short name, path, what is known of it); others keep their names."""
+    for key, path in zip(unique_keys(list(listing.stamps), most), listing.stamps):
+        if path in known:
+            yield key, path, known[path]
+
+
+def keyed_within(listing: Listing, held: Mapping[str, Mapping[str, Known]]) -> Iterator[tuple[str, str, Known]]:
+    """What each file of a listing holds, by its name in the file ("" where that is all of it), as (short name, path,
+    what is known of it). None is named otherwise because of what stands in other files, or because one cannot be used.
+    """
+    half = (_MAX_KEY - len(_WITHIN)) // 2
+    for (key, path, inner), (short, *_) in zip(keyed(listing, held), keyed(listing, held, half)):
+        for name, (within, one) in zip(unique_keys([*inner], half), inner.items()):
+            yield f"{short}{_WITHIN}{name}" if within else key, path, one
 
 
 def passed_in(looks: Mapping[str, Look]) -> dict[str, int]:

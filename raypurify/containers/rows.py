@@ -80,6 +80,15 @@ def split_suffix(path: str) -> tuple[str, str]:
     return posixpath.splitext(path)
 
 
+def stays_below(path: str) -> bool:
+    """Whether a path leads to nothing outside of the folder that it is joined to.
+
+    >>> [stays_below(path) for path in ("a/..b.png", "a/../../b.png", "/b.png")]
+    [True, False, False]
+    """
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
 def file_id(path: str) -> str:
     """A file name as an id: as it is, percent-encoded where it is not UTF-8.
 

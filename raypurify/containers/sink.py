@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from raypurify.containers import ledger
+from raypurify.containers.array_rows import PIECES
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
 from raypurify.containers.patterns import would_name
 from raypurify.containers.registry import CONTAINERS
-from raypurify.containers.rows import Row, Shard, file_id
+from raypurify.containers.rows import Row, Shard, file_id, stays_below
 from raypurify.containers.source import Source
 from raypurify.errors import ImageError, RaypurifyError, SinkError
 from raypurify.images import SUFFIX
@@ -209,6 +210,8 @@ def finish(sink: Sink, alone: bool = True) -> Summary:
         summary = ledger.merge_parts(sink.place, sink.shards, sink.rows, sink.ignored)
         if alone:
             ledger.scratch(sink.place).delete_folder()
+            if sink.join and not (pieces := sink.place / PIECES).names():
+                pieces.delete_folder()
     except RaypurifyError:
         raise
     except OSError as error:
@@ -330,5 +333,6 @@ def _remove_output(out: Place, job: dict, source: Source) -> None:
     names = {*(container.written(out) if container else ledger.recorded_outputs(out))}
     if container and job["source"]["digest"] == source.digest:
         names.update(container.unfinished(out, source.shards, SUFFIX[job["format"]]))
-    for name in names:
+    # An output may come from others, and its records then name what they like.
+    for name in filter(stays_below, names):
         (out / name).delete()

@@ -117,11 +117,17 @@ def _tars(listing: Listing, path: str, one: Look) -> Iterator[_Tar]:
 
 def _portions(listing: Listing, tars: Sequence[_Tar], shard_rows: int) -> Iterator[Portion]:
     held = {place: list(same) for place, same in groupby(tars, key=lambda tar: tar.place)}
-    named: list[tuple[str, _Tar | None]] = []
-    for path in listing.stamps:
-        # A file that cannot be used keeps its name.
-        named += [(tar.whole.prefix, tar) for tar in held.get(listing.root / path, ())] or [(stem_of(path), None)]
-    for key, (_, tar) in zip(unique_keys([f"{prefix}.tar" for prefix, _ in named]), named):
+    named: list[tuple[str, str, _Tar | None]] = []
+    for file, path in enumerate(listing.stamps):
+        # A file that cannot be used keeps its name, and whatever it turns out to hold, others keep their numbers.
+        inside = held.get(listing.root / path, ())
+        for number, tar in enumerate(inside):
+            within = "" if tar.whole.outer is None else f"-{number:05d}"
+            named.append((f"{file:05d}{within}", f"{tar.whole.prefix}.tar", tar))
+        if not inside:
+            named.append((f"{file:05d}", f"{stem_of(path)}.tar", None))
+    numbers, paths, planned = zip(*named)
+    for key, tar in zip(unique_keys(paths, numbers=numbers), planned):
         if tar is None:
             continue
         begins = tar.offsets.tolist()

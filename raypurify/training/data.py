@@ -1,6 +1,5 @@
 """Labelled images read into memory: the prepared Parquet of a fit (raw pixels), Parquet of that form, or NPZ."""
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raypurify.errors import DataError, SourceError
+from raypurify.files import DAMAGED_ZIP
 from raypurify.storage import Where, resolve
 from raypurify.training.batch import Batch
 
@@ -57,7 +57,7 @@ def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
             sets.append(_from_npz(path, side, first) if path.suffix == ".npz" else _from_parquet(path, side, part))
         except DataError:
             raise
-        except (OSError, pa.ArrowException, zipfile.BadZipFile, KeyError, ValueError) as e:
+        except (OSError, pa.ArrowException, KeyError, *DAMAGED_ZIP) as e:
             raise SourceError(f"cannot read images from {path}: {e}") from e
     rows = np.concatenate([one.rows for one in sets])
     if not len(rows):

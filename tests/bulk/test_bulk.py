@@ -126,12 +126,20 @@ def test_failed_images_are_tried_again_from_the_record_alone(local_ray, tmp_path
     assert again == files_below(tmp_path / "whole") | {"_raypurify/job.json": again["_raypurify/job.json"]}
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("overwrite", "overwriting in a part"), ("retry_failed", "take back what other parts join; .*retry-failed .*out")],
+)
+def test_what_would_undo_other_parts_is_no_work_for_a_part(option, message, tmp_path):
+    with pytest.raises(SinkError, match=message):
+        purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", part=(1, 2), engine="local", **{option: True})
+    assert not (tmp_path / "out").exists()
+
+
 def test_parts_end_in_the_output_of_one_job(local_ray, tmp_path, purified):
     out, summary = purified
     assert purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", sheet=3, part=(2, 2)) is None
     assert not (tmp_path / "out" / "_raypurify" / "provenance.parquet").exists()
-    with pytest.raises(SinkError, match="overwriting in a part"):
-        purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", part=(1, 2), overwrite=True)
     assert purify([str(EXAMPLES)], str(tmp_path / "out"), "cifar10", part=(1, 2), sheet=0) == summary
     made, whole = files_below(tmp_path / "out"), files_below(out)
     pictures = {"_raypurify/sheet.png"}

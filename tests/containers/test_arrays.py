@@ -182,7 +182,7 @@ def test_joining_is_killed_anywhere_and_done_again(tmp_path, monkeypatch, again)
         shutil.copytree(tmp_path / "begun", out, copy_function=shutil.copy2)
         left = stop
         with monkeypatch.context() as patched:
-            for name in ("delete", "read", "writing", "_naming", "names", "delete_folder"):
+            for name in ("delete", "read", "writing", "_naming", "names"):
                 patched.setattr(Place, name, stopping(getattr(Place, name)))
             try:
                 sink.join(sink)
@@ -191,8 +191,84 @@ def test_joining_is_killed_anywhere_and_done_again(tmp_path, monkeypatch, again)
                 stop += 1
         sink.join(sink)
         assert files(out) == whole, stop
-    assert stop > 15
+    assert stop > 10
     assert np.array_equal(np.load(out / "b.npy"), 255 - IMAGES)
+
+
+def test_what_is_done_again_while_files_are_joined_is_not_lost(tmp_path, monkeypatch):
+    """Of a piece that came after the join had listed them, and of one that was written anew after it was read."""
+    np.save(tmp_path / "fog.npy", IMAGES)
+    source, out = open_source(tmp_path / "fog.npy", shard_rows=SHARD), tmp_path / "out"
+    sink = open_sink(out, source, settings={})
+    work(sink, source)
+    finish(sink)
+    assert not (out / STATE / "pixels").exists()
+    first, second, _ = source.shards
+    pieces = [Place(str(out / STATE / f"pixels/{shard.name}.pixels")) for shard in (first, second)]
+    assert first.rows == second.rows
+
+    def again(place, value):
+        place.write(bytes([value]) * (first.rows * IMAGES[0].size))
+        os.utime(place.path, ns=(value, value))
+
+    again(pieces[0], 1)
+
+    def meanwhile(real):
+        def step(place, *args):
+            data = real(place, *args)
+            if place.name == pieces[0].name:
+                again(pieces[0], 2)
+                again(pieces[1], 3)
+            return data
+
+        return step
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Place, "read", meanwhile(Place.read))
+        finish(sink)
+    assert [np.load(out / "fog.npy")[k, 0, 0, 0] for k in (0, first.rows)] == [1, 255 - IMAGES[first.rows, 0, 0, 0]]
+    finish(sink)
+    assert [np.load(out / "fog.npy")[k, 0, 0, 0] for k in (0, first.rows)] == [2, 3]
+    assert not (out / STATE / "pixels").exists()
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["before joining", "joined"])
+def test_a_zip_that_is_mended_changes_the_name_of_no_other_shard(tmp_path, joined):
+    """Not where names repeat, nor where the arrays of the zip have those of other files."""
+    held = {"m": 60, "x": 90, "c-x": 120, "a~x": 130}
+    for folder, name, add in (("a", "x", 0), ("c", "x", 30), ("c", "b-m", 40), ("c", "b_m", 50)):
+        (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"in/{folder}/{name}.npy", IMAGES + add)
+    path, out = tmp_path / "in/b.npz", tmp_path / "out"
+    np.savez(path, **{name: IMAGES + add for name, add in held.items()})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    told = []
+    source = open_source(tmp_path / "in", shard_rows=SHARD, looking=Looking(damaged=told.append))
+    sink = open_sink(out, source, settings={})
+    work(sink, source)
+    if joined:
+        finish(sink)
+    path.write_bytes(whole)
+    names = {shard.name for shard in source.shards}
+    source = open_source(tmp_path / "in", shard_rows=SHARD)
+    assert names < {shard.name for shard in source.shards}
+    assert purified(out, source).written == 8 * COUNT
+    for name, add in (("a/x", 0), ("c/x", 30), ("c/b-m", 40), ("c/b_m", 50)):
+        assert np.array_equal(np.load(out / f"{name}.npy"), 255 - (IMAGES + add)), name
+    with np.load(out / "b.npz") as made:
+        assert all(np.array_equal(made[name], 255 - (IMAGES + add)) for name, add in held.items())
+
+
+def test_shards_of_arrays_have_names_of_their_own_that_fit(tmp_path):
+    """Whatever files and members are called: repeated, alike but for what no key holds, and too long."""
+    alike, long = ["x y", "x_y", "x~y", "a/x y", "z"], ["n" * 240 + end for end in "12"]
+    np.savez(tmp_path / f"{'b' * 240}1.npz", **dict.fromkeys(alike + long, IMAGES[:1]))
+    for name in (f"{'b' * 240}2", "x~y", *long):
+        np.save(tmp_path / f"{name}.npy", IMAGES[:1])
+    names = [shard.name for shard in open_source(tmp_path).shards]
+    assert len({*names}) == len(names) == len(alike) + len(long) + 4
+    assert max(map(len, names)) <= 255 - len(".parquet")
 
 
 def test_what_is_lost_of_an_output_is_named(tmp_path):
@@ -304,6 +380,29 @@ def test_a_damaged_zip_is_named_at_every_length_and_bit(tmp_path):
     assert len(refused) > len(broken) // 2
 
 
+DAMAGES = {
+    "a name that is no text": lambda whole: whole.replace("é".encode(), b"\xff\xff"),
+    "such a name where the member stands": lambda whole: whole.replace("é".encode(), b"\xff\xff", 1),
+    "members before the file": lambda whole: whole[:-6] + b"\xff\xff\0\0" + whole[-2:],
+    "a member that cannot be unpacked": lambda whole: whole[:70] + b"\xff" * 40 + whole[110:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_zip_beside_images_is_named_or_asked_about(tmp_path, name):
+    (tmp_path / "1.png").write_bytes(b"x")
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **{"é": np.repeat(IMAGES[:1], 9, 0)})
+    damaged = DAMAGES[name](path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    # By its headers, then by a look.
+    with pytest.raises(SourceError, match=r"holds both images .* --kind images or --kind arrays"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match=r"x\.npz: (is cut .* damaged|cannot be looked into): .*get or write it"):
+        open_source(tmp_path, kind="arrays")
+
+
 def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is(tmp_path):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, x=IMAGES)
@@ -360,8 +459,7 @@ def test_a_record_of_files_names_no_others(tmp_path):
     purified(tmp_path / "out", source)
     record = tmp_path / "out" / STATE / "arrays.json"
     assert json.loads(record.read_bytes()) == ["fog.npy", "labels.npy", "names.npy", "snow.npy"]
-    for text in ("[", '["../in/keep.txt", 3]'):
-        (tmp_path / "in/keep.txt").write_text("x")
+    for text in ("[", "3", json.dumps(["../in/fog.npy", str(tmp_path / "in/snow.npy"), "a/../../in/labels.npy", 3])):
         record.write_text(text)
         open_sink(tmp_path / "out", source, settings={}, overwrite=True)
-        assert (tmp_path / "in/keep.txt").exists()
+        assert len(files(tmp_path / "in")) == 4

@@ -359,3 +359,24 @@ def test_a_heavy_table_is_written_in_groups_of_rows(tmp_path, monkeypatch):
     assert [pq.ParquetFile(path).num_row_groups for path in whole] == [1, 4]
     assert pq.read_table(whole[0]).equals(pq.read_table(whole[1]))
     assert pq.read_table(whole[1])["n"].to_pylist() == [*range(9)]
+
+
+def test_overwriting_removes_nothing_outside_of_the_output(pictures, tmp_path):
+    """Whatever the records of an output, which may come from others, call its files."""
+    source, out = open_source(pictures), tmp_path / "out"
+    others = [tmp_path / "keep.png", tmp_path / "keep\udcff.png"]
+    for other in others:
+        other.write_bytes(b"x")
+    ids = ["../keep.png", str(tmp_path / "keep.png"), "cat/../../keep.png", "%2E./keep%FF.png"]
+    sink = open_sink(out, source, settings={})
+    work(sink, source)
+    finish(sink)
+    part = out / "_raypurify/provenance" / f"{source.shards[0].name}.parquet"
+    table = pq.read_table(part).slice(0, len(ids))
+    assert len(table) == len(ids)
+    made = [out / name for name in table["output"].to_pylist()]
+    at = table.schema.get_field_index("output")
+    pq.write_table(pa.concat_tables([pq.read_table(part), table.set_column(at, "output", pa.array(ids))]), part)
+    open_sink(out, source, settings={}, overwrite=True)
+    assert not any(path.exists() for path in made)
+    assert all(other.exists() for other in others)

@@ -15,8 +15,9 @@ import pytest
 from bad_images import encode, pixels
 from provenance import facts
 
+from raypurify.containers.looking import Looking
 from raypurify.containers.selection import select
-from raypurify.containers.sink import finish, open_sink, write_shard
+from raypurify.containers.sink import finish, missing, open_sink, write_shard
 from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import ImageError, SinkError, SourceError
 
@@ -394,3 +395,24 @@ def test_a_bomb_fills_no_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 24 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_tar_of_tars_that_is_mended_renames_no_shard_of_others(tmp_path):
+    """Where names repeat, shards are numbered: those that are committed are not taken for those of another tar."""
+    (tmp_path / "in/a").mkdir(parents=True)
+    (tmp_path / "in/c").mkdir()
+    for path, first in (("a/x", 0), ("c/x", 10)):
+        (tmp_path / f"in/{path}.tar").write_bytes(packed(samples(2, first)))
+    path, out = tmp_path / "in/b.tar", tmp_path / "out"
+    whole = packed([(f"{name}.tar", packed(samples(2, first))) for name, first in (("m", 20), ("x", 30))])
+    path.write_bytes(whole[: len(whole) // 2])
+    source = open_source(tmp_path / "in", labels=False, looking=Looking(damaged=lambda error: None))
+    sink = open_sink(out, source, settings={})
+    for shard in source.shards:
+        write_shard(sink, shard, [(row, row.data, facts()) for row in read_shard(shard)])
+    path.write_bytes(whole)
+    whole_source = open_source(tmp_path / "in", labels=False)
+    sink = open_sink(out, whole_source, settings={})
+    left = [shard for shard in whole_source.shards if shard.name in missing(sink)]
+    assert [shard.cut.prefix for shard in left] == ["b/m", "b/x"]
+    assert {shard.name for shard in source.shards} < {shard.name for shard in whole_source.shards}
