@@ -248,6 +248,23 @@ def test_after_a_death_actors_go_on(inputs, whole, tmp_path, capsys):
     done.clear()
 
 
+def test_nothing_is_loaded_here_for_actors_who_go_on(alone, inputs, tmp_path, monkeypatch):
+    loads, command = [], partial(purify, [str(inputs / "folder")], str(tmp_path / "out"), sheet=0)
+    load = raypurify.bulk.job.load_here
+    monkeypatch.setattr(raypurify.bulk.job, "load_here", lambda *given: loads.append(given) or load(*given))
+
+    def by_actors(*_) -> list:
+        raise RaypurifyError("actors")
+
+    monkeypatch.setattr(raypurify.bulk.job, "work_off_shards", by_actors)
+    AtWork(resolve(tmp_path / "out")).begin("part-00000")
+    with pytest.raises(RaypurifyError, match="actors"):
+        command()
+    assert not loads
+    command(engine="local")
+    assert len(loads) == 1
+
+
 CRASHING = """
 import os, signal
 from PIL import Image
