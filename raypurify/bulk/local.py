@@ -8,6 +8,7 @@ Nothing here outlives an image that kills its process, or takes one away that ha
 import math
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -57,13 +58,14 @@ def work_off_here(
 ) -> list[Pair]:
     """Do every shard of those of ``mine`` that are left, and commit it, by the purifier that is being ``loaded``, in as
     many threads as there would be actors. ``check`` is called every second at least and may raise. Returns the pairs
-    for the contact sheet.
+    for the contact sheet. In the main thread SIGTERM raises KeyboardInterrupt, as Ctrl-C does, where nobody else
+    handles it.
 
     Raises SinkError at the first shard that cannot be written, RaypurifyError where a step hangs, and after all others,
     where some could not be done, SourceError or RaypurifyError.
     """
     tally = Tally(mine, shards, str(work.sink.place), "loading")
-    with tally.observed():
+    with tally.observed(), _terminable():
         purifier = loaded.result()
         shape, size, _ = fit_pool(shape, len(shards), _cpus(), int(purifier.device.type == "cuda"), grows=False)
         work = replace(work, device=str(purifier.device), threads=max(1, int(shape.cpus)))
@@ -174,6 +176,21 @@ class _Threads:
             return
         yield from worker.do(shard, Care())
         self._note.end(shard.name)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM interrupts the block: a process that it ended at once would leave its note, as if an image had killed
+    it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

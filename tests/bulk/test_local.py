@@ -154,18 +154,33 @@ def test_killed_at_every_point_they_do_too(inputs, whole, tmp_path):
     assert files_below(tmp_path / "out") == whole
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(inputs, whole, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def by_itself():
+    """SIGTERM has no handler, as Ray leaves one."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("by_itself")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_with_130_and_the_same_command_goes_on(
+    inputs, whole, tmp_path, monkeypatch, capsys, number
+):
     out, command = tmp_path / "out", ["purify", str(inputs / "folder"), str(tmp_path / "out"), "--sheet", "0"]
 
     def interrupt(lease) -> None:
         if status(out).committed:
-            raise KeyboardInterrupt
+            # Else it would end the tests.
+            assert signal.getsignal(number) is signal.default_int_handler
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patched:
         patched.setattr("raypurify.containers.lease.Lease.check", interrupt)
         with pytest.raises(SystemExit) as end:
             app([*command, "--engine", "local"])
     assert end.value.code == 130
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert re.search("purify: [12] of 2 shards are done and kept", capsys.readouterr().err)
     assert not AtWork(resolve(out)).died_over()
     with pytest.raises(SystemExit) as end:
