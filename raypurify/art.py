@@ -24,7 +24,7 @@ class PurifierPreprocessor(PreprocessorPyTorch or object):  # type: ignore[misc]
 
     Images are arrays or tensors (N, 3, H, W), or with ``channels_first=False`` (N, H, W, 3), from ``clip_values[0]`` to
     ``clip_values[1]``: give those of the estimator. Values a little outside, as rounding leaves them, are clipped. They
-    come back in their own range, layout and type, purified as ``purifier.purify`` does.
+    come back in their own range, layout and type, whole numbers rounded, purified as ``purifier.purify`` does.
 
     ``mode`` is that of :class:`~raypurify.modules.PurifierModule` and says what attacks see: ``estimate_gradient`` of
     "bpda" is the identity, and with "implicit" it is the gradient through the sparse coding. Attacks of estimators for
@@ -56,12 +56,16 @@ class PurifierPreprocessor(PreprocessorPyTorch or object):  # type: ignore[misc]
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
         """Purified images, differentiable as ``mode`` says, and ``y`` as it is."""
         low, high = self.clip_values
-        images = x if self.channels_first else x.permute(0, 3, 1, 2)
+        # Differences of whole numbers may overflow.
+        images = x if x.is_floating_point() else x.float()
+        images = images if self.channels_first else images.permute(0, 3, 1, 2)
         images = (images - low) / (high - low)
         # What rounding puts outside has a gradient like any other.
         images = straight_through(images, images.clamp(0, 1))
         purified = low + (high - low) * self.module(images)
-        return (purified if self.channels_first else purified.permute(0, 2, 3, 1)).to(x.dtype), y
+        purified = purified if self.channels_first else purified.permute(0, 2, 3, 1)
+        # Rounded as images.to_pixels does.
+        return (purified if x.is_floating_point() else (purified + 0.5).floor()).to(x.dtype), y
 
     def _check_params(self) -> None:
         low, high = self.clip_values

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 import raypurify
-from raypurify.containers.image_column import likely
+from raypurify.containers.image_column import is_image, likely
 from raypurify.containers.ledger import ERRORS, FACTS
 from raypurify.errors import DataError, ImageError
 from raypurify.images import Decoded, close_array, decode_image, encode_image, open_array
@@ -48,7 +48,8 @@ class Purify:
     (``into``: in another) and in the same kind: uint8 arrays (H, W, C) as such, of the same number of channels; bytes
     of an image file as bytes of a file of ``format`` (``raypurify.images.encode_image``); structs {bytes, path, …} with
     such bytes in them. The column is ``column``, by default the one that a Parquet file's images would be taken from:
-    ``image``, the one of a known name, or the only one.
+    ``image``, the one of a known name, or the only one. Batches in which columns have no value at all decide nothing
+    for later ones, and where none has images, each row is one without an image.
 
     Added are the columns of a job's ``provenance.parquet`` (cluster, class, distance, flagged, relative_change,
     iterations, mode, width, height, bundle) and of its ``errors.parquet`` (reason, message), each after ``prefix``.
@@ -76,22 +77,29 @@ class Purify:
         self.purifier = raypurify.load(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.column, self.into, self.prefix = column, into, prefix
         self.format, self.max_pixels = format, max_pixels
+        self._told: dict[str, bool] = {}
 
     def __call__(self, batch: Any) -> Any:
         """The batch with purified images and what was done to each."""
         names = list(getattr(batch, "column_names", batch))
         self._check_names(names)
-        if self.column is None:
-            self.column = _find_column({name: _first(_values(batch[name])) for name in names})
-        elif self.column not in names:
-            raise DataError(f"the batch has no column {self.column!r}; its columns are {', '.join(names)}: name one")
-        values = _values(batch[self.column])
-        _check_kind(batch[self.column], self.column, values)
+        column = self.column
+        if column is None:
+            # What earlier batches said of a column without values holds here, too.
+            self._told |= {name: holds for name in names if (holds := _tells(batch[name])) is not None}
+            column, sure = _find_column(batch, {name: self._told.get(name) for name in names})
+            self.column = column if sure else None
+        elif column not in names:
+            raise DataError(f"the batch has no column {column!r}; its columns are {', '.join(names)}: name one")
+        # Where no value says which column it is, each row is one without an image.
+        values = [None] * len(batch[names[0]]) if column is None else _values(batch[column])
+        if column is not None:
+            _check_kind(batch[column], column, values)
         images, facts = self._purified(values)
         added = {
             self.prefix + field.name: pa.array([fact[field.name] for fact in facts], field.type) for field in _ADDED
         }
-        return _with(batch, self.into or self.column, images, self.column, added)
+        return _with(batch, self.into or column, images, column, added)
 
     def _check_names(self, names: list[str]) -> None:
         new = [self.prefix + field.name for field in _ADDED] + ([self.into] if self.into else [])
@@ -149,15 +157,36 @@ def _without_image(value: Any, like: Any) -> Any:
     return {**dict.fromkeys(like), "bytes": b""} if isinstance(like, dict) else b""
 
 
-def _find_column(first: dict[str, Any]) -> str:
-    """The column of the images, by the first value of each."""
-    images = [name for name, value in first.items() if _is_image(value)]
-    found = ["image"] if "image" in first else likely(images)
-    if len(found) != 1:
-        kinds = ", ".join(f"{name} ({_kind(value)})" for name, value in first.items())
-        say = f'say which: {{"column": {found[0]!r}}}' if found else f"{_WANTED}: give such a column"
-        raise DataError(f"{'more than one column' if found else 'no column'} of images among {kinds}; {say}")
-    return found[0]
+def _find_column(batch: Any, told: dict[str, bool | None]) -> tuple[str | None, bool]:
+    """The column of the images, by its name and whether columns are ``told`` to hold images, and whether it is that in
+    every batch. None where none has images here, and more than one may have in others.
+
+    Raises DataError where there is no column of images, or more than one.
+    """
+    if "image" in told:
+        return "image", True
+    found = likely([name for name, holds in told.items() if holds])
+    # Columns without any value may be those of the images in other batches.
+    possible = likely([name for name, holds in told.items() if holds is not False])
+    if len(possible) == 1:
+        return possible[0], found == possible
+    if possible and len(found) < 2:
+        return (found[0] if found else None), False
+    kinds = ", ".join(f"{name} ({_kind(_first(_values(batch[name])))})" for name in told)
+    say = f'say which: {{"column": {found[0]!r}}}' if found else f"{_WANTED}: give such a column"
+    raise DataError(f"{'more than one column' if found else 'no column'} of images among {kinds}; {say}")
+
+
+def _tells(column: Any) -> bool | None:
+    """Whether a column holds images, by its first value or else by its type; None where it has neither."""
+    if (first := _first(_values(column))) is not None:
+        return _is_image(first)
+    if isinstance(column, pa.ChunkedArray):
+        return None if pa.types.is_null(column.type) else is_image(column.type)
+    # Of these types no value can be missing: there are no rows.
+    if getattr(getattr(column, "dtype", None), "kind", "O") in "biu":
+        return column.dtype == np.uint8 and column.ndim > 2
+    return None
 
 
 def _is_image(value: Any) -> bool:
@@ -196,21 +225,22 @@ def _check_kind(column: Any, name: str, values: list[Any]) -> None:
         raise DataError(f"column {name!r} holds values of the kind {_kind(first)}; {_WANTED}: convert it")
 
 
-def _with(batch: Any, name: str, images: list[Any], like: str, added: dict[str, pa.Array]) -> Any:
+def _with(batch: Any, name: str | None, images: list[Any], like: str | None, added: dict[str, pa.Array]) -> Any:
     """The batch with ``images`` as the column ``name``, of the type of the column ``like``, and more columns."""
     if isinstance(batch, pa.Table):
-        for key, column in {name: pa.array(images, batch.schema.field(like).type), **added}.items():
+        kind = pa.null() if like is None else batch.schema.field(like).type
+        new = {} if name is None else {name: pa.array(images, None if pa.types.is_null(kind) else kind)}
+        for key, column in {**new, **added}.items():
             at = batch.schema.get_field_index(key)
             batch = batch.append_column(key, column) if at < 0 else batch.set_column(at, key, column)
         return batch
     arrays = {key: column.to_numpy(zero_copy_only=False) for key, column in added.items()}
+    if name is None:
+        return {**batch, **arrays} if isinstance(batch, dict) else batch.assign(**arrays)
     if isinstance(batch, dict):
-        whole = isinstance(batch[like], np.ndarray) and batch[like].dtype != object
-        return {
-            **batch,
-            name: np.array(images, np.uint8).reshape(batch[like].shape) if whole else _objects(images),
-            **arrays,
-        }
+        held: Any = None if like is None else batch[like]
+        whole = isinstance(held, np.ndarray) and held.dtype == np.uint8
+        return {**batch, name: np.array(images, np.uint8).reshape(held.shape) if whole else _objects(images), **arrays}
     return batch.assign(**{name: _objects(images), **arrays})
 
 

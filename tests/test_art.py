@@ -1,5 +1,7 @@
 """A purifier as a preprocessor of the Adversarial Robustness Toolbox, in its estimators and under its attacks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from raypurify.art import PurifierPreprocessor
 from raypurify.attacks import PGD
 from raypurify.errors import ConfigError
 from raypurify.modules import PurifierModule
+from raypurify.purifiers.transform import Transform
 
 needs_art = pytest.mark.skipif(raypurify.art.PreprocessorPyTorch is None, reason="needs adversarial-robustness-toolbox")
 EPS, STEP, STEPS = 2 / 255, 0.7 / 255, 3
@@ -44,6 +47,14 @@ def defended(purifier):
     return make
 
 
+@dataclass(frozen=True)
+class Brighter(Transform):
+    """Adds six tenths of a level of 255."""
+
+    def transform(self, images):
+        return images + 0.6 / 255
+
+
 def test_without_the_toolbox_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(raypurify.art, "PreprocessorPyTorch", None)
     with pytest.raises(ConfigError, match=r"pip install 'raypurify\[art\]'"):
@@ -68,6 +79,16 @@ def test_it_takes_and_gives_the_range_and_layout_of_the_estimator(purifier, imag
     beyond = given + np.float32(1e-5)
     np.testing.assert_allclose(defence.estimate_gradient(beyond, gradient), gradient, rtol=1e-5, atol=1e-6)
     assert (defence.is_fitted, defence.apply_fit, defence.apply_predict) == (True, False, True)
+
+
+@needs_art
+@pytest.mark.parametrize(("dtype", "clip_values"), [(np.uint8, (0, 255)), (np.int8, (-128, 127)), (np.int64, (0, 255))])
+def test_whole_numbers_are_rounded_not_cut(dtype, clip_values):
+    defence = PurifierPreprocessor(Brighter(), channels_first=False, clip_values=clip_values, device_type="cpu")
+    levels = np.arange(256).reshape(1, 16, 16, 1).repeat(3, 3)
+    done, _ = defence((levels + clip_values[0]).astype(dtype))
+    assert done.dtype == dtype
+    assert (done.astype(int) - clip_values[0]).tolist() == np.minimum(levels + 1, 255).tolist()
 
 
 @needs_art

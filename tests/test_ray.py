@@ -127,6 +127,63 @@ def test_a_row_without_an_image_is_said_to_be_empty(step, files, format):
     assert list(map(str, done["reason"])) == ["", "empty", "empty"]
 
 
+def as_batch(format: str, **columns):
+    table = pa.table(columns)
+    arrays = {name: objects(table[name].to_pylist()) for name in table.column_names}
+    return {"numpy": arrays, "pandas": table.to_pandas(), "pyarrow": table}[format]
+
+
+def as_lists(batch) -> dict[str, list]:
+    return batch.to_pydict() if isinstance(batch, pa.Table) else {name: list(batch[name]) for name in batch}
+
+
+@pytest.mark.parametrize("format", ["numpy", "pandas", "pyarrow"])
+@pytest.mark.parametrize(
+    ("columns", "given_back"),
+    [
+        # By a known name, as the only one that it can be, or not at all.
+        ({"img": None, "id": 1, "note": None}, {"img": b""}),
+        ({"image": None}, {"image": b""}),
+        ({"photo": None, "id": 1}, {"photo": b""}),
+        ({"photo": None, "note": None}, {}),
+    ],
+)
+def test_a_batch_without_any_image_ends_nothing(step, files, format, columns, given_back):
+    for options, new in (({}, given_back), ({"into": "purified"}, {"purified": b""})):
+        purify, expected = step(**options), columns | new
+        for rows in (2, 0):
+            done = as_lists(purify(as_batch(format, **{name: pa.array([columns[name]] * rows) for name in columns})))
+            assert done["reason"] == ["empty"] * rows
+            assert {name: done[name] for name in expected} == {name: [expected[name]] * rows for name in expected}
+        first, *others = columns
+        done = purify(as_batch(format, **{first: [files[0], None]}, **{name: ["x", "y"] for name in others}))
+        assert as_lists(done)["reason"] == ["", "empty"]
+        assert purify.column == first
+
+
+def test_the_type_of_arrow_tells_which_column_has_no_image(step):
+    table = pa.table({"photo": pa.array([None], pa.binary()), "note": pa.array([None], pa.string())})
+    done = step()(table)
+    assert done.select(["photo", "note", "reason"]).to_pylist() == [{"photo": b"", "note": None, "reason": "empty"}]
+    assert done["photo"].type == pa.binary()
+
+
+@pytest.mark.parametrize("format", ["numpy", "pandas", "pyarrow"])
+def test_a_batch_in_which_a_column_is_empty_decides_for_itself_alone(step, files, format):
+    for first, second in (("thumb", "photo"), ("photo", "thumb")):
+        purify = step()
+        done = as_lists(purify(as_batch(format, **{first: [files[0]], second: [None]})))
+        assert (done["reason"], done[second]) == ([""], [None])
+        assert done[first] != [files[0]]
+        with pytest.raises(DataError, match="more than one column"):
+            purify(as_batch(format, **{first: [None], second: [files[1]]}))
+    for (name, other), value in ((("img", "thumb"), files[0]), (("photo", "note"), "x")):
+        purify = step()
+        purify(as_batch(format, **{name: [None], other: [value]}))
+        purify(as_batch(format, **{name: [files[1]], other: [None]}))
+        assert purify.column == name
+
+
 @pytest.mark.parametrize(
     ("batch", "options", "said"),
     [

@@ -100,9 +100,11 @@ def purify(
         shape, out = actor or ActorShape(), output_of(output, source)
         who, note = chosen_engine(engine, source, shape, address), AtWork(out, part)
         if who == "local":
-            # Torch is imported while it is found out whether the output is free.
+            # Torch is imported while it is found out whether the output is free; not where actors may be who go on,
+            # as a purifier that is loaded here keeps memory, on a GPU too, that they need.
             loader = stack.enter_context(ThreadPoolExecutor(1))
-            loaded = loader.submit(load_here, bundle, shape.gpus)
+            load = partial(loader.submit, load_here, bundle, shape.gpus)
+            loaded = None if note.died_over() else load()
         lease = stack.enter_context(held(out, part))
         who = after_deaths(who, engine, note)
         claim = partial(
@@ -131,7 +133,7 @@ def purify(
             if who == "local":
                 if sheet:
                     loader.submit(pyplot)
-                pairs = work_off_here(todo, mine, work, shape, lease.check, note, loaded)
+                pairs = work_off_here(todo, mine, work, shape, lease.check, note, loaded or load())
             else:
                 pairs = work_off_shards(todo, mine, work, shape, lease.check, address, growth)
                 note.clear()

@@ -8,6 +8,7 @@ Nothing here outlives an image that kills its process, or takes one away that ha
 import math
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -15,14 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from raypurify.bulk.shards import ActorShape, fit_pool
 from raypurify.bulk.tally import Tally
 from raypurify.bulk.work import ShardOutcome, ShardWork, Sign, Work
 from raypurify.containers.at_work import AtWork
+from raypurify.containers.contract import Sink
 from raypurify.containers.rows import Shard
 from raypurify.errors import RaypurifyError, SinkError
 from raypurify.pictures import Pair
@@ -57,13 +59,14 @@ def work_off_here(
 ) -> list[Pair]:
     """Do every shard of those of ``mine`` that are left, and commit it, by the purifier that is being ``loaded``, in as
     many threads as there would be actors. ``check`` is called every second at least and may raise. Returns the pairs
-    for the contact sheet.
+    for the contact sheet. In the main thread SIGTERM raises KeyboardInterrupt, as Ctrl-C does, where nobody else
+    handles it.
 
     Raises SinkError at the first shard that cannot be written, RaypurifyError where a step hangs, and after all others,
     where some could not be done, SourceError or RaypurifyError.
     """
     tally = Tally(mine, shards, str(work.sink.place), "loading")
-    with tally.observed():
+    with tally.observed(), _terminable():
         purifier = loaded.result()
         shape, size, _ = fit_pool(shape, len(shards), _cpus(), int(purifier.device.type == "cuda"), grows=False)
         work = replace(work, device=str(purifier.device), threads=max(1, int(shape.cpus)))
@@ -76,6 +79,35 @@ def work_off_here(
 
 class _Ended(BaseException):
     """Ends a thread that is not to go on; no handler of errors takes it for one."""
+
+
+@dataclass(frozen=True)
+class _Closing(Sink):
+    """An output that takes nothing more of the job once it is ``over``: what its caller does next may write there."""
+
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._check()
+        super().put(name, data)
+
+    @contextmanager
+    def putting(self, name: str) -> Iterator[BinaryIO]:
+        with super().putting(name) as file:
+            yield file
+            self._check()
+
+    def commit(self, shard: str, provenance: list[dict], errors: list[dict]) -> None:
+        self._check()
+        super().commit(shard, provenance, errors)
+
+    def remove(self, name: str) -> None:
+        self._check()
+        super().remove(name)
+
+    def _check(self) -> None:
+        if self.over.is_set():
+            raise _Ended
 
 
 class _Thread(ShardWork):
@@ -101,7 +133,9 @@ class _Threads:
     """Threads that do shards until none waits, and what they say."""
 
     def __init__(self, shards: list[Shard], work: Work, purifier: "RSFP", note: AtWork, size: int) -> None:
-        self._waiting, self._note, self._stop = deque(shards), note, threading.Event()
+        self._waiting, self._note = deque(shards), note
+        self._stop, self._over = threading.Event(), threading.Event()
+        work = replace(work, sink=_Closing(**vars(work.sink), over=self._over))
         self._said: queue.SimpleQueue[tuple[Shard, Sign | ShardOutcome] | None] = queue.SimpleQueue()
         self._workers = [_Thread(work, purifier, self._stop) for _ in range(size)]
         # The process ends without those that hang.
@@ -112,31 +146,37 @@ class _Threads:
         stay in the note."""
         for thread in self._threads:
             thread.start()
-        hangs = False
+        hung: list[_Thread] = []
         try:
             for said in self._events():
                 if said:
                     tally.take(*said, socket.gethostname())
                 check()
-                if over := next((one.shard for one in self._workers if one.until < time.monotonic()), None):
-                    hangs = True
+                if hung := [one for one in self._workers if one.until < time.monotonic()]:
                     raise RaypurifyError(
-                        f"shard {over}: a step of it takes too long, as of an image that hangs its decoder; run the "
-                        "same command again with --engine actors, which goes on from here and leaves such images out"
+                        f"shard {hung[0].shard}: a step of it takes too long, as of an image that hangs its decoder; "
+                        "run the same command again with --engine actors, which goes on from here and leaves such "
+                        "images out"
                     )
         finally:
-            self._stop.set()
-            if not hangs:
-                until = time.monotonic() + ENDS_S
-                try:
-                    for thread in self._threads:
-                        thread.join(max(0.0, until - time.monotonic()))
-                finally:
-                    self._note.clear()
-                # What was committed meanwhile is counted, too.
-                while not self._said.empty():
-                    if (said := self._said.get()) and not getattr(said[1], "error", None):
-                        tally.take(*said, socket.gethostname())
+            self._end(tally, hung)
+
+    def _end(self, tally: Tally, hung: list[_Thread]) -> None:
+        """Let all but those that are ``hung`` come to an end, and none write after this."""
+        self._stop.set()
+        until = time.monotonic() + ENDS_S
+        try:
+            for worker, thread in zip(self._workers, self._threads):
+                if worker not in hung:
+                    thread.join(max(0.0, until - time.monotonic()))
+        finally:
+            self._over.set()
+            if not hung:
+                self._note.clear()
+        # What was committed meanwhile is counted, too.
+        while not self._said.empty():
+            if (said := self._said.get()) and not getattr(said[1], "error", None):
+                tally.take(*said, socket.gethostname())
 
     def _events(self) -> Iterator[tuple[Shard, Sign | ShardOutcome] | None]:
         """What the threads say, and None each second without anything, until the last of them has ended."""
@@ -174,6 +214,21 @@ class _Threads:
             return
         yield from worker.do(shard, Care())
         self._note.end(shard.name)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM interrupts the block: a process that it ended at once would leave its note, as if an image had killed
+    it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

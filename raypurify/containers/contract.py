@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
-from raypurify.containers.ledger import recorded_outputs, scratch
+from raypurify.containers.ledger import commit, recorded_outputs, scratch
 from raypurify.containers.look import Asked, Look
 from raypurify.containers.rows import Row, Shard
 from raypurify.errors import ImageError, SourceError
@@ -101,6 +101,10 @@ class Sink:
         """A file of the output to write more to than memory should hold; for the rest as :meth:`put`."""
         with _naming(), (self.place / name).writing(scratch(self.place)) as file:
             yield file
+
+    def commit(self, shard: str, provenance: list[dict], errors: list[dict]) -> None:
+        """Record a shard whose output is in place, as :func:`~raypurify.containers.ledger.commit` does."""
+        commit(self.place, shard, provenance, errors)
 
     def remove(self, name: str) -> None:
         """Remove one file of the output, if it is there."""

@@ -172,7 +172,7 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
                 good.append(
                     {"id": row.id, "output": output, **{name: (facts or {})[name] for name in ledger.FACTS.names}}
                 )
-        ledger.commit(sink.place, shard.name, good, failed)
+        sink.commit(shard.name, good, failed)
     except RaypurifyError:
         raise
     except OSError as error:

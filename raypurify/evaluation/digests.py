@@ -1,7 +1,7 @@
 """Digests of a grid's subjects: of their settings, of the files these name, and of the code that does the work."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -78,6 +78,15 @@ def attack_code(spec: AttackSpec) -> str:
 
 
 def _files(values: Iterable[Any]) -> list[str]:
-    """The digests of the files among values of settings."""
-    named = [resolve(value) for value in values if isinstance(value, str)]
+    """The digests of the files among values of settings, however deep in lists and mappings."""
+    named = [resolve(text) for value in values for text in _texts(value)]
     return [hashlib.sha256(file.read()).hexdigest() for file in named if file.kind == "file"]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for one in value.values() for text in _texts(one))
+    elif isinstance(value, list | tuple):
+        yield from (text for one in value for text in _texts(one))

@@ -57,13 +57,14 @@ def filled(make: Callable[[], nn.Module], state: Mapping[str, torch.Tensor], pat
 
 
 def state_digest(network: nn.Module) -> str:
-    """The SHA-256 of the state dict of a network: names, types, shapes and values.
+    """The SHA-256 of the tensors of a network's state dict, and of buffers that it leaves out: names, types, shapes and
+    values. Other attributes of its modules do not count.
 
     >>> state_digest(nn.ReLU()) == state_digest(nn.Flatten()) != state_digest(nn.BatchNorm2d(2))
     True
     """
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted({**dict(network.named_buffers()), **network.state_dict()}.items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

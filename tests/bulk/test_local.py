@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,9 @@ from bad_images import encode, pixels
 from bulk_kills import KILL_POINTS, plan_kill
 
 import raypurify.bulk.job
+import raypurify.bulk.local
+import raypurify.bulk.work
+import raypurify.containers.folder
 from raypurify.bulk.actor import ShardActor
 from raypurify.bulk.engine import SMALL_SHARDS, after_deaths, chosen_engine
 from raypurify.bulk.job import purify
@@ -28,11 +32,13 @@ from raypurify.bulk.shards import ActorShape
 from raypurify.bulk.work import Work
 from raypurify.cli.app import app
 from raypurify.containers.at_work import AtWork
+from raypurify.containers.contract import Sink
+from raypurify.containers.ledger import committed
 from raypurify.containers.sink import status
 from raypurify.containers.source import open_source
 from raypurify.errors import ConfigError, RaypurifyError
 from raypurify.runtime.poison import Care
-from raypurify.storage import resolve
+from raypurify.storage import overlapped, resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = 24
@@ -154,18 +160,33 @@ def test_killed_at_every_point_they_do_too(inputs, whole, tmp_path):
     assert files_below(tmp_path / "out") == whole
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(inputs, whole, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def by_itself():
+    """SIGTERM has no handler, as Ray leaves one."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("by_itself")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_with_130_and_the_same_command_goes_on(
+    inputs, whole, tmp_path, monkeypatch, capsys, number
+):
     out, command = tmp_path / "out", ["purify", str(inputs / "folder"), str(tmp_path / "out"), "--sheet", "0"]
 
     def interrupt(lease) -> None:
         if status(out).committed:
-            raise KeyboardInterrupt
+            # Else it would end the tests.
+            assert signal.getsignal(number) is signal.default_int_handler
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patched:
         patched.setattr("raypurify.containers.lease.Lease.check", interrupt)
         with pytest.raises(SystemExit) as end:
             app([*command, "--engine", "local"])
     assert end.value.code == 130
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert re.search("purify: [12] of 2 shards are done and kept", capsys.readouterr().err)
     assert not AtWork(resolve(out)).died_over()
     with pytest.raises(SystemExit) as end:
@@ -192,6 +213,51 @@ def test_an_image_that_hangs_ends_the_job_and_leaves_a_note(inputs, whole, tmp_p
     assert "part-00000" in AtWork(resolve(tmp_path / "out")).died_over()
     purify([str(inputs / "folder")], str(tmp_path / "out"), sheet=0, engine="local")
     assert files_below(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("ends_s", [20.0, 0.1])
+def test_nothing_is_written_once_a_hanging_job_has_ended(inputs, tmp_path, monkeypatch, ends_s):
+    """Shard 1 is being written when an image of shard 0 hangs: it is waited for, but not for ever."""
+    from raypurify.purifiers import batch
+
+    decode, hanging = batch.decode_image, (inputs / "folder" / "007.png").read_bytes()
+    read, put, puts = raypurify.bulk.work.read_shard, Sink.put, []
+    writing, ended, freed = threading.Event(), threading.Event(), threading.Event()
+
+    def read_shard(shard):
+        if shard.name == "part-00000":
+            writing.wait(50)
+        return read(shard)
+
+    def slow_put(sink, name, data):
+        if threading.current_thread() is not threading.main_thread():
+            puts.append(name)
+            writing.set()
+            ended.wait(4 * (len(puts) == 1))
+        put(sink, name, data)
+
+    def slow_decode(data: bytes, **options):
+        if data == hanging:
+            freed.wait(50)
+        return decode(data, **options)
+
+    monkeypatch.setattr(raypurify.bulk.work, "read_shard", read_shard)
+    monkeypatch.setattr(Sink, "put", slow_put)
+    monkeypatch.setattr(raypurify.containers.folder, "overlapped", partial(overlapped, at_once=1))
+    monkeypatch.setattr(batch, "decode_image", slow_decode)
+    monkeypatch.setattr(raypurify.bulk.local, "ENDS_S", ends_s)
+    monkeypatch.setattr(raypurify.bulk.local, "_cpus", lambda: 2)
+    monkeypatch.setattr(raypurify.bulk.job, "Work", partial(Work, decode_s=0.5))
+    before = {*threading.enumerate()}
+    with pytest.raises(RaypurifyError, match=r"part-00000: a step of it takes too long"):
+        purify([str(inputs / "folder")], str(tmp_path / "out"), sheet=0, engine="local")
+    at_end = committed(resolve(tmp_path / "out")), list(puts)
+    ended.set()
+    freed.set()
+    for thread in {*threading.enumerate()} - before:
+        thread.join(20)
+    assert (committed(resolve(tmp_path / "out")), puts) == at_end
+    assert len(at_end[0]) == (ends_s > 1)
 
 
 @pytest.fixture
@@ -246,6 +312,23 @@ def test_after_a_death_actors_go_on(inputs, whole, tmp_path, capsys):
     done.begin("part-00000")
     assert not done.died_over()
     done.clear()
+
+
+def test_nothing_is_loaded_here_for_actors_who_go_on(alone, inputs, tmp_path, monkeypatch):
+    loads, command = [], partial(purify, [str(inputs / "folder")], str(tmp_path / "out"), sheet=0)
+    load = raypurify.bulk.job.load_here
+    monkeypatch.setattr(raypurify.bulk.job, "load_here", lambda *given: loads.append(given) or load(*given))
+
+    def by_actors(*_) -> list:
+        raise RaypurifyError("actors")
+
+    monkeypatch.setattr(raypurify.bulk.job, "work_off_shards", by_actors)
+    AtWork(resolve(tmp_path / "out")).begin("part-00000")
+    with pytest.raises(RaypurifyError, match="actors"):
+        command()
+    assert not loads
+    command(engine="local")
+    assert len(loads) == 1
 
 
 CRASHING = """

@@ -11,11 +11,18 @@ import torch
 from raypurify.errors import ConfigError, RaypurifyError, SourceError
 from raypurify.evaluation import own
 from raypurify.evaluation.contract import check_attacked, check_classifier, check_purified
-from raypurify.evaluation.digests import attack_code, classifier_code, classifier_digest, purifier_code
+from raypurify.evaluation.digests import (
+    attack_code,
+    classifier_code,
+    classifier_digest,
+    purifier_code,
+    purifier_digest,
+)
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.plan import load_own
-from raypurify.evaluation.specs import ClassifierSpec
+from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
 from raypurify.evaluation.subjects import Subjects, make_classifier
+from raypurify.nets.state import state_digest
 
 MODULES = {
     "mine/__init__.py": "from .sizes import SIDE\n",
@@ -203,6 +210,43 @@ def test_weights_count_wherever_they_come_from(folder):
     torch.save({"other": torch.ones(1)}, folder / "weights")
     with pytest.raises(SourceError, match=r"weights: does not fit mine\.nets:make"):
         make_classifier(filled)
+
+
+def test_files_count_wherever_settings_name_them(folder):
+    file = folder / "weights.pt"
+    settings = {"flat": str(file), "listed": [1, [str(file)]], "mapped": {"deep": {"weights": str(file)}}}
+
+    def marks():
+        held = [{name: value} for name, value in settings.items()]
+        return [
+            mark
+            for one in held
+            for mark in (
+                classifier_digest(ClassifierSpec(kind="python", path="mine.nets:make", settings={"scale": one})),
+                attack_code(AttackSpec(attack="things:Add", **one)),
+                purifier_digest(PurifierSpec(purifier="things:Times", **one)),
+            )
+        ]
+
+    grid_of(folder)
+    file.write_text("a")
+    before = marks()
+    assert marks() == before
+    file.write_text("b")
+    assert not {*before} & {*marks()}
+
+
+def test_buffers_count_that_no_state_dict_holds():
+    def digest(value, persistent):
+        network = torch.nn.BatchNorm2d(2)
+        network.register_buffer("table", torch.full((2,), value), persistent=persistent)
+        return state_digest(network)
+
+    assert digest(1.0, False) == digest(1.0, False)
+    assert digest(1.0, False) != digest(2.0, False)
+    # Digests of networks without such buffers are those that results are kept under.
+    plain = torch.nn.BatchNorm2d(2)
+    assert state_digest(plain) == "b1b22973fb9dd74ae8be7deef8882c3fb73370fd9baefb5e6294c44dc3520355"
 
 
 WRONG = {

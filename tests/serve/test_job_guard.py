@@ -1,12 +1,15 @@
 """Where jobs may read and write and what may be asked of them, and what each caller may have: all without Ray."""
 
+import inspect
 import json
+import runpy
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypurify.containers.registry import KINDS
 from raypurify.errors import ConfigError
 from raypurify.serve.auth import hash_token
 from raypurify.serve.http import Refusal
@@ -283,6 +286,12 @@ def test_only_known_options_within_their_bounds_are_taken(body, where):
     for broken in (b"", b"[]", b"\xff", b"{", b'"x"', b"[" * 50_000):
         with pytest.raises(Refused):
             parse_request(broken)
+
+
+def test_kinds_are_those_that_are_registered(monkeypatch):
+    monkeypatch.setitem(KINDS, "zarr", KINDS["arrays"])
+    options = runpy.run_path(inspect.getfile(JobRequest))["JobOptions"]
+    assert [options(kind=kind).kind for kind in KINDS] == [*KINDS]
 
 
 def test_the_schema_of_a_request_stands_for_itself():

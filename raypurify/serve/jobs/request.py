@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from raypurify.containers.registry import KINDS
 from raypurify.serve.jobs.refused import Refused
 
 MAX_BYTES = 64 << 10
@@ -37,7 +38,7 @@ class JobOptions(BaseModel):
     sheet: int = Field(8, ge=0, le=64, description="pairs in the picture of examples; 0: no picture")
     limit: int | None = Field(None, ge=1, le=_MANY, description="purify the first so many images only")
     sample: int | None = Field(None, ge=1, le=_MANY, description="purify a seeded choice of so many images only")
-    kind: Literal["images", "parquet", "tars", "arrays"] | None = Field(
+    kind: Literal[tuple(KINDS)] | None = Field(  # type: ignore[valid-type]  # known when it runs
         None, description="what to read of several kinds"
     )
     image_column: _Name | None = Field(None, description="column of Parquet files with the images")
