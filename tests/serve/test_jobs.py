@@ -24,7 +24,7 @@ def roots(tmp_path_factory):
     (root / "in").mkdir()
     rng = np.random.default_rng(0)
     for n in range(IMAGES):
-        side = 48 if n < IMAGES // 2 else 96
+        side = 48 if n < IMAGES // 2 else 160
         noisy = (pixels(side, side, n) + rng.normal(0, 30, (side, side, 3))).clip(0, 255).astype(np.uint8)
         (root / "in" / f"{n:03d}.png").write_bytes(encode(noisy) if n != 7 else b"\x89PNG\r\n\x1a\n broken")
     return root
