@@ -63,6 +63,18 @@ def benchmark(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def photographs():
+    """Three of the example photographs as a tensor (3, 3, 32, 32) in [0, 1]."""
+    import torch
+
+    from raypurify.images import decode_image
+
+    paths = sorted((REPOSITORY / "examples/cifar10/clean").glob("*.png"))[:3]
+    pixels = [torch.from_numpy(decode_image(path.read_bytes()).pixels) for path in paths]
+    return torch.stack(pixels).permute(0, 3, 1, 2).contiguous() / 255
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of real images and pretrained classifiers; set RAYPURIFY_DATA to point elsewhere."""
     folder = Path(os.environ.get("RAYPURIFY_DATA", REPOSITORY.parent / "shared" / "data"))

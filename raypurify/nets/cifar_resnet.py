@@ -4,7 +4,6 @@ Depth 6n + 2 (20, 32, 44, 56, ...): three stages of n basic blocks with 16, 32 a
 (option A). Module names match the widely used ``pytorch_resnet_cifar10`` checkpoints, so those load as they are.
 """
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
 from raypurify.errors import ConfigError, SourceError
+from raypurify.nets.state import filled, read_state
 
 # The checkpoints were trained with ImageNet's statistics, not CIFAR-10's.
 _MEAN = (0.485, 0.456, 0.406)
@@ -86,30 +86,14 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> CifarResNet
 
     Raises SourceError when the file is missing, is no such checkpoint, or is of another depth.
     """
-    path = Path(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such classifier checkpoint; check the path") from None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(
-            f"{path}: not a checkpoint of plain tensors ({reason}); save its state_dict by torch.save"
-        ) from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    state = read_state(path)
     blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
     found = 6 * blocks + 2
     if not blocks or "linear.weight" not in state:
         raise SourceError(f"{path}: holds no CIFAR ResNet; expected tensors of conv1, bn1, layer1..3 and linear")
     if depth is not None and depth != found:
         raise SourceError(f"{path}: holds a ResNet-{found}, but ResNet-{depth} was asked for; leave depth out")
-    network = CifarResNet(found, classes=len(state["linear.weight"]))
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(f"{path}: does not fit ResNet-{found}: {reason}; check what it was saved from") from error
+    network = filled(lambda: CifarResNet(found, len(state["linear.weight"])), state, path, f"ResNet-{found}")
     return network.eval().requires_grad_(False)
 
 

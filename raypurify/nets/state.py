@@ -4,7 +4,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,8 @@ from torch import nn
 
 from raypurify.errors import SourceError
 from raypurify.storage import Where, resolve
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def read_state(path: Where) -> dict[str, torch.Tensor]:
@@ -41,7 +43,7 @@ def read_state(path: Where) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def filled(make: Callable[[], nn.Module], state: Mapping[str, torch.Tensor], path: Where, name: str) -> nn.Module:
+def filled(make: Callable[[], Net], state: Mapping[str, torch.Tensor], path: Where, name: str) -> Net:
     """The network that ``make()`` gives, with the state of ``path``.
 
     Raises SourceError where that is of another architecture than ``name``.

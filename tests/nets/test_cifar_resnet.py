@@ -69,7 +69,7 @@ def test_bad_files_are_refused_by_name(tmp_path):
     with pytest.raises(SourceError, match=r"other\.th: holds no CIFAR ResNet"):
         load_cifar_resnet(tmp_path / "other.th")
     torch.save([torch.zeros(3)], tmp_path / "list.th")
-    with pytest.raises(SourceError, match=r"list\.th: holds no CIFAR ResNet"):
+    with pytest.raises(SourceError, match=r"list\.th: holds no state dict"):
         load_cifar_resnet(tmp_path / "list.th")
     state = CifarResNet(20).state_dict()
     torch.save(state, tmp_path / "net.th")
@@ -90,7 +90,7 @@ class Payload:
 def test_pickled_objects_are_never_built(tmp_path, capsys):
     for name, save in {"torch.th": torch.save, "plain.th": lambda o, p: p.write_bytes(pickle.dumps(o))}.items():
         save({"state_dict": Payload()}, tmp_path / name)
-        with pytest.raises(SourceError, match="not a checkpoint of plain tensors"):
+        with pytest.raises(SourceError, match="not a file of plain tensors"):
             load_cifar_resnet(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
 
