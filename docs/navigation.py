@@ -8,6 +8,7 @@ USE = (
     "bulk",
     *SERVING,
     "libraries",
+    "bundles",
     "training",
     "evaluation",
     "observability",

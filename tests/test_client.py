@@ -69,6 +69,12 @@ def test_whoever_is_refused_asks_again_when_told_to():
     assert left[0] <= 20
 
 
+def test_a_class_that_clusters_do_not_have_is_none():
+    answer = (200, {"X-Raypurify-Class": "", "X-Raypurify-Cluster": "2"}, PNG)
+    with server(answer) as (url, _):
+        assert raypurify.Client(url).purify(b"image")[1] == {"cluster": 2, "class": None}
+
+
 DRIPS = (200, {"Pause": "0.2"}, bytes(50))
 
 

@@ -195,7 +195,8 @@ def attack_choice(
     """Images that ``attack`` pushed away from their own cluster, towards the nearest other one.
 
     The attack raises the distance to the own cluster less that to the nearest other one, with its budget and norm, so
-    that the purifier codes the image with the atoms of other images. ``loss=None`` is for attacks whose own objective is a margin (CW, DeepFool, Square).
+    that the purifier codes the image with the atoms of other images. ``loss=None`` is for attacks whose own objective
+    is a margin (CW, DeepFool, Square).
 
     >>> import raypurify
     >>> from raypurify.attacks import PGD

@@ -45,7 +45,7 @@ class Method:
 
 def check_files(method: Method, files: set[str], where: str) -> None:
     """Raise BundleError where a bundle's manifest does not list just the files of its method."""
-    if missing := sorted(set(method.files) - files):
+    if missing := [name for name in method.files if name not in files]:
         raise BundleError(
             f"bundle {where}: the manifest does not list {missing[0]}, which the method {method.name} needs; "
             "fit or download the bundle again"

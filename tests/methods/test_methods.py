@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 from small_bundles import CLASSES, WRITERS
 
 import raypurify
@@ -116,7 +114,7 @@ def test_every_tensor_of_a_bundle_is_watched(method, purifier):
 
 def test_facts_need_no_torch_and_are_those_of_the_tensors(method, bundle, purifier):
     code = (
-        "import sys\nfrom raypurify.methods import checked_facts, method_of\nfrom raypurify.cli.texts import bundle_text\n"
+        "import sys\nfrom raypurify.methods import checked_facts\nfrom raypurify.cli.texts import bundle_text\n"
         f"facts = checked_facts({str(bundle)!r})\nprint(bundle_text(facts))\nassert 'torch' not in sys.modules\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
