@@ -123,6 +123,23 @@ class ClusterSettings(_Settings):
         return self
 
 
+class StrataSettings(_Settings):
+    """Settings of STL's strata: PCA and k-means over all classes, and the vote that gives an image its stratum."""
+
+    count: int = Field(4, ge=1, description="number of strata; STL takes 4 for CIFAR-10 and 10 for ImageNet")
+    components: int = Field(128, ge=1, description="principal components that are kept, at most as many as there are")
+    neighbours: int = Field(15, ge=1, description="training features that vote")
+    keep: int = Field(10000, ge=1, description="training features that the bundle keeps; the vote is theirs")
+    n_init: int = Field(10, ge=1)
+    block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; more are spread")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "StrataSettings":
+        if self.neighbours > self.keep:
+            raise ValueError(f"neighbours is {self.neighbours}, but only {self.keep} features are kept: raise keep")
+        return self
+
+
 # An image's λ follows its noise between these multiples of csc.lmbda.
 LMBDA_RANGE = (0.5, 3.0)
 
