@@ -105,6 +105,20 @@ class RobustTrainingSettings(TrainingSettings):
         return self
 
 
+class DaeSettings(TrainingSettings):
+    """Settings of STL's denoising auto-encoder and of its training, on clean images and on noised ones.
+
+    >>> DaeSettings().noise
+    0.15
+    """
+
+    epochs: int = Field(20, ge=1)
+    lr: float = Field(0.05, gt=0)
+    augment: Literal["crop", "resized_crop", "none"] = Field("none", description="crop: for images as small as 32²")
+    width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
+    noise: float = Field(0.15, ge=0, le=1, description="standard deviation of Gaussian noise on inputs; pixels in 0–1")
+
+
 class ClusterSettings(_Settings):
     """Settings of per-class k-means and the distributions of its clusters."""
 
@@ -182,13 +196,23 @@ class CalibrationSettings(_Settings):
     images: int = Field(1000, ge=1, description="validation images that are attacked and purified")
 
 
+# The settings that are of one method alone; the others are shared by all.
+SECTIONS = {
+    "rsfp": ("network", "baseline", "clusters", "robust_first", "robust"),
+    "stl": ("dae", "strata"),
+}
+
+
 class Settings(_Settings):
-    """All settings of a fit.
+    """All settings of a fit, of which those of other methods than ``method`` are neither accepted nor written.
 
     >>> load_settings(preset="paper").dictionaries.atoms
     64
+    >>> "network" in load_settings(preset="tiny-stl").model_dump()
+    False
     """
 
+    method: Literal["rsfp", "stl"] = Field("rsfp", description="what is fitted: one of the papers' systems")
     name: str = "custom"
     note: str = Field("", description="a word of caution, shown with the bundle")
     seed: int = 0
@@ -202,7 +226,25 @@ class Settings(_Settings):
         None, description="another robust training, before; see robust.init"
     )
     robust: RobustTrainingSettings = RobustTrainingSettings()
+    dae: DaeSettings = DaeSettings()
+    strata: StrataSettings = StrataSettings()
     calibration: CalibrationSettings = CalibrationSettings()
+
+    @model_validator(mode="after")
+    def _of_one_method(self) -> "Settings":
+        others = [name for name in self._others() if name in self.model_fields_set]
+        if others:
+            owner = next(method for method, names in SECTIONS.items() if others[0] in names)
+            raise ValueError(
+                f"{', '.join(others)}: of method {owner}, but method is {self.method}: "
+                f"remove {'it' if len(others) == 1 else 'them'}, or set method to {owner}"
+            )
+        if self.method == "stl" and self.data.image_size % 8:
+            raise ValueError(
+                f"data.image_size is {self.data.image_size}: stl's auto-encoder halves images three times, "
+                "give a multiple of 8"
+            )
+        return self
 
     @model_validator(mode="after")
     def _first_there(self) -> "Settings":
@@ -213,6 +255,15 @@ class Settings(_Settings):
         if self.robust_first is not None and self.robust.init != "first":
             raise ValueError("robust_first is trained for nothing: set robust.init to first, or robust_first to null")
         return self
+
+    @model_serializer(mode="wrap")
+    def _own(self, write: Any) -> dict[str, Any]:
+        # The default method is not written either, so that fits and bundles without one keep their fingerprints and bytes.
+        unsaid = {*self._others(), *(("method",) if self.method == "rsfp" else ())}
+        return {name: value for name, value in write(self).items() if name not in unsaid}
+
+    def _others(self) -> list[str]:
+        return [name for method, names in SECTIONS.items() if method != self.method for name in names]
 
 
 def presets() -> list[str]:

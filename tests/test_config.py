@@ -1,13 +1,17 @@
 """Settings: presets, files, overrides, and what is said of bad ones."""
 
+import json
+from importlib import resources
+
 import pytest
 
-from raypurify.config import load_settings, presets
+from raypurify.config import SECTIONS, Settings, load_settings, presets
 from raypurify.errors import ConfigError
 
 
 def test_every_preset_loads_under_its_own_name():
-    assert presets() == ["cifar10", "cifar10-small", "imagenet10", "imagenet10-wide", "paper", "tiny"]
+    names = "cifar10 cifar10-small cifar10-stl imagenet10 imagenet10-wide paper tiny tiny-stl"
+    assert presets() == names.split()
     assert [load_settings(name).name for name in presets()] == presets()
 
 
@@ -41,7 +45,7 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         (
             {"preset": "huge"},
-            "unknown preset 'huge': choose one of cifar10, cifar10-small, imagenet10, imagenet10-wide, paper, tiny",
+            "unknown preset 'huge': choose one of cifar10, cifar10-small, cifar10-stl, imagenet10,",
         ),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),
@@ -49,6 +53,17 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("csc.lmbda=-1",)}, "csc.lmbda"),
         ({"preset": "tiny", "overrides": ("csc.lmbda",)}, "key.subkey=value"),
         ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
+        (
+            {"preset": "tiny", "overrides": ("method=stl",)},
+            "network, baseline, clusters, robust: of method rsfp, but method is stl: remove them, or set method",
+        ),
+        (
+            {"preset": "tiny", "overrides": ("strata.count=3",)},
+            "strata: of method stl, but method is rsfp: remove it, or set method to stl",
+        ),
+        ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp' or 'stl'"),
+        ({"preset": "tiny-stl", "overrides": ("data.image_size=20",)}, "give a multiple of 8"),
+        ({"preset": "tiny-stl", "overrides": ("strata.keep=4",)}, "only 4 features are kept: raise keep"),
         ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=[",)}, "not valid YAML"),
     ],
@@ -83,3 +98,18 @@ def test_a_first_robust_training_and_the_second_belong_together():
     ):
         with pytest.raises(ConfigError, match=message):
             load_settings("tiny", overrides=overrides)
+
+
+def test_settings_of_other_methods_are_not_written():
+    shared = {"name", "note", "seed", "data", "csc", "dictionaries", "calibration"}
+    rsfp, stl = (load_settings(name).model_dump() for name in ("tiny", "tiny-stl"))
+    assert set(rsfp) == shared | set(SECTIONS["rsfp"])
+    assert set(stl) == shared | set(SECTIONS["stl"]) | {"method"}
+    assert Settings.model_validate(stl) == load_settings("tiny-stl")
+
+
+def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():
+    text = (resources.files("raypurify.bundles") / "cifar10" / "manifest.json").read_text()
+    assert json.loads(text)["settings"] == Settings.model_validate(json.loads(text)["settings"]).model_dump()
+    written = Settings.model_validate(json.loads(text)["settings"]).model_dump_json()
+    assert written == json.dumps(json.loads(text)["settings"], separators=(",", ":"))
