@@ -1,4 +1,4 @@
-"""Names of the files that bundles keep: a bundle has those that its method lists (``methods.contract.Method.files``)."""
+"""Names of the files that bundles keep; each has those that its method lists (``methods.contract.Method.files``)."""
 
 NETWORK, DISTRIBUTIONS, DICTIONARIES, ENCODER, STRATA = (
     f"{name}.safetensors" for name in ("network", "distributions", "dictionaries", "encoder", "strata")

@@ -193,6 +193,7 @@ def _stages(run_dir: Place, source: "Source", settings: Settings) -> Iterator[St
     robust = robust_stage("robust", first or baseline)
     yield robust
     about = {
+        "method": settings.method,
         "name": settings.name,
         "settings": settings,
         "classes": classes,
@@ -251,13 +252,14 @@ def _calibrate(*arguments: Any) -> dict[str, Any]:
 
 def _publish(made: Place, bundle: Place) -> None:
     """Copy the finished bundle to where people look for it; a folder with a manifest is whole."""
-    from raypurify.bundle.manifest import FILES, MANIFEST, open_bundle
+    from raypurify.bundle.manifest import MANIFEST, open_bundle
 
+    whole = open_bundle(made)
     try:
-        if open_bundle(bundle).digest == open_bundle(made).digest:
+        if open_bundle(bundle).digest == whole.digest:
             return
     except BundleError:
         pass
     (bundle / MANIFEST).delete()
-    for name in (*FILES, MANIFEST):
+    for name in (*whole.manifest.files, MANIFEST):
         (bundle / name).write((made / name).read())

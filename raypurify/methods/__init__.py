@@ -16,6 +16,7 @@ from raypurify.bundle.manifest import read_facts as _read_facts
 from raypurify.errors import BundleError, ConfigError
 from raypurify.methods.contract import Method, check_counts, check_files
 from raypurify.methods.rsfp import RSFP
+from raypurify.methods.stl import STL
 from raypurify.storage import Where
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from raypurify.bundle import Bundle
     from raypurify.purifiers import Bundled
 
-METHODS: dict[str, Method] = {method.name: method for method in (RSFP,)}
+METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL)}
 """Every method by its name in manifests and settings."""
 
-__all__ = ["METHODS", "Method", "checked_facts", "classifier_of", "load", "method_of"]
+__all__ = ["METHODS", "Method", "checked_facts", "classifier_of", "load", "method_of", "opened"]
 
 
 def method_of(manifest: Manifest, where: object = "") -> Method:
@@ -71,7 +72,7 @@ def checked_facts(where: Where) -> BundleFacts:
     >>> checked_facts("cifar10").manifest.method
     'rsfp'
     """
-    method, folder = _opened(where)
+    method, folder = opened(where)
     facts = _read_facts(folder)
     _check(method, facts)
     return facts
@@ -80,13 +81,14 @@ def checked_facts(where: Where) -> BundleFacts:
 def _loaded(where: Where) -> "tuple[Method, Bundle]":
     from raypurify.bundle import load_bundle
 
-    method, folder = _opened(where)
+    method, folder = opened(where)
     bundle = load_bundle(folder)
     _check(method, bundle.facts)
     return method, bundle
 
 
-def _opened(where: Where) -> tuple[Method, BundleFolder]:
+def opened(where: Where) -> tuple[Method, BundleFolder]:
+    """A bundle, opened as by ``open_bundle``, and its method, whose files its manifest lists. Raises BundleError."""
     folder = open_bundle(where)
     method = method_of(folder.manifest, folder.place)
     check_files(method, set(folder.manifest.files), str(folder.place))

@@ -61,6 +61,8 @@ def check_counts(method: Method, facts: BundleFacts) -> None:
     """Raise BundleError where manifest and dictionaries are not of the same clusters, or classes are named that do not
     exist."""
     manifest = facts.manifest
+    if manifest.settings.method != method.name:
+        raise facts.wrong(f"the method is {method.name}, that of the settings {manifest.settings.method}")
     count, sources = len(manifest.cluster_class), len(manifest.dictionary_source)
     dictionaries = facts.shape(DICTIONARIES, "atoms", "K, M, 3, h, w")[0]
     if count != dictionaries:

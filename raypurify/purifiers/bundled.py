@@ -1,4 +1,4 @@
-"""The purifier of a bundle, whatever its method: a cluster is chosen for each image, and its atoms rewrite the image."""
+"""The purifier of a bundle of any method: a cluster is chosen for each image, and its atoms rewrite the image."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
