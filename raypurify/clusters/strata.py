@@ -7,7 +7,7 @@ divides them; an image belongs to the stratum of most of its k nearest training 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,7 +99,8 @@ class Strata:
 
     def to(self, device: torch.device | str) -> "Strata":
         """A copy on another device."""
-        return replace(self, **{name: part.to(device) for name, part in self.state().items()})
+        moved: dict[str, Any] = {name: part.to(device) for name, part in self.state().items()}
+        return replace(self, **moved)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors to store: mean, components, centroids, features, labels."""
@@ -139,8 +140,7 @@ class Strata:
             )
         if not 1 <= neighbours <= len(features):
             raise BundleError(f"strata: {neighbours} neighbours of {len(features)} features cannot vote; {_FIT}")
-        floats = (part.float() for part in (mean, components, centroids, features))
-        return cls(*floats, labels.long(), neighbours)
+        return cls(mean.float(), components.float(), centroids.float(), features.float(), labels.long(), neighbours)
 
 
 class FittedStrata(NamedTuple):
@@ -184,7 +184,7 @@ def fit_strata(latents: Array | EachBlock, settings: StrataSettings, seed: int =
             for of, whose in ((strata.features, strata.labels), (every, labels))
         )
         agreement = float((among_kept == among_all).double().mean())
-    return FittedStrata(strata, rows, found.labels, agreement)
+    return FittedStrata(strata, rows, labels.numpy(), agreement)
 
 
 def _whole(latents: Array) -> EachBlock:
