@@ -21,6 +21,11 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
+    # A setting that came later is not written where it is not said: fits keep their fingerprints, bundles their bytes.
+    return {key: value for key, value in written.items() if key != name or value != default}
+
+
 class DataSettings(_Settings):
     """Settings of the images: which a fit uses, and at which size the network sees them."""
 
@@ -60,6 +65,37 @@ class TrainingSettings(_Settings):
     def _from_switch(cls, value: Any) -> Any:
         # Bundles of before hold a switch.
         return {True: "crop", False: "none"}[value] if isinstance(value, bool) else value
+
+
+class DenoisingSettings(TrainingSettings):
+    """Settings of the training of a network that takes noise away: its inputs have noise, its targets have none."""
+
+    noise: float = Field(0.15, gt=0, le=1, description="σ of the Gaussian noise, of images in [0, 1]")
+    levels: Literal["half", "all", "range"] = Field(
+        "half", description="half: every other image is clean; all: none; range: each has a σ of its own, up to noise"
+    )
+    loss: Literal["bce", "mse"] = Field("bce", description="binary cross-entropy, or the mean square")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: momentum is its β₁")
+    lr: float = Field(0.002, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    # Crops would have borders of black to rebuild.
+    augment: Literal["crop", "resized_crop", "none"] = "none"
+
+
+class DaeSettings(DenoisingSettings):
+    """Settings of STL's denoising auto-encoder, and of its training; σ, the loss and the width are the authors'."""
+
+    width: int = Field(32, ge=1, description="channels of every layer")
+
+
+class StrataSettings(_Settings):
+    """Settings of STL's strata: clusters of latents over all classes together, and the vote among neighbours."""
+
+    count: int = Field(4, ge=1, description="number of strata; STL's, which takes 10 for whole ImageNet")
+    components: int = Field(128, ge=1, description="of the PCA that comes first; at most what there are")
+    neighbours: int = Field(15, ge=1, description="training images that vote")
+    keep: int = Field(10_000, ge=1, description="training images that the bundle keeps to vote")
+    n_init: int = Field(10, ge=1)
 
 
 class AttackSettings(_Settings):
@@ -167,6 +203,11 @@ class CscSettings(_Settings):
     pad: int = Field(16, ge=0)
     noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
+    refine: int = Field(0, ge=0, description="alternations of codes and atoms on the image at hand; STL's figure 2")
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        return _without_default(write(self), "refine", 0)
 
 
 class DictionarySettings(_Settings):
@@ -184,8 +225,7 @@ class DictionarySettings(_Settings):
 
     @model_serializer(mode="wrap")
     def _unsaid(self, write: Any) -> dict[str, Any]:
-        # Not written where it is not said, so that fits without it keep their fingerprints and bundles their bytes.
-        return {name: value for name, value in write(self).items() if name != "image_size" or value is not None}
+        return _without_default(write(self), "image_size", None)
 
 
 class CalibrationSettings(_Settings):

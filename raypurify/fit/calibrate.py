@@ -11,6 +11,7 @@ from raypurify.attacks import PGD
 from raypurify.bundle import Calibration, load_bundle, save_bundle
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
+from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network
 from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
 from raypurify.runtime.progress import Progress
@@ -37,7 +38,8 @@ def write_bundle(
     The figures come from the bundle as a user loads it, after rounding to float16: a draft is written, loaded and
     measured; the manifest of the final one holds what was found.
     """
-    how, tensors = settings.calibration, rsfp_tensors(load_network(robust), distributions, dictionaries)
+    how, network = settings.calibration, load_network(robust, WideResNet)
+    tensors = rsfp_tensors(network, distributions, dictionaries)
     nothing = Calibration(distance_threshold=0.0, quantile=how.quantile, images=0)
     # Ray gives a task of one CPU one thread, but nothing else of a fit runs beside this one.
     torch.set_num_threads(os.cpu_count() or 1)
