@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from raypurify.bundle import Calibration, save_bundle
-from raypurify.bundle.names import DICTIONARIES, ENCODER, STRATA
 from raypurify.bundle.tensors import Tensors
-from raypurify.clusters import ClusterDistributions
+from raypurify.clusters import ClusterDistributions, fit_strata
 from raypurify.config import Settings, load_settings
 from raypurify.nets import WideResNet
+from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.purifiers.rsfp import rsfp_tensors
+from raypurify.purifiers.stl import stl_tensors
 
 CLASSES = ["kočka", "dog"]
 
@@ -31,21 +32,14 @@ def write_rsfp(folder: Path) -> Path:
 
 def write_stl(folder: Path) -> Path:
     """A bundle of stl, of which nothing was trained."""
-    from raypurify.clusters.strata import fit_strata
-    from raypurify.nets.dae import DenoisingAutoEncoder
-
     torch.manual_seed(0)
     settings = load_settings(preset="tiny-stl")
     strata = settings.strata.model_copy(update={"count": 3, "components": 5, "neighbours": 5, "keep": 40})
     settings = settings.model_copy(update={"strata": strata})
-    network = DenoisingAutoEncoder(settings.dae.width).eval()
+    network = DenoisingAutoEncoder(settings.dae.width, settings.data.image_size).eval()
     with torch.no_grad():
         latents = network.latents(torch.rand(60, 3, 32, 32))
-    tensors = {
-        ENCODER: {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},
-        STRATA: fit_strata(latents, strata).strata.state(),
-        DICTIONARIES: {"atoms": _atoms().half()},
-    }
+    tensors = stl_tensors(network, fit_strata(latents, strata).strata, _atoms())
     return _written(folder, "stl", settings, tensors, [None] * 3)
 
 

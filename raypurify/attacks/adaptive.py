@@ -173,7 +173,8 @@ def cluster_scores(purifier: "Bundled") -> Model:
     """A model whose classes are the clusters, scored by the negative distance of the image to each, (N, K);
     differentiable. For RSFP that is −MD(R(x), cluster).
 
-    What it scores highest is the cluster that the purifier takes, and ``attacks.losses.margin`` of that cluster is its
+    What it scores highest is the cluster that the purifier takes, or for a method whose choice has no gradient nearly
+    always (``Bundled.cluster_distances``), and ``attacks.losses.margin`` of that cluster is its
     distance less that of the nearest other one.
 
     >>> import raypurify

@@ -1,4 +1,4 @@
-"""What every purifier in the registry keeps to, and RSFP with them."""
+"""What every purifier in the registry keeps to, and with them those of bundles of every method."""
 
 import pickle
 from dataclasses import fields, is_dataclass, replace
@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_bundles import WRITERS
 
 import raypurify
 from raypurify.errors import ConfigError, DataError
+from raypurify.methods import METHODS
 from raypurify.purifiers import PURIFIERS
 
-NAMES = ["rsfp", *PURIFIERS]
+NAMES = [*METHODS, *PURIFIERS]
 every_purifier = pytest.mark.parametrize("name", NAMES)
 CLASSES = {name: made for name, made in PURIFIERS.items() if is_dataclass(made)}
 RANDOM = [name for name, made in CLASSES.items() if "seed" in {field.name for field in fields(made)}]
@@ -35,12 +37,14 @@ WRONG = {
 def make(tmp_path_factory):
     """Makes the purifier of a name, with quick settings unless given; skips where its library is not installed."""
     bundle = raypurify.load("cifar10")
+    others = {name: raypurify.load(write(tmp_path_factory.mktemp(name))) for name, write in WRITERS.items()}
+    made = others | {"rsfp": bundle}
     dictionary = tmp_path_factory.mktemp("dictionary") / "global.safetensors"
     save_file({"atoms": bundle.dictionaries[0].contiguous()}, dictionary)
 
     def make(name, **settings):
-        if name == "rsfp":
-            return bundle
+        if name in made:
+            return made[name]
         if name == "rsfp_global":
             settings["dictionary"] = dictionary
         try:
@@ -75,11 +79,11 @@ def test_every_image_keeps_its_size_and_comes_with_its_facts(name, make, odd):
     facts = (out.cluster, out.distance, out.flagged, out.relative_change, out.iterations)
     assert [fact.dtype for fact in facts] == [torch.int64, torch.float32, torch.bool, torch.float32, torch.int64]
     assert {len(fact) for fact in facts} == {3}
-    if name != "rsfp":
+    if name not in METHODS:
         assert (out.cluster == -1).all()
         assert out.distance.isnan().all()
         assert not out.flagged.any()
-    assert (out.iterations > 0).all() == name.startswith("rsfp")
+    assert (out.iterations > 0).all() == (name in METHODS or name == "rsfp_global")
 
 
 @every_purifier
