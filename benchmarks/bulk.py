@@ -189,7 +189,7 @@ def on_tensors(purifier, images: torch.Tensor, batch: int) -> float:
 
 def write_settings(file: Path, purifier, images: torch.Tensor) -> None:
     """What the obvious script has to know to do these images as the purifier does them."""
-    csc, cluster = purifier.settings.csc, purifier.distributions.nearest(purifier.latents(images))[0]
+    csc, cluster = purifier.settings.csc, purifier.choose(images)[0]
     numbers = {name: getattr(csc, name) for name in ("rel_tol", "tikhonov", "pad")}
     numbers |= {"lmbda": csc.lmbda * scale_of_lmbda(images, csc).numpy(), "gain": MAX_GAIN if csc.refit else 1}
     np.savez(file, dictionaries=purifier.dictionaries.numpy(), cluster=cluster.numpy(), **numbers)

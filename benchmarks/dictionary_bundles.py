@@ -25,6 +25,7 @@ from raypurify.config import DictionarySettings
 from raypurify.fit.prepare import choose_split
 from raypurify.images import decode_image, to_float
 from raypurify.purifiers import RSFP, learn_global_dictionary
+from raypurify.purifiers.rsfp import rsfp_tensors
 
 VARIANTS = {
     "atoms-64": {},
@@ -86,7 +87,7 @@ def save_variant(folder: Path, purifier: RSFP, dictionaries: Tensor, how: Dictio
         "settings": manifest.settings.model_copy(update={"dictionaries": how}),
         "dictionary_source": [str(k) for k in range(len(dictionaries))],
     }
-    save_bundle(folder, purifier.network, purifier.distributions, dictionaries, **about)
+    save_bundle(folder, rsfp_tensors(purifier.network, purifier.distributions, dictionaries), **about)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raypurify.client import Client
-    from raypurify.purifiers import RSFP
+    from raypurify.purifiers import Bundled
 
 __all__ = ["Client", "__version__", "load"]
 
@@ -27,12 +27,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load(bundle: "str | Path", device: str = "cpu") -> "RSFP":
+def load(bundle: "str | Path", device: str = "cpu") -> "Bundled":
     """The purifier of a bundle: the name of a shipped one ("cifar10"), a folder, or a URI.
 
-    Raises raypurify.errors.BundleError when there is no such bundle or it is damaged.
+    Of which class it is, the method of the bundle decides (``raypurify.methods``). Raises
+    raypurify.errors.BundleError when there is no such bundle, it is damaged, or its method is not known.
     """
-    from raypurify.bundle import load_bundle
-    from raypurify.purifiers import RSFP
+    from raypurify.methods import load
 
-    return RSFP(load_bundle(bundle), device)
+    return load(bundle, device)

@@ -56,7 +56,7 @@ class Client:
 
     def purify(self, image: "Picture", timeout: float | None = None) -> "tuple[Any, dict[str, Any]]":
         """The purified image and the facts about it: cluster, class, distance, flagged, relative_change, iterations,
-        bundle.
+        bundle. The class is None where the bundle's clusters are of no class.
 
         A path or the bytes of an image file give the bytes of a PNG; a Pillow image gives one, and uint8 pixels
         (H, W), (H, W, 3) or (H, W, 4) give pixels. Raises ImageError where the endpoint cannot purify the image,
@@ -255,6 +255,7 @@ def _facts(headers: Mapping[str, str]) -> dict[str, Any]:
         "distance": float,
         "relative_change": float,
         "flagged": "true".__eq__,
+        "class": lambda text: unquote(text) or None,
     }
     found = {}
     for name, value in headers.items():

@@ -258,7 +258,7 @@ class Settings(_Settings):
 
     @model_serializer(mode="wrap")
     def _own(self, write: Any) -> dict[str, Any]:
-        # Nor is the default method: fits and bundles of before there were others keep their fingerprints and bytes.
+        # Nor is the default method, so that fits and bundles without one keep their fingerprints and bytes.
         unsaid = {*self._others(), *(("method",) if self.method == "rsfp" else ())}
         return {name: value for name, value in write(self).items() if name not in unsaid}
 

@@ -10,8 +10,12 @@ from safetensors.torch import load_file, save
 
 import raypurify
 from raypurify.bundle import load_bundle, read_facts, shipped_bundles
-from raypurify.bundle.manifest import FILES, MANIFEST, FileRecord
+from raypurify.bundle.manifest import MANIFEST, FileRecord
+from raypurify.bundle.names import NETWORK
 from raypurify.errors import BundleError
+from raypurify.methods import METHODS, checked_facts
+
+FILES = METHODS["rsfp"].files
 
 
 @pytest.fixture
@@ -40,27 +44,40 @@ def replace_file(folder, name, data):
 )
 def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
     assert shipped_bundles() == ["cifar10", "imagenet10"]
-    bundle = load_bundle(name)
+    purifier = raypurify.load(name)
+    bundle = purifier.bundle
     assert sum(f.bytes for f in bundle.manifest.files.values()) <= 16e6
     assert bundle.settings.data.image_size == side
     assert bundle.manifest.classes[0] == first
     assert bundle.manifest.training_data["validation"] == held_out
-    norms = bundle.dictionaries.flatten(2).norm(dim=2)
+    norms = purifier.dictionaries.flatten(2).norm(dim=2)
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
 @pytest.mark.parametrize("name", shipped_bundles())
 def test_facts_read_without_tensors_are_those_of_the_tensors(name):
-    facts, bundle = read_facts(name), load_bundle(name)
-    assert (facts.manifest, facts.digest) == (bundle.manifest, bundle.digest)
-    assert facts.parameters == sum(p.numel() for p in bundle.network.parameters())
-    assert facts.atoms == tuple(bundle.dictionaries.shape)
+    facts, purifier = read_facts(name), raypurify.load(name)
+    assert facts == purifier.bundle.facts
+    assert facts.parameters(NETWORK) == sum(p.numel() for p in purifier.network.parameters())
+    assert facts.shape("dictionaries.safetensors", "atoms", "K, M, 3, h, w") == tuple(purifier.dictionaries.shape)
+
+
+@pytest.mark.parametrize("name", shipped_bundles())
+def test_bundles_of_format_version_1_are_of_the_first_method(name):
+    """The shipped ones of RSFP: whoever has their digest in a ledger or a grid finds them under it."""
+    digests = {
+        "cifar10": "2b2a6384a8fad7b11f1dfdd52018887296568cd2cbea008011bfffdb3dc7af4b",
+        "imagenet10": "211a12d9d6a71a426a2a6eca66688072323709e701c57b4cd8212c75b4fc0f2e",
+    }
+    bundle = load_bundle(name)
+    assert (bundle.manifest.format_version, bundle.manifest.method) == (1, "rsfp")
+    assert bundle.digest == digests[name]
 
 
 def test_a_file_that_is_listed_rightly_but_holds_no_tensors_is_named(copy):
     for data in (b"", b"\x02" + bytes(7) + b"[]", b"\xff" * 100):
         replace_file(copy, FILES[0], data)
-        for read in (load_bundle, read_facts):
+        for read in (raypurify.load, checked_facts):
             with pytest.raises(BundleError, match=r"network\.safetensors is not a safetensors file"):
                 read(copy)
 
@@ -82,7 +99,7 @@ def test_missing_file_is_named(copy, name):
 def test_changed_file_is_named(copy, name, damage):
     path = copy / name
     path.write_bytes(damage(path.read_bytes()))
-    for read in (load_bundle, read_facts):
+    for read in (load_bundle, read_facts, raypurify.load, checked_facts):
         with pytest.raises(BundleError, match=f"{name} does not have the digest"):
             read(copy)
 
@@ -92,7 +109,13 @@ def test_changed_file_is_named(copy, name, damage):
     [
         ({"format_version": 99}, "format version 99 is unknown"),
         ({"format_version": None}, "format version None is unknown"),
+        ({"method": "magic"}, "is of the method 'magic', and this raypurify knows rsfp"),
+        ({"method": "stl"}, "does not list encoder.safetensors"),
+        ({"format_version": 2}, "method: Field required"),
         ({"files": {}}, "does not list network.safetensors"),
+        ({"files": {"../network.safetensors": {"sha256": "", "bytes": 1}}}, "files"),
+        ({"cluster_class": [None] * 30}, "of the method rsfp, every cluster has a class"),
+        ({"cluster_class": [-1] * 30}, "names a class that does not exist"),
         ({"classes": 3}, "classes"),
         ({"surprise": 1}, "surprise"),
         ({"cluster_class": [0]}, "do not fit the manifest"),
@@ -106,7 +129,7 @@ def test_changed_file_is_named(copy, name, damage):
 )
 def test_manifest_that_does_not_fit_is_refused(copy, fields, message):
     change_manifest(copy, **fields)
-    for read in (load_bundle, read_facts):
+    for read in (raypurify.load, checked_facts):
         with pytest.raises(BundleError) as error:
             read(copy)
         assert message in str(error.value)

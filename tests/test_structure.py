@@ -14,7 +14,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "raypurify"
 # A room imports from those before it and from itself. The package's own __init__, with load, stands behind purifiers.
 GROUND = ("errors", "version", "config", "scans", "images", "pictures", "disk", "stores", "storage", "files", "client")
-MATHEMATICS = ("csc", "clusters", "nets", "bundle", "purifiers", "raypurify", "attacks", "modules", "art", "training")
+MATHEMATICS = (
+    "csc",
+    "clusters",
+    "nets",
+    "bundle",
+    "purifiers",
+    "methods",
+    "raypurify",
+    "attacks",
+    "modules",
+    "art",
+    "training",
+)
 RAY = ("runtime", "serve", "bulk", "fit", "evaluation", "cli", "__main__")
 # Neither needs nor imports Ray, in spite of its name: ``raypurify.ray`` is handed what Ray Data hands to it.
 ROOMS = (*GROUND, *MATHEMATICS, "containers", "ray", *RAY)

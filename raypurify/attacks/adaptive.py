@@ -19,7 +19,7 @@ from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from raypurify.purifiers import RSFP
+    from raypurify.purifiers import Bundled
 
 ImageMap: TypeAlias = Callable[[Tensor], Tensor]
 """A map from images (N, 3, H, W) in [0, 1] to images, such as ``lambda x: purifier.purify(x).images``."""
@@ -141,7 +141,7 @@ def eot(model: Model, samples: int, transform: ImageMap | None = None, average: 
 
 def through_solver(
     classifier: Model,
-    purifier: "RSFP",
+    purifier: "Bundled",
     rel_tol: float = 1e-3,
     differentiable: str = "implicit",
     hold_lmbda: bool = False,
@@ -169,39 +169,33 @@ def through_solver(
     return model
 
 
-def cluster_scores(purifier: "RSFP") -> Model:
-    """A model whose classes are the clusters, scored by −MD(R(x), cluster), (N, K); differentiable.
+def cluster_scores(purifier: "Bundled") -> Model:
+    """A model whose classes are the clusters, scored by the negative distance of the image to each, (N, K);
+    differentiable. For RSFP that is −MD(R(x), cluster).
 
     What it scores highest is the cluster that the purifier takes, and ``attacks.losses.margin`` of that cluster is its
-    distance less that of the nearest other one. Needs K·N·d numbers at a time.
+    distance less that of the nearest other one.
 
     >>> import raypurify
     >>> x, purifier = torch.rand(2, 3, 32, 32), raypurify.load("cifar10")
     >>> bool((cluster_scores(purifier)(x).argmax(1) == purifier.purify(x).cluster).all())
     True
     """
-
-    def scores(images: Tensor) -> Tensor:
-        latents, clusters = purifier.latents(images), purifier.distributions.clusters
-        index = torch.arange(clusters, device=latents.device).repeat(len(latents))
-        distance = purifier.distributions.own_distance(latents.repeat_interleave(clusters, 0), index)
-        return -distance.reshape(len(latents), clusters)
-
-    return scores
+    return lambda images: -purifier.cluster_distances(images)
 
 
 def attack_choice(
     attack: Attack,
-    purifier: "RSFP",
+    purifier: "Bundled",
     images: Tensor,
     *,
     generator: torch.Generator | None = None,
     loss: Loss | None = margin,
 ) -> Tensor:
-    """Images whose robust latents ``attack`` pushed away from their own cluster, towards the nearest other one.
+    """Images that ``attack`` pushed away from their own cluster, towards the nearest other one.
 
-    The attack raises MD(own) − min MD(other) with its budget and norm, so that the purifier codes the image with the
-    atoms of other images. ``loss=None`` is for attacks whose own objective is a margin (CW, DeepFool, Square).
+    The attack raises the distance to the own cluster less that to the nearest other one, with its budget and norm, so
+    that the purifier codes the image with the atoms of other images. ``loss=None`` is for attacks whose own objective is a margin (CW, DeepFool, Square).
 
     >>> import raypurify
     >>> from raypurify.attacks import PGD
@@ -210,5 +204,5 @@ def attack_choice(
     [True, True]
     """
     with torch.no_grad():
-        own, _ = purifier.distributions.nearest(purifier.latents(images))
+        own, _ = purifier.choose(images)
     return attack(cluster_scores(purifier), images, own, generator=generator, loss=loss)

@@ -10,26 +10,32 @@ from raypurify.attacks.base import Model
 from raypurify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from raypurify.purifiers import RSFP
+    from raypurify.purifiers import Bundled
 
 
-def joint(classifier: Model, purifier: "RSFP", weight: float = 1.0, rel_tol: float = 1e-3) -> Model:
+def joint(classifier: Model, purifier: "Bundled", weight: float = 1.0, rel_tol: float = 1e-3) -> Model:
     """The model classifier(purify(x)), whose gradient also pulls to clusters of the class that the logit belongs to.
 
     ``adaptive.through_solver`` does not see that another cluster's atoms may serve it better, and
     ``adaptive.attack_choice`` not what the classifier makes of them. Here the logits Z(x) have the gradient of
 
-        Z_c(x) + weight · a(x) · S_c(x), S_c = max over the clusters k of class c of −MD(R(x), k),
+        Z_c(x) + weight · a(x) · S_c(x), S_c = max over the clusters k of class c of −distance(x, k),
 
     where a = std_c Z / std_c S, a constant to autograd, brings both to one scale. An attack that drives the label's
     logit down and another class's up thus moves the image from the label's clusters to those of that class as well.
-    The values are the classifier's alone. Raises ConfigError where it has other classes than the purifier's bundle.
+    The values are the classifier's alone. Raises ConfigError where it has other classes than the purifier's bundle, and
+    for a purifier whose clusters are of no class.
 
     >>> import raypurify
     >>> purifier, x = raypurify.load("cifar10"), torch.rand(1, 3, 32, 32)
     >>> torch.equal(joint(purifier.network, purifier)(x), purifier.network(purifier.purify(x).images))
     True
     """
+    if None in purifier.classes_of_cluster:
+        raise ConfigError(
+            f"the joint attack needs clusters of classes, and those of the method {purifier.bundle.manifest.method} "
+            "are of none: attack through the solver, or the choice of the cluster, alone"
+        )
     plain, scores = through_solver(classifier, purifier, rel_tol), cluster_scores(purifier)
     of_cluster = torch.tensor(purifier.bundle.manifest.cluster_class, device=purifier.device)
     classes = len(purifier.bundle.manifest.classes)

@@ -31,7 +31,6 @@ class ShardActor(ShardWork):
         as it is."""
         import torch
 
-        from raypurify.bundle import load_bundle
         from raypurify.purifiers.batch import purify_pixels
 
         self._within(self.work.step_s)
@@ -40,11 +39,9 @@ class ShardActor(ShardWork):
         if self.work.engine == "serve":
             from raypurify.serve.client import purify_there
 
-            bundle = load_bundle(self.work.bundle)
-            self.purify, self.atoms = (
-                partial(purify_there, heard=self._heard, digest=bundle.digest),
-                bundle.dictionaries,
-            )
+            known = raypurify.load(self.work.bundle)
+            self.purify = partial(purify_there, heard=self._heard, digest=known.digest)
+            self.atoms = known.dictionaries
         else:
             purifier = raypurify.load(self.work.bundle, self.work.device)
             self.purify, self.atoms = partial(purify_pixels, purifier), purifier.dictionaries

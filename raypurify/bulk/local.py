@@ -31,12 +31,12 @@ from raypurify.pictures import Pair
 from raypurify.runtime.poison import Care
 
 if TYPE_CHECKING:
-    from raypurify.purifiers import RSFP
+    from raypurify.purifiers import Bundled
 
 TICK, ENDS_S = 1.0, 10.0
 
 
-def load_here(bundle: str, gpus: float | None) -> "RSFP":
+def load_here(bundle: str, gpus: float | None) -> "Bundled":
     """The purifier of this process, on a GPU where there is one and an actor may have a part of it.
 
     Raises BundleError.
@@ -55,7 +55,7 @@ def work_off_here(
     shape: ActorShape,
     check: Callable[[], None],
     note: AtWork,
-    loaded: "Future[RSFP]",
+    loaded: "Future[Bundled]",
 ) -> list[Pair]:
     """Do every shard of those of ``mine`` that are left, and commit it, by the purifier that is being ``loaded``, in as
     many threads as there would be actors. ``check`` is called every second at least and may raise. Returns the pairs
@@ -113,7 +113,7 @@ class _Closing(Sink):
 class _Thread(ShardWork):
     """One of the threads; ``until`` is when the step that it is at should have ended."""
 
-    def __init__(self, work: Work, purifier: "RSFP", stop: threading.Event) -> None:
+    def __init__(self, work: Work, purifier: "Bundled", stop: threading.Event) -> None:
         from raypurify.purifiers.batch import purify_pixels
 
         super().__init__(work)
@@ -132,7 +132,7 @@ class _Thread(ShardWork):
 class _Threads:
     """Threads that do shards until none waits, and what they say."""
 
-    def __init__(self, shards: list[Shard], work: Work, purifier: "RSFP", note: AtWork, size: int) -> None:
+    def __init__(self, shards: list[Shard], work: Work, purifier: "Bundled", note: AtWork, size: int) -> None:
         self._waiting, self._note = deque(shards), note
         self._stop, self._over = threading.Event(), threading.Event()
         work = replace(work, sink=_Closing(**vars(work.sink), over=self._over))

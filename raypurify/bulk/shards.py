@@ -13,9 +13,9 @@ from typing import Any
 from raypurify.bulk.actor import ShardActor
 from raypurify.bulk.tally import More, Tally, say
 from raypurify.bulk.work import Sign, Work
-from raypurify.bundle import read_facts
 from raypurify.containers.rows import Shard
 from raypurify.errors import ConfigError, RaypurifyError, one_line
+from raypurify.methods import checked_facts
 from raypurify.pictures import Pair
 from raypurify.runtime.observed import actor_lost
 from raypurify.runtime.poison import LIVES, Losses
@@ -74,7 +74,7 @@ def work_off_shards(
         if work.engine == "serve":
             from raypurify.serve.client import check_endpoint
 
-            check_endpoint(read_facts(work.bundle).digest)
+            check_endpoint(checked_facts(work.bundle).digest)
         count = sys.maxsize if more else len(shards)
         shape, size, most = fit_pool(shape, count, **_resources(address), engine=work.engine)
         work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))

@@ -121,7 +121,7 @@ class ShardWork:
             row = readable.pop(number)
             results.append((replace(row, data=None), image, facts))
             if number in work.pictured and row.data and facts and not isinstance(image, ImageError):
-                caption = f"{facts['class']}, distance {facts['distance']:.1f}"
+                caption = f"{facts['class'] or 'cluster ' + str(facts['cluster'])}, distance {facts['distance']:.1f}"
                 pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
             if time.monotonic() - signed > SIGN_S:
                 yield Sign(len(results))

@@ -2,7 +2,7 @@
 
 Nothing in a bundle is ever unpickled. Every file is listed in the manifest with its size and SHA-256, and is read only
 up to that size and used only if the digest fits. ``bundle.manifest`` reads and checks files and needs no torch;
-``bundle.tensors`` makes network, distributions and dictionaries of them.
+``bundle.tensors`` the tensors in them. What these are, a bundle's method knows (:mod:`raypurify.methods`).
 
 >>> from raypurify.bundle import load_bundle
 >>> load_bundle("cifar10").manifest.name

@@ -4,7 +4,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from raypurify.bundle.manifest import DICTIONARIES, BundleFolder
+from raypurify.bundle.manifest import BundleFolder
+from raypurify.bundle.names import DICTIONARIES
 from raypurify.errors import BundleError
 
 
@@ -22,7 +23,7 @@ def read_atoms(bundle: BundleFolder) -> np.ndarray:
         atoms = load(bundle.read(DICTIONARIES))["atoms"]
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{where} holds no atoms: {error}; fit the bundle again") from error
-    if atoms.ndim != 5 or atoms.shape[2] != 3:
-        raise BundleError(f"{where} holds atoms of shape {atoms.shape}; fit the bundle again")
-    bundle.check_counts(len(bundle.manifest.cluster_class), len(atoms))
+    if atoms.ndim != 5 or atoms.shape[2] != 3 or len(atoms) != len(bundle.manifest.cluster_class):
+        count = len(bundle.manifest.cluster_class)
+        raise BundleError(f"{where} holds atoms of shape {atoms.shape}, not for {count} clusters; fit the bundle again")
     return atoms

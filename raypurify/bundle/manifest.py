@@ -15,10 +15,9 @@ from raypurify.config import Settings
 from raypurify.errors import BundleError
 from raypurify.storage import Place, Where, redact, resolve
 
-FORMAT_VERSION = 1
+# Version 1 named no method: all were of the first.
+FORMAT_VERSION, FIRST_METHOD = 2, "rsfp"
 MANIFEST = "manifest.json"
-NETWORK, DISTRIBUTIONS, DICTIONARIES = (f"{name}.safetensors" for name in ("network", "distributions", "dictionaries"))
-FILES = (NETWORK, DISTRIBUTIONS, DICTIONARIES)
 MAX_MANIFEST, MAX_FILE, MAX_CURVE = 16 << 20, 16 << 30, 1001
 Shape = tuple[int, ...]
 # What batch normalisation keeps beside its parameters.
@@ -56,22 +55,25 @@ class Calibration(_Record):
 class Manifest(_Record):
     """What a bundle is, how it was made, and what it measured.
 
+    ``method`` is a name in ``methods.METHODS``; of a bundle of format version 1, which has none, "rsfp".
+    ``cluster_class`` holds for each cluster the number of its class, None where the method's clusters are of no class.
     ``dictionary_source`` says for each cluster whose dictionary it uses: a cluster's number, its own where it had
     images to learn from, or "global".
     """
 
     format_version: int
+    method: str
     name: str
     raypurify: str
     settings: Settings
     classes: list[str]
-    cluster_class: list[int]
+    cluster_class: list[int | None]
     dictionary_source: list[str]
     training_data: dict[str, Any]
     training: dict[str, Any]
     calibration: Calibration
     measured: dict[str, Any]
-    files: dict[str, FileRecord]
+    files: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+\.safetensors$")], FileRecord]
 
 
 @dataclass(frozen=True)
@@ -97,41 +99,40 @@ class BundleFolder:
             )
         return data
 
-    def check_counts(self, distributions: int, dictionaries: int) -> None:
-        """Raise BundleError where manifest, distributions and dictionaries are not of the same clusters."""
-        count, sources = len(self.manifest.cluster_class), len(self.manifest.dictionary_source)
-        problem = None
-        if not dictionaries == distributions == count:
-            problem = f"{count} clusters, {distributions} distributions, {dictionaries} dictionaries"
-        elif sources != count:
-            problem = f"{count} clusters, but {sources} entries in dictionary_source"
-        elif any(not 0 <= c < len(self.manifest.classes) for c in self.manifest.cluster_class):
-            problem = "cluster_class names a class that does not exist"
-        if problem:
-            raise BundleError(
-                f"bundle {self.place}: the tensors do not fit the manifest: {problem}; fit the bundle again"
-            )
-
 
 @dataclass(frozen=True)
 class BundleFacts:
     """What can be said of a bundle without its tensors' values: manifest, digest, and the shape of every tensor, by
-    file and name."""
+    file and name; ``where`` it is, for messages."""
 
     manifest: Manifest
     digest: str
     shapes: dict[str, dict[str, Shape]]
+    where: str = ""
 
-    @property
-    def atoms(self) -> Shape:
-        """The shape of the dictionaries: (K, M, 3, h, w)."""
-        return self.shapes[DICTIONARIES]["atoms"]
+    def shape(self, file: str, tensor: str, form: str) -> Shape:
+        """The shape of a tensor, as ``form`` names its axes. Raises BundleError where it is missing or has others.
 
-    @property
-    def parameters(self) -> int:
-        """The number of the network's parameters, without the statistics of its batch normalisation."""
-        shapes = self.shapes[NETWORK]
+        >>> read_facts("cifar10").shape("dictionaries.safetensors", "atoms", "K, M, 3, h, w")
+        (30, 64, 3, 8, 8)
+        """
+        shape = self.shapes.get(file, {}).get(tensor)
+        if shape is None:
+            raise self.wrong(f"{file} has no tensor {tensor!r}")
+        axes = form.split(", ")
+        if len(axes) != len(shape) or any(axis.isdigit() and int(axis) != n for axis, n in zip(axes, shape)):
+            raise self.wrong(f"{tensor!r} in {file} is of shape {shape}, not ({form})")
+        return shape
+
+    def parameters(self, file: str) -> int:
+        """The number of the parameters of a network in ``file``, without the statistics of its batch normalisation."""
+        shapes = self.shapes[file]
         return sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] not in _BUFFERS)
+
+    def wrong(self, problem: str) -> BundleError:
+        """The error to raise where the tensors are not what the manifest says."""
+        where = self.where or self.manifest.name
+        return BundleError(f"bundle {where}: the tensors do not fit the manifest: {problem}; fit the bundle again")
 
 
 def shipped_bundles() -> list[str]:
@@ -159,24 +160,17 @@ def read_manifest(where: Where) -> Manifest:
     return open_bundle(where).manifest
 
 
-def read_facts(where: Where) -> BundleFacts:
+def read_facts(where: Where | BundleFolder) -> BundleFacts:
     """The facts of a bundle, after the digest of every file has been checked.
 
-    Raises what ``open_bundle`` raises, and BundleError naming the file where one is missing or changed.
-
-    >>> read_facts("cifar10").atoms[1:]
-    (64, 3, 8, 8)
+    Raises what ``open_bundle`` raises, and BundleError naming the file where one is missing or changed. Whether they
+    are those of its method, that says (``methods.checked_facts``).
     """
-    bundle = open_bundle(where)
-    shapes = {name: _tensor_shapes(bundle.read(name), f"bundle {bundle.place}: {name}") for name in FILES}
-    try:
-        counts = shapes[DISTRIBUTIONS]["means"][0], shapes[DICTIONARIES]["atoms"][0]
-    except (KeyError, IndexError) as e:
-        raise BundleError(
-            f"bundle {bundle.place}: the tensors do not fit the manifest: {e}; fit the bundle again"
-        ) from e
-    bundle.check_counts(*counts)
-    return BundleFacts(bundle.manifest, bundle.digest, shapes)
+    bundle = where if isinstance(where, BundleFolder) else open_bundle(where)
+    shapes = {
+        name: _tensor_shapes(bundle.read(name), f"bundle {bundle.place}: {name}") for name in bundle.manifest.files
+    }
+    return BundleFacts(bundle.manifest, bundle.digest, shapes, str(bundle.place))
 
 
 def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
@@ -208,11 +202,13 @@ def _manifest(text: bytes, root: Place) -> Manifest:
     try:
         tree = json.loads(text)
         version = tree.get("format_version") if isinstance(tree, dict) else None
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1):
             raise BundleError(
-                f"bundle {root}: format version {version!r} is unknown here, this raypurify reads {FORMAT_VERSION}; "
-                "install the version that wrote it, or fit the bundle again"
+                f"bundle {root}: format version {version!r} is unknown here, this raypurify reads 1 to "
+                f"{FORMAT_VERSION}; install the version that wrote it, or fit the bundle again"
             )
+        if version == 1:
+            tree = {"method": FIRST_METHOD} | tree
         return Manifest.model_validate(tree)
     except ValidationError as e:
         first = e.errors()[0]

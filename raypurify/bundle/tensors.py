@@ -1,65 +1,65 @@
-"""What a bundle's files hold: robust network, cluster distributions, dictionaries; made into files and back."""
+"""The tensors of a bundle's files, of whatever method; written to disk and read back."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from raypurify.bundle.manifest import (
-    DICTIONARIES,
-    DISTRIBUTIONS,
-    FILES,
     FORMAT_VERSION,
     MANIFEST,
-    NETWORK,
+    BundleFacts,
     BundleFolder,
     FileRecord,
     Manifest,
     open_bundle,
 )
-from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.errors import BundleError
-from raypurify.nets import WideResNet
 from raypurify.storage import Where, resolve
 from raypurify.version import __version__
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by file and name."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle Φ: robust network, cluster distributions (K), dictionaries (K, M, 3, h, w), and its manifest."""
+    """A loaded bundle Φ: its manifest, and the tensors of its files as they lie on disk.
+
+    What the tensors mean, its method knows: ``methods.load`` makes a purifier of them. ``where`` is for messages.
+    """
 
     manifest: Manifest
-    network: WideResNet
-    distributions: ClusterDistributions
-    dictionaries: Tensor
+    tensors: Tensors
     digest: str
+    where: str = ""
 
     @property
     def settings(self) -> Settings:
         """The settings of the fit that made the bundle."""
         return self.manifest.settings
 
+    @property
+    def facts(self) -> BundleFacts:
+        """What can be said of the bundle without its tensors' values."""
+        shapes = {file: {name: tuple(v.shape) for name, v in group.items()} for file, group in self.tensors.items()}
+        return BundleFacts(self.manifest, self.digest, shapes, self.where)
 
-def save_bundle(
-    folder: Where, network: WideResNet, distributions: ClusterDistributions, dictionaries: Tensor, **about: Any
-) -> str:
-    """Write a bundle into ``folder`` and return its digest; weights and atoms as float16, distributions as float32.
+
+def save_bundle(folder: Where, tensors: Tensors, **about: Any) -> str:
+    """Write a bundle of these ``tensors``, by file and name, into ``folder`` and return its digest.
 
     ``about`` are the fields of Manifest but ``format_version``, ``raypurify`` and ``files``. The manifest is written
     last, so that a folder with a manifest is whole.
     """
     place = resolve(folder)
-    tensors = {
-        NETWORK: {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},
-        DISTRIBUTIONS: distributions.state(),
-        DICTIONARIES: {"atoms": dictionaries.half()},
-    }
     files = {}
     for name, group in tensors.items():
         data = save_tensors({k: v.detach().cpu().contiguous() for k, v in group.items()})
@@ -71,40 +71,29 @@ def save_bundle(
     return hashlib.sha256(text).hexdigest()
 
 
-def load_bundle(where: Where) -> Bundle:
+def load_bundle(where: Where | BundleFolder) -> Bundle:
     """Load a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
 
-    Raises BundleError naming the file when one is missing, has another size or digest, or does not hold what the
-    manifest says, and when the format version is unknown.
+    Raises BundleError naming the file when one is missing, has another size or digest, or holds no tensors, and when
+    the format version is unknown. Whether the tensors are those of its method, that says (``methods.load``).
     """
-    bundle = open_bundle(where)
+    bundle = where if isinstance(where, BundleFolder) else open_bundle(where)
     groups = {}
-    for name in FILES:
+    for name in bundle.manifest.files:
         try:
             groups[name] = load_tensors(bundle.read(name))
         except SafetensorError as e:
             raise BundleError(
                 f"bundle {bundle.place}: {name} is not a safetensors file: {e}; fit the bundle again"
             ) from e
+    return Bundle(bundle.manifest, groups, bundle.digest, str(bundle.place))
+
+
+@contextmanager
+def fitting(bundle: Bundle) -> Iterator[None]:
+    """What goes wrong with tensors that are not as the manifest says, in the block, as BundleError."""
     try:
-        return _assemble(bundle, groups)
+        yield
     except (KeyError, RuntimeError, ValueError, TypeError) as e:
-        raise BundleError(
-            f"bundle {bundle.place}: the tensors do not fit the manifest: {e}; fit the bundle again"
-        ) from e
-
-
-def _assemble(bundle: BundleFolder, groups: dict[str, dict[str, Tensor]]) -> Bundle:
-    manifest, net = bundle.manifest, bundle.manifest.settings.network
-    network = WideResNet(net.depth, net.width, len(manifest.classes))
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in groups[NETWORK].items()})
-    distributions = ClusterDistributions.from_state(groups[DISTRIBUTIONS], form=manifest.settings.clusters.form)
-    atoms = groups[DICTIONARIES]["atoms"].float()
-    atoms = atoms / torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
-    bundle.check_counts(distributions.clusters, len(atoms))
-    if distributions.dim != network.dim:
-        raise ValueError(f"distributions of {distributions.dim} dimensions, latents of {network.dim}")
-    for name, tensor in (("dictionaries", atoms), ("distribution means", distributions.means)):
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} hold values that are not finite")
-    return Bundle(manifest, network.eval(), distributions, atoms, bundle.digest)
+        where = bundle.where or bundle.manifest.name
+        raise BundleError(f"bundle {where}: the tensors do not fit the manifest: {e}; fit the bundle again") from e

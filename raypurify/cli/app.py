@@ -227,10 +227,10 @@ def retrain(
 
 def inspect(bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, a folder or a URI.")]) -> None:
     """Show what a bundle is, how it was made and what it measured; checks every file's digest."""
-    from raypurify.bundle import read_facts
     from raypurify.cli.texts import bundle_text
+    from raypurify.methods import checked_facts
 
-    facts = read_facts(bundle)
+    facts = checked_facts(bundle)
     tell(**facts.manifest.model_dump(mode="json"), digest=facts.digest)
     print(bundle_text(facts))
 

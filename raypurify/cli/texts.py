@@ -6,6 +6,7 @@ Nothing that is imported here loads torch or Ray: who asks how far a job is shou
 from typing import Any
 
 from raypurify.bundle import BundleFacts
+from raypurify.bundle.names import DICTIONARIES
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.passed_over import passed_over_text
@@ -13,6 +14,7 @@ from raypurify.containers.sink import status
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.graphs import begun_stages
+from raypurify.methods import method_of
 from raypurify.runtime.progress import duration
 from raypurify.runtime.stages import MARKER, resolved_run, stage_lines
 from raypurify.storage import redact, resolve
@@ -21,17 +23,16 @@ from raypurify.storage import redact, resolve
 def bundle_text(facts: BundleFacts) -> str:
     """What ``inspect`` prints: a bundle on one screen."""
     manifest, settings = facts.manifest, facts.manifest.settings
-    net, count, classes = settings.network, len(manifest.cluster_class), manifest.classes
+    method, classes, count = method_of(manifest), manifest.classes, len(manifest.cluster_class)
     flag, data = manifest.calibration, manifest.training_data
-    _, atoms, _, height, width = facts.atoms
+    _, atoms, _, height, width = facts.shape(DICTIONARIES, "atoms", "K, M, 3, h, w")
     megabytes = sum(file.bytes for file in manifest.files.values()) / 1e6
-    network = f"WRN-{net.depth}-{net.width}, {facts.parameters:,} parameters"
     dictionaries = f"{count} of {atoms} atoms of {height}×{width}"
     lines = {
         "bundle": f"{manifest.name}, digest {facts.digest[:16]}…, {megabytes:.1f} MB",
-        "network": f"{network}, input {settings.data.image_size}²",
+        "method": f"{method.name}: {method.paper}",
         "classes": f"{len(classes)}: {', '.join(classes[:12])}{' …' if len(classes) > 12 else ''}",
-        "clusters": f"{count}, Mahalanobis distance by {settings.clusters.form}",
+        **method.lines(facts),
         "dictionaries": f"{dictionaries}, from {settings.dictionaries.images} images each",
         "purification": _purification(settings.csc),
         "flag": f"distance > {flag.distance_threshold:.2f}, {flag.quantile:.0%} quantile of {flag.images} clean images",
@@ -43,12 +44,13 @@ def bundle_text(facts: BundleFacts) -> str:
     if settings.note:
         lines["note"] = settings.note
     text = [f"{name:13} {line}" for name, line in lines.items()]
-    attack = manifest.measured["attack"]
     for name in ("clean", "attacked"):
-        figures = manifest.measured[name]
+        if (figures := manifest.measured.get(name)) is None:
+            continue
         text.append(f"  {name}, n = {figures['images']}")
         text += [f"    {key:28} {value:.4g}" for key, value in figures.items() if key != "images"]
-    text.append(f"  attack: PGD, {attack['norm']} {attack['eps']}, {attack['steps']} steps")
+    if attack := manifest.measured.get("attack"):
+        text.append(f"  attack: PGD, {attack['norm']} {attack['eps']}, {attack['steps']} steps")
     return "\n".join(text)
 
 

@@ -208,7 +208,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
                     written += len(table)
                     flagged += pc.sum(table["flagged"]).as_py() or 0
                     change += pc.sum(pc.cast(table["relative_change"], pa.float64())).as_py() or 0.0
-                    classes.update(table["class"].to_pylist())
+                    classes.update(name for name in table["class"].to_pylist() if name is not None)
                 else:
                     failed += len(table)
                     reasons.update(table["reason"].to_pylist())
@@ -228,7 +228,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
         ignored=sum(ignored.values()),
         shards=len(shards),
         reasons=dict(sorted(reasons.items())),
-        classes={str(name): count for name, count in sorted(classes.items(), key=lambda item: str(item[0]))},
+        classes=dict(sorted(classes.items())),
         mean_relative_change=change / written if written else None,
         passed_over=ignored,
     )

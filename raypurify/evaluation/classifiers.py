@@ -22,9 +22,9 @@ def file_digest(path: str, weights: str | None) -> str:
 
 def bundle_digest(path: str, weights: str | None) -> str:
     """The digest of a bundle whose files are whole. Raises BundleError."""
-    from raypurify.bundle import read_facts
+    from raypurify.methods import checked_facts
 
-    return read_facts(path).digest
+    return checked_facts(path).digest
 
 
 def torchvision_digest(path: str, weights: str | None) -> str:
@@ -62,9 +62,9 @@ def _wide_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Modu
 
 
 def _bundle(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.bundle import load_bundle
+    from raypurify.methods import classifier_of
 
-    return load_bundle(path).network
+    return classifier_of(path)
 
 
 def _torchvision(path: str, weights: str | None, settings: Settings) -> "nn.Module":

@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from raypurify.attacks import ATTACKS
-from raypurify.bundle import read_facts
 from raypurify.errors import ConfigError
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.own import is_own, module_of
 from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
 from raypurify.files import fingerprint
+from raypurify.methods import checked_facts, opened
 from raypurify.nets.state import state_digest
 from raypurify.purifiers import PURIFIERS
 from raypurify.storage import resolve
@@ -50,15 +50,14 @@ def classifier_code(spec: ClassifierSpec) -> str:
 
 def purifier_digest(spec: PurifierSpec) -> str:
     """The digest that tells a purifier from another: of its settings, the files they name, and its bundle."""
-    bundle = read_facts(spec.settings.get("bundle", "cifar10")).digest if spec.purifier == "rsfp" else None
+    bundle = checked_facts(spec.bundle).digest if spec.bundle else None
     return fingerprint(spec.model_dump(), bundle, _files(spec.settings.values()))
 
 
 def purifier_code(spec: PurifierSpec) -> str:
     """The digest of the code of a purifier: of its module and of the mathematics that it imports."""
-    if spec.purifier == "rsfp":
-        # Its bundle hands it the network and the distributions.
-        return code_digest("raypurify.purifiers.rsfp", "raypurify.clusters", "raypurify.nets.wide_resnet")
+    if spec.bundle:
+        return code_digest(opened(spec.bundle)[0].code)
     if is_own(spec.purifier):
         return code_digest(module_of(spec.purifier))
     return code_digest(PURIFIERS[spec.purifier].__module__) if spec.purifier in PURIFIERS else ""

@@ -9,6 +9,8 @@ from raypurify.containers.registry import KINDS
 from raypurify.containers.source import Source, open_source
 from raypurify.evaluation.classifiers import CLASSIFIERS
 
+# Purifiers of bundles, with the bundle that they are of where none is named.
+BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 # What an attacker may know, see AttackSpec.
 KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint")
 
@@ -141,12 +143,23 @@ class AttackSpec(BaseModel):
 
 
 class PurifierSpec(BaseModel):
-    """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings, or
-    "rsfp" with a bundle and other settings."""
+    """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings; or
+    "bundle" with a bundle of any method and settings ``csc`` other than its own, "rsfp" with one of that method."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     purifier: str
+
+    @model_validator(mode="after")
+    def _of_a_bundle(self) -> "PurifierSpec":
+        if self.purifier in BUNDLED and not isinstance(self.bundle, str):
+            raise ValueError(f"purifier {self.purifier} needs a bundle: name a shipped one, a folder or a URI")
+        return self
+
+    @property
+    def bundle(self) -> str | None:
+        """The bundle that the purifier is made of, None for others."""
+        return self.settings.get("bundle", BUNDLED[self.purifier]) if self.purifier in BUNDLED else None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from raypurify.evaluation import own
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.contract import check_attack, check_purifier
 from raypurify.evaluation.grid import Grid
-from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
+from raypurify.evaluation.specs import BUNDLED, AttackSpec, ClassifierSpec, PurifierSpec
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
 from raypurify.purifiers import PURIFIERS, Purifier
@@ -67,21 +67,21 @@ def make_attack(name: str, spec: AttackSpec) -> Attack | None:
 
 def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifier:
     """A purifier on a device. Raises ConfigError for a name or setting that is not known."""
-    if spec.purifier == "rsfp":
-        settings = spec.settings
-        purifier = raypurify.load(settings.pop("bundle", "cifar10"), device)
+    where = f"purifier {name!r}"
+    if spec.bundle:
+        settings = {key: value for key, value in spec.settings.items() if key != "bundle"}
+        purifier = raypurify.load(spec.bundle, device)
+        if spec.purifier not in ("bundle", method := purifier.bundle.manifest.method):
+            raise ConfigError(f"{where}: {spec.bundle} is a bundle of the method {method}: write purifier: bundle")
         if not settings:
             return purifier
         try:
             csc = type(purifier.settings.csc).model_validate(purifier.settings.csc.model_dump() | settings)
         except ValueError as error:
-            raise ConfigError(
-                f"purifier {name!r}: {' '.join(str(error).split())}; mend its settings in the grid"
-            ) from error
+            raise ConfigError(f"{where}: {' '.join(str(error).split())}; mend its settings in the grid") from error
         purifier.settings = purifier.settings.model_copy(update={"csc": csc})
         return purifier
-    where = f"purifier {name!r}"
-    made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, "rsfp")
+    made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, ", ".join(BUNDLED))
     if own.is_own(spec.purifier):
         check_purifier(where, made)
     return cast(Purifier, made.to(device).eval() if isinstance(made, nn.Module) else made)

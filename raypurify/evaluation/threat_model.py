@@ -29,15 +29,17 @@ class Sight(NamedTuple):
 def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    That is ``knows`` itself where the purifier has what it takes: a solver, or clusters to choose from. Without
-    clusters "joint" and "choice" become "solver". Without a solver the purifier's own "gradient" is taken where it can
-    be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, clusters to choose from, and for "joint"
+    clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver the
+    purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
     'bpda'
     """
-    if knows in ("choice", "joint") and not hasattr(purifier, "distributions"):
+    if knows == "choice" and not hasattr(purifier, "cluster_distances"):
+        knows = "solver"
+    if knows == "joint" and None in getattr(purifier, "classes_of_cluster", [None]):
         knows = "solver"
     if knows in ("solver", "joint") and not hasattr(purifier, "purify_differentiably"):
         return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
@@ -71,7 +73,7 @@ def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, la
         return Sight(network, labels, None)
     if passed == "choice":
         with torch.no_grad():
-            own = purifier.distributions.nearest(purifier.latents(images))[0]  # type: ignore[attr-defined]  # as above
+            own = purifier.choose(images)[0]  # type: ignore[attr-defined]  # as above
         return Sight(cluster_scores(purifier), own, margin)  # type: ignore[arg-type]
     if passed in ("solver", "joint"):
         through = joint if passed == "joint" else through_solver

@@ -12,7 +12,7 @@ from raypurify.bundle import Calibration, load_bundle, save_bundle
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import Settings
 from raypurify.nets.store import load_network
-from raypurify.purifiers import RSFP
+from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
 from raypurify.runtime.progress import Progress
 from raypurify.storage import Place
 from raypurify.training.calibration import measure_attacked, measure_clean
@@ -37,12 +37,12 @@ def write_bundle(
     The figures come from the bundle as a user loads it, after rounding to float16: a draft is written, loaded and
     measured; the manifest of the final one holds what was found.
     """
-    network, how = load_network(robust), settings.calibration
+    how, tensors = settings.calibration, rsfp_tensors(load_network(robust), distributions, dictionaries)
     nothing = Calibration(distance_threshold=0.0, quantile=how.quantile, images=0)
     # Ray gives a task of one CPU one thread, but nothing else of a fit runs beside this one.
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as draft:
-        save_bundle(draft, network, distributions, dictionaries, **about, calibration=nothing, measured={})
+        save_bundle(draft, tensors, **about, calibration=nothing, measured={})
         purifier = RSFP(load_bundle(draft), device)
     table, side = read_part(prepared, VALIDATION), settings.data.image_size
     few = table[: how.images]
@@ -59,7 +59,5 @@ def write_bundle(
         "clean": clean,
         "attacked": attacked,
     }
-    digest = save_bundle(
-        folder / "bundle", network, distributions, dictionaries, **about, calibration=calibration, measured=measured
-    )
+    digest = save_bundle(folder / "bundle", tensors, **about, calibration=calibration, measured=measured)
     return {"digest": digest}

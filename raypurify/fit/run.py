@@ -61,13 +61,14 @@ def fit(
 
 def _publish(made: Place, bundle: Place) -> None:
     """Copy the finished bundle to where people look for it; a folder with a manifest is whole."""
-    from raypurify.bundle.manifest import FILES, MANIFEST, open_bundle
+    from raypurify.bundle.manifest import MANIFEST, open_bundle
 
+    whole = open_bundle(made)
     try:
-        if open_bundle(bundle).digest == open_bundle(made).digest:
+        if open_bundle(bundle).digest == whole.digest:
             return
     except BundleError:
         pass
     (bundle / MANIFEST).delete()
-    for name in (*FILES, MANIFEST):
+    for name in (*whole.manifest.files, MANIFEST):
         (bundle / name).write((made / name).read())

@@ -96,6 +96,7 @@ def learned_from(fit: Fit) -> dict[str, Any]:
     """What a bundle says of itself, of any method: name, settings, classes, clusters, dictionaries and data."""
     prepared = fit.done["prepare"].report
     return {
+        "method": fit.settings.method,
         "name": fit.settings.name,
         "settings": fit.settings,
         "classes": fit.classes,

@@ -1,9 +1,9 @@
 """Purifiers: objects that take images and give back images without the perturbation.
 
 A purifier has ``purify(images)``, which gives a :class:`Purified`: images of the same size and what was done to each
-(``base``). :class:`RSFP` is made from a bundle and rewrites the high part of an image (``rewriting``); every other
-purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch`` takes images of any sizes, as pixels or
-as files, through one of them.
+(``base``). A :class:`Bundled` one, such as :class:`RSFP`, is made from a bundle and rewrites the high part of an image
+(``rewriting``); every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch`` takes
+images of any sizes, as pixels or as files, through one of them.
 
 To add a purifier: one file with a frozen dataclass of its settings, most easily a ``transform.Transform``, which turns
 a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find it there, and
@@ -13,6 +13,7 @@ a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find
 from collections.abc import Callable
 
 from raypurify.purifiers.base import Purified, Purifier
+from raypurify.purifiers.bundled import Bundled
 from raypurify.purifiers.jpeg import JPEG
 from raypurify.purifiers.low_pass import LowPass
 from raypurify.purifiers.nlm import NonLocalMeans
@@ -43,6 +44,7 @@ __all__ = [
     "PURIFIERS",
     "RSFP",
     "BitDepth",
+    "Bundled",
     "GlobalRSFP",
     "LowPass",
     "Median",

@@ -15,11 +15,11 @@ class Purified:
 
     images: (N, 3, H, W) float32 in [0, 1], the size of the input;
     cluster: (N,) global index of the cluster whose dictionary was used; -1 from a purifier without clusters;
-    distance: (N,) Mahalanobis distance of the latent to that cluster; NaN without clusters;
+    distance: (N,) how far the image is from that cluster, as the purifier measures it; NaN without clusters;
     flagged: (N,) True where the distance exceeds the calibrated clean quantile;
     relative_change: (N,) ‖purified − input‖₂ / ‖input‖₂ (0 for a black image);
     iterations: (N,) solver iterations of a sparse code; 0 where there is none;
-    cluster_given: whether the caller named the clusters (``RSFP.purify``); by default the purifier chose them.
+    cluster_given: whether the caller named the clusters (``Bundled.purify``); by default the purifier chose them.
     """
 
     images: Tensor

@@ -8,7 +8,7 @@ import torch
 
 from raypurify.errors import ImageError
 from raypurify.images import MAX_PIXELS, Decoded, decode_image, encode_image, to_float, to_pixels
-from raypurify.purifiers.rsfp import RSFP
+from raypurify.purifiers.bundled import Bundled
 
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def purify_pixels(
-    purifier: RSFP, images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS
+    purifier: Bundled, images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS
 ) -> list[tuple[np.ndarray, Facts] | Exception]:
     """Purify uint8 images (H, W, 3): for each, in order, the purified pixels and their provenance, or what went wrong.
 
@@ -40,7 +40,7 @@ def purify_pixels(
     return results
 
 
-def _purify_group(purifier: RSFP, images: list[np.ndarray]) -> list[tuple[np.ndarray, Facts]]:
+def _purify_group(purifier: Bundled, images: list[np.ndarray]) -> list[tuple[np.ndarray, Facts]]:
     """Images of one size, together; nothing of them stays in memory but the results."""
     batch = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
     for k, image in enumerate(images):

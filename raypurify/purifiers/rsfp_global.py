@@ -47,7 +47,7 @@ class GlobalRSFP:
     def purify_differentiably(
         self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False
     ) -> Tensor:
-        """Purified images, differentiable in ``images``; as ``RSFP.purify_differentiably``."""
+        """Purified images, differentiable in ``images``; as ``Bundled.purify_differentiably``."""
         images = checked(images, self.min_size, "an atom")
         atoms, how = self.dictionary.to(images.device), differentiable
         return rewrite(images, atoms, self.csc, rel_tol=rel_tol, hold_lmbda=hold_lmbda, differentiable=how)[0]

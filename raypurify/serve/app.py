@@ -76,11 +76,11 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     Raises ConfigError for settings that are wrong or say nothing about who may call, BundleError for the bundle.
     """
-    from raypurify.bundle import read_manifest
+    from raypurify.methods import opened
 
     settings: ServeSettings = parse_settings(args)
     check_hops()
-    read_manifest(settings.bundle)
+    opened(settings.bundle)
     ends: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
     if "max_surge_percent" in signature(serve.Deployment.options).parameters:  # as of Ray 2.60
         ends["max_surge_percent"] = _SURGE

@@ -137,7 +137,8 @@ async def read_images(request: Request, most: int, max_bytes: int, hold: Callabl
 
 
 def provenance_headers(facts: dict) -> dict[str, str]:
-    """The ``X-Raypurify-*`` headers of the facts of one image; what is not ASCII in a class name is percent-encoded.
+    """The ``X-Raypurify-*`` headers of the facts of one image; what is not ASCII in a class name is percent-encoded,
+    and what is None is empty.
 
     >>> provenance_headers({"class": "kočka", "relative_change": 0.123456789, "flagged": False})
     {'X-Raypurify-Class': 'ko%C4%8Dka', 'X-Raypurify-Relative-Change': '0.123457', 'X-Raypurify-Flagged': 'false'}
@@ -146,6 +147,8 @@ def provenance_headers(facts: dict) -> dict[str, str]:
 
 
 def _header(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")

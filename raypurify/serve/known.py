@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from raypurify.errors import BundleError
+from raypurify.purifiers import Bundled
 from raypurify.purifiers.batch import purify_pixels
 
 SIDE = 64
@@ -21,7 +22,7 @@ class Known:
     purifier answers with what cannot be, and what it raises itself.
     """
 
-    def __init__(self, purifier: Any) -> None:
+    def __init__(self, purifier: Bundled) -> None:
         self.purifier = purifier
         side = max(SIDE, purifier.min_size)
         self.image = np.random.default_rng(0).integers(96, 160, (side, side, 3), np.uint8)
@@ -53,9 +54,7 @@ class Known:
         return result
 
     def _checksum(self) -> int:
-        groups = (self.purifier.network.state_dict(), self.purifier.distributions.state())
-        tensors = [self.purifier.dictionaries, *(tensor for group in groups for tensor in group.values())]
         checksum = 0
-        for tensor in tensors:
+        for tensor in self.purifier.numbers():
             checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy(), checksum)
         return checksum

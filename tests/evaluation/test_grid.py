@@ -118,7 +118,7 @@ def test_unknown_names_and_settings_are_refused_before_any_work():
         make_attack("x", grid.attacks["x"])
     with pytest.raises(ConfigError, match=r"attack 'y': .*speed"):
         make_attack("y", grid.attacks["y"])
-    with pytest.raises(ConfigError, match=r"purifier 'x': unknown 'magic'; use rsfp, none"):
+    with pytest.raises(ConfigError, match=r"purifier 'x': unknown 'magic'; use bundle, rsfp, none"):
         make_purifier("x", grid.purifiers["x"])
     with pytest.raises(ConfigError, match=r"purifier 'y': .*speed"):
         make_purifier("y", grid.purifiers["y"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import raypurify
 from raypurify.bundle import load_bundle
 from raypurify.cli.texts import status_facts
 from raypurify.config import DataSettings, Settings
@@ -94,11 +95,12 @@ def test_pictures_are_drawn(small_run):
 
 def test_bundle_is_loadable_and_says_what_it_measured(small_run):
     bundle = load_bundle(small_run / "bundle")
+    clusters = len(raypurify.load(small_run / "bundle").dictionaries)
     measured = bundle.manifest.measured
     assert measured["clean"]["images"] == marker(small_run, "prepare")["report"]["validation"]
     assert measured["attacked"]["images"] == 12
     assert 0 < bundle.manifest.calibration.distance_threshold < 1e3
-    assert len(bundle.manifest.dictionary_source) == len(bundle.manifest.cluster_class) == len(bundle.dictionaries)
+    assert len(bundle.manifest.dictionary_source) == len(bundle.manifest.cluster_class) == clusters
 
 
 def test_dictionaries_are_learned_from_images_of_the_size_that_they_are_for(small_run, small_set, small_settings):

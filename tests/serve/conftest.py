@@ -2,8 +2,8 @@
 
 import logging
 
-import numpy as np
 import pytest
+from small_bundles import WRITERS
 
 from raypurify.serve.local import serving
 from serve.endpoint import HEADERS, TOKEN, free_port
@@ -14,39 +14,7 @@ from serve.endpoint import HEADERS, TOKEN, free_port
 @pytest.fixture(scope="package")
 def bundle(tmp_path_factory):
     """The folder of a real, untrained bundle of three clusters."""
-    import torch
-
-    from raypurify.bundle import Calibration, save_bundle
-    from raypurify.clusters import ClusterDistributions
-    from raypurify.config import load_settings
-    from raypurify.nets import WideResNet
-
-    torch.manual_seed(0)
-    settings = load_settings(preset="tiny")
-    network = WideResNet(settings.network.depth, settings.network.width, 2).eval()
-    labels = np.arange(60) % 3
-    with torch.no_grad():
-        latents = network.latents(torch.rand(60, 3, 32, 32)).numpy()
-    distributions = ClusterDistributions.fit(latents, labels, form=settings.clusters.form)
-    atoms = torch.randn(3, 8, 3, 8, 8)
-    atoms /= torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
-    folder = tmp_path_factory.mktemp("bundle")
-    save_bundle(
-        folder,
-        network,
-        distributions,
-        atoms,
-        name="untrained",
-        settings=settings,
-        classes=["kočka", "dog"],
-        cluster_class=[0, 0, 1],
-        dictionary_source=["own"] * 3,
-        training_data={},
-        training={},
-        calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),
-        measured={},
-    )
-    return folder
+    return WRITERS["rsfp"](tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ from bad_images import encode, with_orientation
 from PIL import Image
 
 import raypurify
-from raypurify.bundle import load_bundle
+from raypurify.methods import METHODS
 from raypurify.pictures import mosaic
 from serve.endpoint import TOKEN, noisy
 
@@ -113,7 +113,7 @@ def test_an_image_comes_back_with_its_cluster_its_distance_and_its_atoms(visit, 
     name = ["kočka", "kočka", "dog"][cluster]
     assert page.inner_text("#cluster-title") == f"Cluster {cluster}: {name}"
     np.testing.assert_array_equal(
-        pixels_of(page, "#atoms img"), mosaic(load_bundle(bundle).dictionaries[cluster].numpy())
+        pixels_of(page, "#atoms img"), mosaic(raypurify.load(bundle).dictionaries[cluster].numpy())
     )
     distance = float(answer.headers["x-raypurify-distance"])
     assert f"this image: {distance:,.3g}" in page.inner_text("#scale")
@@ -430,7 +430,7 @@ def test_a_name_of_the_host_is_no_markup(url):
 
 
 def test_the_bundle_is_told_to_those_with_the_token(client, url, bundle):
-    loaded = load_bundle(bundle)
+    loaded = raypurify.load(bundle)
     paths = ("/v1/bundle", "/v1/bundle/clusters/1/atoms.png")
     for path in paths:
         refused = httpx.get(url + path)
@@ -444,7 +444,8 @@ def test_the_bundle_is_told_to_those_with_the_token(client, url, bundle):
         assert client.get(path, headers={"If-None-Match": '"other"'}).content == answer.content
     assert client.get(paths[0]).json() == {
         "name": "untrained",
-        "digest": raypurify.load(bundle).digest,
+        "digest": loaded.digest,
+        "method": {name: getattr(METHODS["rsfp"], name) for name in ("name", "cluster", "distance")},
         "classes": ["kočka", "dog"],
         "clusters": [
             {"cluster": 0, "class": "kočka", "dictionary": "own"},

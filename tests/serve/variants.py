@@ -3,23 +3,24 @@
 import torch
 
 from raypurify.bundle import load_bundle, save_bundle
+from raypurify.bundle.names import DICTIONARIES, NETWORK
 from raypurify.bundle.tensors import Bundle
 
 
 def variant(bundle, folder, seed=None, nan=()):
     """A copy of a bundle with atoms of ``seed``, or with a NaN in its "network" or "atoms"."""
     loaded: Bundle = load_bundle(bundle)
-    atoms, network = loaded.dictionaries, loaded.network
+    tensors = {file: dict(group) for file, group in loaded.tensors.items()}
+    atoms = tensors[DICTIONARIES]["atoms"]
     if seed is not None:
         atoms = torch.randn(atoms.shape, generator=torch.Generator().manual_seed(seed))
-        atoms /= torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
+        tensors[DICTIONARIES]["atoms"] = atoms.half()
     if "atoms" in nan:
         atoms[:] = torch.nan
     if "network" in nan:
-        with torch.no_grad():
-            next(network.parameters())[:] = torch.nan
+        next(iter(tensors[NETWORK].values()))[:] = torch.nan
     about = loaded.manifest.model_dump(exclude={"format_version", "raypurify", "files"})
-    save_bundle(folder, network, loaded.distributions, atoms, **about)
+    save_bundle(folder, tensors, **about)
     return folder
 
 

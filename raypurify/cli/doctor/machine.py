@@ -41,9 +41,10 @@ def _devices() -> str:
 
 
 def _bundles() -> str:
-    from raypurify.bundle import load_bundle, shipped_bundles
+    import raypurify
+    from raypurify.bundle import shipped_bundles
 
-    return ", ".join(f"{name} {load_bundle(name).digest[:12]}…" for name in shipped_bundles())
+    return ", ".join(f"{name} {raypurify.load(name).digest[:12]}…" for name in shipped_bundles())
 
 
 def _coding() -> str:

@@ -88,9 +88,9 @@ class Witness:
 
     def digest(self, bundle: str) -> str:
         """The digest of a bundle whose every file was checked. Raises BundleError."""
-        from raypurify.bundle.manifest import read_facts
+        from raypurify.methods import checked_facts
 
-        return read_facts(bundle).digest
+        return checked_facts(bundle).digest
 
 
 def _token() -> bool:

@@ -25,13 +25,13 @@ export async function showResult(file, { blob, facts }, bundle, token, signal) {
     showDifference(at("change"), file, blob),
     known && showCluster(facts, bundle, token, signal),
   ]);
-  if (known) showDistance(facts, bundle.distances);
+  if (known) showDistance(facts, bundle);
   if (!known) return "Purified.";
   const where = [`distance ${number(facts.distance)}`, ...onCurve(facts, bundle.distances)].join(", ");
   return `Purified. ${at("cluster-title").textContent}, ${where}. ${at("flag").textContent}`;
 }
 
-function showDistance({ distance, flagged }, clean) {
+function showDistance({ distance, flagged }, { distances: clean, method }) {
   const part = percent(clean.quantile);
   at("flag").textContent = flagged ? "Flagged." : "Not flagged.";
   at("flag").className = flagged ? "flagged" : "";
@@ -45,7 +45,7 @@ function showDistance({ distance, flagged }, clean) {
   const count = clean.images.toLocaleString("en");
   const attacked = clean.attacked_mean === null ? "" : ` The mean of attacked ones was ${number(clean.attacked_mean)}.`;
   at("basis").textContent =
-    `Mahalanobis distances in the robust network's features, measured on ${count} clean validation images.` +
+    `The distance is the ${method.distance}; it was measured on ${count} clean validation images.` +
     `${place ? " The curve says how many of them lie within each distance." : ""}${attacked}`;
 }
 
@@ -62,9 +62,9 @@ function whyNot(bundle, same) {
 
 async function showCluster({ cluster, name, change, iterations }, bundle, token, signal) {
   const { count, height, width } = bundle.atoms;
-  at("cluster-title").textContent = `Cluster ${cluster}: ${name}`;
+  at("cluster-title").textContent = name ? `Cluster ${cluster}: ${name}` : `Cluster ${cluster}`;
   at("atoms-note").textContent =
-    `The nearest of ${bundle.clusters.length} clusters. Fine detail was rewritten with these ${count} atoms of ` +
+    `One of ${bundle.clusters.length} clusters, ${bundle.method.cluster}. Fine detail was rewritten with these ${count} atoms of ` +
     `${width}\u00a0×\u00a0${height} pixels, learned from ${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
   const facts = { "Changed by": percent(change), "Solver iterations": iterations.toLocaleString("en") };
   at("facts").replaceChildren(

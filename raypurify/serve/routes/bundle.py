@@ -11,8 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from raypurify.bundle.atoms import read_atoms
-from raypurify.bundle.manifest import Manifest, open_bundle
+from raypurify.bundle.manifest import Manifest
 from raypurify.errors import BundleError
+from raypurify.methods import opened
 from raypurify.pictures import mosaic
 from raypurify.serve.caching import kept
 from raypurify.serve.front import Front, caller, front
@@ -24,10 +25,11 @@ _LOG = logging.getLogger("ray.serve")
 
 
 class Cluster(BaseModel):
-    """One cluster: its number, its class, and whose dictionary it has (a cluster's number, "own" or "global")."""
+    """One cluster: its number, its class, null where it is of none, and whose dictionary it has (a cluster's number,
+    "own" or "global")."""
 
     cluster: int
-    name: str = Field(serialization_alias="class")
+    name: str | None = Field(serialization_alias="class")
     dictionary: str
 
 
@@ -53,11 +55,20 @@ class Distances(BaseModel):
     attacked_mean: float | None
 
 
+class Meaning(BaseModel):
+    """The method of the bundle, and what it says with the ``cluster`` and the ``distance`` of an image."""
+
+    name: str
+    cluster: str
+    distance: str
+
+
 class BundleAnswer(BaseModel):
     """What is served."""
 
     name: str
     digest: str
+    method: Meaning
     classes: list[str]
     clusters: list[Cluster]
     atoms: Atoms
@@ -82,7 +93,7 @@ def _answers(text: str, content: dict[str, Any]) -> dict[int | str, dict[str, An
 
 @router.get("", response_model=BundleAnswer, responses=_answers("the bundle", {}))
 def bundle(request: Request, front: Annotated[Front, Depends(front)]) -> Response:
-    """What is served: the bundle's name and digest, its classes and clusters, and what it holds of clean distances."""
+    """What is served: the bundle's name, digest and method, its classes, its clusters and its clean distances."""
     served = _read(front)
     return kept(request, served.facts, "application/json", served.digest)
 
@@ -118,14 +129,15 @@ def _read(front: Front) -> _Served:
 
 @lru_cache(1)
 def _served(where: str) -> _Served:
-    folder = open_bundle(where)
+    method, folder = opened(where)
     atoms, manifest = read_atoms(folder), folder.manifest
     answer = BundleAnswer(
         name=manifest.name,
         digest=folder.digest,
+        method=Meaning(name=method.name, cluster=method.cluster, distance=method.distance),
         classes=manifest.classes,
         clusters=[
-            Cluster(cluster=k, name=manifest.classes[c], dictionary=source)
+            Cluster(cluster=k, name=None if c is None else manifest.classes[c], dictionary=source)
             for k, (c, source) in enumerate(zip(manifest.cluster_class, manifest.dictionary_source))
         ],
         atoms=Atoms(count=atoms.shape[1], height=atoms.shape[3], width=atoms.shape[4]),

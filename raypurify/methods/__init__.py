@@ -1,0 +1,100 @@
+"""Methods: what a bundle keeps, and how that becomes a purifier; one entry of ``METHODS`` each.
+
+A bundle's manifest names its method. Whoever handles bundles asks the method for what he must know
+(``contract.Method``), and the purifiers of all methods are :class:`~raypurify.purifiers.bundled.Bundled`.
+
+To add a method: its purifier in ``raypurify/purifiers/``, a subclass of ``Bundled``; one file here; one entry in
+``METHODS``. ``tests/methods/`` runs the contract over every entry. What fits it says ``raypurify.fit``.
+
+No torch is imported here before a purifier is made.
+"""
+
+from typing import TYPE_CHECKING
+
+from raypurify.bundle.manifest import BundleFacts, BundleFolder, Manifest, open_bundle
+from raypurify.bundle.manifest import read_facts as _read_facts
+from raypurify.errors import BundleError, ConfigError
+from raypurify.methods.contract import Method, check_counts, check_files
+from raypurify.methods.rsfp import RSFP
+from raypurify.methods.stl import STL
+from raypurify.storage import Where
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from raypurify.bundle import Bundle
+    from raypurify.purifiers import Bundled
+
+METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL)}
+"""Every method by its name in manifests and settings."""
+
+__all__ = ["METHODS", "Method", "checked_facts", "classifier_of", "load", "method_of", "opened"]
+
+
+def method_of(manifest: Manifest, where: object = "") -> Method:
+    """The method of a bundle, which ``where`` names in the message. Raises BundleError where it is not known.
+
+    >>> method_of(open_bundle("cifar10").manifest).name
+    'rsfp'
+    """
+    if manifest.method not in METHODS:
+        raise BundleError(
+            f"bundle {where or manifest.name} is of the method {manifest.method!r}, and this raypurify knows "
+            f"{', '.join(METHODS)}; install the version that wrote it ({manifest.raypurify})"
+        )
+    return METHODS[manifest.method]
+
+
+def load(where: Where, device: "str | torch.device" = "cpu") -> "Bundled":
+    """The purifier of a bundle, which is named as for ``open_bundle``, on a device. Raises BundleError."""
+    method, bundle = _loaded(where)
+    return method.purifier(bundle, device)
+
+
+def classifier_of(where: Where) -> "nn.Module":
+    """The network of a bundle that tells its classes apart: images (N, 3, H, W) in [0, 1] to logits (N, classes).
+
+    Raises ConfigError where bundles of its method have none, BundleError for the bundle.
+    """
+    method, bundle = _loaded(where)
+    if method.classifier is None:
+        having = ", ".join(name for name, one in METHODS.items() if one.classifier)
+        raise ConfigError(
+            f"bundle {bundle.where} is of the method {method.name}, which has no classifier; name a bundle of {having}"
+        )
+    return method.classifier(bundle)
+
+
+def checked_facts(where: Where) -> BundleFacts:
+    """The facts of a bundle whose files are whole and are those of its method. Needs no torch. Raises BundleError.
+
+    >>> checked_facts("cifar10").manifest.method
+    'rsfp'
+    """
+    method, folder = opened(where)
+    facts = _read_facts(folder)
+    _check(method, facts)
+    return facts
+
+
+def _loaded(where: Where) -> "tuple[Method, Bundle]":
+    from raypurify.bundle import load_bundle
+
+    method, folder = opened(where)
+    bundle = load_bundle(folder)
+    _check(method, bundle.facts)
+    return method, bundle
+
+
+def opened(where: Where) -> tuple[Method, BundleFolder]:
+    """A bundle, opened as by ``open_bundle``, and its method, whose files its manifest lists. Raises BundleError."""
+    folder = open_bundle(where)
+    method = method_of(folder.manifest, folder.place)
+    check_files(method, set(folder.manifest.files), str(folder.place))
+    return method, folder
+
+
+def _check(method: Method, facts: BundleFacts) -> None:
+    check_counts(method, facts)
+    method.check(facts)

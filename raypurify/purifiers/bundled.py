@@ -1,0 +1,195 @@
+"""The purifier of a bundle of any method: a cluster is chosen for each image, and its atoms rewrite the image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy, deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raypurify.bundle import Bundle
+from raypurify.bundle.names import DICTIONARIES
+from raypurify.bundle.tensors import fitting
+from raypurify.csc import SparseCode
+from raypurify.errors import DataError
+from raypurify.purifiers.base import Purified, checked, relative_change
+from raypurify.purifiers.rewriting import rewrite
+
+# What a network sees at a time on a CPU: the activations of more leave its cache.
+CPU_PIXELS = 1 << 15
+Same = TypeVar("Same", bound="Bundled")
+_HOW = "give one for all images, or one for each"
+
+
+class Bundled(ABC):
+    """A purifier that is made of a bundle on a ``device``.
+
+    For an image x:
+
+    1. x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖², x_high = x − x_low (the Tikhonov split);
+    2. the cluster k that the method chooses for x;
+    3. r = argmin_r ½‖Σ_m d_m ∗ r_m − x_high‖² + λ Σ_m‖r_m‖₁ with the dictionary of k;
+    4. purified = clip(x_low + Σ_m d_m ∗ r_m, 0, 1); how the settings ``csc.noise_factor`` and ``csc.refit`` change 3
+       and 4 says ``purifiers.rewriting.rewrite``.
+
+    A subclass is a method: it says what the choice is, and how far an image lies from a cluster.
+
+    Attributes: the ``bundle``, its ``settings`` and ``digest``; ``dictionaries`` (K, M, 3, h, w) of atoms of unit norm;
+    ``classes_of_cluster``, for each cluster the name of its class, None where it is of none; ``min_size``.
+
+    Raises BundleError for tensors that do not fit the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, device: str | torch.device = "cpu"):
+        self.bundle, self.settings, self.digest = bundle, bundle.settings, bundle.digest
+        with fitting(bundle):
+            classes = bundle.manifest.classes
+            self.classes_of_cluster = [None if c is None else classes[c] for c in bundle.manifest.cluster_class]
+            self.dictionaries = _of_unit_norm(bundle.tensors[DICTIONARIES]["atoms"].float())
+            self.min_size = max(self.dictionaries.shape[-2:])
+            self._assemble()
+        self._move(torch.device(device))
+
+    @abstractmethod
+    def _assemble(self) -> None:
+        """Make what the method needs of ``bundle.tensors``, on the CPU.
+
+        What is put into attributes of this object goes to its device by itself: tensors, networks, which are frozen
+        and in evaluation mode from then on, and objects with ``to`` and ``state``. What is raised for tensors that do
+        not fit becomes a BundleError.
+        """
+
+    @abstractmethod
+    def choose(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The cluster (N,) int64 of each image (N, 3, H, W), and the distance (N,) to it."""
+
+    @abstractmethod
+    def own_distance(self, images: Tensor, cluster: Tensor) -> Tensor:
+        """The distance (N,) of each image (N, 3, H, W) to the ``cluster`` (N,) that is named for it."""
+
+    @abstractmethod
+    def cluster_distances(self, images: Tensor) -> Tensor:
+        """The distance (N, K) of each image to each cluster, differentiable: what an attacker of the choice follows."""
+
+    def to(self: Same, device: str | torch.device) -> Same:
+        """The purifier on a device: itself where it is there already, else a copy, so that this one stays.
+
+        >>> import raypurify
+        >>> purifier = raypurify.load("cifar10")
+        >>> purifier.to("cpu") is purifier
+        True
+        """
+        # As tensors name it, with its number.
+        device = torch.empty(0, device=device).device
+        if device == self.dictionaries.device:
+            return self
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Module):
+                setattr(moved, name, deepcopy(value))
+        moved._move(device)
+        return moved
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Every tensor that decides what the purifier does, in an order that is always the same."""
+        for value in vars(self).values():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, nn.Module):
+                yield from value.state_dict().values()
+            elif hasattr(value, "state"):
+                yield from value.state().values()
+
+    @torch.no_grad()
+    def purify(self, images: Tensor, *, cluster: int | Sequence[int] | Tensor | None = None) -> Purified:
+        """Purify images (N, 3, H, W), floating point in [0, 1], H and W no smaller than an atom.
+
+        With ``cluster``, one index for all images or one for each, step 2 is left out: the dictionary is that
+        cluster's, distance and flag are of that cluster, and the result says ``cluster_given``.
+
+        Deterministic; an image's result does not depend on the rest of its batch beyond rounding. Raises DataError for
+        anything else than such images, and for a cluster that the bundle does not have.
+
+        >>> import raypurify, torch
+        >>> raypurify.load("cifar10").purify(torch.rand(2, 3, 32, 32), cluster=[3, 8]).cluster
+        tensor([3, 8])
+        """
+        images = checked(images, self.min_size, "an atom").to(self.device)
+        given = None if cluster is None else self._indices(cluster, len(images))
+        purified, code, used, distance = self._rewritten(images, self.settings.csc.rel_tol, given, sparse=True)
+        flagged = distance > self.bundle.manifest.calibration.distance_threshold
+        change = relative_change(purified, images)
+        return Purified(purified, used, distance, flagged, change, code.iterations, cluster_given=given is not None)
+
+    def purify_differentiably(
+        self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False
+    ) -> Tensor:
+        """Purified images (N, 3, H, W), differentiable in ``images``: for attackers who know the purifier.
+
+        The gradient is that of low-pass, sparse coding, refit and, unless ``hold_lmbda``, of λ from the noise, by a
+        smooth stand-in (``rewriting.scale_of_lmbda`` says why); the choice of the cluster is piecewise constant. Codes
+        are solved to ``rel_tol``: above 1e-3 their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is
+        for).
+        """
+        images = checked(images, self.min_size, "an atom").to(self.device)
+        return self._rewritten(images, rel_tol, differentiable=differentiable, hold_lmbda=hold_lmbda)[0]
+
+    def _move(self, device: torch.device) -> None:
+        """Take everything to a device, networks in place."""
+        self.device = device
+        for name, value in list(vars(self).items()):
+            if isinstance(value, nn.Module):
+                value.to(device).eval().requires_grad_(False)
+            elif hasattr(value, "to"):
+                setattr(self, name, value.to(device))
+
+    def _indices(self, cluster: int | Sequence[int] | Tensor, count: int) -> Tensor:
+        """The given clusters as (count,) int64. Raises DataError."""
+        try:
+            index = torch.as_tensor(cluster)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"cluster={cluster!r} is no index of a cluster: {_HOW}") from error
+        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise DataError(f"cluster is of type {index.dtype}, indices are whole numbers: {_HOW}")
+        if index.ndim > 1 or (index.ndim == 1 and len(index) != count):
+            raise DataError(f"cluster has shape {tuple(index.shape)} for {count} images: {_HOW}")
+        index = index.to(self.device, torch.int64).expand(count)
+        last = len(self.dictionaries) - 1
+        missing = index[(index < 0) | (index > last)]
+        if len(missing):
+            raise DataError(f"there is no cluster {int(missing[0])} in this bundle: give an index from 0 to {last}")
+        return index
+
+    def _rewritten(
+        self, images: Tensor, rel_tol: float, given: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
+        """Purified images, code of the high part, the cluster, given or chosen, and the distance to it."""
+        with torch.no_grad():
+            cluster, distance = self.choose(images) if given is None else (given, self.own_distance(images, given))
+        purified, code = rewrite(
+            images, self.dictionaries, self.settings.csc, index=cluster, rel_tol=rel_tol, **options
+        )
+        return purified, code, cluster, distance
+
+
+def latents_at(side: int, latents: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """What a network's ``latents`` gives (N, d) for images (N, 3, H, W) of any size, resized to ``side`` first.
+
+    >>> latents_at(8, lambda images: images.flatten(1), torch.rand(2, 3, 9, 20)).shape
+    torch.Size([2, 192])
+    """
+    if images.shape[-2:] != (side, side):
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
+    if images.is_cuda:
+        return latents(images)
+    return torch.cat([latents(part) for part in images.split(max(1, CPU_PIXELS // side**2))])
+
+
+def _of_unit_norm(atoms: Tensor) -> Tensor:
+    """Dictionaries (K, M, 3, h, w) scaled to atoms of L2 norm 1. Raises ValueError for values that are not finite."""
+    scaled = atoms / torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
+    if not torch.isfinite(scaled).all():
+        raise ValueError("dictionaries hold values that are not finite")
+    return scaled

@@ -1,0 +1,268 @@
+"""The contract of methods, over every entry of the registry; and bundles of methods and versions that are not known."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from small_bundles import CLASSES, WRITERS
+
+import raypurify
+from raypurify.attacks.adaptive import attack_choice, cluster_scores, through_solver
+from raypurify.attacks.joint import joint
+from raypurify.attacks.pgd import PGD
+from raypurify.bundle import load_bundle, save_bundle
+from raypurify.bundle.manifest import MANIFEST, open_bundle
+from raypurify.bundle.names import DICTIONARIES
+from raypurify.cli.texts import bundle_text
+from raypurify.errors import BundleError, ConfigError
+from raypurify.evaluation.specs import KNOWS
+from raypurify.evaluation.threat_model import differentiated
+from raypurify.methods import METHODS, checked_facts, classifier_of
+from raypurify.purifiers import Bundled
+from raypurify.purifiers.batch import purify_pixels
+from raypurify.serve.known import Known
+
+METHOD_NAMES = sorted(METHODS)
+
+
+@pytest.fixture(scope="module", params=METHOD_NAMES)
+def method(request):
+    return METHODS[request.param]
+
+
+@pytest.fixture(scope="module")
+def bundle(method, tmp_path_factory):
+    """The folder of a small bundle of the method."""
+    return WRITERS[method.name](tmp_path_factory.mktemp(method.name))
+
+
+@pytest.fixture(scope="module")
+def purifier(bundle):
+    return raypurify.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+
+
+def rewritten(bundle, folder, change):
+    """A copy of a bundle, of which ``change`` has changed the tensors, by file and name, and what the manifest says."""
+    loaded = load_bundle(bundle)
+    tensors = {file: dict(group) for file, group in loaded.tensors.items()}
+    about = loaded.manifest.model_dump(exclude={"format_version", "raypurify", "files"})
+    change(tensors, about)
+    save_bundle(folder, tensors, **about)
+    return folder
+
+
+def test_a_method_says_what_it_is(method):
+    assert METHODS[method.name] is method
+    assert DICTIONARIES in method.files
+    assert len(set(method.files)) == len(method.files) > 1
+    for text in (method.paper, method.cluster, method.distance):
+        assert text
+        assert text == " ".join(text.split())
+        assert not text.endswith(".")
+    assert find_spec(method.code)
+
+
+def test_the_purifier_of_a_bundle_is_of_its_method(method, purifier, images):
+    assert isinstance(purifier, Bundled)
+    assert type(purifier).__module__ == method.code
+    assert purifier.bundle.manifest.method == method.name
+    assert purifier.classes_of_cluster == ([CLASSES[0]] * 2 + [CLASSES[1]] if method.classes else [None] * 3)
+    norms = purifier.dictionaries.flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    done = purifier.purify(images)
+    assert done.images.shape == images.shape
+    assert not done.flagged.any()
+    chosen, distance = purifier.choose(images)
+    assert torch.equal(done.cluster, chosen)
+    torch.testing.assert_close(done.distance, distance)
+    torch.testing.assert_close(purifier.own_distance(images, chosen), distance)
+    given = purifier.purify(images, cluster=[2, 0, 1])
+    assert given.cluster.tolist() == [2, 0, 1]
+    assert given.cluster_given
+
+
+def test_a_purifier_is_the_same_each_time_and_where_it_is_moved(bundle, purifier, images):
+    again = raypurify.load(bundle)
+    assert again.digest == purifier.digest
+    for one, other in zip(again.numbers(), purifier.numbers(), strict=True):
+        assert torch.equal(one, other)
+    for name in ("images", "cluster", "distance", "iterations"):
+        assert torch.equal(getattr(again.purify(images), name), getattr(purifier.purify(images), name))
+    moved = purifier.to("meta")
+    assert {tensor.device.type for tensor in moved.numbers()} == {"meta"}
+    assert {tensor.device.type for tensor in purifier.numbers()} == {"cpu"}
+    assert moved.device.type == "meta"
+    assert type(moved) is type(purifier)
+    assert moved.settings is purifier.settings
+
+
+def test_every_tensor_of_a_bundle_is_watched(method, purifier):
+    """``serve.known`` finds out what changes in memory by ``numbers``: nothing that is loaded may be left out."""
+    tensors = purifier.bundle.tensors
+    kept = sum(tensor.numel() for group in tensors.values() for tensor in group.values())
+    assert sum(tensor.numel() for tensor in purifier.numbers()) == kept
+
+
+def test_facts_need_no_torch_and_are_those_of_the_tensors(method, bundle, purifier):
+    code = (
+        "import sys\nfrom raypurify.methods import checked_facts, method_of\nfrom raypurify.cli.texts import bundle_text\n"
+        f"facts = checked_facts({str(bundle)!r})\nprint(bundle_text(facts))\nassert 'torch' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    facts = checked_facts(bundle)
+    assert facts == purifier.bundle.facts
+    assert set(facts.shapes) == set(method.files)
+    assert f"{method.name}: {method.paper}" in run.stdout
+    assert "of 8 atoms of 8×8" in run.stdout
+    for label, line in method.lines(facts).items():
+        assert f"{label:13} {line}" in bundle_text(facts).splitlines()
+
+
+@pytest.mark.parametrize("read", [raypurify.load, checked_facts])
+def test_a_missing_file_is_named(method, bundle, tmp_path, read):
+    for name in method.files:
+
+        def without(tensors, about, name=name):
+            del tensors[name]
+
+        where = rewritten(bundle, tmp_path / name, without)
+        with pytest.raises(BundleError, match=rf"does not list {name}, which the method {method.name} needs; fit or"):
+            read(where)
+
+
+@pytest.mark.parametrize("read", [raypurify.load, checked_facts])
+def test_counts_that_do_not_go_together_are_refused(method, bundle, tmp_path, read):
+    def more_clusters(tensors, about):
+        about["cluster_class"] = about["cluster_class"] * 2
+        about["dictionary_source"] = about["dictionary_source"] * 2
+
+    def more_dictionaries(tensors, about):
+        tensors[DICTIONARIES]["atoms"] = tensors[DICTIONARIES]["atoms"].repeat(2, 1, 1, 1, 1)
+
+    def only_dictionaries_and_manifest(tensors, about):
+        more_clusters(tensors, about)
+        more_dictionaries(tensors, about)
+
+    def of_other_classes(tensors, about):
+        about["cluster_class"] = [None if method.classes else 0] * 3
+
+    def grey_atoms(tensors, about):
+        tensors[DICTIONARIES]["atoms"] = tensors[DICTIONARIES]["atoms"][:, :, :1].clone()
+
+    def no_atoms(tensors, about):
+        tensors[DICTIONARIES] = {"molecules": tensors[DICTIONARIES]["atoms"]}
+
+    def another_file(tensors, about):
+        tensors["notes.safetensors"] = {"note": torch.zeros(1)}
+
+    damages = (
+        more_clusters,
+        more_dictionaries,
+        only_dictionaries_and_manifest,
+        of_other_classes,
+        grey_atoms,
+        no_atoms,
+        another_file,
+    )
+    for damage in damages:
+        where = rewritten(bundle, tmp_path / damage.__name__, damage)
+        with pytest.raises(BundleError, match=r"do not fit the manifest: .*fit the bundle again|does not know; fit or"):
+            read(where)
+
+
+def test_a_network_of_another_width_is_refused(method, bundle, tmp_path):
+    """By the shapes of its tensors, or when it is assembled: never by a traceback."""
+    (file,) = (name for name in method.files if name in ("network.safetensors", "encoder.safetensors"))
+
+    def wider(tensors, about):
+        tensors[file] = {
+            name: torch.cat([value, value]) if value.ndim else value for name, value in tensors[file].items()
+        }
+
+    with pytest.raises(BundleError, match="do not fit the manifest"):
+        raypurify.load(rewritten(bundle, tmp_path / "wide", wider))
+
+
+def test_provenance_and_the_known_image_are_of_any_method(method, purifier, bundle):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    [(_, facts)] = purify_pixels(purifier, [pixels])
+    assert (facts["class"] in CLASSES) if method.classes else facts["class"] is None
+    assert facts["bundle"] == open_bundle(bundle).digest
+    assert Known(purifier).problem() is None
+
+
+def test_attackers_of_any_method(method, purifier, images):
+    x = images.clone().requires_grad_()
+    scores = cluster_scores(purifier)(x)
+    assert scores.shape == (3, 3)
+    (gradient,) = torch.autograd.grad(scores.sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().amax() > 0
+
+    def classifier(images):
+        return images.mean((2, 3))[:, :2]
+
+    (gradient,) = torch.autograd.grad(through_solver(classifier, purifier)(x).sum(), x)
+    assert gradient.abs().amax() > 0
+    attacked = attack_choice(PGD(eps=0.1, steps=2), purifier, images)
+    assert attacked.shape == images.shape
+    said = [differentiated(knows, purifier) for knows in KNOWS]
+    assert said == [knows if method.classes or knows != "joint" else "solver" for knows in KNOWS]
+    if method.classes:
+        joint(classifier, purifier)(x)
+    else:
+        with pytest.raises(ConfigError, match=f"those of the method {method.name} are of none: attack"):
+            joint(classifier, purifier)
+
+
+def test_classifiers_are_of_methods_that_have_one(method, bundle, purifier, images):
+    if method.classifier is None:
+        with pytest.raises(
+            ConfigError, match=rf"of the method {method.name}, which has no classifier; name a bundle of rsfp"
+        ):
+            classifier_of(bundle)
+    else:
+        assert classifier_of(bundle)(images[:, :, :32, :32]).shape == (3, len(CLASSES))
+
+
+def test_a_method_that_is_not_known_is_named_with_the_remedy(bundle, tmp_path):
+    where = rewritten(bundle, tmp_path / "new", lambda tensors, about: about.update(method="magic"))
+    for read in (raypurify.load, checked_facts, classifier_of):
+        with pytest.raises(
+            BundleError, match=r"of the method 'magic', and this raypurify knows rsfp, stl; install the"
+        ):
+            read(where)
+
+
+def test_a_method_other_than_that_of_the_settings_is_refused(tmp_path):
+    bundle = WRITERS["rsfp"](tmp_path / "old")
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["settings"] = {"method": "stl"}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="the method is rsfp, that of the settings stl"):
+        raypurify.load(bundle)
+
+
+def test_a_bundle_of_format_version_1_is_read_as_before(tmp_path, images):
+    """Version 1, of RSFP alone, named no method."""
+    bundle = WRITERS["rsfp"](tmp_path)
+    new = raypurify.load(bundle)
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    assert (manifest.pop("method"), manifest["format_version"]) == ("rsfp", 2)
+    (bundle / MANIFEST).write_text(json.dumps(manifest | {"format_version": 1}, indent=1))
+    old = raypurify.load(bundle)
+    assert old.bundle.manifest == new.bundle.manifest.model_copy(update={"format_version": 1})
+    assert old.digest != new.digest
+    assert torch.equal(old.purify(images).images, new.purify(images).images)

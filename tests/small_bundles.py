@@ -1,0 +1,78 @@
+"""Small untrained bundles, one for each method: real files of three clusters and two classes, made in a second."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypurify.bundle import Calibration, save_bundle
+from raypurify.bundle.names import DICTIONARIES, ENCODER, STRATA
+from raypurify.bundle.tensors import Tensors
+from raypurify.clusters import ClusterDistributions
+from raypurify.config import Settings, load_settings
+from raypurify.nets import WideResNet
+from raypurify.purifiers.rsfp import rsfp_tensors
+
+CLASSES = ["kočka", "dog"]
+
+
+def write_rsfp(folder: Path) -> Path:
+    """A bundle of rsfp, of which nothing was trained."""
+    torch.manual_seed(0)
+    settings = load_settings(preset="tiny")
+    network = WideResNet(settings.network.depth, settings.network.width, 2).eval()
+    with torch.no_grad():
+        latents = network.latents(torch.rand(60, 3, 32, 32)).numpy()
+    distributions = ClusterDistributions.fit(latents, np.arange(60) % 3, form=settings.clusters.form)
+    return _written(folder, "rsfp", settings, rsfp_tensors(network, distributions, _atoms()), [0, 0, 1])
+
+
+def write_stl(folder: Path) -> Path:
+    """A bundle of stl, of which nothing was trained."""
+    from raypurify.clusters.strata import fit_strata
+    from raypurify.nets.dae import DenoisingAutoEncoder
+
+    torch.manual_seed(0)
+    settings = load_settings(preset="tiny-stl")
+    strata = settings.strata.model_copy(update={"count": 3, "components": 5, "neighbours": 5, "keep": 40})
+    settings = settings.model_copy(update={"strata": strata})
+    network = DenoisingAutoEncoder(settings.dae.width).eval()
+    with torch.no_grad():
+        latents = network.latents(torch.rand(60, 3, 32, 32))
+    tensors = {
+        ENCODER: {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},
+        STRATA: fit_strata(latents, strata).strata.state(),
+        DICTIONARIES: {"atoms": _atoms().half()},
+    }
+    return _written(folder, "stl", settings, tensors, [None] * 3)
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {"rsfp": write_rsfp, "stl": write_stl}
+"""By the name of a method, what writes a small bundle of it into a folder and gives that back."""
+
+
+def _written(
+    folder: Path, method: str, settings: Settings, tensors: Tensors, cluster_class: Iterable[int | None]
+) -> Path:
+    save_bundle(
+        folder,
+        tensors,
+        method=method,
+        name="untrained",
+        settings=settings,
+        classes=CLASSES,
+        cluster_class=list(cluster_class),
+        dictionary_source=["own"] * 3,
+        training_data={"train": 60, "digest": "0" * 64},
+        training={},
+        calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),
+        measured={"set": "none"},
+    )
+    return folder
+
+
+def _atoms() -> Tensor:
+    atoms = torch.randn(3, 8, 3, 8, 8)
+    return atoms / torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
