@@ -21,6 +21,11 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
+    # A setting that came later is not written where it is not said: fits keep their fingerprints, bundles their bytes.
+    return {key: value for key, value in written.items() if key != name or value != default}
+
+
 class DataSettings(_Settings):
     """Settings of the images: which a fit uses, and at which size the network sees them."""
 
@@ -167,6 +172,11 @@ class CscSettings(_Settings):
     pad: int = Field(16, ge=0)
     noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
+    refine: int = Field(0, ge=0, description="alternations of codes and atoms on the image at hand; STL's figure 2")
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        return _without_default(write(self), "refine", 0)
 
 
 class DictionarySettings(_Settings):
@@ -184,8 +194,7 @@ class DictionarySettings(_Settings):
 
     @model_serializer(mode="wrap")
     def _unsaid(self, write: Any) -> dict[str, Any]:
-        # Not written where it is not said, so that fits without it keep their fingerprints and bundles their bytes.
-        return {name: value for name, value in write(self).items() if name != "image_size" or value is not None}
+        return _without_default(write(self), "image_size", None)
 
 
 class CalibrationSettings(_Settings):

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from raypurify.config import LMBDA_RANGE, CscSettings
-from raypurify.csc import SparseCode, noise_level, smooth_noise_level, solve_cbpdn, tikhonov_split
+from raypurify.csc import (
+    SparseCode,
+    noise_level,
+    refine_dictionaries,
+    smooth_noise_level,
+    solve_cbpdn,
+    tikhonov_split,
+)
 
 # A code that is nearly zero says little of how large it should have been.
 MAX_GAIN = 4.0
@@ -31,6 +38,9 @@ def rewrite(
     g = ⟨x_high, Dr⟩ / ‖Dr‖², the factor that fits x_high best, at most 4: an ℓ1 code is too small by what λ took from
     every coefficient (at the optimum g = 1 + λ‖r‖₁ / ‖Dr‖²); otherwise g = 1.
 
+    With ``csc.refine`` each image's dictionary is first refined to it (``csc.refine_dictionaries``); gradients take the
+    refined atoms for constants, though they depend on the image.
+
     ``dictionary``, ``index`` and ``options`` are those of ``solve_cbpdn``; differentiable where they make it so, t
     too unless ``hold_lmbda`` (:func:`scale_of_lmbda`).
 
@@ -43,6 +53,10 @@ def rewrite(
     low = tikhonov_split(images, lmbda=csc.tikhonov, pad=csc.pad)[0]
     scale = scale_of_lmbda(images.detach() if hold_lmbda else images, csc)[:, None, None, None]
     tolerance = csc.rel_tol if rel_tol is None else rel_tol
+    if csc.refine and len(images):
+        high = ((images - low) / scale).detach()
+        dictionary = refine_dictionaries(dictionary, high, csc.lmbda, csc.refine, tolerance, index)
+        index = torch.arange(len(images), device=images.device)
     code = solve_cbpdn(dictionary, (images - low) / scale, lmbda=csc.lmbda, rel_tol=tolerance, index=index, **options)
     code = code._replace(reconstruction=scale * code.reconstruction)
     coded = code.reconstruction
