@@ -44,7 +44,7 @@ def bundle_text(facts: BundleFacts) -> str:
     if settings.note:
         lines["note"] = settings.note
     text = [f"{name:13} {line}" for name, line in lines.items()]
-    for name in ("clean", "attacked"):
+    for name in ("clean", "purified", "attacked"):
         if (figures := manifest.measured.get(name)) is None:
             continue
         text.append(f"  {name}, n = {figures['images']}")

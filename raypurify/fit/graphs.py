@@ -1,12 +1,12 @@
 """The graphs of stages by method, and what status and the command line ask of them without torch or Ray."""
 
 from raypurify.files import read_json, write_json
-from raypurify.fit import rsfp
+from raypurify.fit import rsfp, stl
 from raypurify.fit.graph import Graph
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import Place
 
-GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH}
+GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH, "stl": stl.GRAPH}
 # Says in a run directory which method is fitted there.
 METHOD = "fit.json"
 
