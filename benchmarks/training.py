@@ -28,12 +28,13 @@ from raypurify.fit.train import train
 from raypurify.nets import WideResNet
 from raypurify.runtime.session import ray_session
 from raypurify.storage import resolve
+from raypurify.training.batch import Batch
 from raypurify.training.data import VALIDATION, count_classes, read_set
+from raypurify.training.kinds import kind_of
 from raypurify.training.loop import precision
 from raypurify.training.record import device_name, read_lines
 from raypurify.training.single import train_here
 from raypurify.training.start import starting_network
-from raypurify.training.step import objective, semantic_of
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 
@@ -110,16 +111,12 @@ def semantic(arguments, device: torch.device) -> dict:
     distributions = ClusterDistributions.fit(latents.numpy(), torch.arange(len(latents)).numpy() % arguments.clusters)
     common = {"attack": AttackSettings(norm="linf", eps=8 / 255, steps=arguments.steps)}
     settings = {name: RobustTrainingSettings(alpha=alpha, **common) for name, alpha in (("rst", 0.05), ("pgd", 0.0))}
-    kinds = {
-        "rst": semantic_of(settings["rst"], distributions.to(device)),
-        "pgd": semantic_of(settings["pgd"]),
-    }
+    batch = Batch(images, labels, clusters)
+    kinds = {"rst": kind_of(settings["rst"], distributions.to(device)), "pgd": kind_of(settings["pgd"])}
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, nesterov=True)
 
     def step(kind: str) -> None:
-        loss, *_ = objective(
-            network, images, labels, clusters, kinds[kind], lambda: precision(settings[kind], device), None
-        )
+        loss, _ = kinds[kind].objective(network, images, batch, lambda: precision(settings[kind], device), None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

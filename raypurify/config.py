@@ -67,6 +67,37 @@ class TrainingSettings(_Settings):
         return {True: "crop", False: "none"}[value] if isinstance(value, bool) else value
 
 
+class DenoisingSettings(TrainingSettings):
+    """Settings of the training of a network that takes noise away: its inputs have noise, its targets have none."""
+
+    noise: float = Field(0.15, gt=0, le=1, description="σ of the Gaussian noise, of images in [0, 1]")
+    levels: Literal["half", "all", "range"] = Field(
+        "half", description="half: every other image is clean; all: none; range: each has a σ of its own, up to noise"
+    )
+    loss: Literal["bce", "mse"] = Field("bce", description="binary cross-entropy, or the mean square")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: momentum is its β₁")
+    lr: float = Field(0.002, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    # Crops would have borders of black to rebuild.
+    augment: Literal["crop", "resized_crop", "none"] = "none"
+
+
+class DaeSettings(DenoisingSettings):
+    """Settings of STL's denoising auto-encoder, and of its training; σ, the loss and the width are the authors'."""
+
+    width: int = Field(32, ge=1, description="channels of every layer")
+
+
+class StrataSettings(_Settings):
+    """Settings of STL's strata: clusters of latents over all classes together, and the vote among neighbours."""
+
+    count: int = Field(4, ge=1, description="number of strata; STL's, which takes 10 for whole ImageNet")
+    components: int = Field(128, ge=1, description="of the PCA that comes first; at most what there are")
+    neighbours: int = Field(15, ge=1, description="training images that vote")
+    keep: int = Field(10_000, ge=1, description="training images that the bundle keeps to vote")
+    n_init: int = Field(10, ge=1)
+
+
 class AttackSettings(_Settings):
     """Settings of the inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 

@@ -74,22 +74,25 @@ def mosaic(atoms: np.ndarray) -> np.ndarray:
 
 
 def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
-    """A PNG of loss and accuracy by epoch, from the lines of ``metrics.jsonl``."""
+    """A PNG of loss and accuracy, or of a denoiser PSNR, by epoch, from the lines of ``metrics.jsonl``."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
     epochs = [line["epoch"] + 1 for line in lines]
-    left.plot(epochs, [line["loss"] for line in lines])
-    left.set(xlabel="epoch", ylabel="training loss")
-    names = {
+    losses = {"loss": "training batches", "validation_loss": "validation"}
+    accuracies = {
         "accuracy": "training batches",
         "validation_accuracy": "validation, clean",
         "validation_pgd_accuracy": "validation, PGD",
     }
-    for key in (key for key in names if key in lines[0]):
-        right.plot(epochs, [line[key] for line in lines], label=names[key])
-    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    for axis in (left, right):
+    ratios = {"validation_psnr": "validation, with noise"}
+    denoiser = "validation_psnr" in lines[0]
+    for axis, names in ((left, losses), (right, ratios if denoiser else accuracies)):
+        for key in (key for key in names if key in lines[0]):
+            axis.plot(epochs, [line[key] for line in lines], label=names[key])
+        axis.set(xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    right.legend()
+        axis.legend()
+    left.set(ylabel="loss")
+    right.set(**({"ylabel": "PSNR (dB)"} if denoiser else {"ylabel": "accuracy", "ylim": (0, 1)}))
     return png(figure)
 
 

@@ -56,9 +56,10 @@ def _cifar_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Mod
 
 
 def _wide_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    from raypurify.nets import WideResNet
     from raypurify.nets.store import load_network
 
-    return load_network(path)
+    return load_network(path, WideResNet)
 
 
 def _bundle(path: str, weights: str | None, settings: Settings) -> "nn.Module":

@@ -16,6 +16,8 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.clusters.strata import Strata
 from raypurify.config import Settings
 from raypurify.methods import load
+from raypurify.nets import WideResNet
+from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.store import load_network
 from raypurify.purifiers.bundled import Bundled
 from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
@@ -42,9 +44,9 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write ``folder/bundle`` of the method rsfp with its calibration and figures, measured on ``device``, and report
     its digest. The ``baseline`` is the classifier that is attacked and defended."""
-    tensors = rsfp_tensors(load_network(robust), distributions, dictionaries)
+    tensors = rsfp_tensors(load_network(robust, WideResNet), distributions, dictionaries)
     how, side = settings.calibration, settings.data.image_size
-    classifier, attack = load_network(baseline).to(device), PGD(**how.attack.model_dump())
+    classifier, attack = load_network(baseline, WideResNet).to(device), PGD(**how.attack.model_dump())
 
     def measure(purifier: Bundled, table: pa.Table) -> Measured:
         assert isinstance(purifier, RSFP)
@@ -69,7 +71,7 @@ def write_stl_bundle(
 ) -> dict[str, Any]:
     """Write ``folder/bundle`` of the method stl with its calibration and figures, measured on ``device``, and report
     its digest. There is no classifier in it, and so no figure of one."""
-    tensors = stl_tensors(load_network(encoder), strata, dictionaries)
+    tensors = stl_tensors(load_network(encoder, DenoisingAutoEncoder), strata, dictionaries)
     how, side = settings.calibration, settings.data.image_size
 
     def measure(purifier: Bundled, table: pa.Table) -> Measured:

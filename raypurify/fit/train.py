@@ -1,4 +1,4 @@
-"""The stages baseline, robust_first and robust: a network trained by Ray Train workers on the prepared images."""
+"""Stages that train a network on the prepared images, by Ray Train workers: baseline, robust_first, robust, dae."""
 
 import logging
 import signal
@@ -24,7 +24,16 @@ from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 
 NETWORK = "network.safetensors"
-REPORTED = ("loss", "validation_accuracy", "validation_pgd_accuracy", "workers", "device", "note")
+REPORTED = (
+    "loss",
+    "validation_accuracy",
+    "validation_pgd_accuracy",
+    "validation_loss",
+    "validation_psnr",
+    "workers",
+    "device",
+    "note",
+)
 # Workers or nodes that may be lost before a training gives up.
 FAILURES = 4
 # Workers of a cluster without GPUs, unless the settings say otherwise.
@@ -45,9 +54,10 @@ def train(
     """Train into ``folder/network.safetensors``; ``metrics.jsonl`` has a line per epoch, ``curve.png`` the picture.
 
     ``start`` makes the network with the weights that training starts from, on every worker, whose working directory is
-    not this one. With RobustTrainingSettings, ``clusters`` is the folder of the clusters stage. A training that was
-    interrupted goes on from the checkpoint of its last whole epoch, and so does one that lost a worker or a node, with
-    the workers there is room for, ``settings.min_workers`` at least.
+    not this one. The type of ``settings`` says what is trained for (``training.kinds``); with RobustTrainingSettings,
+    ``clusters`` is the folder of the clusters stage. A training that was interrupted goes on from the checkpoint of its
+    last whole epoch, and so does one that lost a worker or a node, with the workers there is room for,
+    ``settings.min_workers`` at least.
 
     Raises TrainingError or ConfigError.
     """
@@ -71,7 +81,7 @@ def train(
         "prepared": prepared,
         "side": side,
         "start": start,
-        "settings": settings.model_dump(),
+        "settings": settings,
         "seed": seed,
         "clusters": clusters,
         "progress": shared_progress(folder, counted * settings.epochs, "images", start=counted * done),

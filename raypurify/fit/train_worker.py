@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from raypurify.clusters.files import load_clusters
-from raypurify.config import RobustTrainingSettings, TrainingSettings
+from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
 from raypurify.storage import Place
-from raypurify.training import Batch, train_epochs, validate
+from raypurify.training import Batch, train_epochs
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import VALIDATION, clusters_of, read_part, read_pixels
 from raypurify.training.guard import guard_of
+from raypurify.training.kinds import kind_of
 from raypurify.training.order import some_of
 from raypurify.training.record import add_line, device_name, keep_lines
-from raypurify.training.step import check_attack, semantic_of
 
 CHECKPOINT = "checkpoint.pt"
 CHECKED_IMAGES = 1024
@@ -36,9 +36,7 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    kind = RobustTrainingSettings if "attack" in config["settings"] else TrainingSettings
-    settings = kind(**config["settings"])
-    robust = settings if isinstance(settings, RobustTrainingSettings) else None
+    settings: TrainingSettings = config["settings"]
     folder, prepared, side, seed = (config[name] for name in ("folder", "prepared", "side", "seed"))
     units = training_units(prepared)
     steps, batch = steps_of(sum(unit.rows for unit in units), settings.batch_size, world)
@@ -48,6 +46,7 @@ def work(config: dict[str, Any]) -> None:
     if config["clusters"]:
         distributions, cluster_of_row = load_clusters(config["clusters"])
         distributions = distributions.to(get_device())
+    kind = kind_of(settings, distributions)
     latest = ray.train.get_checkpoint()
     resume = None
     if latest:
@@ -89,16 +88,10 @@ def work(config: dict[str, Any]) -> None:
         epoch_batches,
         settings,
         steps,
-        semantic=semantic_of(robust, distributions) if robust else None,
-        validate=partial(
-            validate,
-            batches=_checked(prepared, side, seed, rank, world),
-            attack=check_attack(robust.attack) if robust else None,
-            distributions=distributions,
-            together=world > 1,
-        ),
+        objective=kind.objective,
+        validate=partial(kind.validate, batches=_checked(prepared, side, seed, rank, world), together=world > 1),
         guard=guard_of(settings),
-        # Workers draw different crops and attack starts.
+        # Workers draw different crops, attack starts and noise.
         seed=seed * 1009 + rank,
         resume=resume,
         on_step=count,

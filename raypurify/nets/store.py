@@ -1,35 +1,50 @@
-"""Networks on disk: one safetensors file, which for a WideResNet carries its architecture too."""
+"""Networks on disk: one safetensors file, which for a network that raypurify trains carries its architecture too."""
 
 import json
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
 from raypurify.errors import TrainingError
+from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.nets.encoder import Encoder
 from raypurify.nets.wide_resnet import WideResNet
 from raypurify.storage import Where, resolve
 
+# By the name under which a file has the settings of its network.
+ARCHITECTURES: dict[str, type[nn.Module]] = {"wide_resnet": WideResNet, "dae": DenoisingAutoEncoder}
+
+Net = TypeVar("Net", bound=nn.Module)
+
 
 def save_network(path: Where, network: nn.Module) -> None:
-    """Write the weights of a network as safetensors, those of a WideResNet together with its architecture."""
+    """Write the weights of a network as safetensors, those of one of ``ARCHITECTURES`` together with its settings."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    known = {"wide_resnet": json.dumps(network.settings)} if isinstance(network, WideResNet) else None
-    resolve(path).write(save(state, metadata=known))
+    known = {name: json.dumps(network.settings) for name, kind in ARCHITECTURES.items() if type(network) is kind}
+    resolve(path).write(save(state, metadata=known or None))
 
 
-def load_network(path: Where) -> WideResNet:
-    """Read a WideResNet that ``save_network`` wrote, in evaluation mode.
+def load_network(path: Where, kind: type[Net] = Encoder) -> Net:  # type: ignore[assignment]  # python/mypy#3737
+    """Read a network that ``save_network`` wrote with its settings, in evaluation mode: one with latents, or of
+    another ``kind``.
 
-    Raises TrainingError naming the file when it cannot.
+    Raises TrainingError naming the file when it cannot, and where the file holds a network of another kind.
     """
     try:
         data = resolve(path).read()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        network = WideResNet(**json.loads(header["__metadata__"]["wide_resnet"]))
+        about: dict[str, Any] = header["__metadata__"]
+        name = next((name for name in ARCHITECTURES if name in about), None)
+        if name is None:
+            raise KeyError("it does not say of which architecture the weights are")
+        network = ARCHITECTURES[name](**json.loads(about[name]))
         network.load_state_dict(load(data))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"cannot read a network from {path}: {e}; check the path, or train again") from e
+    if not isinstance(network, kind):
+        raise TrainingError(f"{path} holds a {type(network).__name__}, not a {kind.__name__}; give the file of one")
     return network.eval()
 
 

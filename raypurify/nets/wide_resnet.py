@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypurify.errors import ConfigError
+from raypurify.nets.encoder import Encoder
 
 MEAN, STD = 0.5, 0.25
 
@@ -24,7 +25,7 @@ def blocks_per_group(depth: int) -> int:
     raise ConfigError(f"network depth {depth} must be 6n + 4 (10, 16, 22, 28, 34, 70 …) or 6n + 2 (32 of the paper)")
 
 
-class WideResNet(nn.Module):
+class WideResNet(Encoder):
     """A WRN-depth-width for images (N, 3, H, W) in [0, 1]; the input is standardised inside.
 
     ``network(images)`` gives logits (N, classes); ``network.latents(images)`` gives R(x), the globally pooled features

@@ -18,7 +18,7 @@ from raypurify.training.guard import Guard
 class Run:
     """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done.
 
-    And of the epoch under way, the steps done and their sums of loss, hits and distance, images, and seconds. ``keep``
+    And of the epoch under way, the steps done and their sums of loss and other figures, images, and seconds. ``keep``
     says which epoch's weights stay, the last or the best.
     """
 
@@ -31,7 +31,7 @@ class Run:
     epochs: int = 0
     stopped: str | None = None
     step: int = 0
-    sums: tuple[float, ...] = (0.0, 0.0, 0.0)
+    sums: tuple[float, ...] = ()
     images: int = 0
     seconds: float = 0.0
 
@@ -72,9 +72,7 @@ class Run:
             message = f"the checkpoint does not fit this network: {e}; train into a new run directory"
             raise TrainingError(message) from e
 
-    def move_to(
-        self, step: int = 0, sums: Sequence[float] = (0.0, 0.0, 0.0), images: int = 0, seconds: float = 0.0
-    ) -> None:
+    def move_to(self, step: int = 0, sums: Sequence[float] = (), images: int = 0, seconds: float = 0.0) -> None:
         """Set where in an epoch the training is, at its beginning by default."""
         self.step, self.sums, self.images, self.seconds = step, tuple(sums), images, seconds
 

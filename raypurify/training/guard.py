@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raypurify.config import TrainingSettings
+from raypurify.config import DenoisingSettings, TrainingSettings
 
 FALL, SHARE = 0.1, 0.5
 
@@ -27,14 +27,15 @@ def collapsed(accuracy: float, clean: float, best: float, best_clean: float) -> 
 @dataclass
 class Guard:
     """Watches the epochs of a training and holds the weights of the best one, by accuracy under attack where that is
-    measured; with ``stops``, it calls for an end when that collapses."""
+    measured, and else ``by`` another figure; with ``stops``, it calls for an end when that collapses."""
 
     best: dict[str, Any] = field(default_factory=dict)
     stops: bool = True
+    by: str = "validation_accuracy"
 
     def watch(self, epoch: int, figures: dict[str, float], weights: dict[str, Tensor]) -> str | None:
         """Take in an epoch's validation figures; a sentence when robustness has collapsed, otherwise None."""
-        clean = figures["validation_accuracy"]
+        clean = figures[self.by]
         accuracy, best = figures.get("validation_pgd_accuracy", clean), self.best
         if best and self.stops and collapsed(accuracy, clean, best["accuracy"], best["clean"]):
             return (
@@ -55,4 +56,5 @@ def guard_of(settings: TrainingSettings) -> Guard | None:
     (True, False)
     """
     stops = getattr(settings, "guard", False)
-    return Guard(stops=stops) if stops or settings.keep == "best" else None
+    by = "validation_psnr" if isinstance(settings, DenoisingSettings) else "validation_accuracy"
+    return Guard(stops=stops, by=by) if stops or settings.keep == "best" else None

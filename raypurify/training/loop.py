@@ -1,4 +1,4 @@
-"""Epochs of training on one worker; data parallel when the model is wrapped, robust when an attack is given."""
+"""Epochs of training on one worker, for any objective; data parallel when the model is wrapped."""
 
 import math
 import time
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypurify.config import TrainingSettings
+from raypurify.config import DenoisingSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
 from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import Run, final_weights
 from raypurify.training.guard import Guard
-from raypurify.training.step import Semantic, objective
+from raypurify.training.step import Objective, classification
 
 WARM_UP = 0.2
 # Steps between looks at the loss: a look makes a GPU wait for the processor.
@@ -30,7 +30,7 @@ def train_epochs(
     settings: TrainingSettings,
     steps_per_epoch: int,
     *,
-    semantic: Semantic | None = None,
+    objective: Objective = classification,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     guard: Guard | None = None,
     seed: int = 0,
@@ -41,30 +41,22 @@ def train_epochs(
 ) -> None:
     """Train ``model`` (bare or wrapped in DistributedDataParallel) in place.
 
-    Minimises eq. 1 of RSFP (cross-entropy and weight decay), or what ``semantic`` says, eq. 7 of RSFP or TRADES: each
-    batch is attacked against the current weights with batch-norm statistics frozen. What stays in ``model`` is the
-    last network, its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep`` says so or the
-    guard stopped.
+    Minimises the ``objective`` of its batches (``step``) and weight decay. What stays in ``model`` is the last network,
+    its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep`` says so or the guard stopped.
 
     ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
     state)`` is called after each epoch with what ``run_epoch`` reports, what ``validate`` says (under the training's
     precision) of the network that would be kept, and a function that gives a checkpoint for ``resume``, to be called
     then and there; ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard``
-    needs ``validation_accuracy`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same on
-    every worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout and attack are
-    seeded by (seed, epoch, step): a resumed run repeats the uninterrupted one.
+    needs the figure that it goes ``by`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same
+    on every worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout, attack and
+    noise are seeded by (seed, epoch, step): a resumed run repeats the uninterrupted one.
 
     Raises TrainingError when an epoch has no batch, the loss is not finite or the checkpoint does not fit.
     """
     network = getattr(model, "module", model)
     device = next(network.parameters()).device
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        settings.lr,
-        settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
+    optimizer = optimizer_of(model, settings)
     total = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
     run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard, settings.keep)
@@ -77,7 +69,7 @@ def train_epochs(
         while run.epochs < settings.epochs and not run.stopped:
             batches = epoch_batches(run.epochs, run.step)
             metrics: dict[str, Any] = run_epoch(
-                model, run, batches, steps_per_epoch, settings, semantic, seed, on_step, on_checkpoint
+                model, run, batches, steps_per_epoch, settings, objective, seed, on_step, on_checkpoint
             )
             # In float32 a multi-step attack would be much of a small set's epoch.
             with precision(settings, device):
@@ -97,57 +89,63 @@ def run_epoch(
     batches: Iterable[Batch],
     steps: int,
     settings: TrainingSettings,
-    semantic: Semantic | None,
+    objective: Objective,
     seed: int,
     on_step: Callable[[int], None],
     on_checkpoint: Callable[[Callable[[], dict[str, Any]]], None] | None,
 ) -> dict[str, float]:
-    """The rest of an epoch's steps. Reports, over this worker's images, the mean ``loss``, the ``accuracy`` on what was
-    trained on (adversarial images where training is robust), their mean ``distance`` where there are distributions,
-    ``seconds`` and ``images_per_second``.
+    """The rest of an epoch's steps. Reports, over this worker's images, the mean ``loss`` and means of what the
+    objective tells, ``seconds`` and ``images_per_second``.
     """
     device = next(run.network.parameters()).device
-    # The attack draws its start on the device it works on, and must not repeat the numbers of the augmentation.
-    crops, starts = torch.Generator(), torch.Generator(device)
+    # An objective draws on the device it works on, and must not repeat the numbers of the augmentation.
+    crops, draws = torch.Generator(), torch.Generator(device)
     begun, count = time.perf_counter() - run.seconds, run.images
-    sums = torch.tensor(run.sums, device=device)
+    told: dict[str, Tensor] = {}
+    sums: Tensor | None = None
     model.train()
     for step, batch in enumerate(batches, run.step):
         first, second, third = np.random.SeedSequence((seed % 2**32, run.epochs, step)).generate_state(3).tolist()
         crops.manual_seed(first)
-        starts.manual_seed(second)
+        draws.manual_seed(second)
         torch.manual_seed(third)
         images = batch.images.to(device, torch.float32).div_(255)
-        labels = batch.labels.to(device)
         images = augmented(images, settings.augment, crops)
-        loss, logits, distances = objective(
-            model, images, labels, batch.clusters, semantic, lambda: precision(settings, device), starts
-        )
+        loss, figures = objective(model, images, batch, lambda: precision(settings, device), draws)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
         if run.average is not None:
             update_average(run.average, run.network, settings.ema, run.schedule.last_epoch)
         run.schedule.step()
-        with torch.no_grad():
-            hits = (logits.argmax(1) == labels).float().mean()
-            sums += torch.stack([loss.detach(), hits, distances.detach().mean()]) * len(labels)
-        count += len(labels)
+        told = {"loss": loss, **figures}
+        means = torch.stack([figure.detach() for figure in told.values()])
+        if sums is None:
+            sums = torch.tensor(run.sums[: len(told)] or [0.0] * len(told), device=device)
+        sums += means * len(images)
+        count += len(images)
         if step % LOOK == 0:
             _check(sums, run.epochs, settings)
-        on_step(len(labels))
+        on_step(len(images))
         due = settings.checkpoint_steps and (step + 1) % settings.checkpoint_steps == 0 and step + 1 < steps
         if on_checkpoint is not None and due:
             run.move_to(step + 1, sums.tolist(), count, time.perf_counter() - begun)
             on_checkpoint(run.checkpoint)
-    if not count:
+    if sums is None:
         raise TrainingError(f"epoch {run.epochs} had no batch: fewer images than workers × batch size")
     _check(sums, run.epochs, settings)
     seconds = time.perf_counter() - begun
-    metrics = dict(zip(("loss", "accuracy", "distance"), (sums / count).tolist()))
-    if semantic is None or semantic.distributions is None:
-        del metrics["distance"]
+    metrics = dict(zip(told, (sums / count).tolist()))
     return metrics | {"seconds": seconds, "images_per_second": count / seconds}
+
+
+def optimizer_of(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Adam for a denoiser whose settings ask for it, with ``momentum`` as its β₁; otherwise SGD, Nesterov's where it
+    has momentum."""
+    how: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if isinstance(settings, DenoisingSettings) and settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), betas=(settings.momentum, 0.999), **how)
+    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, nesterov=settings.momentum > 0, **how)
 
 
 def one_cycle(step: int, total: int) -> float:

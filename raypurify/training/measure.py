@@ -61,20 +61,27 @@ def validate(
     get the figures over all of them, of the first worker's network (the others' batch-norm statistics may be a step
     ahead or behind).
     """
-    if together:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, 0)
+    frozen_statistics(network, together)
     batches = list(batches)
     figures: dict[str, float] = {}
     for name, perturb in {"validation_": None, **({"validation_pgd_": attack} if attack else {})}.items():
         found = measure(network, batches, attack=perturb, distributions=distributions, seed=seed)
         images = found.pop("images")
-        figures |= {name + key: value for key, value in (_mean(found, images, network) if together else found).items()}
+        found = mean_over_workers(found, images, network) if together else found
+        figures |= {name + key: value for key, value in found.items()}
     return figures
 
 
-def _mean(figures: dict[str, float], images: float, network: nn.Module) -> dict[str, float]:
-    """Means over the images of all workers."""
+def frozen_statistics(network: nn.Module, together: bool) -> None:
+    """Put a network into evaluation mode, ``together`` with the first worker's batch-norm statistics on all workers."""
+    network.eval()
+    if together:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def mean_over_workers(figures: dict[str, float], images: float, network: nn.Module) -> dict[str, float]:
+    """Means over the images of all workers, of figures that are means over this worker's ``images``."""
     sums: Tensor = torch.tensor([*figures.values(), 1.0], dtype=torch.float64) * images
     sums = sums.to(next(network.parameters()).device)
     torch.distributed.all_reduce(sums)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from raypurify.clusters.files import load_clusters
 from raypurify.config import Settings, TrainingSettings
@@ -20,12 +21,11 @@ from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import ImageSet, clusters_of, count_classes
 from raypurify.training.guard import guard_of
+from raypurify.training.kinds import kind_of
 from raypurify.training.loop import train_epochs
-from raypurify.training.measure import validate
 from raypurify.training.order import epoch_order, some_of
 from raypurify.training.record import add_line, device_name, keep_lines, read_lines
 from raypurify.training.start import starting_network
-from raypurify.training.step import check_attack, semantic_of
 
 NETWORK, CHECKPOINT, IDENTITY, CURVE = "network.safetensors", "checkpoint.pt", "training.json", "curve.png"
 CHECKED_IMAGES = 1024
@@ -59,9 +59,43 @@ def train_here(
     part: TrainingSettings = settings.robust if robust else settings.baseline
     classes = count_classes(images.labels, held_out.labels)
     architecture = {**settings.network.model_dump(), "classes": classes}
-    steps = len(images) // part.batch_size
+    network = starting_network(settings.robust.init if robust else "random", architecture, settings.seed, baseline)
+    return train_network_here(
+        out,
+        network,
+        images,
+        held_out,
+        part,
+        settings.seed,
+        architecture=architecture,
+        clusters=clusters,
+        every=every,
+        say=say,
+    )
+
+
+def train_network_here(
+    out: Path,
+    network: nn.Module,
+    images: ImageSet,
+    held_out: ImageSet,
+    settings: TrainingSettings,
+    seed: int = 0,
+    *,
+    architecture: dict[str, Any],
+    clusters: Path | None = None,
+    every: int = 1,
+    say: Callable[[str], None] = _say,
+) -> list[dict[str, Any]]:
+    """Train any ``network``, in place, for what the type of ``settings`` says (``training.kinds``), as ``train_here``.
+
+    ``architecture`` says in JSON what is trained, so that no checkpoint of another network is gone on from.
+
+    Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
+    """
+    steps = len(images) // settings.batch_size
     if not steps:
-        raise DataError(f"{len(images)} images do not fill one batch of {part.batch_size}: lower batch_size")
+        raise DataError(f"{len(images)} images do not fill one batch of {settings.batch_size}: lower batch_size")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     distributions, own, inputs = None, None, [*vars(images).values(), *vars(held_out).values()]
     if clusters:
@@ -69,43 +103,35 @@ def train_here(
         own = clusters_of(images.rows, cluster_of_row, distributions.clusters)
         inputs += [own, *(tensor.numpy() for tensor in distributions.state().values())]
         distributions = distributions.to(device)
-    network = starting_network(settings.robust.init if robust else "random", architecture, settings.seed, baseline)
-    if distributions and distributions.dim != network.dim:
-        raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
-    semantic = semantic_of(settings.robust, distributions) if robust else None
+        if distributions.dim != network.dim:
+            raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
+    kind = kind_of(settings, distributions)
     digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in inputs]
-    decisive = part.model_dump(exclude={"checkpoint_steps"})
-    identity = {"settings": decisive, "network": architecture, "seed": settings.seed, "images": digests}
+    decisive = settings.model_dump(exclude={"checkpoint_steps"})
+    identity = {"settings": decisive, "network": architecture, "seed": seed, "images": digests}
     resume = _resume(out, identity, say)
-
-    checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, settings.seed))
-    check = partial(
-        validate,
-        batches=list(checked.batches(np.arange(len(checked)), 256)),
-        attack=check_attack(settings.robust.attack) if robust else None,
-        distributions=distributions,
-    )
+    checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, seed))
 
     def epoch_batches(epoch: int, first: int) -> Iterator[Batch]:
-        order = epoch_order(len(images), epoch, settings.seed)[first * part.batch_size : steps * part.batch_size]
-        return images.batches(order, part.batch_size, own)
+        order = epoch_order(len(images), epoch, seed)[first * settings.batch_size : steps * settings.batch_size]
+        return images.batches(order, settings.batch_size, own)
 
     def on_epoch(epoch: int, metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
         # The line first: a checkpoint never knows of an epoch that the metrics lack.
         add_line(out, epoch, metrics | {"device": device_name(device)})
-        say(_line(epoch, part.epochs, metrics))
-        if (epoch + 1) % every == 0 or epoch + 1 == part.epochs or "note" in metrics:
+        say(_line(epoch, settings.epochs, metrics))
+        if (epoch + 1) % every == 0 or epoch + 1 == settings.epochs or "note" in metrics:
             write_checkpoint(out / CHECKPOINT, state())
 
     train_epochs(
         network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stubs lack it
         epoch_batches,
-        part,
+        settings,
         steps,
-        semantic=semantic,
-        validate=check,
-        guard=guard_of(part),
-        seed=settings.seed,
+        objective=kind.objective,
+        validate=partial(kind.validate, batches=list(checked.batches(np.arange(len(checked)), 256))),
+        guard=guard_of(settings),
+        seed=seed,
         resume=resume,
         on_checkpoint=lambda state: write_checkpoint(out / CHECKPOINT, state()),
         on_epoch=on_epoch,
@@ -143,6 +169,7 @@ def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:
         "distance": "distance",
         "validation_accuracy": "accuracy",
         "validation_pgd_accuracy": "under PGD",
+        "validation_psnr": "PSNR",
     }
     facts = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in names.items() if key in metrics)
     text = f"epoch {epoch + 1}/{epochs}: {facts}, {metrics['images_per_second']:,.0f} images/s"

@@ -1,9 +1,16 @@
-"""The objective of one batch: attack it where training is robust, and put the loss together."""
+"""The objectives of one batch: what a step of each kind of training minimises, and what it tells.
+
+An ``Objective`` is called with the model in training mode, bare or wrapped for data parallelism, the batch's augmented
+images (N, 3, H, W) in [0, 1] on the model's device, the batch as it came, the precision's context for passes through
+the model, and a generator on that device. It gives the loss, a scalar to differentiate, and scalars by name, means over
+the batch. ``classification`` is one; ``robust`` and ``denoising.denoising`` are with their first argument, as
+``kinds.kind_of`` gives it to them.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +22,12 @@ from raypurify.attacks.tpgd import divergence_from
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import AttackSettings, RobustTrainingSettings
 from raypurify.errors import ConfigError
+from raypurify.training.batch import Batch
 from raypurify.training.losses import robust_semantic_loss, trades_loss
+
+Figures: TypeAlias = dict[str, Tensor]
+Autocast: TypeAlias = Callable[[], AbstractContextManager]
+Objective: TypeAlias = Callable[[nn.Module, Tensor, Batch, Autocast, torch.Generator | None], tuple[Tensor, Figures]]
 
 FAST_STEP = 1.25
 CHECK_STEPS = 10
@@ -59,28 +71,33 @@ def check_attack(settings: AttackSettings) -> PGD:
     return PGD(settings.eps, settings.norm, max(CHECK_STEPS, settings.steps))
 
 
-def objective(
+def classification(
+    model: nn.Module, images: Tensor, batch: Batch, autocast: Autocast, generator: torch.Generator | None = None
+) -> tuple[Tensor, Figures]:
+    """Cross-entropy, eq. 1 of RSFP without its weight decay; an ``Objective``. Tells the ``accuracy``."""
+    labels = batch.labels.to(images.device)
+    with autocast():
+        logits = model(images)
+    logits = logits.float()
+    return F.cross_entropy(logits, labels), {"accuracy": _accuracy(logits, labels)}
+
+
+def robust(
+    semantic: Semantic,
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
-    clusters: Tensor | None,
-    semantic: Semantic | None,
-    autocast: Callable[[], AbstractContextManager],
+    batch: Batch,
+    autocast: Autocast,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of one batch, the logits (N, classes) of what was trained on, and its distances (N,) (0 without any).
+) -> tuple[Tensor, Figures]:
+    """PGD adversarial training or TRADES, plus α times the distances of the adversarial latents; with its first
+    argument an ``Objective``. The attack sees batch-norm statistics frozen and leaves them alone.
 
-    ``model`` is in training mode, bare or wrapped for data parallelism; images (N, 3, H, W) in [0, 1]. With
-    distributions it is a WideResNet, which tells its latents.
-    Without ``semantic`` the loss is cross-entropy; with it, PGD adversarial training or TRADES, plus α times the
-    distances of the adversarial latents. The attack sees batch-norm statistics frozen and leaves them alone.
+    Tells the ``accuracy`` on the adversarial images, and where there are distributions the mean ``distance`` of their
+    latents: ``model`` is then a WideResNet.
     """
     network = getattr(model, "module", model)
-    if semantic is None:
-        with autocast():
-            logits = model(images)
-        logits = logits.float()
-        return F.cross_entropy(logits, labels), logits, logits.new_zeros(len(labels))
+    labels = batch.labels.to(images.device)
     trades = semantic.loss == "trades"
     network.eval()
     rise = None
@@ -100,12 +117,18 @@ def objective(
         # still holds them (pytorch#175024). The gradients of both meet in the parameters, where it averages them once.
         clean = network(images).float() if trades else None
     logits = logits.float()
+    figures = {"accuracy": _accuracy(logits, labels)}
     distances = logits.new_zeros(len(labels))
     if semantic.distributions is not None:
-        assert clusters is not None  # a batch names them where there are distributions
-        distances = semantic.distributions.own_distance(latents, clusters.to(latents.device))
+        assert batch.clusters is not None  # a batch names them where there are distributions
+        distances = semantic.distributions.own_distance(latents, batch.clusters.to(latents.device))
+        figures["distance"] = distances.mean()
     if clean is not None:
         loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * distances.mean()
     else:
         loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
-    return loss, logits, distances
+    return loss, figures
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(1) == labels).float().mean()

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from planted_images import cut, planted
@@ -11,9 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from raypurify.attacks import PGD
 from raypurify.config import TrainingSettings
 from raypurify.nets import WideResNet
-from raypurify.training import Semantic, epoch_order, train_epochs, validate
+from raypurify.training import Semantic, epoch_order, robust, train_epochs, validate
 from raypurify.training.guard import Guard
-from raypurify.training.step import objective
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=32, lr=0.05, precision="float32", ema=0.5)
 WORKERS = 2
@@ -24,15 +24,14 @@ def work(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORKERS)
     torch.manual_seed(0)
     network = WideResNet(10, 1, 2)
-    semantic = Semantic(PGD(eps=0.5, norm="l2", steps=1), None, 0.0, "trades")
+    objective = partial(robust, Semantic(PGD(eps=0.5, norm="l2", steps=1), None, 0.0, "trades"))
     batch, held_out = planted(128, seed=1), planted(50, seed=2)
 
     # The gradient of TRADES, whose two passes share their weights, is the mean over the workers.
     one = next(cut(batch, 16, torch.from_numpy(epoch_order(128, 0, 0, rank, WORKERS))))
 
     def gradient(model):
-        arguments = (model.train(), one.images / 255, one.labels, None, semantic)
-        loss, _, _ = objective(*arguments, nullcontext, torch.Generator().manual_seed(0))
+        loss, _ = objective(model.train(), one.images / 255, one, nullcontext, torch.Generator().manual_seed(0))
         loss.backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -46,7 +45,7 @@ def work(rank: int, folder: str) -> None:
         lambda epoch, first: cut(batch, 16, torch.from_numpy(epoch_order(128, epoch, 0, rank, WORKERS))),
         SETTINGS,
         4,
-        semantic=semantic,
+        objective=objective,
         validate=lambda kept: validate(
             kept, cut(held_out, 10, torch.arange(rank, 50, WORKERS)), PGD(eps=0.5, norm="l2"), together=True
         ),

@@ -1,6 +1,7 @@
 """Catastrophic overfitting: the rule on recorded curves, what the loop does, and a network that really overfits so."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from planted_images import clone, cut, planted
 
 from raypurify.config import AttackSettings, TrainingSettings
 from raypurify.nets import WideResNet
-from raypurify.training import Semantic, measure, train_epochs, validate
+from raypurify.training import Semantic, measure, robust, train_epochs, validate
 from raypurify.training.checkpoint import final_weights
 from raypurify.training.guard import Guard, guard_of
 from raypurify.training.step import check_attack, inner_attack
@@ -141,7 +142,7 @@ def adversarial(network, images, steps, epochs, guard=None):
         lambda epoch, first: cut(batch, 32, torch.randperm(256, generator=torch.Generator().manual_seed(epoch))),
         settings,
         8,
-        semantic=Semantic(inner_attack(attack), None, 0.0),
+        objective=partial(robust, Semantic(inner_attack(attack), None, 0.0)),
         validate=lambda kept: validate(kept, held_out, check_attack(attack)),
         guard=guard,
         on_epoch=lambda epoch, metrics, state: told.append(metrics),

@@ -1,6 +1,7 @@
 """Training on small planted problems: what each part of the objective does, and that a resumed run is the same run."""
 
 import math
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -12,7 +13,16 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.nets import WideResNet
-from raypurify.training import Batch, Semantic, measure, robust_semantic_loss, train_epochs, validate
+from raypurify.training import (
+    Batch,
+    Semantic,
+    classification,
+    measure,
+    robust,
+    robust_semantic_loss,
+    train_epochs,
+    validate,
+)
 from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
 from raypurify.training.checkpoint import final_weights, read_checkpoint, write_checkpoint
 
@@ -20,11 +30,15 @@ STEPS = 6
 SETTINGS = TrainingSettings(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
 
 
+def semantic(how: Semantic):
+    return partial(robust, how)
+
+
 def batches(epoch: int, first: int):
     return islice(cut(planted(STEPS * 32, seed=epoch), 32), first, None)
 
 
-def trained(semantic=None, settings=SETTINGS, resume=None, init=None, dropout=0.0, **more):
+def trained(objective=classification, settings=SETTINGS, resume=None, init=None, dropout=0.0, **more):
     torch.manual_seed(0)
     network = WideResNet(10, 1, classes=2, dropout=dropout)
     if init is not None:
@@ -35,7 +49,9 @@ def trained(semantic=None, settings=SETTINGS, resume=None, init=None, dropout=0.
         losses.append(metrics["loss"])
         states.append(clone(state()))
 
-    train_epochs(network, batches, settings, STEPS, semantic=semantic, seed=3, resume=resume, on_epoch=on_epoch, **more)
+    train_epochs(
+        network, batches, settings, STEPS, objective=objective, seed=3, resume=resume, on_epoch=on_epoch, **more
+    )
     return network.eval(), losses, states
 
 
@@ -93,12 +109,12 @@ def test_resumed_run_is_the_uninterrupted_one(baseline):
 
 def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(distributions):
     """Momentum, averaged weights, dropout, random starts of the attack, TRADES, bfloat16."""
-    semantic = Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1, loss="trades")
+    objective = semantic(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1, loss="trades"))
     settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "precision": "bfloat16"})
     torch.rand(5)
-    network, losses, states = trained(semantic, settings, dropout=0.3)
+    network, losses, states = trained(objective, settings, dropout=0.3)
     torch.rand(17)
-    again, rest, _ = trained(semantic, settings, dropout=0.3, resume=states[0])
+    again, rest, _ = trained(objective, settings, dropout=0.3, resume=states[0])
     assert rest == losses[1:]
     assert same(network, again)
     assert all(torch.equal(network.state_dict()[name], value) for name, value in final_weights(states[-1]).items())
@@ -106,7 +122,7 @@ def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(d
 
 @pytest.mark.parametrize("place", [(0, 2), (1, 4)])
 def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one(distributions, tmp_path, place):
-    semantic = Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1)
+    objective = semantic(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1))
     settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "checkpoint_steps": 2})
     places = []
 
@@ -116,10 +132,10 @@ def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one(distributions, t
         if places[-1] == place:
             write_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
 
-    network, losses, _ = trained(semantic, settings, dropout=0.3, on_checkpoint=hold)
+    network, losses, _ = trained(objective, settings, dropout=0.3, on_checkpoint=hold)
     assert places == [(0, 2), (0, 4), (1, 2), (1, 4)]
     found = read_checkpoint(tmp_path / "checkpoint.pt")
-    again, rest, _ = trained(semantic, settings, dropout=0.3, resume=found)
+    again, rest, _ = trained(objective, settings, dropout=0.3, resume=found)
     assert rest == losses[place[0] :]
     assert same(network, again)
 
@@ -142,7 +158,7 @@ def test_an_epoch_reports_its_figures(distributions):
         batches,
         SETTINGS.model_copy(update={"epochs": 1}),
         STEPS,
-        semantic=Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1),
+        objective=semantic(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1)),
         validate=lambda network: validate(network, iter(held_out), attack, distributions),
         on_epoch=lambda epoch, metrics, state: reports.append(metrics),
     )
@@ -164,7 +180,7 @@ def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(ba
     images = held_out.images.float() / 255
 
     def mean_distance(alpha):
-        network, _, _ = trained(Semantic(attack, distributions, alpha), init=baseline[0])
+        network, _, _ = trained(semantic(Semantic(attack, distributions, alpha)), init=baseline[0])
         adversarial = attack(network, images, held_out.labels, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return float(distributions.own_distance(network.latents(adversarial), held_out.labels).mean())
@@ -176,7 +192,7 @@ def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(ba
 @pytest.mark.parametrize(("loss", "passes"), [("ce", 1), ("trades", 2)])
 def test_batch_norm_statistics_are_updated_by_the_training_pass_alone(distributions, loss, passes):
     """TRADES trains on two passes, the clean and the adversarial one."""
-    network, _, _ = trained(Semantic(PGD(eps=0.5, norm="l2", steps=3), distributions, 0.1, loss))
+    network, _, _ = trained(semantic(Semantic(PGD(eps=0.5, norm="l2", steps=3), distributions, 0.1, loss)))
     counts = {int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     assert counts == {SETTINGS.epochs * STEPS * passes}
 
@@ -211,7 +227,7 @@ def test_all_images_in_a_single_cluster_train(baseline):
         all_in_one,
         SETTINGS.model_copy(update={"epochs": 1}),
         1,
-        semantic=Semantic(PGD(eps=0.5, norm="l2", steps=1), single, 0.1),
+        objective=semantic(Semantic(PGD(eps=0.5, norm="l2", steps=1), single, 0.1)),
         on_epoch=lambda epoch, metrics, state: reports.append(metrics),
     )
     assert 0 < reports[0]["distance"] < 1e4
