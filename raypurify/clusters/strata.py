@@ -99,15 +99,11 @@ class Strata:
 
     def to(self, device: torch.device | str) -> "Strata":
         """A copy on another device."""
-        return replace(self, **{name: part.to(device) for name, part in self._tensors().items()})
+        return replace(self, **{name: part.to(device) for name, part in self.state().items()})
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors to store: mean, components, centroids, features, labels.
-
-        Features as float16 where that takes no more than 2⁻¹⁰ of the largest from any, as it does unless they are huge
-        or tiny.
-        """
-        return self._tensors() | {"features": _half(self.features)}
+        """The tensors to store: mean, components, centroids, features, labels."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], neighbours: int) -> "Strata":
@@ -146,9 +142,6 @@ class Strata:
         floats = (part.float() for part in (mean, components, centroids, features))
         return cls(*floats, labels.long(), neighbours)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
-
 
 class FittedStrata(NamedTuple):
     """Strata of n training latents, their ``rows`` (n,), numbers ascending, the ``labels`` (n,) of these, both int64,
@@ -183,7 +176,7 @@ def fit_strata(latents: Array | EachBlock, settings: StrataSettings, seed: int =
     kept, others = np.sort(order[: settings.keep]), order[settings.keep :][:_MEASURED]
     centroids, labels, every = (torch.from_numpy(part) for part in (found.centroids, found.labels, features))
     basis = torch.from_numpy(mean), torch.from_numpy(components)
-    strata = Strata(*basis, centroids, _half(every[kept]).float(), labels[kept], settings.neighbours)
+    strata = Strata(*basis, centroids, halved(every[kept]).float(), labels[kept], settings.neighbours)
     agreement = 1.0
     if len(others):
         among_kept, among_all = (
@@ -233,6 +226,12 @@ class Project(NamedTuple):
         return block.numbers, found
 
 
-def _half(features: Tensor) -> Tensor:
+def halved(features: Tensor) -> Tensor:
+    """``features`` as float16 where that takes no more than 2⁻¹⁰ of the largest from any, which it does not unless they
+    are huge or tiny; else as they are. Those of :func:`fit_strata` lose nothing.
+
+    >>> halved(torch.tensor([0.5])).dtype, halved(torch.tensor([1e6])).dtype
+    (torch.float16, torch.float32)
+    """
     half = features.half()
     return half if (half.float() - features).abs().amax() <= _LOSS * features.abs().amax() else features

@@ -42,9 +42,11 @@ def refine_dictionaries(
     torch.Size([5, 1, 3, 2, 2])
     """
     bank = dictionary.expand(len(signal), *dictionary.shape) if dictionary.ndim == 4 else dictionary[index]
+    if not len(signal) or not alternations:
+        return bank
     parts = max(1, _PIXELS // (signal.shape[2] * signal.shape[3]))
     refined = [_refined(*pair, lmbda, alternations, rel_tol) for pair in zip(bank.split(parts), signal.split(parts))]
-    return torch.cat(refined) if refined else bank
+    return torch.cat(refined)
 
 
 def _refined(bank: torch.Tensor, signal: torch.Tensor, lmbda: float, count: int, rel_tol: float) -> torch.Tensor:

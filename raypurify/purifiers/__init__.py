@@ -1,9 +1,9 @@
 """Purifiers: objects that take images and give back images without the perturbation.
 
 A purifier has ``purify(images)``, which gives a :class:`Purified`: images of the same size and what was done to each
-(``base``). A :class:`Bundled` one, such as :class:`RSFP`, is made from a bundle and rewrites the high part of an image
-(``rewriting``); every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch`` takes
-images of any sizes, as pixels or as files, through one of them.
+(``base``). A :class:`Bundled` one, :class:`RSFP` or :class:`STL`, is made from a bundle and rewrites the high part of
+an image (``rewriting``); every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch``
+takes images of any sizes, as pixels or as files, through one of them.
 
 To add a purifier: one file with a frozen dataclass of its settings, most easily a ``transform.Transform``, which turns
 a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find it there, and
@@ -23,6 +23,7 @@ from raypurify.purifiers.resize_pad import ResizePad
 from raypurify.purifiers.rsfp import RSFP
 from raypurify.purifiers.rsfp_global import GlobalRSFP, learn_global_dictionary, load_global_rsfp
 from raypurify.purifiers.squeezing import BitDepth, Median
+from raypurify.purifiers.stl import STL
 from raypurify.purifiers.tvm import TotalVariation
 
 PURIFIERS: dict[str, Callable[..., Purifier]] = {
@@ -43,6 +44,7 @@ __all__ = [
     "JPEG",
     "PURIFIERS",
     "RSFP",
+    "STL",
     "BitDepth",
     "Bundled",
     "GlobalRSFP",
