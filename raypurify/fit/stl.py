@@ -26,9 +26,7 @@ def _strata(fit: Fit, folder: Place, prepared: StageOutput, latents: StageOutput
     from raypurify.fit.strata import find_strata
 
     settings, rows, side = fit.settings, fit.source.rows, fit.settings.data.image_size
-    return find_strata(
-        folder, latents.folder, prepared.folder, fit.classes, rows, side, settings.strata, settings.seed
-    )
+    return find_strata(folder, latents.folder, prepared.folder, fit.classes, rows, side, settings.strata, settings.seed)
 
 
 def _calibrate(

@@ -96,16 +96,12 @@ def _find(
     (folder / FOUND).write(save({name: part.contiguous() for name, part in found.strata.state().items()}))
     # The last: with it the strata are whole.
     sizes = np.bincount(found.labels, minlength=found.strata.count).tolist()
-    write_json(
-        folder / FACTS, {"sizes": sizes, "agreement": found.agreement, "near": [rows.tolist() for rows in near]}
-    )
+    write_json(folder / FACTS, {"sizes": sizes, "agreement": found.agreement, "near": [rows.tolist() for rows in near]})
 
 
 def _draw(folder: Place, prepared: Place, facts: dict[str, Any], source_rows: int, side: int) -> None:
     near = [np.array(rows, np.int64) for rows in facts["near"]]
-    copies = fetch_samples(
-        folder / SHOWN, (prepared / TRAIN).files(".parquet"), near, source_rows, lambda note: None
-    )
+    copies = fetch_samples(folder / SHOWN, (prepared / TRAIN).files(".parquet"), near, source_rows, lambda note: None)
     # A sample comes by its rows: back to nearest first.
     images = [read_sample(copies, k, side)[np.argsort(np.argsort(rows))] for k, rows in enumerate(near)]
     (folder / PICTURE).write(strata_sheet(facts["sizes"], images))
