@@ -9,8 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-from raypurify.fit.run import STAGES
+from raypurify.fit.graphs import begun_stages
 from raypurify.runtime.stages import MARKER
+from raypurify.storage import resolve
 from raypurify.training.record import read_lines
 
 RESULTS = Path(__file__).parent / "results" / "cifar10-fit.json"
@@ -32,7 +33,7 @@ def main() -> None:
 def record(run: Path) -> dict:
     """Seconds of every complete stage, and the metrics of its epochs where it trained."""
     stages = {}
-    for name in STAGES:
+    for name in begun_stages(resolve(run))[1]:
         if (run / name / MARKER).exists():
             marker = json.loads((run / name / MARKER).read_text("utf-8"))
             stages[name] = {"seconds": marker["seconds"], "epochs": read_lines(run / name)}

@@ -5,6 +5,8 @@
 The arguments are those of ``raypurify fit``; the job ends after the stage ``latents``, and any later one into the same
 run directory goes on from there. Paths are looked up on the cluster, so give absolute ones, or URIs. The last line of
 its output is JSON.
+
+Every method has this stage: give the preset, or ``--method``.
 """
 
 from raypurify.cli.job import run_job

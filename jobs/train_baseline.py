@@ -5,6 +5,8 @@
 The arguments are those of ``raypurify fit``; the job ends after the stage ``baseline``, and any later one into the same
 run directory goes on from there. Paths are looked up on the cluster, so give absolute ones, or URIs. The last line of
 its output is JSON.
+
+This stage is of the method rsfp. Of stl it is ``jobs/fit.py --preset cifar10-stl … --until dae``.
 """
 
 from raypurify.cli.job import run_job

@@ -83,19 +83,13 @@ class DenoisingSettings(TrainingSettings):
 
 
 class DaeSettings(DenoisingSettings):
-    """Settings of STL's denoising auto-encoder, and of its training; σ, the loss and the width are the authors'."""
+    """Settings of STL's denoising auto-encoder, and of its training; σ, the loss and the width are the authors'.
 
-    width: int = Field(32, ge=1, description="channels of every layer")
+    >>> DaeSettings().noise
+    0.15
+    """
 
-
-class StrataSettings(_Settings):
-    """Settings of STL's strata: clusters of latents over all classes together, and the vote among neighbours."""
-
-    count: int = Field(4, ge=1, description="number of strata; STL's, which takes 10 for whole ImageNet")
-    components: int = Field(128, ge=1, description="of the PCA that comes first; at most what there are")
-    neighbours: int = Field(15, ge=1, description="training images that vote")
-    keep: int = Field(10_000, ge=1, description="training images that the bundle keeps to vote")
-    n_init: int = Field(10, ge=1)
+    width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
 
 
 class AttackSettings(_Settings):
@@ -139,20 +133,6 @@ class RobustTrainingSettings(TrainingSettings):
         if self.loss == "trades" and not self.attack.random_start:
             raise ValueError("loss trades needs attack.random_start: its divergence has no slope at the clean image")
         return self
-
-
-class DaeSettings(TrainingSettings):
-    """Settings of STL's denoising auto-encoder and of its training, on clean images and on noised ones.
-
-    >>> DaeSettings().noise
-    0.15
-    """
-
-    epochs: int = Field(20, ge=1)
-    lr: float = Field(0.05, gt=0)
-    augment: Literal["crop", "resized_crop", "none"] = Field("none", description="crop: for images as small as 32²")
-    width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
-    noise: float = Field(0.15, ge=0, le=1, description="standard deviation of Gaussian noise on inputs; pixels in 0–1")
 
 
 class ClusterSettings(_Settings):

@@ -116,6 +116,30 @@ def elbow_curves(classes: Sequence[str], curves: Sequence[dict[int, float]], cho
     return png(figure)
 
 
+def strata_sheet(sizes: Sequence[int], images: Sequence[np.ndarray]) -> bytes:
+    """A PNG of strata: left how many images are in each, right those nearest to its centroid, (n, 3, S, S) uint8."""
+    columns, count = max(1, *map(len, images)), len(sizes)
+    figure, axes = pyplot().subplots(
+        count,
+        columns + 1,
+        figsize=(0.9 * columns + 3, 0.9 * count + 0.5),
+        layout="constrained",
+        squeeze=False,
+        gridspec_kw={"width_ratios": [2.5, *[1] * columns]},
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for k, (size, near) in enumerate(zip(sizes, images)):
+        axes[k, 0].barh([0], [size], color=f"C{k % 10}")
+        axes[k, 0].set(xlim=(0, 1.05 * max(sizes)), xlabel=f"{size:,} images, {size / sum(sizes):.0%}")
+        axes[k, 0].xaxis.label.set_size(8)
+        axes[k, 0].set_ylabel(f"stratum {k}", fontsize=9)
+        for axis, pixels in zip(axes[k, 1:], near):
+            axis.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+    return png(figure)
+
+
 def pyplot() -> Any:
     """matplotlib's pyplot, drawing to memory; imported by those who draw."""
     import matplotlib

@@ -35,7 +35,8 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            if "small_run" in (REPOSITORY / file).read_text():
+            text = (REPOSITORY / file).read_text()
+            if "small_run" in text or "small_stl_run" in text:
                 return "fit"
             return "tests/serve" if file.startswith("tests/serve/") else file
 
@@ -192,3 +193,31 @@ def small_run(local_ray, small_set, small_settings, small_samples, tmp_path_fact
 def tiny_bundle(small_run) -> Path:
     """A bundle that ``fit`` made of the small set: 3 classes, 5×5 atoms."""
     return small_run / "bundle"
+
+
+@pytest.fixture(scope="session")
+def small_stl_settings():
+    """As ``small_settings``, of the method stl."""
+    from raypurify.config import Settings
+
+    return Settings.model_validate(
+        {
+            "method": "stl",
+            "name": "small-stl",
+            "data": {"image_size": 16, "validation": 24},
+            "dae": {"width": 4, "epochs": 2, "batch_size": 32, "precision": "float32", "workers": 1},
+            "strata": {"count": 3, "components": 8, "neighbours": 3, "keep": 60, "n_init": 2},
+            "dictionaries": {"atoms": 6, "size": 5, "images": 4, "image_size": 20, "actors": 1},
+            "calibration": {"images": 12},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def small_stl_run(local_ray, small_set, small_stl_settings, tmp_path_factory) -> Path:
+    """The run directory of a complete fit of the method stl."""
+    from raypurify.fit.run import fit
+
+    run_dir = tmp_path_factory.mktemp("small-stl-run")
+    fit([str(small_set)], small_stl_settings, run_dir)
+    return run_dir

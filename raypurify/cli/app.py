@@ -94,10 +94,15 @@ def fit(
     more_data: Annotated[
         list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Settings by name: tiny, cifar10, imagenet10, paper …")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings by name: tiny, cifar10, imagenet10, paper, tiny-stl, cifar10-stl …")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a YAML file.")] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="What to fit, rsfp or stl; default: what the settings say, else rsfp.")
     ] = None,
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
@@ -106,7 +111,11 @@ def fit(
     follow_links: FollowLinks = False,
     image_member: ImageMember = None,
     until: Annotated[
-        str | None, typer.Option(help="End after this stage: prepare, baseline, latents, clusters …")
+        str | None,
+        typer.Option(
+            help="End after this stage. Of rsfp: prepare, baseline, latents, clusters, samples, dictionaries, "
+            "robust_first, robust, calibrate; of stl: prepare, dae, latents, strata, samples, dictionaries, calibrate."
+        ),
     ] = None,
     address: Address = None,
     log_format: LogFormat = None,
@@ -117,7 +126,7 @@ def fit(
 
     if not preset and not config:
         raise typer.BadParameter(f"give --preset ({', '.join(presets())}) or --config", param_hint="--preset")
-    settings = load_settings(preset, config, tuple(set or ()))
+    settings = load_settings(preset, config, (*(set or ()), *([f"method={method}"] if method else [])))
     made = run(
         [*data, *(more_data or [])],
         settings,
@@ -131,7 +140,7 @@ def fit(
         follow_links=follow_links,
         until=until,
     )
-    tell(**{until or "bundle": str(made)})
+    tell(**{until or "bundle": str(made)}, method=settings.method)
     print(f"{until or 'bundle'}: {made}" + (f" ({settings.note})" if settings.note and not until else ""))
 
 

@@ -13,7 +13,7 @@ from raypurify.containers.passed_over import passed_over_text
 from raypurify.containers.sink import status
 from raypurify.errors import SinkError
 from raypurify.evaluation.retrain import STAGES as RETRAINING
-from raypurify.fit.run import OPTIONAL, STAGES
+from raypurify.fit.graphs import begun_stages
 from raypurify.methods import method_of
 from raypurify.runtime.progress import duration
 from raypurify.runtime.stages import MARKER, resolved_run, stage_lines
@@ -44,7 +44,7 @@ def bundle_text(facts: BundleFacts) -> str:
     if settings.note:
         lines["note"] = settings.note
     text = [f"{name:13} {line}" for name, line in lines.items()]
-    for name in ("clean", "attacked"):
+    for name in ("clean", "purified", "attacked"):
         if (figures := manifest.measured.get(name)) is None:
             continue
         text.append(f"  {name}, n = {figures['images']}")
@@ -68,13 +68,13 @@ def status_facts(folder: str) -> dict[str, Any]:
     Raises SinkError where it is none of these.
     """
     run_dir = resolved_run(folder)
-    for kind, stages in (("fit", STAGES), ("retrain", RETRAINING)):
-        begun = {name for name in stages if (run_dir / name / MARKER).kind == "file"}
-        if begun:
-            names = tuple(name for name in stages if name not in OPTIONAL or name in begun)
-            lines = [dict(zip(("name", "state", "text"), line)) for line in stage_lines(run_dir, names)]
-            complete = all(line["state"] == "complete" for line in lines)
-            return {"kind": kind, "complete": complete, "stages": lines}
+    method, fitted = begun_stages(run_dir)
+    retrained = any((run_dir / name / MARKER).kind == "file" for name in RETRAINING)
+    if fitted or retrained:
+        about = {"kind": "fit", "method": method} if fitted else {"kind": "retrain"}
+        names = fitted or RETRAINING
+        lines = [dict(zip(("name", "state", "text"), line)) for line in stage_lines(run_dir, names)]
+        return about | {"complete": all(line["state"] == "complete" for line in lines), "stages": lines}
     try:
         job = status(folder)
     except SinkError as error:

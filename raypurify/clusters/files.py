@@ -104,11 +104,11 @@ def write_clusters(
     curves: list[dict[int, float]],
 ) -> None:
     """Write the three files of all clusters into ``folder``, the module's docstring says which."""
-    folder, rows = resolve(folder), io.BytesIO()
-    np.save(rows, cluster_of_row)
+    folder = resolve(folder)
     facts = {"form": form, "cluster_class": cluster_class, "sizes": sizes.tolist(), "wcss": curves}
-    for name, data in ((DISTRIBUTIONS, save(state)), (OF_ROW, rows.getvalue()), (FACTS, json.dumps(facts).encode())):
-        (folder / name).write(data)
+    (folder / DISTRIBUTIONS).write(save(state))
+    write_labels(folder, cluster_of_row)
+    (folder / FACTS).write(json.dumps(facts).encode())
 
 
 def load_clusters(folder: Where) -> tuple[ClusterDistributions, np.ndarray]:
@@ -120,10 +120,31 @@ def load_clusters(folder: Where) -> tuple[ClusterDistributions, np.ndarray]:
         place = resolve(folder)
         form = json.loads((place / FACTS).read())["form"]
         state = safetensors.torch.load((place / DISTRIBUTIONS).read())
-        cluster_of_row = np.load(io.BytesIO((place / OF_ROW).read()), allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
-        raise TrainingError(f"cannot read the clusters in {folder}: {e}; give the clusters folder of a fit") from e
-    return ClusterDistributions.from_state(state, form=form), cluster_of_row
+        raise _unreadable(folder, e) from e
+    return ClusterDistributions.from_state(state, form=form), load_labels(place)
+
+
+def load_labels(folder: Where) -> np.ndarray:
+    """Read the global cluster index of every source row, (rows,) int64; −1: not a training image.
+
+    Raises TrainingError naming the folder where the file is missing or damaged.
+    """
+    try:
+        return np.load(io.BytesIO((resolve(folder) / OF_ROW).read()), allow_pickle=False)
+    except (OSError, ValueError, ImportError) as e:
+        raise _unreadable(folder, e) from e
+
+
+def write_labels(folder: Where, cluster_of_row: np.ndarray) -> None:
+    """Write the file that ``load_labels`` reads."""
+    rows = io.BytesIO()
+    np.save(rows, cluster_of_row)
+    (resolve(folder) / OF_ROW).write(rows.getvalue())
+
+
+def _unreadable(folder: Where, error: Exception) -> TrainingError:
+    return TrainingError(f"cannot read the clusters in {folder}: {error}; give the clusters folder of a fit")
 
 
 def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:

@@ -1,13 +1,14 @@
-"""The latents of one class: a block in memory where they fit, else blocks in the cluster's object store."""
+"""The latents of one class, or of all: a block in memory where they fit, else blocks in the cluster's object store."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypurify.clusters.blocks import Block, EachBlock
+from raypurify.clusters.blocks import Block, EachBlock, Pass, T
 from raypurify.errors import DataError
 from raypurify.storage import Place
 
@@ -90,6 +91,17 @@ def open_class(pieces: list[Piece], block_bytes: int) -> ClassLatents:
     order = np.argsort(numbers)
     block = Block(latents[order], numbers[order], keep=True)
     return ClassLatents(lambda look: [look(block)], block)
+
+
+def telling_passes(each_block: EachBlock, what: str, progress: Any) -> EachBlock:
+    """``each_block`` with the number of the pass in the stage's progress: many latents take long."""
+    passes = itertools.count(1)
+
+    def counted(look: Pass[T]) -> Iterable[T]:
+        progress.add.remote(0, f"{what}: pass {next(passes)}")
+        return each_block(look)
+
+    return counted
 
 
 def _on_cluster(blocks: list[list[Piece]]) -> EachBlock:

@@ -1,13 +1,11 @@
 """The clusters stage: per-class k-means with the elbow, and the distributions of all clusters, a Ray task a class."""
 
-import itertools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from raypurify.clusters.blocks import EachBlock, Pass, T
 from raypurify.clusters.class_clusters import ClassSums, cluster_class, sum_class
 from raypurify.clusters.covariance import Spectrum
 from raypurify.clusters.estimates import assemble, common_spectrum
@@ -15,7 +13,7 @@ from raypurify.clusters.files import class_path, read_estimates, read_labels, re
 from raypurify.clusters.scatter import Scatter, merge_scatters
 from raypurify.config import ClusterSettings
 from raypurify.errors import ConfigError
-from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of
+from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of, telling_passes
 from raypurify.fit.latents import PARTS
 from raypurify.pictures import elbow_curves
 from raypurify.runtime.progress import shared_progress
@@ -65,20 +63,9 @@ def _cluster_class(
     file: Place, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress: Any
 ) -> None:
     latents = open_class(pieces, settings.block_mb << 20)
-    each_block = latents.each_block if latents.whole else _told(latents.each_block, name, progress)
+    each_block = latents.each_block if latents.whole else telling_passes(latents.each_block, f"class {name}", progress)
     count = sum(piece.rows for piece in pieces)
     write_class(file, cluster_class(each_block, latents.whole, count, settings, seed))
-
-
-def _told(each_block: EachBlock, name: str, progress: Any) -> EachBlock:
-    """``each_block`` with the number of the pass in the stage's progress: a large class takes long."""
-    passes = itertools.count(1)
-
-    def counted(look: Pass[T]) -> Iterable[T]:
-        progress.add.remote(0, f"class {name}: pass {next(passes)}")
-        return each_block(look)
-
-    return counted
 
 
 def _put_together(

@@ -25,7 +25,7 @@ def learn_dictionaries(
     folder: Place,
     prepared: Place,
     cluster_of_row: np.ndarray,
-    cluster_class: list[int],
+    cluster_class: list[int | None],
     side: int,
     csc: CscSettings,
     settings: DictionarySettings,
@@ -36,12 +36,13 @@ def learn_dictionaries(
     A dictionary is learned from the high parts of a seeded sample of its cluster's images; one image is enough. Where
     none of them varies there is nothing to learn, and the file is empty: the cluster uses the dictionary of the largest
     cluster of its class that has one, else a global one, learned from a seeded sample of all those clusters' samples.
+    Clusters of no class use that of the largest of them.
 
     Args:
         folder: of the stage, on storage that all nodes share.
         prepared: the folder that ``prepare`` wrote, images of 3 × ``side`` × ``side``.
         cluster_of_row: (rows of the source,) integers, the cluster of each image, −1 for none.
-        cluster_class: the class of each cluster.
+        cluster_class: the class of each cluster, None for one of no class.
 
     Returns:
         ``source``: for each cluster, whose dictionary it uses: a cluster's number, its own where it has one, or

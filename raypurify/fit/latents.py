@@ -106,7 +106,7 @@ class _Extractor:
             row, name = min(bad)
             raise DataError(
                 f"no finite latents for {len(bad)} of {unit.rows} images, the first is row {row}, {name}: "
-                "if it is most of them the baseline network diverged, lower baseline.lr; if it is few, remove them"
+                "if it is most of them the network diverged, lower its learning rate; if it is few, remove them"
             )
         return rows, labels, latents
 

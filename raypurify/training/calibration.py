@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raypurify.attacks.base import Attack
 from raypurify.bundle import Calibration
-from raypurify.purifiers import RSFP
+from raypurify.purifiers import RSFP, Bundled
 from raypurify.training.batch import Batch
 
 Figures = dict[str, float | int]
@@ -37,11 +37,53 @@ def measure_clean(
         distances.append(distance.cpu())
         on_images(len(images))
     every = torch.cat(distances)
-    threshold = float(torch.quantile(every, quantile))
-    calibration = Calibration(
-        distance_threshold=threshold, quantile=quantile, images=len(every), quantiles=_curve(every)
-    )
-    return calibration, hits.figures(every)
+    return _calibrated(every, quantile), hits.figures(every)
+
+
+def measure_choice(
+    purifier: Bundled, batches: Iterable[Batch], quantile: float, on_images: Callable[[int], None]
+) -> tuple[Calibration, Figures]:
+    """The ``quantile`` of clean images' distances with their curve, and figures over these ``images``, of any method.
+
+    ``distance_mean``, and the shares in [0, 1] of images in the clusters with most and least of them, ``largest_share``
+    and ``smallest_share``. ``on_images`` hears how many are done.
+    """
+    chosen, distances = [], []
+    for batch in batches:
+        with torch.no_grad():
+            cluster, distance = purifier.choose(_floats(batch, purifier.device)[0])
+        chosen.append(cluster.cpu())
+        distances.append(distance.cpu())
+        on_images(len(cluster))
+    every = torch.cat(distances)
+    shares = torch.cat(chosen).bincount(minlength=len(purifier.dictionaries)) / len(every)
+    return _calibrated(every, quantile), {
+        "images": len(every),
+        "distance_mean": round(float(every.mean()), 3),
+        "largest_share": round(float(shares.max()), 4),
+        "smallest_share": round(float(shares.min()), 4),
+    }
+
+
+def measure_change(purifier: Bundled, batches: Iterable[Batch], on_images: Callable[[int], None]) -> Figures:
+    """What purification takes from clean ``images``, of any method: means of ``relative_change`` ‖x′ − x‖₂/‖x‖₂, of
+    ``psnr`` in dB, of a signal of 1, and of the solver's ``iterations``."""
+    changes, ratios, iterations = [], [], []
+    for batch in batches:
+        images, _ = _floats(batch, purifier.device)
+        out = purifier.purify(images)
+        changes.append(out.relative_change)
+        # An image that stays as it is would have an infinite one.
+        ratios.append(-10 * torch.log10((out.images - images).square().mean((1, 2, 3)).clamp_min(2.0**-32)))
+        iterations.append(out.iterations.float())
+        on_images(len(images))
+    change, ratio, steps = (float(torch.cat(values).mean()) for values in (changes, ratios, iterations))
+    return {
+        "images": sum(map(len, changes)),
+        "relative_change": round(change, 4),
+        "psnr": round(ratio, 2),
+        "iterations": round(steps, 1),
+    }
 
 
 def measure_attacked(
@@ -73,6 +115,15 @@ def measure_attacked(
         distances.append(purified.distance.cpu())
         on_images(len(images))
     return hits.figures(torch.cat(distances))
+
+
+def _calibrated(distances: Tensor, quantile: float) -> Calibration:
+    return Calibration(
+        distance_threshold=float(torch.quantile(distances, quantile)),
+        quantile=quantile,
+        images=len(distances),
+        quantiles=_curve(distances),
+    )
 
 
 def _curve(distances: Tensor) -> tuple[float, ...]:

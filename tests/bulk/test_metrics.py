@@ -11,7 +11,7 @@ from bad_images import encode
 
 from raypurify.bulk.job import purify
 from raypurify.errors import SourceError
-from raypurify.fit.run import STAGES
+from raypurify.fit.graphs import stage_names
 from raypurify.runtime.observed import actor_lost, observed
 from raypurify.runtime.progress import Progress
 
@@ -82,7 +82,7 @@ def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
             if sample[0] == f"ray_raypurify_{name}" and tags.items() <= sample[1].items()
         }
 
-    stages = set(STAGES)
+    stages = set(stage_names("rsfp"))
     assert {stage for stage, _ in of("stage_seconds", run=run)} == stages
     done, total = of("stage_done", run=run), of("stage_total", run=run)
     assert done == total

@@ -17,13 +17,17 @@ from raypurify.config import DataSettings, Settings
 from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
 from raypurify.fit.clustering import cluster
+from raypurify.fit.graphs import stage_names
 from raypurify.fit.prepare import choose_split
-from raypurify.fit.run import OPTIONAL, STAGES, _start, fit
+from raypurify.fit.rsfp import start_digest
+from raypurify.fit.run import fit
 from raypurify.fit.train import NETWORK
 from raypurify.nets.store import load_network
 from raypurify.runtime.stages import MARKER, open_run, run_stage
 from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
+
+STAGES = stage_names("rsfp")
 
 
 def marker(run_dir: Path, stage: str) -> dict:
@@ -70,7 +74,7 @@ def test_the_robust_network_starts_from_the_first_one(small_run):
 def test_status_shows_a_first_robust_training_where_there_is_one(small_run, tmp_path):
     assert [one["name"] for one in status_facts(str(small_run))["stages"]] == list(STAGES)
     shutil.copytree(small_run / "clusters", tmp_path / "clusters")
-    others = [name for name in STAGES if name not in OPTIONAL]
+    others = [name for name in STAGES if name not in ("samples", "robust_first")]
     assert [one["name"] for one in status_facts(str(tmp_path))["stages"]] == others
 
 
@@ -226,8 +230,8 @@ def test_latents_have_one_row_per_training_image(small_run):
 
 def test_another_network_to_start_from_makes_another_stage(tmp_path):
     path = tmp_path / "network.safetensors"
-    assert _start("baseline") == _start(str(path)) == {}
+    assert start_digest("baseline") == start_digest(str(path)) == {}
     path.write_bytes(b"one")
-    one = _start(str(path))
+    one = start_digest(str(path))
     path.write_bytes(b"two")
-    assert one != _start(str(path)) != {}
+    assert one != start_digest(str(path)) != {}

@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from raypurify.bundle import load_bundle
-from raypurify.fit.run import STAGES
+from raypurify.clusters.files import OF_ROW
+from raypurify.fit.graphs import stage_names
+from raypurify.fit.strata import FACTS, FOUND
+from raypurify.runtime.stages import MARKER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -41,6 +44,45 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
 
 
+@pytest.fixture
+def stl_command(tmp_path, small_set, small_stl_settings):
+    tree = small_stl_settings.model_dump()
+    tree["dae"]["epochs"] = 8
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(tree))
+    arguments = ["fit", "--data", small_set, "--config", tmp_path / "settings.yaml", "--run-dir", tmp_path / "run"]
+    return tmp_path / "run", [sys.executable, "-m", "raypurify", *map(str, arguments), "--method", "stl"]
+
+
+def test_a_fit_of_stl_goes_on_after_a_kill_in_each_of_its_own_stages(stl_command):
+    run_dir, arguments = stl_command
+    metrics = run_dir / "dae" / "metrics.jsonl"
+    stopped = start_and_stop(
+        arguments, lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, signal.SIGKILL
+    )
+    assert stopped.returncode == -signal.SIGKILL
+    before = metrics.read_text().splitlines()[:2]
+    stopped = start_and_stop(arguments, (run_dir / "strata" / MARKER).exists, signal.SIGKILL)
+    assert "dae: going on from an interrupted run" in stopped.stdout
+    lines = metrics.read_text().splitlines()
+    assert lines[:2] == before
+    assert sorted({json.loads(line)["epoch"] for line in lines}) == list(range(8))
+    again = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
+    assert again.returncode == 0, again.stderr
+    assert "latents: complete, skipped" in again.stdout
+    assert "strata: going on from an interrupted run" in again.stdout
+    assert all((run_dir / stage).is_dir() for stage in stage_names("stl"))
+    # Strata that were not stopped are the same.
+    kept = {name: (run_dir / "strata" / name).read_bytes() for name in (FOUND, OF_ROW)}
+    for name in (FACTS, MARKER):
+        (run_dir / "strata" / name).unlink()
+    whole = subprocess.run(
+        [*arguments, "--until", "strata"], capture_output=True, text=True, env=environment(), timeout=600
+    )
+    assert whole.returncode == 0, whole.stderr
+    assert kept == {name: (run_dir / "strata" / name).read_bytes() for name in kept}
+    assert load_bundle(run_dir / "bundle").manifest.method == "stl"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_training_goes_on_from_its_last_checkpoint(command, number):
     run_dir, arguments = command
@@ -59,5 +101,5 @@ def test_training_goes_on_from_its_last_checkpoint(command, number):
     assert lines[:2] == before
     assert sorted({json.loads(line)["epoch"] for line in lines}) == list(range(8))
     assert len(lines) <= 10
-    assert all((run_dir / stage).is_dir() for stage in STAGES)
+    assert all((run_dir / stage).is_dir() for stage in stage_names("rsfp"))
     assert load_bundle(run_dir / "bundle").manifest.name == "small"

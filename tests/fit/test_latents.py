@@ -204,7 +204,9 @@ def test_a_diverged_network_is_an_error_with_row_and_remedy(run, small_run, tmp_
     save_network(tmp_path / "nan.safetensors", network)
     (path, _), *_ = train_files(small_run / "prepare")
     first = min(pq.read_table(path, columns=["row"], partitioning=None)["row"].to_pylist()[:UNIT_ROWS])
-    with pytest.raises(DataError, match=rf"{UNIT_ROWS} of {UNIT_ROWS} images, the first is row {first}, .*baseline.lr"):
+    with pytest.raises(
+        DataError, match=rf"{UNIT_ROWS} of {UNIT_ROWS} images, the first is row {first}, .*learning rate"
+    ):
         run(tmp_path, tmp_path / "nan.safetensors")
     assert written(tmp_path) == {}
     for _ in range(100):

@@ -1,0 +1,35 @@
+"""The graphs of stages by method, and what status and the command line ask of them without torch or Ray."""
+
+from raypurify.files import read_json, write_json
+from raypurify.fit import rsfp, stl
+from raypurify.fit.graph import Graph
+from raypurify.runtime.stages import MARKER
+from raypurify.storage import Place
+
+GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH, "stl": stl.GRAPH}
+# Says in a run directory which method is fitted there.
+METHOD = "fit.json"
+
+
+def stage_names(method: str) -> tuple[str, ...]:
+    """The names of all stages of a method, in order.
+
+    >>> stage_names("rsfp")[:3]
+    ('prepare', 'baseline', 'latents')
+    """
+    return tuple(stage.name for stage in GRAPHS[method])
+
+
+def write_method(run_dir: Place, method: str) -> None:
+    """Write down which method is fitted in a run directory."""
+    write_json(run_dir / METHOD, {"method": method})
+
+
+def begun_stages(run_dir: Place) -> tuple[str, tuple[str, ...]]:
+    """The method that is fitted in a run directory, and its stages: all that every fit has, and those optional ones
+    that have begun. None where no stage has begun."""
+    # Fits of before there were methods do not say it.
+    method = (read_json(run_dir / METHOD) or {}).get("method", "rsfp")
+    graph = GRAPHS.get(method, ())
+    begun = {stage.name for stage in graph if (run_dir / stage.name / MARKER).kind == "file"}
+    return method, tuple(stage.name for stage in graph if begun and (not stage.optional or stage.name in begun))
