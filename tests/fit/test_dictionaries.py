@@ -161,6 +161,13 @@ def test_a_cluster_without_detail_uses_the_dictionary_of_the_largest_of_its_clas
     assert bank.flatten(2).norm(dim=2).sub(1).abs().max() < 1e-5
 
 
+def test_a_cluster_of_no_class_without_detail_uses_the_dictionary_of_the_largest(local_ray, tmp_path):
+    of_row = write_prepared(tmp_path / "prepared", [noise(3), constant(9), noise(5, 1)])
+    report = learned(tmp_path / "d", tmp_path / "prepared", of_row, [None] * 3)
+    assert report == {"dictionaries": 3, "borrowed": 1, "source": ["0", "2", "2"]}
+    assert len(load_dictionaries(resolve(tmp_path / "d"), report["source"])) == 3
+
+
 def test_a_class_without_detail_uses_a_global_dictionary(local_ray, tmp_path):
     of_row = write_prepared(tmp_path / "p", [constant(3), noise(9), constant(1), noise(7, 1)])
     report = learned(tmp_path / "d", tmp_path / "p", of_row, [0, 1, 2, 2])
