@@ -17,9 +17,11 @@ from raypurify.attacks.pgd import PGD
 from raypurify.bundle import load_bundle, save_bundle
 from raypurify.bundle.manifest import MANIFEST, open_bundle
 from raypurify.bundle.names import DICTIONARIES
+from raypurify.config import SECTIONS, Settings
 from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import KNOWS
 from raypurify.evaluation.threat_model import differentiated
+from raypurify.fit.graphs import GRAPHS
 from raypurify.methods import METHODS, checked_facts, classifier_of
 from raypurify.purifiers import Bundled
 from raypurify.purifiers.batch import purify_pixels
@@ -68,6 +70,13 @@ def test_a_method_says_what_it_is(method):
         assert text == " ".join(text.split())
         assert not text.endswith(".")
     assert find_spec(method.code)
+
+
+def test_what_fits_a_method_and_writes_a_small_bundle_of_it_is_there(method):
+    assert method.name in GRAPHS
+    assert method.name in SECTIONS
+    assert method.name in WRITERS
+    assert Settings.model_validate({"method": method.name}).method == method.name
 
 
 def test_the_purifier_of_a_bundle_is_of_its_method(method, purifier, images):
