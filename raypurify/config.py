@@ -322,11 +322,10 @@ def load_settings(
     of_preset = _method(tree)
     for override in overrides:
         apply_override(tree, override)
-    if preset and _method(tree) in SECTIONS and _method(tree) != of_preset:
-        others = ", ".join(presets(_method(tree)))
-        raise ConfigError(
-            f"preset {preset} is of method {of_preset}: those of {_method(tree)} are {others}; choose one"
-        )
+    asked = _method(tree)
+    if preset and asked in list(SECTIONS) and asked != of_preset:
+        others = ", ".join(presets(asked))
+        raise ConfigError(f"preset {preset} is of method {of_preset}: those of {asked} are {others}; choose one")
     try:
         return Settings.model_validate(tree)
     except ValidationError as e:
