@@ -98,19 +98,26 @@ def test_the_purifier_of_a_bundle_is_of_its_method(method, purifier, images):
     assert given.cluster_given
 
 
-def test_a_purifier_is_the_same_each_time_and_where_it_is_moved(bundle, purifier, images):
+def test_a_purifier_is_the_same_each_time(bundle, purifier, images):
     again = raypurify.load(bundle)
     assert again.digest == purifier.digest
     for one, other in zip(again.numbers(), purifier.numbers(), strict=True):
         assert torch.equal(one, other)
     for name in ("images", "cluster", "distance", "iterations"):
         assert torch.equal(getattr(again.purify(images), name), getattr(purifier.purify(images), name))
-    moved = purifier.to("meta")
-    assert {tensor.device.type for tensor in moved.numbers()} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_a_purifier_on_a_gpu_leaves_the_one_it_was_made_of(purifier, images):
+    moved = purifier.to("cuda")
+    assert {tensor.device.type for tensor in moved.numbers()} == {"cuda"}
     assert {tensor.device.type for tensor in purifier.numbers()} == {"cpu"}
-    assert moved.device.type == "meta"
+    assert moved.device.type == "cuda"
+    assert purifier.device.type == "cpu"
     assert type(moved) is type(purifier)
     assert moved.settings is purifier.settings
+    assert moved.to("cuda") is moved
+    torch.testing.assert_close(moved.purify(images).images.cpu(), purifier.purify(images).images, atol=1e-3, rtol=0)
 
 
 def test_every_tensor_of_a_bundle_is_watched(method, purifier):

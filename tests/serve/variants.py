@@ -18,7 +18,7 @@ def variant(bundle, folder, seed=None, nan=()):
     if "atoms" in nan:
         atoms[:] = torch.nan
     if "network" in nan:
-        next(iter(tensors[NETWORK].values()))[:] = torch.nan
+        tensors[NETWORK]["features.0.weight"][:] = torch.nan
     about = loaded.manifest.model_dump(exclude={"format_version", "raypurify", "files"})
     save_bundle(folder, tensors, **about)
     return folder

@@ -64,8 +64,8 @@ async function showCluster({ cluster, name, change, iterations }, bundle, token,
   const { count, height, width } = bundle.atoms;
   at("cluster-title").textContent = name ? `Cluster ${cluster}: ${name}` : `Cluster ${cluster}`;
   at("atoms-note").textContent =
-    `One of ${bundle.clusters.length} clusters, ${bundle.method.cluster}. Fine detail was rewritten with these ${count} atoms of ` +
-    `${width}\u00a0×\u00a0${height} pixels, learned from ${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
+    `One of ${bundle.clusters.length} clusters, ${bundle.method.cluster}. Fine detail was rewritten with these ` +
+    `${count} atoms of ${width}\u00a0×\u00a0${height} pixels, learned from ${origin(bundle.clusters[cluster].dictionary, cluster)}.`;
   const facts = { "Changed by": percent(change), "Solver iterations": iterations.toLocaleString("en") };
   at("facts").replaceChildren(
     ...Object.entries(facts).flatMap(([term, value]) =>
