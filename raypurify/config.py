@@ -286,9 +286,14 @@ class Settings(_Settings):
         return [name for method, names in SECTIONS.items() if method != self.method for name in names]
 
 
-def presets() -> list[str]:
-    """Names of the presets that ship with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
+def presets(method: str | None = None) -> list[str]:
+    """Names of the presets that ship with the package, or of those of a method.
+
+    >>> presets("stl")
+    ['cifar10-stl', 'tiny-stl']
+    """
+    names = sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
+    return [name for name in names if method in (None, _method(_preset(name)))]
 
 
 def load_settings(
@@ -307,20 +312,33 @@ def load_settings(
     if preset:
         if preset not in presets():
             raise ConfigError(f"unknown preset {preset!r}: choose one of {', '.join(presets())}")
-        tree = _parse_yaml((_preset_dir() / f"{preset}.yaml").read_text("utf-8"), f"preset {preset}")
+        tree = _preset(preset)
     elif path:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigError(f"cannot read settings file {path}: {e}; check the path") from e
         tree = _parse_yaml(text, str(path))
+    of_preset = _method(tree)
     for override in overrides:
         apply_override(tree, override)
+    asked = _method(tree)
+    if preset and asked in list(SECTIONS) and asked != of_preset:
+        others = ", ".join(presets(asked))
+        raise ConfigError(f"preset {preset} is of method {of_preset}: those of {asked} are {others}; choose one")
     try:
         return Settings.model_validate(tree)
     except ValidationError as e:
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
         raise ConfigError(f"settings not usable: {problems}; mend them in the file or by --set") from e
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return _parse_yaml((_preset_dir() / f"{name}.yaml").read_text("utf-8"), f"preset {name}")
+
+
+def _method(tree: dict[str, Any]) -> Any:
+    return tree.get("method", "rsfp")
 
 
 def _preset_dir() -> "Traversable":

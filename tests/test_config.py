@@ -55,7 +55,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
         (
             {"preset": "tiny", "overrides": ("method=stl",)},
-            "network, baseline, clusters, robust: of method rsfp, but method is stl: remove them, or set method",
+            "preset tiny is of method rsfp: those of stl are cifar10-stl, tiny-stl; choose one",
         ),
         (
             {"preset": "tiny", "overrides": ("strata.count=3",)},
@@ -98,6 +98,15 @@ def test_a_first_robust_training_and_the_second_belong_together():
     ):
         with pytest.raises(ConfigError, match=message):
             load_settings("tiny", overrides=overrides)
+
+
+def test_settings_of_another_method_are_refused_by_their_names(tmp_path):
+    (tmp_path / "s.yaml").write_text("robust: {epochs: 3}\nnetwork: {width: 1}\n")
+    told = "network, robust: of method rsfp, but method is stl: remove them, or set method to rsfp"
+    with pytest.raises(ConfigError, match=told):
+        load_settings(path=tmp_path / "s.yaml", overrides=("method=stl",))
+    (tmp_path / "s.yaml").write_text("name: mine\n")
+    assert load_settings(path=tmp_path / "s.yaml", overrides=("method=stl",)).method == "stl"
 
 
 def test_settings_of_other_methods_are_not_written():

@@ -12,11 +12,11 @@ _ROWS = 2048
 
 
 class Near(NamedTuple):
-    """The pass that finds, for each centroid, the ``count`` nearest rows of a block among those that are nearest to no
-    other: block → a pair of their distances and numbers, both of at most (count,), for each of the K centroids."""
+    """The pass that finds, for each centroid, the ``most`` nearest rows of a block among those that are nearest to no
+    other: block → a pair of their distances and numbers, both of at most (most,), for each of the K centroids."""
 
     strata: Strata
-    count: int
+    most: int
 
     def __call__(self, block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
         parts = [torch.from_numpy(block.latents[at : at + _ROWS]) for at in range(0, len(block.latents), _ROWS)]
@@ -25,13 +25,13 @@ class Near(NamedTuple):
         found = []
         for k in range(self.strata.count):
             members = np.flatnonzero(own == k)
-            best = members[np.lexsort((block.numbers[members], least[members]))[: self.count]]
+            best = members[np.lexsort((block.numbers[members], least[members]))[: self.most]]
             found.append((least[best], block.numbers[best]))
         return found
 
 
-def nearest_examples(each_block: EachBlock, strata: Strata, count: int) -> list[np.ndarray]:
-    """For each centroid the numbers (≤ count,) of the nearest latents, nearest first, that are nearer to no other.
+def nearest_examples(each_block: EachBlock, strata: Strata, most: int) -> list[np.ndarray]:
+    """For each centroid the numbers (≤ most,) of the nearest latents, nearest first, that are nearer to no other.
 
     >>> from raypurify.clusters.strata import fit_strata
     >>> from raypurify.config import StrataSettings
@@ -41,9 +41,9 @@ def nearest_examples(each_block: EachBlock, strata: Strata, count: int) -> list[
     >>> sorted(sorted(rows.tolist()) for rows in near)
     [[0, 1], [2, 3]]
     """
-    of_block = list(each_block(Near(strata, count)))
+    of_block = list(each_block(Near(strata, most)))
     rows = []
     for pairs in zip(*of_block):
         distances, numbers = (np.concatenate(part) for part in zip(*pairs))
-        rows.append(numbers[np.lexsort((numbers, distances))[:count]])
+        rows.append(numbers[np.lexsort((numbers, distances))[:most]])
     return rows

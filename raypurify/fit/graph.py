@@ -84,16 +84,15 @@ def fingerprints(graph: Graph, settings: Settings, digest: str) -> dict[str, str
 def work_through(graph: Graph, run_dir: Place, fit: Fit) -> Iterator[StageOutput]:
     """Bring one stage after the other to completion below ``run_dir``; each is skipped, resumed or run."""
     for stage in asked_of(graph, fit.settings):
-        inputs = [fit.done[name] for name in stage.inputs(fit.done)]
-        marks = tuple(done.fingerprint for done in inputs) or (fit.source.digest,)
-        fit.done[stage.name] = run_stage(
-            run_dir,
-            stage.name,
-            stage.decisive(fit.settings),
-            marks,
-            lambda folder, body=stage.body, inputs=inputs: body(fit, folder, *inputs),
-        )
+        fit.done[stage.name] = _complete(stage, run_dir, fit)
         yield fit.done[stage.name]
+
+
+def _complete(stage: Stage, run_dir: Place, fit: Fit) -> StageOutput:
+    inputs = [fit.done[name] for name in stage.inputs(fit.done)]
+    marks = tuple(done.fingerprint for done in inputs) or (fit.source.digest,)
+    depends = stage.decisive(fit.settings)
+    return run_stage(run_dir, stage.name, depends, marks, lambda folder: stage.body(fit, folder, *inputs))
 
 
 def part(settings: BaseModel, *without: str) -> dict[str, Any]:

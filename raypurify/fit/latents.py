@@ -11,6 +11,7 @@ import torch
 from raypurify.errors import DataError, RaypurifyError, SinkError
 from raypurify.files import write_json
 from raypurify.fit.units import Unit, cut_units, prepared_files, read_tables
+from raypurify.nets.encoder import Encoder
 from raypurify.nets.store import load_network
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
@@ -28,7 +29,8 @@ def extract_latents(folder: Place, prepared: Place, network: Place, side: int, u
     Units that an earlier run committed, by ``folder/done/UNIT.json``, stay as they are. Raises DataError where latents
     are not finite, SinkError where a file cannot be used, TrainingError where the network cannot be read.
     """
-    model, files = load_network(network), prepared_files(prepared / TRAIN)
+    model: Encoder = load_network(network)
+    files = prepared_files(prepared / TRAIN)
     images = sum(rows for _, rows in files)
     # From the data alone: a resume on another cluster finds the same units.
     units = cut_units(files, unit_rows or -(-min(32768, max(1024, images // 16)) // BATCH) * BATCH)
@@ -41,7 +43,7 @@ def extract_latents(folder: Place, prepared: Place, network: Place, side: int, u
     return {"images": images, "features": model.dim}
 
 
-def _run(todo: list[Unit], model: torch.nn.Module, folder: Place, side: int, images: int) -> None:
+def _run(todo: list[Unit], model: Encoder, folder: Place, side: int, images: int) -> None:
     import ray
 
     progress = shared_progress(folder, images, "images", start=images - sum(unit.rows for unit in todo))

@@ -56,5 +56,5 @@ class Known:
     def _checksum(self) -> int:
         checksum = 0
         for tensor in self.purifier.numbers():
-            checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy(), checksum)
+            checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy().data, checksum)
         return checksum

@@ -59,7 +59,7 @@ def measure_choice(
     shares = torch.cat(chosen).bincount(minlength=len(purifier.dictionaries)) / len(every)
     return _calibrated(every, quantile), {
         "images": len(every),
-        "distance_mean": round(float(every.mean()), 3),
+        "distance_mean": float(f"{float(every.mean()):.4g}"),
         "largest_share": round(float(shares.max()), 4),
         "smallest_share": round(float(shares.min()), 4),
     }

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from raypurify.bundle import read_facts
 from raypurify.cli.app import app, main
+from raypurify.errors import ConfigError
+from raypurify.fit.graphs import GRAPHS, stage_names
 
 BUNDLE = resources.files("raypurify.bundles") / "cifar10"
 
@@ -44,6 +46,17 @@ COMMANDS = {
 
 def test_all_commands_are_known_here():
     assert list(typer.main.get_command(app).commands) == list(COMMANDS)
+
+
+def test_fit_says_the_stages_and_the_presets_of_each_method(tmp_path):
+    said = " ".join(re.sub(r"[│|]", " ", CliRunner().invoke(app, ["fit", "--help"]).output).split())
+    for method in GRAPHS:
+        assert f"f {method}: {', '.join(stage_names(method))}" in said
+    given = ["fit", "--data", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--method", "stl"]
+    with pytest.raises(ConfigError, match="those of stl are cifar10-stl, tiny-stl"):
+        CliRunner().invoke(app, [*given, "--preset", "tiny"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="no stage clusters; use one of prepare, dae, latents, strata, dictionaries"):
+        CliRunner().invoke(app, [*given, "--preset", "tiny-stl", "--until", "clusters"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

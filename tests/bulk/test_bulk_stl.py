@@ -16,7 +16,7 @@ from raypurify.images import decode_image, to_float
 def purified(local_ray, small_set, small_stl_run, tmp_path_factory):
     """The folder of either engine's output, by its name."""
     out = tmp_path_factory.mktemp("bulk-stl")
-    for engine in ("local", "ray"):
+    for engine in ("local", "actors"):
         summary = purify([str(small_set / "across")], str(out / engine), str(small_stl_run / "bundle"), engine=engine)
         assert (summary.written, summary.failed) == (48, 0)
     return out
@@ -30,8 +30,8 @@ def test_both_engines_write_the_same_images_and_provenance(purified):
     names = sorted(path.name for path in (purified / "local").glob("*.png"))
     assert len(names) == 48
     for name in names:
-        assert (purified / "local" / name).read_bytes() == (purified / "ray" / name).read_bytes()
-    assert provenance(purified / "local") == provenance(purified / "ray")
+        assert (purified / "local" / name).read_bytes() == (purified / "actors" / name).read_bytes()
+    assert provenance(purified / "local") == provenance(purified / "actors")
 
 
 def test_provenance_holds_the_stratum_no_class_and_the_distance_of_the_vote(purified, small_set, small_stl_run):

@@ -17,10 +17,11 @@ from raypurify.attacks.pgd import PGD
 from raypurify.bundle import load_bundle, save_bundle
 from raypurify.bundle.manifest import MANIFEST, open_bundle
 from raypurify.bundle.names import DICTIONARIES
-from raypurify.cli.texts import bundle_text
+from raypurify.config import SECTIONS, Settings
 from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import KNOWS
 from raypurify.evaluation.threat_model import differentiated
+from raypurify.fit.graphs import GRAPHS
 from raypurify.methods import METHODS, checked_facts, classifier_of
 from raypurify.purifiers import Bundled
 from raypurify.purifiers.batch import purify_pixels
@@ -69,6 +70,13 @@ def test_a_method_says_what_it_is(method):
         assert text == " ".join(text.split())
         assert not text.endswith(".")
     assert find_spec(method.code)
+
+
+def test_what_fits_a_method_and_writes_a_small_bundle_of_it_is_there(method):
+    assert method.name in GRAPHS
+    assert method.name in SECTIONS
+    assert method.name in WRITERS
+    assert Settings.model_validate({"method": method.name}).method == method.name
 
 
 def test_the_purifier_of_a_bundle_is_of_its_method(method, purifier, images):
@@ -125,7 +133,7 @@ def test_facts_need_no_torch_and_are_those_of_the_tensors(method, bundle, purifi
     assert f"{method.name}: {method.paper}" in run.stdout
     assert "of 8 atoms of 8×8" in run.stdout
     for label, line in method.lines(facts).items():
-        assert f"{label:13} {line}" in bundle_text(facts).splitlines()
+        assert f"{label:13} {line}" in run.stdout.splitlines()
 
 
 @pytest.mark.parametrize("read", [raypurify.load, checked_facts])
