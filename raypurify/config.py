@@ -177,7 +177,7 @@ LMBDA_RANGE = (0.5, 3.0)
 class CscSettings(_Settings):
     """Settings of the low/high split and of convolutional sparse coding."""
 
-    lmbda: float = Field(0.2, ge=0, description="sparsity; the number is STL's, whose atoms have norm 1 in each colour")
+    lmbda: float = Field(0.2, ge=0, description="sparsity; STL's number, for atoms of norm 1 over all colours")
     rel_tol: float = Field(5e-3, gt=0)
     tikhonov: float = Field(5.0, gt=0, description="weight of the low-pass")
     pad: int = Field(16, ge=0)
