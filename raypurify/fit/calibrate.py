@@ -49,7 +49,7 @@ def write_bundle(
     few = table[: how.images]
     progress = Progress(folder, len(table) + 3 * len(few), "images")
     attack = PGD(**how.attack.model_dump())
-    classifier = load_network(baseline).to(device)
+    classifier = load_network(baseline, WideResNet).to(device)
     calibration, clean = measure_clean(
         purifier, classifier, batches(table, side, BATCH), how.quantile, on_images=progress.add
     )
