@@ -25,9 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from cifar import all_images
 from cluster_forms import Regime, clusters_of
 from pull_measures import STARTS, Subject, device, measure, table
 from safetensors.torch import save_file
@@ -38,7 +37,6 @@ from raypurify.clusters import ClusterDistributions
 from raypurify.clusters.files import write_clusters
 from raypurify.config import Settings, load_settings
 from raypurify.files import fingerprint, read_json, write_json
-from raypurify.images import decode_image
 from raypurify.nets.store import load_network
 from raypurify.purifiers import learn_global_dictionary
 from raypurify.storage import resolve
@@ -119,20 +117,6 @@ def study(arguments, settings: Settings) -> Iterator[dict]:
                     write_json(file, found)
                 print(found, flush=True)
                 yield found
-
-
-def all_images(data: Path, out: Path) -> ImageSet:
-    """The training images of CIFAR-10, decoded once."""
-    file = out / "images.npz"
-    if not file.exists():
-        table = pa.concat_tables(map(pq.read_table, sorted(data.glob("cifar10/train-*.parquet"))))
-        pixels = [decode_image(one).pixels.transpose(2, 0, 1) for one in table["image"].to_pylist()]
-        out.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part.npz")
-        np.savez(part, images=np.stack(pixels), labels=table["label"].to_numpy())
-        part.rename(file)
-    with np.load(file) as found:
-        return ImageSet(np.arange(len(found["labels"])), found["labels"], found["images"])
 
 
 def train(folder: Path, everything: ImageSet, settings: Settings, start: str, alpha: float) -> None:

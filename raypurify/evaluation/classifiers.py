@@ -62,6 +62,13 @@ def _wide_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Modu
     return load_network(path, WideResNet)
 
 
+def _vgg16(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+    from raypurify.nets.store import load_network
+    from raypurify.nets.vgg import VGG16
+
+    return load_network(path, VGG16)
+
+
 def _bundle(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.methods import classifier_of
 
@@ -118,6 +125,7 @@ def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
 CLASSIFIERS = {
     "cifar-resnet": ClassifierKind(_cifar_resnet, "raypurify.nets.cifar_resnet"),
     "wide-resnet": ClassifierKind(_wide_resnet, "raypurify.nets.wide_resnet"),
+    "vgg16": ClassifierKind(_vgg16, "raypurify.nets.vgg"),
     "bundle": ClassifierKind(_bundle, "raypurify.nets.wide_resnet", bundle_digest),
     "torchvision": ClassifierKind(_torchvision, "raypurify.nets.torchvision_nets", torchvision_digest),
     "efficientnet-lite": ClassifierKind(_efficientnet_lite, "raypurify.nets.efficientnet_lite"),

@@ -1,7 +1,7 @@
 """Networks on disk: one safetensors file, which for a network that raypurify trains carries its architecture too."""
 
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -9,12 +9,21 @@ from torch import nn
 
 from raypurify.errors import TrainingError
 from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.nets.dncnn import DnCNN
 from raypurify.nets.encoder import Encoder
+from raypurify.nets.reformer import Reformer
+from raypurify.nets.vgg import VGG16
 from raypurify.nets.wide_resnet import WideResNet
 from raypurify.storage import Where, resolve
 
 # By the name under which a file has the settings of its network.
-ARCHITECTURES: dict[str, type[nn.Module]] = {"wide_resnet": WideResNet, "dae": DenoisingAutoEncoder}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "wide_resnet": WideResNet,
+    "dae": DenoisingAutoEncoder,
+    "reformer": Reformer,
+    "dncnn": DnCNN,
+    "vgg16": VGG16,
+}
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -26,7 +35,11 @@ def save_network(path: Where, network: nn.Module) -> None:
     resolve(path).write(save(state, metadata=known or None))
 
 
-def load_network(path: Where, kind: type[Net] = Encoder) -> Net:  # type: ignore[assignment]  # python/mypy#3737
+@overload
+def load_network(path: Where) -> Encoder: ...
+@overload
+def load_network(path: Where, kind: type[Net]) -> Net: ...
+def load_network(path: Where, kind: type[nn.Module] = Encoder) -> nn.Module:
     """Read a network that ``save_network`` wrote with its settings, in evaluation mode: one with latents, or of
     another ``kind``.
 

@@ -55,7 +55,9 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor, loss: str) -> Te
     0.25
     """
     compare = F.binary_cross_entropy if loss == "bce" else F.mse_loss
-    return compare(reconstruction, images)
+    # On CUDA autocast refuses the cross-entropy of probabilities, whatever their precision.
+    with torch.autocast(images.device.type, enabled=False):
+        return compare(reconstruction, images)
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from raypurify.config import TrainingSettings
+from raypurify.config import DaeSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
 from raypurify.fit.train import NETWORK, train
+from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.nets.store import load_network
 from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, read_part
 from raypurify.training.record import read_lines
-from raypurify.training.start import starting_network
+from raypurify.training.start import drawn_network, starting_network
 
 START = partial(starting_network, "random", {"depth": 10, "width": 1, "classes": 3, "dropout": 0.0}, 0)
 SETTINGS = TrainingSettings(epochs=5, batch_size=32, lr=0.05, precision="float32", workers=2)
@@ -127,6 +129,20 @@ def test_an_elastic_training_goes_on_with_the_workers_that_are_left(small_run, t
     assert (workers[0], workers[-1]) == (2, 1)
     assert sorted(workers, reverse=True) == workers
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_a_denoiser_is_trained_by_the_same_workers(local_ray, small_run, tmp_path):
+    rows = len(read_part(small_run / "prepare", TRAIN, ["row"]))
+    settings = DaeSettings(epochs=3, batch_size=32, width=4, precision="float32", workers=2)
+    start = partial(drawn_network, partial(DenoisingAutoEncoder, 4, 16), 0)
+    report = train(resolve(tmp_path), resolve(small_run / "prepare"), rows, 16, start, settings, 0)
+    lines = read_lines(tmp_path)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {name: report[name] for name in ("epochs", "workers")} == {"epochs": 3, "workers": 2}
+    assert report["validation_psnr"] == lines[-1]["validation_psnr"] > 5
+    assert report["validation_loss"] == lines[-1]["validation_loss"]
+    assert load_network(tmp_path / NETWORK).settings == {"width": 4, "side": 16}
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_training_that_needs_more_images_than_there_are_is_refused(trained):

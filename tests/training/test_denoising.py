@@ -20,7 +20,7 @@ from raypurify.training.single import train_network_here
 from raypurify.training.start import drawn_network
 
 STEPS = 6
-SETTINGS = DaeSettings(epochs=4, batch_size=32, lr=0.02, width=8, precision="float32")
+SETTINGS = DaeSettings(epochs=4, batch_size=32, lr=0.02, width=8, optimizer="adam", precision="float32")
 CPU = torch.device("cpu")
 
 
@@ -106,9 +106,16 @@ def test_the_loop_trains_an_auto_encoder_and_tells_its_figures(whole):
     assert again == {name: told[-1][name] for name in again}
 
 
-def test_a_resumed_training_is_the_uninterrupted_one(whole):
-    network, told, states = whole
-    again, rest, _ = trained(resume=states[1])
+def test_few_bits_train_as_well(whole):
+    _, told, _ = trained(SETTINGS.model_copy(update={"precision": "bfloat16"}))
+    assert told[-1]["loss"] == pytest.approx(whole[1][-1]["loss"], abs=0.005)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_resumed_training_is_the_uninterrupted_one(whole, optimizer):
+    settings = SETTINGS if optimizer == "adam" else SETTINGS.model_copy(update={"optimizer": "sgd", "lr": 0.5})
+    network, told, states = whole if optimizer == "adam" else trained(settings)
+    again, rest, _ = trained(settings, resume=states[1])
     assert [one["loss"] for one in rest] == [one["loss"] for one in told[2:]]
     assert same(network, again)
 
