@@ -13,8 +13,10 @@ a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find
 from collections.abc import Callable
 
 from raypurify.purifiers.base import Purified, Purifier
+from raypurify.purifiers.denoiser import Denoiser
 from raypurify.purifiers.jpeg import JPEG
 from raypurify.purifiers.low_pass import LowPass
+from raypurify.purifiers.magnet import MagNet
 from raypurify.purifiers.nlm import NonLocalMeans
 from raypurify.purifiers.none import Unchanged
 from raypurify.purifiers.pixel_deflection import PixelDeflection
@@ -34,6 +36,8 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "pixel_deflection": PixelDeflection,
     "nlm": NonLocalMeans,
     "resize_pad": ResizePad,
+    "magnet": MagNet,
+    "denoiser": Denoiser,
     "rsfp_global": load_global_rsfp,
 }
 """By the name in settings and tables, what makes a purifier from settings alone; only ``rsfp_global`` needs any."""
@@ -43,8 +47,10 @@ __all__ = [
     "PURIFIERS",
     "RSFP",
     "BitDepth",
+    "Denoiser",
     "GlobalRSFP",
     "LowPass",
+    "MagNet",
     "Median",
     "NonLocalMeans",
     "PixelDeflection",
