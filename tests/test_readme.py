@@ -401,6 +401,13 @@ def test_table_of_training_is_that_of_the_committed_results(benchmark):
     assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8"))).strip()
 
 
+def test_table_of_denoisers_is_that_of_the_committed_results(benchmark):
+    bench = benchmark("denoisers")
+    page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
+    found = page.partition("<!-- denoisers -->")[2].partition("<!-- /denoisers -->")[0].strip()
+    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
+
+
 def test_table_of_the_shipped_fit_is_that_of_the_committed_results(benchmark):
     bench = benchmark("fit_record")
     page = (REPOSITORY / "docs" / "training.md").read_text("utf-8")

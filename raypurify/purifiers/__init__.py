@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 from raypurify.purifiers.base import Purified, Purifier
 from raypurify.purifiers.bundled import Bundled
+from raypurify.purifiers.denoiser import Denoiser
 from raypurify.purifiers.jpeg import JPEG
 from raypurify.purifiers.low_pass import LowPass
+from raypurify.purifiers.magnet import MagNet
 from raypurify.purifiers.nlm import NonLocalMeans
 from raypurify.purifiers.none import Unchanged
 from raypurify.purifiers.pixel_deflection import PixelDeflection
@@ -36,6 +38,8 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "pixel_deflection": PixelDeflection,
     "nlm": NonLocalMeans,
     "resize_pad": ResizePad,
+    "magnet": MagNet,
+    "denoiser": Denoiser,
     "rsfp_global": load_global_rsfp,
 }
 """By the name in settings and tables, what makes a purifier from settings alone; only ``rsfp_global`` needs any."""
@@ -47,8 +51,10 @@ __all__ = [
     "STL",
     "BitDepth",
     "Bundled",
+    "Denoiser",
     "GlobalRSFP",
     "LowPass",
+    "MagNet",
     "Median",
     "NonLocalMeans",
     "PixelDeflection",

@@ -171,6 +171,8 @@ def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:
         "validation_pgd_accuracy": "under PGD",
         "validation_psnr": "PSNR",
     }
-    facts = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in names.items() if key in metrics)
+    told = {name: metrics[key] for key, name in names.items() if key in metrics}
+    # The mean square of a denoiser is small.
+    facts = ", ".join(f"{name} {value:.3f}" if value >= 0.1 else f"{name} {value:.2g}" for name, value in told.items())
     text = f"epoch {epoch + 1}/{epochs}: {facts}, {metrics['images_per_second']:,.0f} images/s"
     return text + (f"\n{metrics['note']}" if "note" in metrics else "")

@@ -13,12 +13,15 @@ import raypurify
 from raypurify.errors import ConfigError, DataError
 from raypurify.methods import METHODS
 from raypurify.purifiers import PURIFIERS
+from raypurify.purifiers.learned import Learned
 
 NAMES = [*METHODS, *PURIFIERS]
 every_purifier = pytest.mark.parametrize("name", NAMES)
 CLASSES = {name: made for name, made in PURIFIERS.items() if is_dataclass(made)}
 RANDOM = [name for name, made in CLASSES.items() if "seed" in {field.name for field in fields(made)}]
 DIFFERENTIABLE = [name for name, made in CLASSES.items() if made.differentiable]
+
+LEARNED = [name for name, made in CLASSES.items() if issubclass(made, Learned)]
 
 SETTINGS = {"tvm": {"steps": 20}}
 WRONG = {
@@ -30,6 +33,8 @@ WRONG = {
     "pixel_deflection": [{"share": 0.0}, {"sigma": float("nan")}, {"window": 0}],
     "nlm": [{"search": 4}, {"patch": 0}, {"h": 0.0}],
     "resize_pad": [{"smallest": 1.0}],
+    "magnet": [{"weights": "no-file.safetensors"}],
+    "denoiser": [{"weights": "no-file.safetensors"}],
 }
 
 
@@ -120,7 +125,8 @@ def test_black_white_and_grey_images_are_fine(name, make):
     out = make(name).purify(images)
     assert out.images.isfinite().all()
     assert out.relative_change.isfinite().all()
-    torch.testing.assert_close(out.images[0], images[0], atol=1e-6, rtol=0)
+    # A network that rebuilds images comes near to black.
+    torch.testing.assert_close(out.images[0], images[0], atol=0.1 if name in LEARNED else 1e-6, rtol=0)
 
 
 @every_purifier
@@ -198,7 +204,7 @@ def test_randomness_comes_from_the_seed_and_the_image(name, make, odd):
 
 def test_some_are_random_and_some_differentiable():
     assert {"tvm", "resize_pad"} <= set(RANDOM)
-    assert {"none", "low_pass", "median", "tvm", "resize_pad"} <= set(DIFFERENTIABLE)
+    assert {"none", "low_pass", "median", "tvm", "resize_pad", "magnet", "denoiser"} <= set(DIFFERENTIABLE)
     assert "jpeg" not in {*RANDOM, *DIFFERENTIABLE}
 
 
