@@ -163,7 +163,9 @@ def one_cycle(step: int, total: int) -> float:
 def precision(settings: TrainingSettings, device: torch.device) -> AbstractContextManager:
     """The autocast context of the configured precision; master weights stay float32. A processor without instructions
     that bfloat16 is fast by computes in float32 all the same."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16" and has_bfloat16(device))
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=settings.precision == "bfloat16" and has_bfloat16(device)
+    )
 
 
 def has_bfloat16(device: torch.device) -> bool:
