@@ -159,8 +159,21 @@ def one_cycle(step: int, total: int) -> float:
 
 
 def precision(settings: TrainingSettings, device: torch.device) -> AbstractContextManager:
-    """The autocast context of the configured precision; master weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    """The autocast context of the configured precision; master weights stay float32. A processor without instructions
+    that bfloat16 is fast by computes in float32 all the same."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=settings.precision == "bfloat16" and has_bfloat16(device)
+    )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth it: on every GPU, and on processors but those that have AVX2 or less, where a network
+    takes several times as long as in float32.
+
+    >>> has_bfloat16(torch.device("cuda"))
+    True
+    """
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def _check(sums: Tensor, epoch: int, settings: TrainingSettings) -> None:

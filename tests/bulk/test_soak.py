@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.mark.timeout(460)
 def test_jobs_in_a_loop_whose_workers_are_killed_leave_nothing_behind(tmp_path):
     out = tmp_path / "soak.json"
-    options = ["--minutes", "3", "--every", "15", "--images", "1024", "--out", str(out)]
+    options = ["--minutes", "3", "--every", "20", "--images", "384", "--out", str(out)]
     run = subprocess.run([sys.executable, BENCHMARKS / "soak.py", *options], capture_output=True, text=True)
     # It ends with 1 where an image is missing or differs.
     assert run.returncode == 0, run.stdout + run.stderr

@@ -25,6 +25,7 @@ from raypurify.training import (
 )
 from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
 from raypurify.training.checkpoint import final_weights, read_checkpoint, write_checkpoint
+from raypurify.training.loop import precision
 
 STEPS = 6
 SETTINGS = TrainingSettings(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
@@ -269,3 +270,10 @@ def test_augmentation_is_chosen_by_name_and_drawn_by_seed():
         first, again, other = (augmented(images, how, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_processors_that_are_slow_at_bfloat16_compute_in_float32(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with precision(TrainingSettings(precision="bfloat16"), torch.device("cpu")):
+        assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype == dtype
