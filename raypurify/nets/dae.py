@@ -1,4 +1,4 @@
-"""STL's denoising auto-encoder (Sun et al., CVPR 2019, section 3.2), whose code is what its strata are made of."""
+"""STL's denoising auto-encoder (Sun et al., CVPR 2019, section 3.4), whose code is what its strata are made of."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class DenoisingAutoEncoder(Encoder):
 
     ``network(images)`` gives reconstructions (N, 3, H, W) in [0, 1], float32, of images (N, 3, H, W) in [0, 1] whose
     sides are multiples of 8. ``network.latents(images)`` gives the code, the last pooled map flattened, of images of
-    ``side``²: (N, dim) with dim = width·(side/8)². STL samples larger images down to 32² before (section 4.1), where
+    ``side``²: (N, dim) with dim = width·(side/8)². STL samples larger images down to 32² before (section 5.1), where
     dim is 16·width.
 
     Raises ConfigError for a width below 1, or a side that is no multiple of 8.

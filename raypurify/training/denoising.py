@@ -28,7 +28,7 @@ def training_sigma(
     """The standard deviations (N,) of a batch's noise, as ``settings.levels`` says.
 
     ``"half"``: 0 for every other image, ``noise`` for the rest: STL trains "on both natural images and their
-    noise-perturbed versions" (Sun et al., section 3.2) and names no share, so neither has more say; each batch has
+    noise-perturbed versions" (Sun et al., section 3.4) and names no share, so neither has more say; each batch has
     both, for one statistic of batch norm. ``"all"``: ``noise``, as MagNet. ``"range"``: uniform between 0 and
     ``noise``, for noise of unknown size (Zhang et al. 2017, section III-D).
 
