@@ -29,9 +29,9 @@ class Sight(NamedTuple):
 def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, and for
-    "joint" clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver the
-    purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, and
+    for "joint" clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver
+    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
