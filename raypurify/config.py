@@ -158,7 +158,7 @@ class StrataSettings(_Settings):
 
     count: int = Field(4, ge=1, description="number of strata; STL takes 4 for CIFAR-10 and 10 for ImageNet")
     components: int = Field(128, ge=1, description="principal components that are kept, at most as many as there are")
-    neighbours: int = Field(15, ge=1, description="training features that vote")
+    neighbours: int = Field(15, ge=1, le=1000, description="training features that vote")
     keep: int = Field(10000, ge=1, description="training features that the bundle keeps; the vote is theirs")
     n_init: int = Field(10, ge=1)
     block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; more are spread")
@@ -293,7 +293,7 @@ def presets(method: str | None = None) -> list[str]:
     ['cifar10-stl', 'tiny-stl']
     """
     names = sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
-    return [name for name in names if method in (None, _method(_preset(name)))]
+    return [name for name in names if method is None or _method(_preset(name)) == method]
 
 
 def load_settings(

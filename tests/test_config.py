@@ -109,6 +109,11 @@ def test_settings_of_another_method_are_refused_by_their_names(tmp_path):
     assert load_settings(path=tmp_path / "s.yaml", overrides=("method=stl",)).method == "stl"
 
 
+def test_so_many_neighbours_vote_as_memory_has_room_for():
+    with pytest.raises(ConfigError, match=r"strata\.neighbours"):
+        load_settings("tiny-stl", overrides=("strata.neighbours=1001", "strata.keep=2000"))
+
+
 def test_settings_of_other_methods_are_not_written():
     shared = {"name", "note", "seed", "data", "csc", "dictionaries", "calibration"}
     rsfp, stl = (load_settings(name).model_dump() for name in ("tiny", "tiny-stl"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from raypurify.config import Settings
+from raypurify.config import SECTIONS, Settings
 from raypurify.errors import BundleError
 from raypurify.storage import Place, Where, redact, resolve
 
@@ -149,7 +149,7 @@ def open_bundle(where: Where) -> BundleFolder:
     """Open a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
 
     The manifest is read and checked, the other files are not. Raises BundleError where there is no bundle, and where
-    the manifest is damaged or of an unknown version.
+    the manifest is damaged, or of an unknown version or method.
     """
     place, text = _open(where)
     return BundleFolder(place, _manifest(text, place), hashlib.sha256(text).hexdigest())
@@ -209,6 +209,12 @@ def _manifest(text: bytes, root: Place) -> Manifest:
             )
         if version == 1:
             tree = {"method": FIRST_METHOD} | tree
+        # Before its settings, which are not known here either.
+        if isinstance(method := tree.get("method"), str) and method not in SECTIONS:
+            raise BundleError(
+                f"bundle {root} is of the method {method!r}, and this raypurify knows {', '.join(SECTIONS)}; "
+                f"install the version that wrote it ({tree.get('raypurify')})"
+            )
         return Manifest.model_validate(tree)
     except ValidationError as e:
         first = e.errors()[0]

@@ -94,6 +94,6 @@ def fitting(bundle: Bundle) -> Iterator[None]:
     """What goes wrong with tensors that are not as the manifest says, in the block, as BundleError."""
     try:
         yield
-    except (KeyError, RuntimeError, ValueError, TypeError) as e:
+    except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as e:
         where = bundle.where or bundle.manifest.name
         raise BundleError(f"bundle {where}: the tensors do not fit the manifest: {e}; fit the bundle again") from e

@@ -129,7 +129,8 @@ class Strata:
             shapes = ", ".join(f"{name} {tuple(state[name].shape)}" for name in names)
             raise BundleError(f"strata do not fit together: {shapes}; expected (d,), (p, d), (K, p), (n, p), (n,)")
         for name in names[:-1]:
-            if not state[name].is_floating_point() or not state[name].isfinite().all():
+            # As float32, which has no room for all that float64 has.
+            if not state[name].is_floating_point() or not state[name].float().isfinite().all():
                 raise BundleError(f"strata: tensor {name!r} holds values that are not finite numbers; {_FIT}")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise BundleError(f"strata: labels are of type {labels.dtype}, not whole numbers; {_FIT}")

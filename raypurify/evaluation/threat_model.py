@@ -29,17 +29,17 @@ class Sight(NamedTuple):
 def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    That is ``knows`` itself where the purifier has what it takes: a solver, clusters to choose from, and for "joint"
-    clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver the
-    purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, and
+    for "joint" clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver
+    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
     'bpda'
     """
-    if knows == "choice" and not hasattr(purifier, "cluster_distances"):
-        knows = "solver"
-    if knows == "joint" and None in getattr(purifier, "classes_of_cluster", [None]):
+    classes = getattr(purifier, "classes_of_cluster", [None])
+    # Of one cluster alone there is no other to lead to: its margin has no gradient.
+    if knows in ("choice", "joint") and (len(classes) < 2 or (knows == "joint" and None in classes)):
         knows = "solver"
     if knows in ("solver", "joint") and not hasattr(purifier, "purify_differentiably"):
         return "gradient" if getattr(purifier, "differentiable", False) else "bpda"

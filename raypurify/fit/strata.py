@@ -63,9 +63,9 @@ def find_strata(
     progress = shared_progress(folder, images, "images", start=images if facts else 0)
     if facts is None:
         task = ray.remote(_find).options(max_retries=RETRIES)
-        ray.get(task.remote(folder, pieces, source_rows, settings, seed, progress))
+        # Not read back: a network file system may say for a while that there is no such file, as a moment ago.
+        facts = ray.get(task.remote(folder, pieces, source_rows, settings, seed, progress))
         ray.get(progress.add.remote(images, "picture"))
-        facts = read_json(folder / FACTS)
     if (folder / PICTURE).kind != "file":
         _draw(folder, prepared, facts, source_rows, side)
     sizes = facts["sizes"]
@@ -85,7 +85,7 @@ def load_strata(folder: Place, neighbours: int) -> Strata:
 
 def _find(
     folder: Place, pieces: list[Piece], source_rows: int, settings: StrataSettings, seed: int, progress: Any
-) -> None:
+) -> dict[str, Any]:
     latents = open_class(pieces, settings.block_mb << 20)
     each_block = telling_passes(latents.each_block, "strata", progress)
     found = fit_strata(each_block, settings, seed)
@@ -96,7 +96,9 @@ def _find(
     (folder / FOUND).write(save({name: part.contiguous() for name, part in found.strata.state().items()}))
     # The last: with it the strata are whole.
     sizes = np.bincount(found.labels, minlength=found.strata.count).tolist()
-    write_json(folder / FACTS, {"sizes": sizes, "agreement": found.agreement, "near": [rows.tolist() for rows in near]})
+    facts = {"sizes": sizes, "agreement": found.agreement, "near": [rows.tolist() for rows in near]}
+    write_json(folder / FACTS, facts)
+    return facts
 
 
 def _draw(folder: Place, prepared: Place, facts: dict[str, Any], source_rows: int, side: int) -> None:

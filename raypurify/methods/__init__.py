@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raypurify.bundle.manifest import BundleFacts, BundleFolder, Manifest, open_bundle
 from raypurify.bundle.manifest import read_facts as _read_facts
-from raypurify.errors import BundleError, ConfigError
+from raypurify.errors import ConfigError
 from raypurify.methods.contract import Method, check_counts, check_files
 from raypurify.methods.rsfp import RSFP
 from raypurify.methods.stl import STL
@@ -32,17 +32,12 @@ METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL)}
 __all__ = ["METHODS", "Method", "checked_facts", "classifier_of", "load", "method_of", "opened"]
 
 
-def method_of(manifest: Manifest, where: object = "") -> Method:
-    """The method of a bundle, which ``where`` names in the message. Raises BundleError where it is not known.
+def method_of(manifest: Manifest) -> Method:
+    """The method of a bundle that ``open_bundle`` opened: it refuses those of methods that are not known.
 
     >>> method_of(open_bundle("cifar10").manifest).name
     'rsfp'
     """
-    if manifest.method not in METHODS:
-        raise BundleError(
-            f"bundle {where or manifest.name} is of the method {manifest.method!r}, and this raypurify knows "
-            f"{', '.join(METHODS)}; install the version that wrote it ({manifest.raypurify})"
-        )
     return METHODS[manifest.method]
 
 
@@ -90,7 +85,7 @@ def _loaded(where: Where) -> "tuple[Method, Bundle]":
 def opened(where: Where) -> tuple[Method, BundleFolder]:
     """A bundle, opened as by ``open_bundle``, and its method, whose files its manifest lists. Raises BundleError."""
     folder = open_bundle(where)
-    method = method_of(folder.manifest, folder.place)
+    method = method_of(folder.manifest)
     check_files(method, set(folder.manifest.files), str(folder.place))
     return method, folder
 

@@ -1,7 +1,7 @@
 """The purifier of a bundle of any method: a cluster is chosen for each image, and its atoms rewrite the image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from raypurify.purifiers.rewriting import rewrite
 # What a network sees at a time on a CPU: the activations of more leave its cache.
 CPU_PIXELS = 1 << 15
 Same = TypeVar("Same", bound="Bundled")
+Net = TypeVar("Net", bound=nn.Module)
 _HOW = "give one for all images, or one for each"
 
 
@@ -185,6 +186,22 @@ def latents_at(side: int, latents: Callable[[Tensor], Tensor], images: Tensor) -
     if images.is_cuda:
         return latents(images)
     return torch.cat([latents(part) for part in images.split(max(1, CPU_PIXELS // side**2))])
+
+
+def weighted(make: Callable[[], Net], weights: Mapping[str, Tensor]) -> Net:
+    """The network that ``make()`` gives, with these ``weights`` by their names, copied, floating point as float32.
+
+    It takes no more memory than they do: how large it is say settings, which whoever wrote the bundle chose. Raises
+    RuntimeError for weights of another network.
+
+    >>> weighted(lambda: nn.Linear(2, 1), {"weight": torch.ones(1, 2).half(), "bias": torch.zeros(1)}).weight.dtype
+    torch.float32
+    """
+    with torch.device("meta"):
+        network = make()
+    single = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
+    network.load_state_dict(single, assign=True)
+    return network
 
 
 def _of_unit_norm(atoms: Tensor) -> Tensor:

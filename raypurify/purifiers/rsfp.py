@@ -1,5 +1,7 @@
 """Robust semantic feature purification: stage iii of RSFP's Algorithm 1."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from raypurify.bundle.names import DICTIONARIES, DISTRIBUTIONS, NETWORK
 from raypurify.bundle.tensors import Tensors, fitting
 from raypurify.clusters import ClusterDistributions
 from raypurify.nets.wide_resnet import WideResNet
-from raypurify.purifiers.bundled import Bundled, latents_at
+from raypurify.purifiers.bundled import Bundled, latents_at, weighted
 
 
 class RSFP(Bundled):
@@ -66,9 +68,8 @@ def network_of(bundle: Bundle) -> WideResNet:
     """The robust network of a bundle of the method rsfp, a classifier of its classes. Raises BundleError."""
     net = bundle.settings.network
     with fitting(bundle):
-        network = WideResNet(net.depth, net.width, len(bundle.manifest.classes))
-        state = bundle.tensors[NETWORK]
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        make = partial(WideResNet, net.depth, net.width, len(bundle.manifest.classes))
+        network = weighted(make, bundle.tensors[NETWORK])
     return network.eval()
 
 

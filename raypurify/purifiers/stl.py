@@ -1,13 +1,14 @@
 """Stratified convolutional sparse coding: the sparse transformation layer of STL."""
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
 from raypurify.bundle.names import DICTIONARIES, ENCODER, STRATA
 from raypurify.bundle.tensors import Tensors
 from raypurify.clusters.strata import Strata, halved
 from raypurify.nets.dae import DenoisingAutoEncoder
-from raypurify.purifiers.bundled import Bundled, latents_at
+from raypurify.purifiers.bundled import Bundled, latents_at, weighted
 
 
 class STL(Bundled):
@@ -57,8 +58,8 @@ class STL(Bundled):
 
     def _assemble(self) -> None:
         tensors, settings = self.bundle.tensors, self.settings
-        self.network = DenoisingAutoEncoder(settings.dae.width, settings.data.image_size)
-        self.network.load_state_dict({k: _single(v) for k, v in tensors[ENCODER].items()})
+        make = partial(DenoisingAutoEncoder, settings.dae.width, settings.data.image_size)
+        self.network = weighted(make, tensors[ENCODER])
         self.strata = Strata.from_state(dict(tensors[STRATA]), settings.strata.neighbours)
         if self.strata.dim != self.network.dim:
             raise ValueError(f"strata of {self.strata.dim} dimensions, latents of {self.network.dim}")
@@ -70,6 +71,7 @@ def stl_tensors(network: DenoisingAutoEncoder, strata: Strata, dictionaries: Ten
     """The tensors of a bundle of the method stl, for ``save_bundle``: weights, atoms (K, M, 3, h, w) and, where it can
     hold them, the kept features as float16; what else the strata are made of as float32.
 
+    >>> import torch
     >>> from raypurify.clusters import fit_strata
     >>> from raypurify.config import StrataSettings
     >>> network = DenoisingAutoEncoder(width=2)
@@ -82,7 +84,3 @@ def stl_tensors(network: DenoisingAutoEncoder, strata: Strata, dictionaries: Ten
         STRATA: strata.state() | {"features": halved(strata.features)},
         DICTIONARIES: {"atoms": dictionaries.half()},
     }
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

@@ -1,7 +1,7 @@
 """A training between two steps: everything that a resumed run needs to equal the uninterrupted one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,7 +31,7 @@ class Run:
     epochs: int = 0
     stopped: str | None = None
     step: int = 0
-    sums: tuple[float, ...] = ()
+    sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
 
@@ -72,9 +72,13 @@ class Run:
             message = f"the checkpoint does not fit this network: {e}; train into a new run directory"
             raise TrainingError(message) from e
 
-    def move_to(self, step: int = 0, sums: Sequence[float] = (), images: int = 0, seconds: float = 0.0) -> None:
-        """Set where in an epoch the training is, at its beginning by default."""
-        self.step, self.sums, self.images, self.seconds = step, tuple(sums), images, seconds
+    def move_to(
+        self, step: int = 0, sums: dict[str, float] | Sequence[float] = (), images: int = 0, seconds: float = 0.0
+    ) -> None:
+        """Set where in an epoch the training is, at its beginning by default. Checkpoints of before figures had names
+        have ``sums`` without."""
+        self.step, self.images, self.seconds = step, images, seconds
+        self.sums = dict(sums if isinstance(sums, dict) else zip(("loss", "accuracy", "distance"), sums))
 
 
 def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

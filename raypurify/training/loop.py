@@ -101,8 +101,7 @@ def run_epoch(
     # An objective draws on the device it works on, and must not repeat the numbers of the augmentation.
     crops, draws = torch.Generator(), torch.Generator(device)
     begun, count = time.perf_counter() - run.seconds, run.images
-    told: dict[str, Tensor] = {}
-    sums: Tensor | None = None
+    names, sums = list(run.sums), torch.tensor(list(run.sums.values()), device=device)
     model.train()
     for step, batch in enumerate(batches, run.step):
         first, second, third = np.random.SeedSequence((seed % 2**32, run.epochs, step)).generate_state(3).tolist()
@@ -120,8 +119,8 @@ def run_epoch(
         run.schedule.step()
         told = {"loss": loss, **figures}
         means = torch.stack([figure.detach() for figure in told.values()])
-        if sums is None:
-            sums = torch.tensor(run.sums[: len(told)] or [0.0] * len(told), device=device)
+        if names != list(told):
+            names, sums = list(told), torch.tensor([run.sums.get(name, 0.0) for name in told], device=device)
         sums += means * len(images)
         count += len(images)
         if step % LOOK == 0:
@@ -129,13 +128,13 @@ def run_epoch(
         on_step(len(images))
         due = settings.checkpoint_steps and (step + 1) % settings.checkpoint_steps == 0 and step + 1 < steps
         if on_checkpoint is not None and due:
-            run.move_to(step + 1, sums.tolist(), count, time.perf_counter() - begun)
+            run.move_to(step + 1, dict(zip(names, sums.tolist())), count, time.perf_counter() - begun)
             on_checkpoint(run.checkpoint)
-    if sums is None:
+    if not count:
         raise TrainingError(f"epoch {run.epochs} had no batch: fewer images than workers × batch size")
     _check(sums, run.epochs, settings)
     seconds = time.perf_counter() - begun
-    metrics = dict(zip(told, (sums / count).tolist()))
+    metrics = dict(zip(names, (sums / count).tolist()))
     return metrics | {"seconds": seconds, "images_per_second": count / seconds}
 
 

@@ -54,8 +54,14 @@ def train_here(
     so many epochs, and within them every ``checkpoint_steps``; called again after an interruption, the training goes on
     from it, and on a CPU comes to the same network bit for bit. ``say`` is told a line an epoch.
 
-    Raises ConfigError, DataError, or TrainingError, also when ``out`` holds a training of other settings or images.
+    Raises ConfigError, also for settings of another method than rsfp, DataError, or TrainingError, also when ``out``
+    holds a training of other settings or images.
     """
+    if settings.method != "rsfp":
+        raise ConfigError(
+            f"the settings are of the method {settings.method}, and here the networks of rsfp are trained: "
+            "set method to rsfp, or train by raypurify fit with --until"
+        )
     part: TrainingSettings = settings.robust if robust else settings.baseline
     classes = count_classes(images.labels, held_out.labels)
     architecture = {**settings.network.model_dump(), "classes": classes}

@@ -210,6 +210,7 @@ class TestState:
             ("centroids", lambda t: t[None], "do not fit together"),
             ("features", lambda t: t[1:], "do not fit together"),
             ("features", lambda t: t * torch.nan, "not finite"),
+            ("features", lambda t: t.double() * 1e300, "not finite"),
             ("centroids", lambda t: t.int(), "not finite"),
             ("labels", lambda t: t + 1, "labels reach from 1 to 3"),
             ("labels", lambda t: t - 1, "labels reach from -1"),

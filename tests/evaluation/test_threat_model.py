@@ -1,5 +1,6 @@
 """What an attacker differentiates of which purifier, and that it is what is said."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +27,12 @@ def test_what_a_purifier_lacks_is_passed_as_said(subjects):
     assert said["RSFP"] == list(KNOWS)
     assert said["one dictionary"] == ["classifier", "bpda", "bpda-smooth", "solver", "solver", "solver"]
     assert said["JPEG"] == ["classifier", "bpda", "bpda-smooth", "bpda", "bpda", "bpda"]
+
+
+def test_of_one_cluster_there_is_no_choice_to_attack(subjects):
+    alone = copy(subjects["RSFP"])
+    alone.classes_of_cluster = alone.classes_of_cluster[:1]
+    assert [differentiated(knows, alone) for knows in ("choice", "joint", "solver")] == ["solver"] * 3
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The contract of methods, over every entry of the registry; and bundles of methods and versions that are not known."""
 
 import json
+import resource
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -208,6 +209,20 @@ def test_a_network_of_another_width_is_refused(method, bundle, tmp_path):
         raypurify.load(rewritten(bundle, tmp_path / "wide", wider))
 
 
+@pytest.mark.parametrize("width", [1 << 16, 1 << 70])
+def test_a_network_takes_no_memory_that_its_file_does_not(method, bundle, tmp_path, width):
+    def far_wider(tensors, about):
+        name = "network" if method.name == "rsfp" else "dae"
+        about["settings"][name]["width"] = width
+
+    where = rewritten(bundle, tmp_path / "far", far_wider)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match="do not fit the manifest"):
+        raypurify.load(where)
+    # In KiB; one layer of the settings' would have 2³⁵ numbers or more.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
+
+
 def test_provenance_and_the_known_image_are_of_any_method(method, purifier, bundle):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     [(_, facts)] = purify_pixels(purifier, [pixels])
@@ -252,6 +267,10 @@ def test_classifiers_are_of_methods_that_have_one(method, bundle, purifier, imag
 
 def test_a_method_that_is_not_known_is_named_with_the_remedy(bundle, tmp_path):
     where = rewritten(bundle, tmp_path / "new", lambda tensors, about: about.update(method="magic"))
+    manifest = json.loads((where / MANIFEST).read_text())
+    # As such a bundle would have it: nor are its settings known.
+    manifest["settings"] = {"method": "magic", "wands": {"count": 3}}
+    (where / MANIFEST).write_text(json.dumps(manifest))
     for read in (raypurify.load, checked_facts, classifier_of):
         with pytest.raises(
             BundleError, match=r"of the method 'magic', and this raypurify knows rsfp, stl; install the"

@@ -442,6 +442,8 @@ def test_the_bundle_is_told_to_those_with_the_token(client, url, bundle):
         again = client.get(path, headers={"If-None-Match": f'"other", W/{tag}'})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
         assert client.get(path, headers={"If-None-Match": '"other"'}).content == answer.content
+    # A browser may hold what a version before this one told of the same bundle.
+    assert client.get(paths[0], headers={"If-None-Match": f'"{loaded.digest}"'}).status_code == 200
     assert client.get(paths[0]).json() == {
         "name": "untrained",
         "digest": loaded.digest,

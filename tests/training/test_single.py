@@ -195,6 +195,14 @@ def test_settings_that_need_more_are_refused(place, tmp_path, capsys):
     assert "every" in complaint_of_usage(capsys, [*arguments, "--every", "0"])
 
 
+def test_settings_of_another_method_are_refused(place, tmp_path, capsys):
+    settings = tmp_path / "stl.yaml"
+    settings.write_text(yaml.safe_dump({"method": "stl", "data": SETTINGS["data"], "dae": {"epochs": 1}}))
+    arguments = ["--config", str(settings), "--images", str(place / "prepare"), "--out", str(tmp_path / "out")]
+    assert "of the method stl, and here the networks of rsfp are trained" in complaint(capsys, arguments)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_another_training_or_a_damaged_checkpoint_is_refused(place, tmp_path, capsys):
     arguments = ["--config", place / "settings.yaml", "--images", place / "prepare", "--out", tmp_path / "out"]
     arguments = [*map(str, arguments), "--set", "baseline.epochs=1"]

@@ -141,6 +141,27 @@ def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one(distributions, t
     assert same(network, again)
 
 
+@pytest.fixture(scope="module")
+def within():
+    """The losses of a training of one epoch, and its checkpoint after four steps."""
+    held, settings = [], SETTINGS.model_copy(update={"epochs": 1, "checkpoint_steps": 4})
+    _, losses, _ = trained(settings=settings, on_checkpoint=lambda state: held.append(clone(state())))
+    return losses, settings, held[0]
+
+
+def test_a_checkpoint_of_before_figures_had_names_goes_on(within):
+    losses, settings, checkpoint = within
+    old = checkpoint["within"] | {"sums": (*checkpoint["within"]["sums"].values(), 0.0)}
+    assert trained(settings=settings, resume=clone(checkpoint | {"within": old}))[1] == losses
+
+
+def test_an_epoch_of_which_another_number_of_workers_leaves_no_step_tells_what_was_done(within):
+    _, settings, checkpoint = within
+    done = checkpoint["within"]
+    again = trained(settings=settings, resume=clone(checkpoint | {"within": done | {"step": STEPS}}))[1]
+    assert again == [pytest.approx(done["sums"]["loss"] / done["images"])]
+
+
 def test_training_leaves_the_global_generator_as_it_was():
     torch.manual_seed(5)
     expected = torch.rand(3)
