@@ -205,6 +205,8 @@ def attack_choice(
     >>> (purifier.purify(attack_choice(PGD(eps=0.1), purifier, x)).cluster != purifier.purify(x).cluster).tolist()
     [True, True]
     """
+    scores = cluster_scores(purifier)
+    # The cluster by its distance: where a vote chooses, the two may differ, and the attack would find its work done.
     with torch.no_grad():
-        own, _ = purifier.choose(images)
-    return attack(cluster_scores(purifier), images, own, generator=generator, loss=loss)
+        own = scores(images).argmax(1)
+    return attack(scores, images, own, generator=generator, loss=loss)

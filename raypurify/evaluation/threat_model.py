@@ -72,9 +72,11 @@ def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, la
     if passed == "classifier":
         return Sight(network, labels, None)
     if passed == "choice":
+        scores = cluster_scores(purifier)  # type: ignore[arg-type]  # it has clusters
+        # As attack_choice has it, and why.
         with torch.no_grad():
-            own = purifier.choose(images)[0]  # type: ignore[attr-defined]  # as above
-        return Sight(cluster_scores(purifier), own, margin)  # type: ignore[arg-type]
+            own = scores(images).argmax(1)
+        return Sight(scores, own, margin)
     if passed in ("solver", "joint"):
         through = joint if passed == "joint" else through_solver
         return Sight(through(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver

@@ -1,5 +1,6 @@
 """The graphs of stages by method, and what status and the command line ask of them without torch or Ray."""
 
+from raypurify.errors import ConfigError
 from raypurify.files import read_json, write_json
 from raypurify.fit import rsfp, stl
 from raypurify.fit.graph import Graph
@@ -20,8 +21,12 @@ def stage_names(method: str) -> tuple[str, ...]:
     return tuple(stage.name for stage in GRAPHS[method])
 
 
-def write_method(run_dir: Place, method: str) -> None:
-    """Write down which method is fitted in a run directory."""
+def claim(run_dir: Place, method: str) -> None:
+    """Write down which method is fitted in a run directory. Raises ConfigError where a fit of another has begun there:
+    stages of one name are not the same."""
+    there, begun = begun_stages(run_dir)
+    if begun and there != method:
+        raise ConfigError(f"{run_dir} holds a fit of {there}, not of {method}: choose another run directory")
     write_json(run_dir / METHOD, {"method": method})
 
 

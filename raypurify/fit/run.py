@@ -3,7 +3,7 @@
 from raypurify.config import Settings
 from raypurify.errors import BundleError, ConfigError
 from raypurify.fit.graph import Fit, asked_of, work_through
-from raypurify.fit.graphs import GRAPHS, write_method
+from raypurify.fit.graphs import GRAPHS, claim
 from raypurify.runtime.stages import open_run
 from raypurify.storage import Place, Where
 
@@ -51,7 +51,7 @@ def fit(
         follow_links=follow_links,
     )
     with open_run(run_dir) as folder, ray_session(address):
-        write_method(folder, settings.method)
+        claim(folder, settings.method)
         for done in work_through(graph, folder, Fit(settings, source)):
             if done.folder.name == until:
                 return done.folder

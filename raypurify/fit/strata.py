@@ -68,6 +68,7 @@ def find_strata(
         ray.get(progress.add.remote(images, "picture"))
     if (folder / PICTURE).kind != "file":
         _draw(folder, prepared, facts, source_rows, side)
+    (folder / SHOWN).delete_folder()
     sizes = facts["sizes"]
     return {
         "strata": len(sizes),
@@ -107,4 +108,3 @@ def _draw(folder: Place, prepared: Place, facts: dict[str, Any], source_rows: in
     # A sample comes by its rows: back to nearest first.
     images = [read_sample(copies, k, side)[np.argsort(np.argsort(rows))] for k, rows in enumerate(near)]
     (folder / PICTURE).write(strata_sheet(facts["sizes"], images))
-    (folder / SHOWN).delete_folder()

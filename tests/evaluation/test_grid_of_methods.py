@@ -13,6 +13,7 @@ ATTACKS = {
     "FGSM": {"attack": "fgsm", "norm": "linf", "eps": 0.05},
     "BPDA": {"attack": "pgd", "eps": 0.05, "steps": 2, "knows": "bpda"},
     "choice": {"attack": "pgd", "eps": 0.05, "steps": 2, "knows": "choice"},
+    "joint": {"attack": "pgd", "eps": 0.05, "steps": 2, "knows": "joint"},
 }
 COUNT = 6
 
@@ -40,4 +41,7 @@ def test_a_grid_compares_purifiers_of_both_methods(local_ray, grid, tmp_path):
         cells = {(row["attack"], row["purifier"]): row for row in csv.DictReader(file)}
     assert {(a, p) for a in ATTACKS for p in grid["purifiers"]} <= set(cells)
     assert {row["n"] for row in cells.values()} == {str(COUNT)}
+    # Strata are of no class that a gradient could lead to.
+    done = {(attack, name): cells[attack, name]["done"] for attack in ("choice", "joint") for name in ("RSFP", "STL")}
+    assert list(done.values()) == ["choice", "choice", "joint", "solver"]
     assert "STL" in (tmp_path / "out" / "report.html").read_text("utf-8")

@@ -8,7 +8,7 @@ import pytest
 from raypurify.config import load_settings
 from raypurify.errors import ConfigError
 from raypurify.fit.graph import asked_of, fingerprints
-from raypurify.fit.graphs import GRAPHS, begun_stages, stage_names, write_method
+from raypurify.fit.graphs import GRAPHS, begun_stages, claim, stage_names
 from raypurify.fit.run import fit
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import resolve
@@ -91,7 +91,10 @@ def test_a_run_directory_says_its_method_and_older_ones_are_of_rsfp(tmp_path):
     (tmp_path / "prepare" / MARKER).write_text("{}")
     others = [name for name in stage_names("rsfp") if name not in ("samples", "robust_first")]
     assert begun_stages(resolve(tmp_path)) == ("rsfp", tuple(others))
-    write_method(resolve(tmp_path), "another")
+    claim(resolve(tmp_path), "rsfp")
+    with pytest.raises(ConfigError, match="holds a fit of rsfp, not of stl: choose another run directory"):
+        claim(resolve(tmp_path), "stl")
+    (tmp_path / "fit.json").write_text('{"method": "another"}')
     assert begun_stages(resolve(tmp_path)) == ("another", ())
 
 
