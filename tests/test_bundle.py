@@ -121,6 +121,7 @@ def test_changed_file_is_named(copy, name, damage):
         ({"cluster_class": [0]}, "do not fit the manifest"),
         ({"classes": ["a", "b"]}, "do not fit the manifest"),
         ({"dictionary_source": ["0"]}, "1 entries in dictionary_source"),
+        ({"calibration": {"distance_threshold": float("nan"), "quantile": 0.9, "images": 9}}, "distance_threshold"),
         *(
             ({"calibration": {"distance_threshold": 1, "quantile": 0.9, "images": 9, "quantiles": curve}}, "quantiles")
             for curve in ([1, 3, 2], [1], [1, float("nan")], [1, float("inf")], ["a", "b"], [0] * 1002)

@@ -46,7 +46,7 @@ class Calibration(_Record):
     theirs, raises it. ``quantiles`` are the curve of theirs, from the least to the greatest at equal steps of their
     number; there are none in a bundle that was fitted before they were kept."""
 
-    distance_threshold: float
+    distance_threshold: FiniteFloat
     quantile: float
     images: int
     quantiles: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_CURVE), AfterValidator(_ascending)] = ()

@@ -91,9 +91,11 @@ def load_bundle(where: Where | BundleFolder) -> Bundle:
 
 @contextmanager
 def fitting(bundle: Bundle) -> Iterator[None]:
-    """What goes wrong with tensors that are not as the manifest says, in the block, as BundleError."""
+    """What goes wrong with tensors that are not as the manifest says, in the block, as BundleError of this bundle."""
+    where = bundle.where or bundle.manifest.name
     try:
         yield
+    except BundleError as e:
+        raise BundleError(f"bundle {where}: {e}") from e
     except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as e:
-        where = bundle.where or bundle.manifest.name
         raise BundleError(f"bundle {where}: the tensors do not fit the manifest: {e}; fit the bundle again") from e

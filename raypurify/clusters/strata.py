@@ -127,7 +127,9 @@ class Strata:
             or len(labels) != len(features)
         ):
             shapes = ", ".join(f"{name} {tuple(state[name].shape)}" for name in names)
-            raise BundleError(f"strata do not fit together: {shapes}; expected (d,), (p, d), (K, p), (n, p), (n,)")
+            raise BundleError(
+                f"strata do not fit together: {shapes}; expected (d,), (p, d), (K, p), (n, p), (n,); {_FIT}"
+            )
         for name in names[:-1]:
             # As float32, which has no room for all that float64 has.
             if not state[name].is_floating_point() or not state[name].float().isfinite().all():
@@ -172,6 +174,8 @@ def fit_strata(latents: Array | EachBlock, settings: StrataSettings, seed: int =
     rows, mean, components, features = _components(each_block, settings.components)
     if len(rows) < settings.neighbours:
         raise DataError(f"{settings.neighbours} neighbours of {len(rows)} latents cannot vote: lower strata.neighbours")
+    if len(rows) < settings.count:
+        raise DataError(f"{settings.count} strata of {len(rows)} latents cannot be: lower strata.count")
     found = fit_kmeans(features, settings.count, n_init=settings.n_init, seed=seed)
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     kept, others = np.sort(order[: settings.keep]), order[settings.keep :][:_MEASURED]

@@ -21,10 +21,10 @@ def file_digest(path: str, weights: str | None) -> str:
 
 
 def bundle_digest(path: str, weights: str | None) -> str:
-    """The digest of a bundle whose files are whole. Raises BundleError."""
-    from raypurify.methods import checked_facts
+    """The digest of a bundle whose files are whole. Raises BundleError, and ConfigError where it has no classifier."""
+    from raypurify.methods import classifier_facts
 
-    return checked_facts(path).digest
+    return classifier_facts(path).digest
 
 
 def torchvision_digest(path: str, weights: str | None) -> str:

@@ -9,6 +9,7 @@ To add a method: its purifier in ``raypurify/purifiers/``, a subclass of ``Bundl
 No torch is imported here before a purifier is made.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from raypurify.bundle.manifest import BundleFacts, BundleFolder, Manifest, open_bundle
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL)}
 """Every method by its name in manifests and settings."""
 
-__all__ = ["METHODS", "Method", "checked_facts", "classifier_of", "load", "method_of", "opened"]
+__all__ = ["METHODS", "Method", "checked_facts", "classifier_facts", "classifier_of", "load", "method_of", "opened"]
 
 
 def method_of(manifest: Manifest) -> Method:
@@ -53,12 +54,7 @@ def classifier_of(where: Where) -> "nn.Module":
     Raises ConfigError where bundles of its method have none, BundleError for the bundle.
     """
     method, bundle = _loaded(where)
-    if method.classifier is None:
-        having = ", ".join(name for name, one in METHODS.items() if one.classifier)
-        raise ConfigError(
-            f"bundle {bundle.where} is of the method {method.name}, which has no classifier; name a bundle of {having}"
-        )
-    return method.classifier(bundle)
+    return _classifying(method, bundle.where)(bundle)
 
 
 def checked_facts(where: Where) -> BundleFacts:
@@ -71,6 +67,22 @@ def checked_facts(where: Where) -> BundleFacts:
     facts = _read_facts(folder)
     _check(method, facts)
     return facts
+
+
+def classifier_facts(where: Where) -> BundleFacts:
+    """The facts of a bundle as ``checked_facts`` has them. Raises ConfigError as ``classifier_of``, without torch."""
+    facts = checked_facts(where)
+    _classifying(method_of(facts.manifest), facts.where)
+    return facts
+
+
+def _classifying(method: Method, where: str) -> "Callable[[Bundle], nn.Module]":
+    if method.classifier is None:
+        having = ", ".join(name for name, one in METHODS.items() if one.classifier)
+        raise ConfigError(
+            f"bundle {where} is of the method {method.name}, which has no classifier; name a bundle of {having}"
+        )
+    return method.classifier
 
 
 def _loaded(where: Where) -> "tuple[Method, Bundle]":

@@ -51,6 +51,8 @@ class Bundled(ABC):
             self.dictionaries = _of_unit_norm(bundle.tensors[DICTIONARIES]["atoms"].float())
             self.min_size = max(self.dictionaries.shape[-2:])
             self._assemble()
+            if not all(part.isfinite().all() for part in self.numbers()):
+                raise ValueError("they hold values that are not finite")
         self._move(torch.device(device))
 
     @abstractmethod
@@ -205,8 +207,11 @@ def weighted(make: Callable[[], Net], weights: Mapping[str, Tensor]) -> Net:
 
 
 def _of_unit_norm(atoms: Tensor) -> Tensor:
-    """Dictionaries (K, M, 3, h, w) scaled to atoms of L2 norm 1. Raises ValueError for values that are not finite."""
+    """Dictionaries (K, M, 3, h, w) scaled to atoms of L2 norm 1. Raises ValueError for what no atoms can be: nothing,
+    zeros, numbers that are not finite."""
+    if not atoms.numel():
+        raise ValueError(f"dictionaries of shape {tuple(atoms.shape)} hold no atoms")
     scaled = atoms / torch.linalg.vector_norm(atoms, dim=(2, 3, 4), keepdim=True)
     if not torch.isfinite(scaled).all():
-        raise ValueError("dictionaries hold values that are not finite")
+        raise ValueError("dictionaries hold atoms that are zero or not finite")
     return scaled

@@ -185,7 +185,7 @@ class TestFit:
             fit_strata(rows, SETTINGS)
 
     def test_more_strata_than_latents_are_refused(self):
-        with pytest.raises(DataError, match="at most one cluster per image"):
+        with pytest.raises(DataError, match="lower strata"):
             fit_strata(np.eye(5, dtype=np.float32), SETTINGS.model_copy(update={"count": 6}))
 
 

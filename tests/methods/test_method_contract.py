@@ -1,6 +1,7 @@
 """The contract of methods, over every entry of the registry; and bundles of methods and versions that are not known."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -221,6 +222,32 @@ def test_a_network_takes_no_memory_that_its_file_does_not(method, bundle, tmp_pa
         raypurify.load(where)
     # In KiB; one layer of the settings' would have 2³⁵ numbers or more.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
+
+
+def test_values_that_cannot_purify_are_refused_and_name_the_bundle(method, bundle, tmp_path):
+    """A distance of NaN is above no threshold: an image would pass as one that was looked at."""
+    floats = {
+        (file, name)
+        for file, group in load_bundle(bundle).tensors.items()
+        for name, tensor in group.items()
+        if tensor.is_floating_point()
+    }
+    last = dict(sorted(floats))
+    assert set(last) == set(method.files)
+    for file, name in last.items():
+
+        def broken(tensors, about, file=file, name=name):
+            tensors[file][name] = torch.full_like(tensors[file][name], float("nan"))
+
+        where = rewritten(bundle, tmp_path / file, broken)
+        with pytest.raises(BundleError, match=f"bundle {re.escape(str(where))}: .*not finite"):
+            raypurify.load(where)
+
+    def empty(tensors, about):
+        tensors[DICTIONARIES]["atoms"] = tensors[DICTIONARIES]["atoms"][:, :0].clone()
+
+    with pytest.raises(BundleError, match="hold no atoms; fit the bundle again"):
+        raypurify.load(rewritten(bundle, tmp_path / "empty", empty))
 
 
 def test_provenance_and_the_known_image_are_of_any_method(method, purifier, bundle):

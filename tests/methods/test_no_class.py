@@ -13,8 +13,8 @@ import raypurify
 from raypurify.bulk.job import purify
 from raypurify.errors import ConfigError
 from raypurify.evaluation.classifiers import CLASSIFIERS
-from raypurify.evaluation.digests import purifier_code, purifier_digest
-from raypurify.evaluation.specs import PurifierSpec
+from raypurify.evaluation.digests import classifier_digest, purifier_code, purifier_digest
+from raypurify.evaluation.specs import ClassifierSpec, PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.methods import METHODS
 from raypurify.modules import PurifierModule
@@ -72,3 +72,8 @@ def test_a_grid_takes_the_bundle_by_its_name_alone(bundle):
         make_purifier("strata", PurifierSpec(purifier="rsfp", bundle=where))
     with pytest.raises(ConfigError, match="which has no classifier; name a bundle of rsfp"):
         CLASSIFIERS["bundle"].load(where, None, {})
+
+
+def test_a_grid_refuses_it_as_a_classifier_before_any_work(bundle):
+    with pytest.raises(ConfigError, match="which has no classifier; name a bundle of rsfp"):
+        classifier_digest(ClassifierSpec(kind="bundle", path=str(bundle)))
