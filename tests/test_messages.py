@@ -26,6 +26,7 @@ EXCEPTIONS = {
     "{…} in it {…}": "the same",
     "{…}": "what is put in is a text that was found by a look into a file, where it names what to do",
     "{…}: holds more than the {…} rows of shard {…}; {…}": "the same",
+    "bundle {…}: {…}": "what is put in is the refusal of one of its parts, which says to fit it again",
 }
 # A command at the beginning of a text, of a clause or of code.
 CALLED = re.compile(r"(?:^|[`:;,.] ?)raypurify ([a-z][a-z-]+)")
