@@ -12,7 +12,7 @@ from raypurify.runtime.stages import StageOutput, run_stage
 from raypurify.storage import Place
 
 if TYPE_CHECKING:
-    from raypurify.containers.source import Source
+    import raypurify.containers.source
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Fit:
     """What the body of a stage may look at beside the stages that it takes: settings, source, what is complete."""
 
     settings: Settings
-    source: "Source"
+    source: "raypurify.containers.source.Source"
     done: dict[str, StageOutput] = field(default_factory=dict)
 
     @property

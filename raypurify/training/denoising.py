@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from raypurify.config import DenoisingSettings
 from raypurify.training.batch import Batch
-from raypurify.training.measure import frozen_statistics, mean_over_workers
 from raypurify.training.step import Autocast, Figures
+from raypurify.training.together import frozen_statistics, mean_over_workers
 
 
 def noised(images: Tensor, sigma: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raypurify.attacks.base import Attack
 from raypurify.clusters import ClusterDistributions
 from raypurify.training.batch import Batch
+from raypurify.training.together import frozen_statistics, mean_over_workers
 
 
 def measure(
@@ -70,19 +71,3 @@ def validate(
         found = mean_over_workers(found, images, network) if together else found
         figures |= {name + key: value for key, value in found.items()}
     return figures
-
-
-def frozen_statistics(network: nn.Module, together: bool) -> None:
-    """Put a network into evaluation mode, ``together`` with the first worker's batch-norm statistics on all workers."""
-    network.eval()
-    if together:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, 0)
-
-
-def mean_over_workers(figures: dict[str, float], images: float, network: nn.Module) -> dict[str, float]:
-    """Means over the images of all workers, of figures that are means over this worker's ``images``."""
-    sums: Tensor = torch.tensor([*figures.values(), 1.0], dtype=torch.float64) * images
-    sums = sums.to(next(network.parameters()).device)
-    torch.distributed.all_reduce(sums)
-    return dict(zip(figures, (sums[:-1] / sums[-1].clamp(min=1)).tolist()))
