@@ -6,7 +6,7 @@
 DIR holds ``cifar10/test.parquet`` and ``imagenette224/val.parquet``. The purifiers, with their settings, are those of
 benchmarks/grids/stl.yaml, the accuracies those of its committed results. All are timed in turn, on whole batches: 64
 images of 32², 8 of 224². Times are of one machine: what is to be read is how they stand to each other, and the table
-gives them over those of RSFP. The picture of ``docs/frontier.png`` is drawn from the same numbers.
+gives them over those of RSFP. ``--table`` draws the same numbers as ``docs/frontier.png``.
 """
 
 import argparse

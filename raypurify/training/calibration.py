@@ -9,6 +9,7 @@ from raypurify.attacks.base import Attack
 from raypurify.bundle import Calibration
 from raypurify.purifiers import RSFP, Bundled
 from raypurify.training.batch import Batch
+from raypurify.training.denoising import psnr
 
 Figures = dict[str, float | int]
 
@@ -67,14 +68,13 @@ def measure_choice(
 
 def measure_change(purifier: Bundled, batches: Iterable[Batch], on_images: Callable[[int], None]) -> Figures:
     """What purification takes from clean ``images``, of any method: means of ``relative_change`` ‖x′ − x‖₂/‖x‖₂, of
-    ``psnr`` in dB, of a signal of 1, and of the solver's ``iterations``."""
+    ``psnr`` in dB, and of the solver's ``iterations``."""
     changes, ratios, iterations = [], [], []
     for batch in batches:
         images, _ = _floats(batch, purifier.device)
         out = purifier.purify(images)
         changes.append(out.relative_change)
-        # An image that stays as it is would have an infinite one.
-        ratios.append(-10 * torch.log10((out.images - images).square().mean((1, 2, 3)).clamp_min(2.0**-32)))
+        ratios.append(psnr(out.images, images))
         iterations.append(out.iterations.float())
         on_images(len(images))
     change, ratio, steps = (float(torch.cat(values).mean()) for values in (changes, ratios, iterations))
