@@ -21,7 +21,7 @@ from raypurify.bundle.manifest import (
     open_bundle,
 )
 from raypurify.config import Settings
-from raypurify.errors import BundleError
+from raypurify.errors import BundleError, RaypurifyError
 from raypurify.storage import Where, resolve
 from raypurify.version import __version__
 
@@ -97,5 +97,7 @@ def fitting(bundle: Bundle) -> Iterator[None]:
         yield
     except BundleError as e:
         raise BundleError(f"bundle {where}: {e}") from e
+    except RaypurifyError:
+        raise
     except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as e:
         raise BundleError(f"bundle {where}: the tensors do not fit the manifest: {e}; fit the bundle again") from e

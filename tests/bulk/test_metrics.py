@@ -45,7 +45,9 @@ def samples(small_run, small_samples, tmp_path_factory):
         found = [(name, dict(tags), value) for (name, tags), value in [*small_samples.items()] if "serve" not in name]
         ended = {tags["stage"] for name, tags, _ in found if name == "ray_raypurify_stage_seconds"}
         counted = {tags.get("stage") for name, tags, _ in found if name == "ray_raypurify_stage_work_total"}
-        if wanted <= ended and wanted <= counted and "ray_raypurify_images_total" in {name for name, *_ in found}:
+        known = {tags["stage"] for name, tags, _ in found if name == "ray_raypurify_stage_done"}
+        images = "ray_raypurify_images_total" in {name for name, *_ in found}
+        if images and wanted <= counted and {*stage_names("rsfp"), *wanted} <= ended & known:
             return found, str(folder / "out"), str(small_run)
         time.sleep(1)
     pytest.fail(f"Ray exports {sorted({name for name, *_ in found})} alone, of {ended}")
@@ -86,7 +88,7 @@ def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
     assert {stage for stage, _ in of("stage_seconds", run=run)} == stages
     done, total = of("stage_done", run=run), of("stage_total", run=run)
     assert done == total
-    assert len(done) == len(stages)
+    assert {stage for stage, _ in done} == stages
     values = of("stage_value", run=run)
     assert values["baseline", "epochs"] == 3
     assert 0 < values["baseline", "loss"] < 5
