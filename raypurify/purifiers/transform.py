@@ -39,7 +39,7 @@ class Transform(ABC):
         return without_clusters(self.transform(images).clamp(0, 1), images)
 
 
-def each_image(images: Tensor, function: Callable[..., np.ndarray], *beside: Sequence) -> Tensor:
+def each_image(images: Tensor, function: Callable[..., np.ndarray], *beside: Sequence | np.ndarray) -> Tensor:
     """Apply ``function`` to every image as a contiguous (H, W, 3) float32 array, and to what each of ``beside`` holds
     for it: for libraries without batches.
 
