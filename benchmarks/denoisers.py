@@ -41,7 +41,7 @@ COMMON = {"loss": "mse", "optimizer": "adam", "batch_size": 32, "precision": "fl
 DENOISERS = {
     "magnet": (Reformer, {}, DenoisingSettings(noise=0.025, levels="all", lr=0.02, epochs=4, **COMMON)),
     "denoiser": (DnCNN, {}, DenoisingSettings(noise=55 / 255, levels="range", lr=0.004, epochs=2, **COMMON)),
-    "comdefend": (CompressionNetwork, {"width": 4}, CompressionSettings(lr=0.01, epochs=4, **COMMON)),
+    "comdefend": (CompressionNetwork, {"width": 4}, CompressionSettings(lr=0.002, epochs=5, **COMMON)),
 }
 LEVELS = (0.0, 0.025, 0.05, 0.1, 0.15)
 MEASURED = 1000
