@@ -9,7 +9,7 @@ that the preset ``cifar10`` trains on, never on those that it holds out, on whic
 
 MagNet's authors train with Adam, the mean square and noise of σ 0.025 on every image, for 400 epochs; DnCNN-B is
 trained on noise of σ up to 55/255. Here both are given about six minutes of one CPU core; ComDefend, of a quarter of
-its authors' channels, eleven.
+its authors' channels, about ten, of one that it has for itself.
 """
 
 import argparse

@@ -28,4 +28,4 @@ class ComDefend(Learned):
     """
 
     network_class: ClassVar[type[nn.Module]] = CompressionNetwork
-    shipped: ClassVar[str] = ""
+    shipped: ClassVar[str] = "d7029ca53fd810538c619162dbc73069cc2cc52b82e9143903401def51f8addd"
