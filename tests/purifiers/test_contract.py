@@ -33,6 +33,7 @@ SETTINGS = {
     # One neighbour leaves nothing to draw.
     "quilting": {"neighbours": 3, "patches": 1000},
     "crop_ensemble": {"crops": 2, "steps": 5, "patches": 500},
+    "denoiser": {"noise": 0.1},
     "deflection_ensemble": {"draws": 2},
 }
 WRONG = {
@@ -65,7 +66,7 @@ WRONG = {
     "nlm": [{"search": 4}, {"patch": 0}, {"h": 0.0}],
     "resize_pad": [{"smallest": 1.0}],
     "magnet": [{"weights": "no-file.safetensors"}],
-    "denoiser": [{"weights": "no-file.safetensors"}],
+    "denoiser": [{"weights": "no-file.safetensors"}, {"noise": -0.1}, {"noise": float("nan")}],
     "comdefend": [{"weights": "no-file.safetensors"}],
 }
 
