@@ -1,20 +1,22 @@
-"""The learned comparators, MagNet's reformer and a small DnCNN, trained on CIFAR-10: weights that the package ships.
+"""The learned comparators, MagNet's, a small DnCNN and ComDefend, trained on CIFAR-10: weights that the package ships.
 
     python benchmarks/denoisers.py --data DIR --out RUN [--only magnet] [--images N] [--epochs N]
 
-DIR holds ``cifar10/train-*.parquet``. Both are trained by the loop of ``raypurify train`` on ``--images`` of the images
+DIR holds ``cifar10/train-*.parquet``. All are trained by the loop of ``raypurify train`` on ``--images`` of the images
 that the preset ``cifar10`` trains on, never on those that it holds out, on which the figures are measured. RUN gets
 ``NAME.safetensors`` of each, to be copied to ``raypurify/purifiers/weights``; its SHA-256 is the class's ``shipped``.
 ``results/denoisers.json`` gets the figures. Run again after an interruption, it goes on.
 
 MagNet's authors train with Adam, the mean square and noise of σ 0.025 on every image, for 400 epochs; DnCNN-B is
-trained on noise of σ up to 55/255. Here both are given about six minutes of one CPU core.
+trained on noise of σ up to 55/255. Here both are given about six minutes of one CPU core; ComDefend, of a quarter of
+its authors' channels, about ten, of one that it has for itself.
 """
 
 import argparse
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,9 @@ import torch
 from cifar import split_images
 from torch import nn
 
-from raypurify.config import DenoisingSettings
+from raypurify.config import CompressionSettings, DenoisingSettings
 from raypurify.files import write_json
+from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dncnn import DnCNN
 from raypurify.nets.reformer import Reformer
 from raypurify.nets.store import load_network, save_network
@@ -36,8 +39,9 @@ from raypurify.training.start import drawn_network
 RESULTS = Path(__file__).parent / "results" / "denoisers.json"
 COMMON = {"loss": "mse", "optimizer": "adam", "batch_size": 32, "precision": "float32"}
 DENOISERS = {
-    "magnet": (Reformer, DenoisingSettings(noise=0.025, levels="all", lr=0.02, epochs=4, **COMMON)),
-    "denoiser": (DnCNN, DenoisingSettings(noise=55 / 255, levels="range", lr=0.004, epochs=2, **COMMON)),
+    "magnet": (Reformer, {}, DenoisingSettings(noise=0.025, levels="all", lr=0.02, epochs=4, **COMMON)),
+    "denoiser": (DnCNN, {}, DenoisingSettings(noise=55 / 255, levels="range", lr=0.004, epochs=2, **COMMON)),
+    "comdefend": (CompressionNetwork, {"width": 4}, CompressionSettings(lr=0.002, epochs=5, **COMMON)),
 }
 LEVELS = (0.0, 0.025, 0.05, 0.1, 0.15)
 MEASURED = 1000
@@ -49,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=list(DENOISERS))
     parser.add_argument("--images", type=int, default=25_000, help="training images")
-    parser.add_argument("--epochs", type=int, help="default: as many as a CPU core does in six minutes")
+    parser.add_argument("--epochs", type=int, help="default: as many as a CPU core does in that time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the table of a results file and stop")
     arguments = parser.parse_args()
@@ -71,9 +75,9 @@ def main() -> None:
 
 def train(name: str, images: ImageSet, held_out: ImageSet, out: Path, epochs: int | None) -> dict:
     """Train one of ``DENOISERS`` into ``out``, and measure it on held-out images."""
-    make, settings = DENOISERS[name]
+    make, architecture, settings = DENOISERS[name]
     settings = settings.model_copy(update={"epochs": epochs or settings.epochs})
-    start = drawn_network(make, seed=0)
+    start = drawn_network(partial(make, **architecture), seed=0)
     train_network_here(out / name, start, images, held_out, settings, architecture={name: start.settings})
     network = load_network(out / name / NETWORK, make)
     save_network(out / f"{name}.safetensors", network)
@@ -111,7 +115,11 @@ def ratios(network: nn.Module, held_out: ImageSet) -> dict:
 
 def table(results: dict) -> str:
     """The ratios as Markdown."""
-    named = {"magnet": "MagNet's auto-encoder", "denoiser": "DnCNN of 5 layers"}
+    named = {
+        "magnet": "MagNet's auto-encoder",
+        "denoiser": "DnCNN of 5 layers",
+        "comdefend": "ComDefend, a quarter as wide",
+    }
     shown = {named[name]: results[name] for name in named if name in results}
     one = next(iter(shown.values()))
     rows = [

@@ -24,7 +24,24 @@ from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout,
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
 # Rows that a grid got after its results were made: with their results, a name goes from here.
-AWAITED = {"cifar10": {"one dictionary"}}
+AWAITED = {
+    "cifar10": {"one dictionary"},
+    "rivals": {
+        "quilting",
+        "quilting, all patches",
+        "quilting, one of ten",
+        "quilting, patches of 4",
+        "quilting, patches of 3",
+        "Crop-Ens, 10 crops",
+        "Crop-Ens, 10 crops of 0.75",
+        "Crop-Ens, 10 crops, none dropped, λ 0.08",
+        "PD-Ens",
+        "PD-Ens, σ 0.06",
+        "PD-Ens, σ 0.08",
+        "PD-Ens, σ 0.12",
+        "ComDefend",
+    },
+}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 

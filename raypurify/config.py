@@ -82,6 +82,19 @@ class DenoisingSettings(TrainingSettings):
     augment: Literal["crop", "resized_crop", "none"] = "none"
 
 
+class CompressionSettings(DenoisingSettings):
+    """Settings of the training of ComDefend's networks (Jia et al. 2019, eq. 4): the mean square, and a price of codes.
+
+    >>> CompressionSettings().noise, CompressionSettings().code_weight
+    (0.0, 0.0001)
+    """
+
+    noise: float = Field(0.0, ge=0, le=1, description="σ of noise on the images; ComDefend has noise on codes alone")
+    levels: Literal["half", "all", "range"] = "all"
+    loss: Literal["bce", "mse"] = "mse"
+    code_weight: float = Field(1e-4, ge=0, description="weight of the mean square of the codes")
+
+
 class DaeSettings(DenoisingSettings):
     """Settings of STL's denoising auto-encoder, and of its training; σ, the loss and the width are the authors'.
 

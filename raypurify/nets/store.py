@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from raypurify.errors import TrainingError
+from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.dncnn import DnCNN
 from raypurify.nets.encoder import Encoder
@@ -22,6 +23,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "dae": DenoisingAutoEncoder,
     "reformer": Reformer,
     "dncnn": DnCNN,
+    "comdefend": CompressionNetwork,
     "vgg16": VGG16,
 }
 

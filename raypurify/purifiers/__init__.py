@@ -14,6 +14,9 @@ from collections.abc import Callable
 
 from raypurify.purifiers.base import Purified, Purifier
 from raypurify.purifiers.bundled import Bundled
+from raypurify.purifiers.comdefend import ComDefend
+from raypurify.purifiers.crop_ensemble import CropEnsemble
+from raypurify.purifiers.deflection_ensemble import DeflectionEnsemble
 from raypurify.purifiers.denoiser import Denoiser
 from raypurify.purifiers.jpeg import JPEG
 from raypurify.purifiers.low_pass import LowPass
@@ -21,6 +24,7 @@ from raypurify.purifiers.magnet import MagNet
 from raypurify.purifiers.nlm import NonLocalMeans
 from raypurify.purifiers.none import Unchanged
 from raypurify.purifiers.pixel_deflection import PixelDeflection
+from raypurify.purifiers.quilting import Quilting
 from raypurify.purifiers.resize_pad import ResizePad
 from raypurify.purifiers.rsfp import RSFP
 from raypurify.purifiers.rsfp_global import GlobalRSFP, learn_global_dictionary, load_global_rsfp
@@ -35,14 +39,19 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "bit_depth": BitDepth,
     "median": Median,
     "tvm": TotalVariation,
+    "quilting": Quilting,
+    "crop_ensemble": CropEnsemble,
     "pixel_deflection": PixelDeflection,
+    "deflection_ensemble": DeflectionEnsemble,
     "nlm": NonLocalMeans,
     "resize_pad": ResizePad,
     "magnet": MagNet,
     "denoiser": Denoiser,
+    "comdefend": ComDefend,
     "rsfp_global": load_global_rsfp,
 }
-"""By the name in settings and tables, what makes a purifier from settings alone; only ``rsfp_global`` needs any."""
+"""By the name in settings and tables, what makes a purifier from settings alone; only ``rsfp_global`` and
+``deflection_ensemble`` need any."""
 
 __all__ = [
     "JPEG",
@@ -51,6 +60,9 @@ __all__ = [
     "STL",
     "BitDepth",
     "Bundled",
+    "ComDefend",
+    "CropEnsemble",
+    "DeflectionEnsemble",
     "Denoiser",
     "GlobalRSFP",
     "LowPass",
@@ -60,6 +72,7 @@ __all__ = [
     "PixelDeflection",
     "Purified",
     "Purifier",
+    "Quilting",
     "ResizePad",
     "TotalVariation",
     "Unchanged",

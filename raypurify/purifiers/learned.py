@@ -47,9 +47,15 @@ class Learned(Transform):
 
     def transform(self, images: Tensor) -> Tensor:
         network: nn.Module = self._network  # type: ignore[attr-defined]  # frozen: set above
-        return _placed(network, images.device)(images)
+        return placed(network, images.device)(images)
 
 
 @lru_cache(maxsize=8)
-def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on a device: itself on the CPU, elsewhere a copy, made once.
+
+    >>> network = nn.Identity()
+    >>> placed(network, torch.device("cpu")) is network
+    True
+    """
     return network if device.type == "cpu" else copy.deepcopy(network).to(device)

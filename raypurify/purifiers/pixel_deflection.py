@@ -20,8 +20,9 @@ class PixelDeflection(Transform):
     2. Wavelet shrinkage, BayesShrink with soft thresholds for noise of deviation ``sigma`` in YCbCr: scikit-image's
        ``denoise_wavelet``.
 
-    Without the paper's robust activation map, which tells from the classifier which pixels to spare: this is its
-    variant that deflects everywhere alike. The defaults are those of the released code, 200 of 224×224 pixels, window
+    Without the paper's robust activation map, which tells from the classifier which pixels to spare
+    (:class:`~raypurify.purifiers.deflection_ensemble.DeflectionEnsemble` has it): this is its variant that deflects
+    everywhere alike. The defaults are those of the released code, 200 of 224×224 pixels, window
     10, σ = 0.04; stating K as a share of the pixels makes them fit images of any size. Needs the extra ``evaluation``.
 
     >>> import torch
@@ -47,26 +48,36 @@ class PixelDeflection(Transform):
         optional_module("pywt")
 
     def transform(self, images: Tensor) -> Tensor:
-        return each_image(images, self._purified)
+        return each_image(images, lambda image: self._purified(image, generator_of(image, self.seed)))
 
-    def _purified(self, image: np.ndarray) -> np.ndarray:
+    def _purified(self, image: np.ndarray, rng: np.random.Generator, spared: np.ndarray | None = None) -> np.ndarray:
+        """One draw of ``rng``, deflected and denoised."""
         height, width = image.shape[:2]
         count = max(1, round(self.share * height * width))
-        deflected = deflect(image, count, self.window, generator_of(image, self.seed))
+        deflected = deflect(image, count, self.window, rng, spared)
         settings = {"sigma": self.sigma, "mode": "soft", "method": "BayesShrink", "convert2ycbcr": True}
         return optional_module("skimage.restoration").denoise_wavelet(deflected, channel_axis=-1, **settings)
 
 
-def deflect(image: np.ndarray, count: int, window: int, rng: np.random.Generator) -> np.ndarray:
+def deflect(
+    image: np.ndarray, count: int, window: int, rng: np.random.Generator, spared: np.ndarray | None = None
+) -> np.ndarray:
     """A copy of ``image`` (H, W, 3) with ``count`` pixels, drawn with repetition, replaced by a neighbour's value.
+
+    Which ones is uniform, or with ``spared`` (H, W) in [0, 1] proportional to 1 − spared: what Prakash et al. get by
+    drawing uniformly and passing a pixel over with that probability. It must not be 1 everywhere.
 
     >>> image = np.arange(48.0).reshape(4, 4, 3)
     >>> int((deflect(image, 1, 2, np.random.default_rng(0)) != image).any(2).sum())
     1
     """
+    drawn = None
+    if spared is not None:
+        chance = (1 - spared.astype(np.float64)).ravel()
+        drawn = np.unravel_index(rng.choice(len(chance), size=count, p=chance / chance.sum()), spared.shape)
     places, neighbours = [], []
-    for side in image.shape[:2]:
-        place = rng.integers(side, size=count)
+    for axis, side in enumerate(image.shape[:2]):
+        place = rng.integers(side, size=count) if drawn is None else drawn[axis]
         places.append(place)
         # The part of a square within the image is a rectangle, so each axis is uniform on its own.
         neighbours.append(rng.integers(np.maximum(place - window, 0), np.minimum(place + window, side - 1) + 1))

@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import ClassVar
 
@@ -39,15 +39,17 @@ class Transform(ABC):
         return without_clusters(self.transform(images).clamp(0, 1), images)
 
 
-def each_image(images: Tensor, function: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """Apply ``function`` to every image as a contiguous (H, W, 3) float32 array: for libraries without batches.
+def each_image(images: Tensor, function: Callable[..., np.ndarray], *beside: Sequence | np.ndarray) -> Tensor:
+    """Apply ``function`` to every image as a contiguous (H, W, 3) float32 array, and to what each of ``beside`` holds
+    for it: for libraries without batches.
 
     >>> each_image(torch.full((2, 3, 4, 5), 0.25), lambda image: image * 2).unique()
     tensor([0.5000])
     """
     done = torch.empty_like(images)
     for i, image in enumerate(images):
-        pixels = function(np.ascontiguousarray(image.detach().permute(1, 2, 0).cpu().numpy()))
+        array = np.ascontiguousarray(image.detach().permute(1, 2, 0).cpu().numpy())
+        pixels = function(array, *(one[i] for one in beside))
         done[i] = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     return done
 

@@ -5,7 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import DenoisingSettings, RobustTrainingSettings, TrainingSettings
+from raypurify.config import CompressionSettings, DenoisingSettings, RobustTrainingSettings, TrainingSettings
+from raypurify.training.compression import compression
 from raypurify.training.denoising import denoising, validate_denoising
 from raypurify.training.measure import validate
 from raypurify.training.step import Objective, check_attack, classification, robust, semantic_of
@@ -19,13 +20,15 @@ class Kind(NamedTuple):
 
 
 def kind_of(settings: TrainingSettings, distributions: ClusterDistributions | None = None) -> Kind:
-    """The kind of training that settings are of: denoising, robust or, by default, classification.
+    """The kind of training that settings are of: compression, denoising, robust or, by default, classification.
 
     ``distributions`` are the clusters that robust training pulls to. Raises ConfigError where it lacks them.
 
     >>> kind_of(TrainingSettings()).objective.__name__
     'classification'
     """
+    if isinstance(settings, CompressionSettings):
+        return Kind(partial(compression, settings), partial(validate_denoising, settings))
     if isinstance(settings, DenoisingSettings):
         return Kind(partial(denoising, settings), partial(validate_denoising, settings))
     if isinstance(settings, RobustTrainingSettings):

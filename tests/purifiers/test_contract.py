@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from small_bundles import WRITERS
 import raypurify
 from raypurify.errors import ConfigError, DataError
 from raypurify.methods import METHODS
-from raypurify.purifiers import PURIFIERS
+from raypurify.nets import WideResNet
+from raypurify.nets.store import save_network
+from raypurify.purifiers import PURIFIERS, Quilting
 from raypurify.purifiers.learned import Learned
+from raypurify.training.start import drawn_network
 
 NAMES = [*METHODS, *PURIFIERS]
 every_purifier = pytest.mark.parametrize("name", NAMES)
@@ -21,9 +25,17 @@ CLASSES = {name: made for name, made in PURIFIERS.items() if is_dataclass(made)}
 RANDOM = [name for name, made in CLASSES.items() if "seed" in {field.name for field in fields(made)}]
 DIFFERENTIABLE = [name for name, made in CLASSES.items() if made.differentiable]
 
-LEARNED = [name for name, made in CLASSES.items() if issubclass(made, Learned)]
+# What they make of black is near to black: ComDefend, with its 12 bits, is off by 0.11 at worst.
+REBUILT = [name for name, made in CLASSES.items() if issubclass(made, Learned | Quilting)]
 
-SETTINGS = {"tvm": {"steps": 20}, "denoiser": {"noise": 0.1}}
+SETTINGS = {
+    "tvm": {"steps": 20},
+    # One neighbour leaves nothing to draw.
+    "quilting": {"neighbours": 3, "patches": 1000},
+    "crop_ensemble": {"crops": 2, "steps": 5, "patches": 500},
+    "denoiser": {"noise": 0.1},
+    "deflection_ensemble": {"draws": 2},
+}
 WRONG = {
     "low_pass": [{"tikhonov": -1.0}, {"pad": -1}],
     "jpeg": [{"quality": 0}, {"quality": 75.5}],
@@ -31,10 +43,31 @@ WRONG = {
     "median": [{"size": 1}],
     "tvm": [{"drop": 1.0}, {"lmbda": 0.0}, {"steps": 0}],
     "pixel_deflection": [{"share": 0.0}, {"sigma": float("nan")}, {"window": 0}],
+    "quilting": [
+        {"bank": "no-file.safetensors"},
+        {"patch": 1},
+        {"patch": 33},
+        {"overlap": 3},
+        {"overlap": 0},
+        {"neighbours": 0},
+        {"neighbours": 101, "patches": 100},
+        {"patches": 0},
+    ],
+    "crop_ensemble": [{"crop": 1.0}, {"crops": 0}, {"drop": 1.0}, {"patches": 0}, {"bank": "no-file.safetensors"}],
+    "deflection_ensemble": [
+        {"share": 0.0},
+        {"classes": 0},
+        {"draws": 0},
+        {"kind": "resnet"},
+        {"classifier": None},
+        {"classifier": "no-file.th"},
+        {"classifier": "no-file.safetensors", "kind": "wide-resnet"},
+    ],
     "nlm": [{"search": 4}, {"patch": 0}, {"h": 0.0}],
     "resize_pad": [{"smallest": 1.0}],
     "magnet": [{"weights": "no-file.safetensors"}],
     "denoiser": [{"weights": "no-file.safetensors"}, {"noise": -0.1}, {"noise": float("nan")}],
+    "comdefend": [{"weights": "no-file.safetensors"}],
 }
 
 
@@ -46,12 +79,16 @@ def make(tmp_path_factory):
     made = others | {"rsfp": bundle}
     dictionary = tmp_path_factory.mktemp("dictionary") / "global.safetensors"
     save_file({"atoms": bundle.dictionaries[0].contiguous()}, dictionary)
+    classifier = tmp_path_factory.mktemp("classifier") / "network.safetensors"
+    save_network(classifier, drawn_network(partial(WideResNet, 10, 1, 10), seed=0))
 
     def make(name, **settings):
         if name in made:
             return made[name]
         if name == "rsfp_global":
             settings["dictionary"] = dictionary
+        if name == "deflection_ensemble":
+            settings |= {"kind": "wide-resnet", "classifier": classifier}
         try:
             return PURIFIERS[name](**SETTINGS.get(name, {}) | settings)
         except ConfigError as error:
@@ -125,8 +162,7 @@ def test_black_white_and_grey_images_are_fine(name, make):
     out = make(name).purify(images)
     assert out.images.isfinite().all()
     assert out.relative_change.isfinite().all()
-    # A network that rebuilds images comes near to black.
-    torch.testing.assert_close(out.images[0], images[0], atol=0.1 if name in LEARNED else 1e-6, rtol=0)
+    torch.testing.assert_close(out.images[0], images[0], atol=0.15 if name in REBUILT else 1e-6, rtol=0)
 
 
 @every_purifier
@@ -203,9 +239,11 @@ def test_randomness_comes_from_the_seed_and_the_image(name, make, odd):
 
 
 def test_some_are_random_and_some_differentiable():
-    assert {"tvm", "resize_pad"} <= set(RANDOM)
-    assert {"none", "low_pass", "median", "tvm", "resize_pad", "magnet", "denoiser"} <= set(DIFFERENTIABLE)
-    assert "jpeg" not in {*RANDOM, *DIFFERENTIABLE}
+    assert {"tvm", "resize_pad", "quilting", "crop_ensemble", "deflection_ensemble"} <= set(RANDOM)
+    differentiable = {"none", "low_pass", "median", "tvm", "resize_pad", "magnet", "denoiser", "comdefend"}
+    assert differentiable <= set(DIFFERENTIABLE)
+    assert not {"jpeg", "quilting"} & set(DIFFERENTIABLE)
+    assert "jpeg" not in RANDOM
 
 
 @pytest.mark.parametrize(("name", "settings"), [(name, wrong) for name, some in WRONG.items() for wrong in some])

@@ -1,0 +1,87 @@
+"""PD-Ens: pixel deflection under a robust activation map, averaged over draws (Prakash et al., CVPR 2018)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from raypurify.errors import ConfigError, RaypurifyError
+from raypurify.nets.activation import robust_activation_map
+from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.nets.efficientnet_lite import load_efficientnet_lite
+from raypurify.nets.state import state_digest
+from raypurify.nets.store import load_network
+from raypurify.nets.torchvision_nets import load_torchvision
+from raypurify.nets.vgg import VGG16
+from raypurify.nets.wide_resnet import WideResNet
+from raypurify.purifiers.learned import placed
+from raypurify.purifiers.pixel_deflection import PixelDeflection
+from raypurify.purifiers.transform import each_image, generator_of
+
+KINDS: dict[str, Callable[[str, str | None], nn.Module]] = {
+    "cifar-resnet": lambda path, weights: load_cifar_resnet(path),
+    "wide-resnet": lambda path, weights: load_network(path, WideResNet),
+    "vgg16": lambda path, weights: load_network(path, VGG16),
+    "torchvision": load_torchvision,
+    "efficientnet-lite": lambda path, weights: load_efficientnet_lite(path),
+}
+"""What loads the classifier of a map, by the kind's name in a grid."""
+
+
+@dataclass(frozen=True)
+class DeflectionEnsemble(PixelDeflection):
+    """Pixel deflection that spares what a classifier looks at, as the mean of ``draws`` draws: "PD-Ens" of STL.
+
+    1. The robust activation map of the ``classes`` likeliest classes (``nets.activation``), of the image as it came.
+    2. :class:`~raypurify.purifiers.pixel_deflection.PixelDeflection`, whose settings it has, but that a pixel is
+       passed over with the probability that the map has there; ``draws`` times.
+    3. The mean of these images.
+
+    The classifier of the map is the one that is defended, so it has to be named, as in a grid: ``kind`` (cifar-resnet,
+    wide-resnet, vgg16, torchvision, efficientnet-lite), ``classifier``, the file or name of it, and ``weights`` for
+    torchvision's. ``digest`` is that of its weights. Prakash et al. average what the classifier says of each draw; a
+    purifier gives one image, so here the images are averaged: to first order the same, and the mean of many draws has
+    less of the deflections' own noise. Needs the extra ``evaluation``.
+
+    >>> DeflectionEnsemble()
+    Traceback (most recent call last):
+    ...
+    raypurify.errors.ConfigError: classifier=None: the map needs one: name the file of the classifier that is defended
+    """
+
+    classes: int = 5
+    draws: int = 10
+    kind: str = "cifar-resnet"
+    classifier: str | Path | None = None
+    weights: str | Path | None = None
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("classes", self.classes), ("draws", self.draws)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r}: need a whole number ≥ 1")
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind={self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.classifier is None:
+            raise ConfigError("classifier=None: the map needs one: name the file of the classifier that is defended")
+        weights = None if self.weights is None else str(self.weights)
+        try:
+            network = KINDS[self.kind](str(self.classifier), weights)
+        except (OSError, RaypurifyError) as error:
+            raise ConfigError(f"classifier={str(self.classifier)!r}: {error}") from error
+        object.__setattr__(self, "digest", state_digest(network))
+        object.__setattr__(self, "_network", network.eval().requires_grad_(False))
+
+    def transform(self, images: Tensor) -> Tensor:
+        if not len(images):
+            return images.clone()
+        network: nn.Module = self._network  # type: ignore[attr-defined]  # frozen: set above
+        spared = robust_activation_map(placed(network, images.device), images, self.classes)
+        return each_image(images, self._mean, spared.cpu().numpy())
+
+    def _mean(self, image: np.ndarray, spared: np.ndarray) -> np.ndarray:
+        rng = generator_of(image, self.seed)
+        return np.mean([self._purified(image, rng, spared) for _ in range(self.draws)], axis=0)

@@ -1,0 +1,92 @@
+"""Image quilting: Guo et al., "Countering adversarial images using input transformations", ICLR 2018."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from raypurify.clusters.neighbours import nearest_rows
+from raypurify.errors import ConfigError
+from raypurify.purifiers.learned import FOLDER
+from raypurify.purifiers.patch_bank import patches_of, read_bank
+from raypurify.purifiers.seams import joined, starts_of
+from raypurify.purifiers.transform import Transform, check_seed, generator_of
+
+
+@dataclass(frozen=True)
+class Quilting(Transform):
+    """Image quilting: pieces an image together from patches of clean images alone.
+
+    1. The image is cut into patches of ``patch``² pixels that overlap by ``overlap``; the last of a row or column
+       overlaps by more, so that they end where the image does.
+    2. Each patch is replaced by one of its ``neighbours`` nearest, in the Euclidean distance of pixels, among
+       ``patches`` of the bank: the nearest itself, or one of several drawn by ``seed`` and the image.
+    3. Where they overlap, patches are parted along the cut of least squared difference (``seams``).
+
+    Patches of 5² that overlap by 2, and one neighbour, are the defaults of the released code; for randomness the paper
+    draws among ten. Its bank has a million patches of ImageNet and an approximate search; here the search is exact and
+    the bank as large as there is time for. The released code parts patches by a graph cut, one after the other; here
+    the patches of a row are joined first and then the rows, by the cut of Efros and Freeman (2001): no cut depends on
+    another. It leaves up to ``patch`` pixels at the right and the bottom black, which is not done.
+
+    ``bank`` is the file of clean images, or its URI, that ``benchmarks/patch_bank.py`` makes, of any size; the shipped
+    one has 250 training images of CIFAR-10, 25 of each class, and patches of photographs of another resolution look
+    different. ``digest`` is the SHA-256 of that file. Images are worked on one by one, all patches of one at once.
+
+    >>> Quilting(patches=500).purify(torch.rand(1, 3, 9, 12)).images.shape
+    torch.Size([1, 3, 9, 12])
+    """
+
+    bank: str | Path | None = None
+    patch: int = 5
+    overlap: int = 2
+    neighbours: int = 1
+    patches: int = 20_000
+    seed: int = 0
+    digest: str = field(init=False, default="")
+
+    shipped: ClassVar[str] = "d4f13d942f77759b96d3191346d3828ea7d7cc13e1f819c6b90c51ff358df48b"
+    """The SHA-256 of the bank in ``FOLDER``: what changes it changes the code, too."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.patch not in range(2, 65):
+            raise ConfigError(f"patch={self.patch!r}: need a whole number from 2 to 64")
+        if self.overlap not in range(1, self.patch // 2 + 1):
+            raise ConfigError(f"overlap={self.overlap!r}: need a whole number from 1 to half of patch={self.patch}")
+        for name, value in (("neighbours", self.neighbours), ("patches", self.patches)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r}: need a whole number ≥ 1")
+        images, digest = read_bank(FOLDER / "patches.safetensors" if self.bank is None else self.bank)
+        patches = patches_of(images, self.patch, self.patches)
+        if len(patches) < self.neighbours:
+            raise ConfigError(f"neighbours={self.neighbours}: there are no more than {len(patches)} patches to choose")
+        object.__setattr__(self, "digest", digest)
+        object.__setattr__(self, "min_size", self.patch)
+        object.__setattr__(self, "_patches", patches)
+
+    def transform(self, images: Tensor) -> Tensor:
+        return torch.stack([self._quilted(image) for image in images]) if len(images) else images.clone()
+
+    def _quilted(self, image: Tensor) -> Tensor:
+        bank = _placed(self._patches, image.device)  # type: ignore[attr-defined]  # frozen: set above
+        top, left = (starts_of(side, self.patch, self.overlap, image.device) for side in image.shape[-2:])
+        # (rows, columns, 3, patch, patch)
+        windows = image.unfold(1, self.patch, 1).unfold(2, self.patch, 1)[:, top][:, :, left].movedim(0, 2)
+        near = nearest_rows(windows.flatten(2).flatten(0, 1), bank, self.neighbours)
+        if self.neighbours > 1:
+            rng = generator_of(image.detach().cpu().numpy(), self.seed)
+            drawn = torch.from_numpy(rng.integers(self.neighbours, size=(len(near), 1)))
+            near = near.gather(1, drawn.to(near.device))
+        found = bank[near[:, 0]].float().view(windows.shape)
+        strips = joined(found, left, self.overlap)
+        return joined(strips.transpose(-1, -2), top, self.overlap).transpose(-1, -2)
+
+
+@lru_cache(maxsize=8)
+def _placed(patches: Tensor, device: torch.device) -> Tensor:
+    """The patches in [0, 1], float64 as the search wants them; as float32 they are the values that images have."""
+    return patches.to(device).double() / 255
