@@ -4,17 +4,13 @@ Settings come from a preset or a file and are checked as a whole before any work
 or a value out of range is named with its dotted path.
 """
 
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
-
-if TYPE_CHECKING:
-    from importlib.abc import Traversable
+from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
 
 
 class _Settings(BaseModel):
@@ -353,8 +349,7 @@ def presets(method: str | None = None) -> list[str]:
     >>> presets("stl")
     ['cifar10-stl', 'tiny-stl']
     """
-    names = sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
-    return [name for name in names if method is None or _method(_preset(name)) == method]
+    return [name for name in preset_names() if method is None or _method(preset_tree(name)) == method]
 
 
 def load_settings(
@@ -373,13 +368,13 @@ def load_settings(
     if preset:
         if preset not in presets():
             raise ConfigError(f"unknown preset {preset!r}: choose one of {', '.join(presets())}")
-        tree = _preset(preset)
+        tree = preset_tree(preset)
     elif path:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigError(f"cannot read settings file {path}: {e}; check the path") from e
-        tree = _parse_yaml(text, str(path))
+        tree = parse_yaml(text, str(path))
     of_preset = _method(tree)
     for override in overrides:
         apply_override(tree, override)
@@ -394,44 +389,5 @@ def load_settings(
         raise ConfigError(f"settings not usable: {problems}; mend them in the file or by --set") from e
 
 
-def _preset(name: str) -> dict[str, Any]:
-    return _parse_yaml((_preset_dir() / f"{name}.yaml").read_text("utf-8"), f"preset {name}")
-
-
 def _method(tree: dict[str, Any]) -> Any:
     return tree.get("method", "rsfp")
-
-
-def _preset_dir() -> "Traversable":
-    return resources.files("raypurify.presets")
-
-
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where} must hold a mapping of settings, not a {type(tree).__name__}")
-    return tree
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one value of a settings tree, by ``a.b=value``. Raises ConfigError for anything else."""
-    key, sign, value = override.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(
-                f"override {override!r}: {parent!r} is a value, not a group of settings; give a key of a group"
-            )
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e

@@ -43,7 +43,9 @@ def bundle_text(facts: BundleFacts) -> str:
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
     }
-    if borrowed := sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source)):
+    # Of one cluster there is no other.
+    borrowed = sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source))
+    if borrowed and count > 1:
         lines["dictionaries"] += f"; {borrowed} of {count} clusters use another's dictionary"
     if settings.note:
         lines["note"] = settings.note

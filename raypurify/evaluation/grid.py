@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from raypurify.config import apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.papers import TABLES
 from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, ImagesSpec, Paths, PurifierSpec, RetrainingSpec
+from raypurify.trees import apply_override
 
 MEAN = "mean of attacks"
 

@@ -20,6 +20,8 @@ from raypurify.errors import DataError
 CPU_ROWS, GPU_ROWS = 256, 1 << 15
 # Of an atom of norm 1, what is new beside those that a signal has: below this, squared, it is in their span.
 NEW = 1e-10
+# Of the greatest correlation of a signal: what is left below this is rounding.
+LEFT = 1e-9
 
 
 class Support(NamedTuple):
@@ -57,6 +59,8 @@ def pursue(signals: Tensor, dictionary: Tensor, nonzeros: int) -> Support:
             f"give 1 to {min(dictionary.shape)}"
         )
     dictionary = dictionary.detach().double()
+    # To the last digit: an atom's remainder is told by what 1 is more than its projections.
+    dictionary = dictionary / torch.linalg.vector_norm(dictionary, dim=1, keepdim=True)
     gram = dictionary @ dictionary.T
     parts = [_pursue(part @ dictionary.T, gram, nonzeros) for part in in_parts(signals.detach())]
     if not parts:
@@ -112,7 +116,9 @@ def _pursue(left: Tensor, gram: Tensor, nonzeros: int) -> tuple[Tensor, Tensor]:
         else:
             new = torch.ones_like(left[:, 0])
         strength = left[rows, atom]
-        is_new = (new > NEW) & (strength != 0)
+        if k == 0:
+            least = LEFT * strength.abs()
+        is_new = (new > NEW) & (strength.abs() > least)
         scale = torch.where(is_new, new.clamp(min=NEW).rsqrt(), 0)
         seen[:, k] = direction * scale[:, None]
         left -= (strength * scale)[:, None] * seen[:, k]
