@@ -105,6 +105,29 @@ def main() -> None:
         write(arguments.out, found, name, row)
 
 
+def table(found: dict[str, Any]) -> str:
+    """The table of docs/algorithm.md from what is in the results."""
+    lines = [
+        "| | clean | FGSM-0.04 | BIM-0.04 | PSNR, clean | PSNR, FGSM | share | ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["purified"].items():
+        accuracy = [
+            f"{100 * value:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+            for value, (low, high) in zip(row["accuracy"], row["interval"])
+        ]
+        clean, attacked = (f"{value:.1f}" for value in row["psnr"][:2])
+        cost = ["–", "–"]
+        if "region_share" in row:
+            cost = [
+                "100 %" if ROWS[name].get("whole") else f"{row['region_share']:.0%}".replace("%", " %"),
+                f"{row['ms_per_image']:.1f}",
+            ]
+        label = {"none": "not purified", BASE: f"{BASE}, K 8"}.get(name, name)
+        lines.append(f"| {' | '.join([label, *accuracy, '–' if name == 'none' else clean, attacked, *cost])} |")
+    return "\n".join(lines)
+
+
 def write(out: Path, found: dict[str, Any], name: str, row: dict[str, Any]) -> None:
     found["purified"][name] = row
     print(name, row, flush=True)
