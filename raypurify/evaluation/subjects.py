@@ -75,10 +75,10 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
             raise ConfigError(f"{where}: {spec.bundle} is a bundle of the method {method}: write purifier: bundle")
         if not settings:
             return purifier
-        own, section = purifier.settings, getattr(purifier.settings, purifier.tunable)
+        fitted, section = purifier.settings, getattr(purifier.settings, purifier.tunable)
         changed = {purifier.tunable: section.model_dump() | settings}
         try:
-            purifier.settings = type(own).model_validate(own.model_dump() | changed)
+            purifier.settings = type(fitted).model_validate(fitted.model_dump() | changed)
         except ValueError as error:
             raise ConfigError(f"{where}: {' '.join(str(error).split())}; mend its settings in the grid") from error
         return purifier

@@ -69,12 +69,14 @@ def learn_patches(
             source_rows,
             lambda note: ray.get(progress.add.remote(0, note)),
         )
-        task = ray.remote(_draw).options(max_retries=RETRIES)
+        drawing = ray.remote(_draw).options(max_retries=RETRIES)
         how = (side, settings, ablations, seed, progress)
         numbers = [start // PART for start in missing]
-        ray.get([task.remote(folder / DRAWN / names[n], copies, n, parts[n], *how) for n in numbers])
-    task = ray.remote(_learn).options(max_retries=RETRIES)
-    atoms, count = ray.get(task.remote([folder / DRAWN / name for name in names], settings, ablations, seed, progress))
+        ray.get([drawing.remote(folder / DRAWN / names[n], copies, n, parts[n], *how) for n in numbers])
+    learning = ray.remote(_learn).options(max_retries=RETRIES)
+    atoms, count = ray.get(
+        learning.remote([folder / DRAWN / name for name in names], settings, ablations, seed, progress)
+    )
     report = _write(folder, torch.from_numpy(atoms), len(rows), count)
     for left in (FETCHED, DRAWN):
         (folder / left).delete_folder()
@@ -108,7 +110,7 @@ def _learn(
 ) -> tuple[np.ndarray, int]:
     import ray
 
-    patches = torch.cat(overlapped(lambda file: load(file.read())["patches"], files))
+    patches = torch.cat(list(overlapped(lambda file: load(file.read())["patches"], files)))
 
     def learned_from(count: int) -> None:
         # Waited for, so that none is on its way when the task ends.

@@ -22,9 +22,9 @@ class Rewritten(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """The patches of image ``index`` that begin at ``rows``, normalised."""
+    """The patches of image ``image`` that begin at ``rows``, normalised."""
 
-    index: int
+    image: int
     rows: Tensor
     patches: Tensor
 
@@ -45,7 +45,7 @@ def rewrite_patches(
     True
     """
     size, atoms = dictionary.shape[-1], dictionary.flatten(1)
-    places = [Overlap(*image.shape[-2:], size, stride) for image in images]
+    places = [Overlap(image.shape[-2], image.shape[-1], size, stride) for image in images]
     scores: list[ZScore] = []
     sums: list[Tensor] = [torch.zeros_like(image, dtype=torch.float64) for image in images]
     errors: list[Tensor] = [image.new_zeros((), dtype=torch.float64) for image in images]
@@ -66,7 +66,7 @@ def rewrite_patches(
         lengths = [len(unit.patches) for unit in group]
         apart = (rebuilt - signals).square().sum(1)
         for unit, own, error, taken in zip(group, *(of.split(lengths) for of in (rebuilt, apart, support.taken))):
-            index = unit.index
+            index = unit.image
             sums[index] = sums[index] + places[index].added(scores[index].back(own), unit.rows)
             errors[index] = errors[index] + error.sum()
             most[index] = max(most[index], int(taken.sum(1).max()))

@@ -50,7 +50,7 @@ def _purify_group(purifier: Bundled, images: list[np.ndarray]) -> list[tuple[np.
     results = []
     for k in range(len(images)):
         cluster = int(done.cluster[k])
-        facts = {
+        facts: Facts = {
             "cluster": cluster,
             "class": purifier.classes_of_cluster[cluster],
             "distance": float(done.distance[k]),
