@@ -220,7 +220,7 @@ class PatchSettings(_Settings):
     images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
     per_image: int = Field(20, ge=2, description="random patches of each of them")
     smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
-    alpha: float = Field(1.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
+    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
     passes: int = Field(1, ge=1)
 
 
