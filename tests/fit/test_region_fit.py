@@ -11,7 +11,6 @@ import raypurify
 from raypurify.bundle import load_bundle
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.cli.texts import bundle_text, status_facts
-from raypurify.config import Settings
 from raypurify.fit import patches
 from raypurify.fit.graphs import stage_names
 from raypurify.fit.patches import DRAWN, FOUND, PICTURE, learn_patches, load_dictionary
@@ -24,32 +23,29 @@ from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.training.patches import benign_patches, patch_dictionary
 
 ROWS, SIDE = 145, 16
-SETTINGS = Settings.model_validate(
-    {
-        "method": "region_sparse",
-        "name": "small-region",
-        "data": {"image_size": SIDE, "validation": 24},
-        "patches": {"size": 5, "atoms": 12, "images": 20, "per_image": 15},
-        "region": {"nonzeros": 3, "stride": 2},
-        "calibration": {"images": 12},
-    }
-)
 
 
 @pytest.fixture(scope="module")
-def run(local_ray, small_set, tmp_path_factory):
+def run(local_ray, small_set, small_region_settings, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("small-region-run")
-    fit([str(small_set)], SETTINGS, run_dir)
+    fit([str(small_set)], small_region_settings, run_dir)
     return run_dir
+
+
+@pytest.fixture
+def learn(run, small_region_settings):
+    """Does the stage dictionary in a folder."""
+
+    def learn(folder, ablations=()):
+        settings = small_region_settings
+        where = resolve(folder), resolve(run / "prepare")
+        return learn_patches(*where, ROWS, SIDE, settings.patches, ablations, settings.seed)
+
+    return learn
 
 
 def report(run, stage):
     return json.loads((run / stage / MARKER).read_text())["report"]
-
-
-def learn(folder, run, ablations=()):
-    prepared = resolve(run / "prepare")
-    return learn_patches(resolve(folder), prepared, ROWS, SIDE, SETTINGS.patches, ablations, SETTINGS.seed)
 
 
 def test_every_stage_completes_and_status_tells_them(run):
@@ -63,25 +59,26 @@ def test_every_stage_completes_and_status_tells_them(run):
     assert sorted(path.name for path in (run / "dictionary").iterdir() if path.is_dir()) == []
 
 
-def test_the_dictionary_is_learned_from_a_seeded_choice_of_training_images(run):
+def test_the_dictionary_is_learned_from_a_seeded_choice_of_training_images(run, small_region_settings):
+    how, seed = small_region_settings.patches, small_region_settings.seed
     table = read_part(run / "prepare", TRAIN)
     rows = table["row"].to_numpy()
-    chosen = np.sort(np.random.default_rng((SETTINGS.seed,)).permutation(rows)[:20])
+    chosen = np.sort(np.random.default_rng((seed,)).permutation(rows)[:20])
     images = torch.from_numpy(read_pixels(table, SIDE)[np.isin(rows, chosen)].copy()).float() / 255
-    drawn = benign_patches(images, chosen, SETTINGS.patches, (), SETTINGS.seed)
-    expected = patch_dictionary(drawn, SETTINGS.patches, (), SETTINGS.seed, lambda count: None)
+    drawn = benign_patches(images, chosen, how, (), seed)
+    expected = patch_dictionary(drawn, how, (), seed, lambda count: None)
     assert torch.equal(load_dictionary(resolve(run / "dictionary")), expected)
     assert report(run, "dictionary") == {"images": 20, "patches": 300, "atoms": 12}
 
 
-def test_a_stage_that_was_killed_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
+def test_a_stage_that_was_killed_ends_with_the_same_bytes(run, learn, tmp_path, monkeypatch):
     def dies(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(patches, "PART", 8)
     monkeypatch.setattr(patches, "_write", dies)
     with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path, run)
+        learn(tmp_path)
     files = sorted((tmp_path / DRAWN).iterdir())
     assert len(files) == 3
     # Of two files one is as the kill left it, and is not drawn again.
@@ -99,20 +96,21 @@ def test_a_stage_that_was_killed_ends_with_the_same_bytes(run, tmp_path, monkeyp
         remove(place)
 
     monkeypatch.setattr(type(resolve(tmp_path)), "delete_folder", removing)
-    learn(tmp_path, run)
+    learn(tmp_path)
     assert seen == [(True, True)]
     assert (tmp_path / FOUND).read_bytes() == (run / "dictionary" / FOUND).read_bytes()
 
 
-def test_without_training_the_atoms_are_cosines(run, tmp_path):
-    assert learn(tmp_path, run, ("noTR",))["atoms"] == 75
+def test_without_training_the_atoms_are_cosines(learn, tmp_path):
+    assert learn(tmp_path, ("noTR",))["atoms"] == 75
     assert torch.equal(load_dictionary(resolve(tmp_path)), cosine_atoms(5))
 
 
-def test_the_bundle_is_loadable_and_says_what_it_measured(run):
+def test_the_bundle_is_loadable_and_says_what_it_measured(run, small_region_settings):
     bundle = load_bundle(run / "bundle")
     manifest, measured = bundle.manifest, bundle.manifest.measured
-    assert (manifest.method, manifest.settings, manifest.cluster_class) == ("region_sparse", SETTINGS, [None])
+    assert (manifest.method, manifest.cluster_class) == ("region_sparse", [None])
+    assert manifest.settings == small_region_settings
     assert manifest.training == {"dictionary": report(run, "dictionary")}
     assert bundle.tensors[DICTIONARIES]["atoms"].shape == (1, 12, 3, 5, 5)
     assert measured["clean"]["images"] == report(run, "prepare")["validation"]
@@ -132,10 +130,10 @@ def test_the_flag_is_calibrated_on_the_distances_that_purify_gives(run):
     assert float(torch.quantile(distance, flag.quantile)) == pytest.approx(flag.distance_threshold, rel=1e-4)
 
 
-def test_another_filter_costs_the_calibration_alone(run, small_set, tmp_path, capsys):
+def test_another_filter_costs_the_calibration_alone(run, small_set, small_region_settings, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    fit([str(small_set)], SETTINGS, copy)
+    fit([str(small_set)], small_region_settings, copy)
     assert capsys.readouterr().out.count("complete, skipped") == 3
-    fit([str(small_set)], SETTINGS.model_copy(update={"ablations": ("noBS",)}), copy)
+    fit([str(small_set)], small_region_settings.model_copy(update={"ablations": ("noBS",)}), copy)
     assert capsys.readouterr().out.count("complete, skipped") == 2
