@@ -67,7 +67,7 @@ def rewrite_patches(
         apart = (rebuilt - signals).square().sum(1)
         for unit, own, error, taken in zip(group, *(of.split(lengths) for of in (rebuilt, apart, support.taken))):
             index = unit.image
-            sums[index] = sums[index] + places[index].added(scores[index].back(own), unit.rows)
+            places[index].add(sums[index], scores[index].back(own), unit.rows)
             errors[index] = errors[index] + error.sum()
             most[index] = max(most[index], int(taken.sum(1).max()))
     done = [total / place.times.to(total.device) for total, place in zip(sums, places)]

@@ -31,8 +31,10 @@ class Overlap:
 
     >>> patches = Overlap(5, 6, size=3, stride=2)
     >>> image = torch.rand(3, 5, 6).double()
-    >>> sums = [patches.added(patches.band(image, rows), rows) for rows in patches.bands()]
-    >>> torch.allclose(sum(sums) / patches.times, image)
+    >>> total = torch.zeros_like(image)
+    >>> for rows in patches.bands():
+    ...     patches.add(total, patches.band(image, rows), rows)
+    >>> torch.allclose(total / patches.times, image)
     True
     """
 
@@ -47,8 +49,10 @@ class Overlap:
         return len(self._tops) * len(self._lefts)
 
     def bands(self) -> Iterator[Tensor]:
-        """The rows (n,) at which patches begin, in bands of not many more than ``BAND`` patches."""
-        yield from self._tops.split(max(1, BAND // len(self._lefts)))
+        """The rows (n,) at which patches begin, in bands of not many more than ``BAND`` patches, where one began at
+        every pixel: what a band takes at a time."""
+        dense = self.stride * (self.width - self.size + 1)
+        yield from self._tops.split(max(1, BAND // dense))
 
     def band(self, image: Tensor, rows: Tensor) -> Tensor:
         """The patches (n, C·size²) of an image (C, height, width) that begin at a band's ``rows``, row by row."""
@@ -58,8 +62,8 @@ class Overlap:
         kept = unfolded[(rows - first).to(image.device)][:, self._lefts.to(image.device)]
         return kept.reshape(len(rows) * len(self._lefts), -1)
 
-    def added(self, patches: Tensor, rows: Tensor) -> Tensor:
-        """The sum (C, height, width) of patches (n, C·size²) of a band, each at its place."""
+    def add(self, total: Tensor, patches: Tensor, rows: Tensor) -> None:
+        """Add the patches (n, C·size²) of a band to ``total`` (C, height, width), each at its place."""
         first, last = int(rows[0]), int(rows[-1])
         places = patches.new_zeros((last - first + 1, self.width - self.size + 1, patches.shape[1]))
         spread = places.index_put(
@@ -68,7 +72,7 @@ class Overlap:
         )
         tall = last - first + self.size
         strip = F.fold(spread.reshape(-1, patches.shape[1]).T[None], (tall, self.width), self.size)[0]
-        return F.pad(strip, (0, 0, first, self.height - first - tall))
+        total[:, first : first + tall] += strip
 
     @cached_property
     def times(self) -> Tensor:

@@ -40,7 +40,7 @@ def object_boxes(images: Tensor, least: int = 1) -> Boxes:
     >>> images = torch.zeros(1, 3, 32, 32)
     >>> images[..., 10:20, 8:26:2] = 1
     >>> object_boxes(images).boxes.tolist()
-    [[7, 9, 26, 21]]
+    [[6, 8, 27, 22]]
     """
     count, _, height, width = images.shape
     steps = max(1, round(min(height, width) / STEP))
