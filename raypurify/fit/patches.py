@@ -77,7 +77,7 @@ def learn_patches(
     atoms, count = ray.get(
         learning.remote([folder / DRAWN / name for name in names], settings, ablations, seed, progress)
     )
-    report = _write(folder, torch.from_numpy(atoms), len(rows), count)
+    report = _write(folder, torch.from_numpy(atoms.copy()), len(rows), count)
     for left in (FETCHED, DRAWN):
         (folder / left).delete_folder()
     return report
