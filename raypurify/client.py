@@ -255,6 +255,8 @@ def _facts(headers: Mapping[str, str]) -> dict[str, Any]:
         "distance": float,
         "relative_change": float,
         "flagged": "true".__eq__,
+        "region": lambda text: [int(side) for side in text.split(",")],
+        "region_share": float,
         "class": lambda text: unquote(text) or None,
     }
     found = {}

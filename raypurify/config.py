@@ -4,17 +4,13 @@ Settings come from a preset or a file and are checked as a whole before any work
 or a value out of range is named with its dotted path.
 """
 
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
-
-if TYPE_CHECKING:
-    from importlib.abc import Traversable
+from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
 
 
 class _Settings(BaseModel):
@@ -221,6 +217,36 @@ class DictionarySettings(_Settings):
         return _without_default(write(self), "image_size", None)
 
 
+# Steps of RegionSparse that its figure 4 leaves out, one at a time.
+ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
+
+
+class PatchSettings(_Settings):
+    """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
+
+    >>> PatchSettings().size
+    8
+    """
+
+    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
+    atoms: int = Field(256, ge=2, le=8192)
+    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
+    per_image: int = Field(20, ge=2, description="random patches of each of them")
+    smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
+    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
+    passes: int = Field(1, ge=1)
+
+
+class RegionSettings(_Settings):
+    """Settings of what RegionSparse does to an image, and so of the balance of object and background (its eq. 19)."""
+
+    nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")
+    stride: int = Field(1, ge=1, le=32, description="pixels from one patch to the next")
+    radius: int = Field(2, ge=1, le=16, description="of the background's bilateral filter, in pixels")
+    sigma_space: float = Field(1.5, gt=0, description="σ of the filter in pixels")
+    sigma_colour: float = Field(0.1, gt=0, description="σ of the filter in colour, of images in [0, 1]")
+
+
 class CalibrationSettings(_Settings):
     """Settings of calibration: what is measured on the validation images and stored with the bundle."""
 
@@ -229,10 +255,11 @@ class CalibrationSettings(_Settings):
     images: int = Field(1000, ge=1, description="validation images that are attacked and purified")
 
 
-# The settings that are of one method alone; the others are shared by all.
+# The settings that are not of every method, by the methods that have them; all others are shared.
 SECTIONS = {
-    "rsfp": ("network", "baseline", "clusters", "robust_first", "robust"),
-    "stl": ("dae", "strata"),
+    "rsfp": ("network", "baseline", "clusters", "csc", "dictionaries", "robust_first", "robust"),
+    "stl": ("csc", "dictionaries", "dae", "strata"),
+    "region_sparse": ("patches", "region", "ablations"),
 }
 
 
@@ -245,7 +272,9 @@ class Settings(_Settings):
     False
     """
 
-    method: Literal["rsfp", "stl"] = Field("rsfp", description="what is fitted: one of the papers' systems")
+    method: Literal["rsfp", "stl", "region_sparse"] = Field(
+        "rsfp", description="what is fitted: one of the papers' systems"
+    )
     name: str = "custom"
     note: str = Field("", description="a word of caution, shown with the bundle")
     seed: int = 0
@@ -261,22 +290,49 @@ class Settings(_Settings):
     robust: RobustTrainingSettings = RobustTrainingSettings()
     dae: DaeSettings = DaeSettings()
     strata: StrataSettings = StrataSettings()
+    patches: PatchSettings = PatchSettings()
+    region: RegionSettings = RegionSettings()
+    ablations: tuple[Literal[ABLATIONS], ...] = Field(  # type: ignore[valid-type]  # known when it runs
+        (), description="steps left out: noTR training, noIS smoothing, noPN equation 17, noBS the background's filter"
+    )
     calibration: CalibrationSettings = CalibrationSettings()
 
     @model_validator(mode="after")
     def _of_one_method(self) -> "Settings":
         others = [name for name in self._others() if name in self.model_fields_set]
         if others:
-            owner = next(method for method, names in SECTIONS.items() if others[0] in names)
+            owners = [method for method, names in SECTIONS.items() if set(others) <= {*names}] or [
+                method for method, names in SECTIONS.items() if others[0] in names
+            ]
             raise ValueError(
-                f"{', '.join(others)}: of method {owner}, but method is {self.method}: "
-                f"remove {'it' if len(others) == 1 else 'them'}, or set method to {owner}"
+                f"{', '.join(others)}: of method {' and '.join(owners)}, but method is {self.method}: "
+                f"remove {'it' if len(others) == 1 else 'them'}, or set method to {' or '.join(owners)}"
             )
         if self.method == "stl" and self.data.image_size % 8:
             raise ValueError(
                 f"data.image_size is {self.data.image_size}: stl's auto-encoder halves images three times, "
                 "give a multiple of 8"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _codable(self) -> "Settings":
+        if self.method != "region_sparse":
+            return self
+        numbers, atoms = 3 * self.patches.size**2, self.patches.atoms
+        if "noTR" in self.ablations:
+            atoms = numbers
+        if self.region.nonzeros > min(numbers, atoms):
+            raise ValueError(
+                f"region.nonzeros is {self.region.nonzeros}, of {atoms} atoms of {numbers} numbers: "
+                f"give {min(numbers, atoms)} at most"
+            )
+        if self.region.stride > self.patches.size:
+            raise ValueError(f"region.stride is {self.region.stride}, above patches.size: pixels would be left out")
+        if self.patches.size > self.data.image_size:
+            raise ValueError(f"patches.size is {self.patches.size}, above data.image_size, {self.data.image_size}")
+        if len({*self.ablations}) < len(self.ablations):
+            raise ValueError(f"ablations has one twice: {', '.join(self.ablations)}; name each once")
         return self
 
     @model_validator(mode="after")
@@ -296,7 +352,8 @@ class Settings(_Settings):
         return {name: value for name, value in write(self).items() if name not in unsaid}
 
     def _others(self) -> list[str]:
-        return [name for method, names in SECTIONS.items() if method != self.method for name in names]
+        every = dict.fromkeys(name for names in SECTIONS.values() for name in names)
+        return [name for name in every if name not in SECTIONS[self.method]]
 
 
 def presets(method: str | None = None) -> list[str]:
@@ -305,8 +362,7 @@ def presets(method: str | None = None) -> list[str]:
     >>> presets("stl")
     ['cifar10-stl', 'tiny-stl']
     """
-    names = sorted(p.name.removesuffix(".yaml") for p in _preset_dir().iterdir() if p.name.endswith(".yaml"))
-    return [name for name in names if method is None or _method(_preset(name)) == method]
+    return [name for name in preset_names() if method is None or _method(preset_tree(name)) == method]
 
 
 def load_settings(
@@ -325,13 +381,13 @@ def load_settings(
     if preset:
         if preset not in presets():
             raise ConfigError(f"unknown preset {preset!r}: choose one of {', '.join(presets())}")
-        tree = _preset(preset)
+        tree = preset_tree(preset)
     elif path:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigError(f"cannot read settings file {path}: {e}; check the path") from e
-        tree = _parse_yaml(text, str(path))
+        tree = parse_yaml(text, str(path))
     of_preset = _method(tree)
     for override in overrides:
         apply_override(tree, override)
@@ -346,44 +402,5 @@ def load_settings(
         raise ConfigError(f"settings not usable: {problems}; mend them in the file or by --set") from e
 
 
-def _preset(name: str) -> dict[str, Any]:
-    return _parse_yaml((_preset_dir() / f"{name}.yaml").read_text("utf-8"), f"preset {name}")
-
-
 def _method(tree: dict[str, Any]) -> Any:
     return tree.get("method", "rsfp")
-
-
-def _preset_dir() -> "Traversable":
-    return resources.files("raypurify.presets")
-
-
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where} must hold a mapping of settings, not a {type(tree).__name__}")
-    return tree
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one value of a settings tree, by ``a.b=value``. Raises ConfigError for anything else."""
-    key, sign, value = override.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(
-                f"override {override!r}: {parent!r} is a value, not a group of settings; give a key of a group"
-            )
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e

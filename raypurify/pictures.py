@@ -18,7 +18,8 @@ PER_ROW = 8
 class Pair:
     """One image before and after purification, both as file bytes.
 
-    ``title`` is its id, ``caption`` a line of what was done, ``atoms`` (M, 3, h, w) the dictionary that did it.
+    ``title`` is its id, ``caption`` a line of what was done, ``atoms`` (M, 3, h, w) the dictionary that did it, ``box``
+    left, top, right and bottom in pixels of the part that it did it to, where that is not all.
     """
 
     title: str
@@ -26,11 +27,12 @@ class Pair:
     after: bytes
     caption: str
     atoms: np.ndarray
+    box: Sequence[int] | None = None
 
 
 def contact_sheet(pairs: Sequence[Pair]) -> bytes:
-    """A PNG with four rows for every eight pairs: input, purified, their difference around mid-grey, times 3, and the
-    atoms of the cluster that was chosen."""
+    """A PNG with four rows for every eight pairs: input, with its box where only a part was coded, purified, their
+    difference around mid-grey, times 3, and the atoms of the cluster that was chosen."""
     strips = -(-len(pairs) // PER_ROW)
     columns = min(PER_ROW, len(pairs))
     figure, axes = pyplot().subplots(
@@ -49,9 +51,20 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
             axis.imshow(pixels, interpolation="nearest")
             if column == 0:
                 axis.set_ylabel(name, fontsize=9)
+        if pair.box is not None:
+            _frame(axes[4 * strip, column], pair.box)
         axes[4 * strip, column].set_title(_short(pair.title), fontsize=7)
         axes[4 * strip + 1, column].set_xlabel(pair.caption, fontsize=7)
     return png(figure)
+
+
+def _frame(axis: Any, box: Sequence[int]) -> None:
+    """Draw the outline of a box of pixels, which are drawn around whole numbers; light on dark, to be seen on any."""
+    left, top, right, bottom = box
+    rectangle = pyplot().Rectangle
+    for colour, width in (("black", 2.5), ("white", 1.0)):
+        corner = (left - 0.5, top - 0.5)
+        axis.add_patch(rectangle(corner, right - left, bottom - top, fill=False, color=colour, linewidth=width))
 
 
 def mosaic(atoms: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import torch
 
 import raypurify
 from raypurify.containers.image_column import is_image, likely
-from raypurify.containers.ledger import ERRORS, FACTS
+from raypurify.containers.ledger import ERRORS, FACTS, OPTIONAL
 from raypurify.errors import DataError, ImageError
 from raypurify.images import Decoded, close_array, decode_image, encode_image, open_array
 from raypurify.purifiers.batch import MAX_PIXELS, Facts, purify_opened, purify_pixels
@@ -37,6 +37,8 @@ _NOTHING: Facts = {
     "mode": "",
     "width": 0,
     "height": 0,
+    "region": [],
+    "region_share": math.nan,
 }
 _WANTED = "images are uint8 arrays (H, W, 3), the bytes of image files, or structs with a field 'bytes'"
 
@@ -52,7 +54,8 @@ class Purify:
     for later ones, and where none has images, each row is one without an image.
 
     Added are the columns of a job's ``provenance.parquet`` (cluster, class, distance, flagged, relative_change,
-    iterations, mode, width, height, bundle) and of its ``errors.parquet`` (reason, message), each after ``prefix``.
+    iterations, mode, width, height, bundle, region, region_share) and of its ``errors.parquet`` (reason, message), each
+    after ``prefix``. Of a method that codes whole images, region is empty and region_share NaN.
 
     An image that cannot be purified stops nothing: its ``reason`` and ``message`` say why, which are empty for the
     others, and as in the output of a job the row stays without its image: no bytes, or an array of zeros, but never
@@ -116,7 +119,7 @@ class Purify:
         opened = ((i, self._opened(value)) for i, value in enumerate(values))
         for key, result in purify_opened(partial(purify_pixels, self.purifier), opened):
             i = int(key)  # type: ignore[call-overload]  # as numbered above
-            said: Facts = {"reason": "", "message": ""}
+            said: Facts = {"reason": "", "message": "", **{name: _NOTHING[name] for name in OPTIONAL}}
             if not isinstance(result, ImageError):
                 try:
                     images[i] = self._closed(values[i], *result[:2])

@@ -221,3 +221,20 @@ def small_stl_run(local_ray, small_set, small_stl_settings, tmp_path_factory) ->
     run_dir = tmp_path_factory.mktemp("small-stl-run")
     fit([str(small_set)], small_stl_settings, run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def small_region_settings():
+    """As ``small_settings``, of the method region_sparse."""
+    from raypurify.config import Settings
+
+    return Settings.model_validate(
+        {
+            "method": "region_sparse",
+            "name": "small-region",
+            "data": {"image_size": 16, "validation": 24},
+            "patches": {"size": 5, "atoms": 12, "images": 20, "per_image": 15},
+            "region": {"nonzeros": 3, "stride": 2},
+            "calibration": {"images": 12},
+        }
+    )

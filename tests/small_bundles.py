@@ -1,6 +1,7 @@
-"""Small untrained bundles, one for each method: real files of three clusters and two classes, made in a second."""
+"""Small untrained bundles, one for each method: real files of two classes, and where a method has clusters of three of
+them, made in a second."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from raypurify.clusters import ClusterDistributions, fit_strata
 from raypurify.config import Settings, load_settings
 from raypurify.nets import WideResNet
 from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.purifiers.region_sparse import region_sparse_tensors
 from raypurify.purifiers.rsfp import rsfp_tensors
 from raypurify.purifiers.stl import stl_tensors
 
@@ -43,12 +45,24 @@ def write_stl(folder: Path) -> Path:
     return _written(folder, "stl", settings, tensors, [None] * 3)
 
 
-WRITERS: dict[str, Callable[[Path], Path]] = {"rsfp": write_rsfp, "stl": write_stl}
+def write_region_sparse(folder: Path) -> Path:
+    """A bundle of region_sparse, of whose atoms none was learned."""
+    torch.manual_seed(0)
+    settings = load_settings(preset="tiny-region")
+    settings = settings.model_copy(update={"region": settings.region.model_copy(update={"nonzeros": 3})})
+    return _written(folder, "region_sparse", settings, region_sparse_tensors(_atoms()[0]), [None])
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "rsfp": write_rsfp,
+    "stl": write_stl,
+    "region_sparse": write_region_sparse,
+}
 """By the name of a method, what writes a small bundle of it into a folder and gives that back."""
 
 
 def _written(
-    folder: Path, method: str, settings: Settings, tensors: Tensors, cluster_class: Iterable[int | None]
+    folder: Path, method: str, settings: Settings, tensors: Tensors, cluster_class: Sequence[int | None]
 ) -> Path:
     save_bundle(
         folder,
@@ -58,7 +72,7 @@ def _written(
         settings=settings,
         classes=CLASSES,
         cluster_class=list(cluster_class),
-        dictionary_source=["own"] * 3,
+        dictionary_source=["own"] * len(cluster_class),
         training_data={"train": 60, "digest": "0" * 64},
         training={},
         calibration=Calibration(distance_threshold=1e9, quantile=0.99, images=1),

@@ -1,6 +1,7 @@
 """Settings: presets, files, overrides, and what is said of bad ones."""
 
 import json
+import re
 from importlib import resources
 
 import pytest
@@ -10,7 +11,9 @@ from raypurify.errors import ConfigError
 
 
 def test_every_preset_loads_under_its_own_name():
-    names = "cifar10 cifar10-small cifar10-stl imagenet10 imagenet10-wide paper tiny tiny-stl"
+    names = (
+        "cifar10 cifar10-region cifar10-small cifar10-stl imagenet10 imagenet10-wide paper tiny tiny-region tiny-stl"
+    )
     assert presets() == names.split()
     assert [load_settings(name).name for name in presets()] == presets()
 
@@ -45,7 +48,7 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         (
             {"preset": "huge"},
-            "unknown preset 'huge': choose one of cifar10, cifar10-small, cifar10-stl, imagenet10,",
+            "unknown preset 'huge': choose one of cifar10, cifar10-region, cifar10-small, cifar10-stl, imagenet10,",
         ),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),
@@ -61,7 +64,7 @@ def test_overrides_win_over_the_file(tmp_path):
             {"preset": "tiny", "overrides": ("strata.count=3",)},
             "strata: of method stl, but method is rsfp: remove it, or set method to stl",
         ),
-        ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp' or 'stl'"),
+        ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp', 'stl' or 'region_sparse'"),
         ({"preset": "tiny-stl", "overrides": ("data.image_size=20",)}, "give a multiple of 8"),
         ({"preset": "tiny-stl", "overrides": ("strata.keep=4",)}, "only 4 features are kept: raise keep"),
         ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
@@ -115,11 +118,30 @@ def test_so_many_neighbours_vote_as_memory_has_room_for():
 
 
 def test_settings_of_other_methods_are_not_written():
-    shared = {"name", "note", "seed", "data", "csc", "dictionaries", "calibration"}
-    rsfp, stl = (load_settings(name).model_dump() for name in ("tiny", "tiny-stl"))
-    assert set(rsfp) == shared | set(SECTIONS["rsfp"])
-    assert set(stl) == shared | set(SECTIONS["stl"]) | {"method"}
-    assert Settings.model_validate(stl) == load_settings("tiny-stl")
+    shared = {"name", "note", "seed", "data", "calibration"}
+    assert set(load_settings("tiny").model_dump()) == shared | set(SECTIONS["rsfp"])
+    for name, method in (("tiny-stl", "stl"), ("tiny-region", "region_sparse")):
+        written = load_settings(name).model_dump()
+        assert set(written) == shared | set(SECTIONS[method]) | {"method"}
+        assert Settings.model_validate(written) == load_settings(name)
+
+
+def test_settings_of_region_sparse_that_cannot_go_together_are_refused():
+    for override, said in (
+        (
+            "csc.lmbda=0.1",
+            "csc: of method rsfp and stl, but method is region_sparse: remove it, or set method to rsfp or",
+        ),
+        ("region.nonzeros=17", "region.nonzeros is 17, of 16 atoms of 192 numbers: give 16 at most"),
+        ("region.stride=9", "region.stride is 9, above patches.size: pixels would be left out"),
+        ("patches.size=32", "patches.size is 32, above data.image_size, 16"),
+        ("ablations=[noBS, noBS]", "ablations has one twice: noBS, noBS; name each once"),
+        ("ablations=[noXX]", "ablations"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            load_settings("tiny-region", overrides=("data.image_size=16", override))
+    # Without training there are as many atoms as numbers.
+    load_settings("tiny-region", overrides=("ablations=[noTR]", "region.nonzeros=100"))
 
 
 def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():

@@ -98,6 +98,13 @@ def test_every_committed_grid_checks_its_attacks(path):
     assert load_grid(path, "DIR").sanity > 0
 
 
+@pytest.mark.parametrize("name", ["region_choices"])
+def test_choices_are_those_of_the_committed_results(benchmark, name):
+    text = (REPOSITORY / "docs" / "algorithm.md").read_text("utf-8")
+    block = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    assert block.strip() == benchmark(name).table(json.loads((RESULTS / f"{name}.json").read_text("utf-8")))
+
+
 def table_1() -> str:
     """Networks under attack, as trained here and as the paper has them."""
     from raypurify.evaluation.papers import TABLES

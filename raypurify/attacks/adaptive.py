@@ -197,7 +197,7 @@ def attack_choice(
 
     The attack raises the distance to the own cluster less that to the nearest other one, with its budget and norm, so
     that the purifier codes the image with the atoms of other images. ``loss=None`` is for attacks whose own objective
-    is a margin (CW, DeepFool, Square).
+    is a margin (CW, DeepFool, Square). Raises ConfigError for a purifier of one cluster.
 
     >>> import raypurify
     >>> from raypurify.attacks import PGD
@@ -205,6 +205,11 @@ def attack_choice(
     >>> (purifier.purify(attack_choice(PGD(eps=0.1), purifier, x)).cluster != purifier.purify(x).cluster).tolist()
     [True, True]
     """
+    if len(purifier.classes_of_cluster) < 2:
+        raise ConfigError(
+            f"the bundle of method {purifier.bundle.manifest.method} has one cluster, and the attack on the choice "
+            "needs another to lead to: attack through the solver"
+        )
     scores = cluster_scores(purifier)
     # The cluster by its distance: where a vote chooses, the two may differ, and the attack would find its work done.
     with torch.no_grad():

@@ -121,8 +121,8 @@ class ShardWork:
             row = readable.pop(number)
             results.append((replace(row, data=None), image, facts))
             if number in work.pictured and row.data and facts and not isinstance(image, ImageError):
-                caption = f"{facts['class'] or 'cluster ' + str(facts['cluster'])}, distance {facts['distance']:.1f}"
-                pairs.append(Pair(row.id, row.data, image, caption, self.atoms[facts["cluster"]].cpu().numpy()))
+                atoms = self.atoms[facts["cluster"]].cpu().numpy()
+                pairs.append(Pair(row.id, row.data, image, _caption(facts), atoms, facts.get("region")))
             if time.monotonic() - signed > SIGN_S:
                 yield Sign(len(results))
                 signed = time.monotonic()
@@ -172,3 +172,10 @@ class ShardWork:
     def _log(self) -> str:
         """Where tracebacks are."""
         return "what this process wrote to standard error"
+
+
+def _caption(facts: dict) -> str:
+    """What a contact sheet says below an image: what it was rewritten as, and how far it is from that."""
+    if "region_share" in facts:
+        return f"{facts['region_share']:.0%} coded, distance {facts['distance']:.2f}"
+    return f"{facts['class'] or 'cluster ' + str(facts['cluster'])}, distance {facts['distance']:.1f}"

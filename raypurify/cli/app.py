@@ -95,14 +95,15 @@ def fit(
         list[str] | None, typer.Argument(help="More Parquet files, as a shell's * gives them.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Settings by name: tiny, cifar10, imagenet10, paper, tiny-stl, cifar10-stl …")
+        str | None, typer.Option(help="Settings by name: tiny, cifar10, imagenet10, paper, tiny-stl, tiny-region …")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a YAML file.")] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="What to fit, rsfp or stl; default: what the settings say, else rsfp.")
+        str | None,
+        typer.Option(help="What to fit: rsfp, stl or region_sparse; default: what the settings say, else rsfp."),
     ] = None,
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
@@ -114,7 +115,8 @@ def fit(
         str | None,
         typer.Option(
             help="End after this stage. Of rsfp: prepare, baseline, latents, clusters, samples, dictionaries, "
-            "robust_first, robust, calibrate; of stl: prepare, dae, latents, strata, samples, dictionaries, calibrate."
+            "robust_first, robust, calibrate; of stl: prepare, dae, latents, strata, samples, dictionaries, calibrate; "
+            "of region_sparse: prepare, dictionary, calibrate."
         ),
     ] = None,
     address: Address = None,

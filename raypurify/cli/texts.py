@@ -28,18 +28,24 @@ def bundle_text(facts: BundleFacts) -> str:
     _, atoms, _, height, width = facts.shape(DICTIONARIES, "atoms", "K, M, 3, h, w")
     megabytes = sum(file.bytes for file in manifest.files.values()) / 1e6
     dictionaries = f"{count} of {atoms} atoms of {height}×{width}"
+    own = {
+        "dictionaries": f"{dictionaries}, from {settings.dictionaries.images} images each",
+        "purification": _purification(settings.csc),
+    }
+    said = method.lines(facts)
     lines = {
         "bundle": f"{manifest.name}, digest {facts.digest[:16]}…, {megabytes:.1f} MB",
         "method": f"{method.name}: {method.paper}",
         "classes": f"{len(classes)}: {', '.join(classes[:12])}{' …' if len(classes) > 12 else ''}",
-        **method.lines(facts),
-        "dictionaries": f"{dictionaries}, from {settings.dictionaries.images} images each",
-        "purification": _purification(settings.csc),
+        **said,
+        **{label: line for label, line in own.items() if label not in said},
         "flag": f"distance > {flag.distance_threshold:.2f}, {flag.quantile:.0%} quantile of {flag.images} clean images",
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
     }
-    if borrowed := sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source)):
+    # Of one cluster there is no other.
+    borrowed = sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source))
+    if borrowed and count > 1:
         lines["dictionaries"] += f"; {borrowed} of {count} clusters use another's dictionary"
     if settings.note:
         lines["note"] = settings.note

@@ -43,8 +43,12 @@ PROVENANCE = pa.schema(
         ("height", pa.int32()),
         ("bundle", pa.string()),
         ("output", pa.string()),
+        ("region", pa.list_(pa.int32())),
+        ("region_share", pa.float32()),
     ]
 )
+# What not every method says; in parts of jobs that were begun before there were such, they are missing.
+OPTIONAL = ("region", "region_share")
 # What a purifier says of an image.
 FACTS = pa.schema([field for field in PROVENANCE if field.name not in ("id", "output")])
 ERRORS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("message", pa.string()), ("shard", pa.string())])
@@ -283,7 +287,11 @@ def _shards(folder: Place) -> list[str]:
 
 def _read_part(place: Place, schema: pa.Schema) -> pa.Table:
     with _opened(place) as file:
-        return file.read().cast(schema)
+        table = file.read()
+    for name in OPTIONAL:
+        if name in schema.names and name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    return table.cast(schema)
 
 
 def _counts(folder: Place, schema: pa.Schema, shards: Sequence[str]) -> dict[str, int]:

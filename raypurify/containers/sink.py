@@ -169,9 +169,8 @@ def write_shard(sink: Sink, shard: Shard, results: Sequence[tuple[Row, bytes | I
                 failed.append({"id": row.id, "reason": output.reason, "message": _text(output), "shard": shard.name})
             else:
                 size += len(image) if isinstance(image, bytes) else 0
-                good.append(
-                    {"id": row.id, "output": output, **{name: (facts or {})[name] for name in ledger.FACTS.names}}
-                )
+                said = dict.fromkeys(ledger.OPTIONAL) | (facts or {})
+                good.append({"id": row.id, "output": output, **{name: said[name] for name in ledger.FACTS.names}})
         sink.commit(shard.name, good, failed)
     except RaypurifyError:
         raise

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from raypurify.config import apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.papers import TABLES
@@ -20,6 +19,7 @@ from raypurify.evaluation.specs import (
     ReportSpec,
     RetrainingSpec,
 )
+from raypurify.trees import apply_override
 
 MEAN = "mean of attacks"
 # What a classifier of a grid may have beside what it was before.

@@ -158,7 +158,8 @@ class AttackSpec(BaseModel):
 
 class PurifierSpec(BaseModel):
     """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings; or
-    "bundle" with a bundle of any method and settings ``csc`` other than its own, "rsfp" with one of that method."""
+    "bundle" with a bundle of any method and settings other than its own, of the section ``Bundled.tunable``; "rsfp"
+    with one of that method."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -75,11 +75,12 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
             raise ConfigError(f"{where}: {spec.bundle} is a bundle of the method {method}: write purifier: bundle")
         if not settings:
             return purifier
+        fitted, section = purifier.settings, getattr(purifier.settings, purifier.tunable)
+        changed = {purifier.tunable: section.model_dump() | settings}
         try:
-            csc = type(purifier.settings.csc).model_validate(purifier.settings.csc.model_dump() | settings)
+            purifier.settings = type(fitted).model_validate(fitted.model_dump() | changed)
         except ValueError as error:
             raise ConfigError(f"{where}: {' '.join(str(error).split())}; mend its settings in the grid") from error
-        purifier.settings = purifier.settings.model_copy(update={"csc": csc})
         return purifier
     made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, ", ".join(BUNDLED))
     if own.is_own(spec.purifier):

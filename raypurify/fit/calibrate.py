@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from raypurify.nets import WideResNet
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.store import load_network
 from raypurify.purifiers.bundled import Bundled
+from raypurify.purifiers.region_sparse import region_sparse_tensors
 from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
 from raypurify.purifiers.stl import stl_tensors
 from raypurify.runtime.progress import Progress
@@ -72,18 +74,29 @@ def write_stl_bundle(
     """Write ``folder/bundle`` of the method stl with its calibration and figures, measured on ``device``, and report
     its digest. There is no classifier in it, and so no figure of one."""
     tensors = stl_tensors(load_network(encoder, DenoisingAutoEncoder), strata, dictionaries)
+    return _write(folder, prepared, tensors, about, partial(_alone, folder, settings), device)
+
+
+def write_region_sparse_bundle(
+    folder: Place,
+    prepared: Place,
+    dictionary: Tensor,
+    settings: Settings,
+    about: dict[str, Any],
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Write ``folder/bundle`` of the method region_sparse, with what ``write_stl_bundle`` says."""
+    tensors = region_sparse_tensors(dictionary)
+    return _write(folder, prepared, tensors, about, partial(_alone, folder, settings), device)
+
+
+def _alone(folder: Place, settings: Settings, purifier: Bundled, table: pa.Table) -> Measured:
+    """The calibration of a purifier without a classifier, and what it takes from clean images."""
     how, side = settings.calibration, settings.data.image_size
-
-    def measure(purifier: Bundled, table: pa.Table) -> Measured:
-        few = table[: how.images]
-        on_images = Progress(folder, len(table) + len(few), "images").add
-        calibration, clean = measure_choice(purifier, batches(table, side, BATCH), how.quantile, on_images)
-        return calibration, {
-            "clean": clean,
-            "purified": measure_change(purifier, batches(few, side, BATCH), on_images),
-        }
-
-    return _write(folder, prepared, tensors, about, measure, device)
+    few = table[: how.images]
+    on_images = Progress(folder, len(table) + len(few), "images").add
+    calibration, clean = measure_choice(purifier, batches(table, side, BATCH), how.quantile, on_images)
+    return calibration, {"clean": clean, "purified": measure_change(purifier, batches(few, side, BATCH), on_images)}
 
 
 def _write(

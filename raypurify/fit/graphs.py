@@ -2,12 +2,12 @@
 
 from raypurify.errors import ConfigError
 from raypurify.files import read_json, write_json
-from raypurify.fit import rsfp, stl
+from raypurify.fit import region_sparse, rsfp, stl
 from raypurify.fit.graph import Graph
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import Place
 
-GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH, "stl": stl.GRAPH}
+GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH, "stl": stl.GRAPH, "region_sparse": region_sparse.GRAPH}
 # Says in a run directory which method is fitted there.
 METHOD = "fit.json"
 

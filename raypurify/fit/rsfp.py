@@ -86,7 +86,7 @@ def _calibrate(
 
     sizes = {name: clusters.report[name] for name in ("clusters", "smallest")}
     trained = {name: fit.done[name].report for name in ("baseline", "robust_first", "robust") if name in fit.done}
-    about = shared.learned_from(fit) | {
+    about = shared.learned_from(fit, dictionaries.report["source"]) | {
         "cluster_class": clusters.report["cluster_class"],
         "training": trained | {"cluster_sizes": sizes},
     }

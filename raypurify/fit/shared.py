@@ -92,15 +92,15 @@ def _dictionaries(fit: Fit, folder: Place, pictures: StageOutput, groups: StageO
     )
 
 
-def learned_from(fit: Fit) -> dict[str, Any]:
-    """What a bundle says of itself, of any method: name, settings, classes, clusters, dictionaries and data."""
+def learned_from(fit: Fit, dictionary_source: list[str]) -> dict[str, Any]:
+    """What a bundle says of itself, of any method: name, settings, classes, whose dictionary each cluster has, data."""
     prepared = fit.done["prepare"].report
     return {
         "method": fit.settings.method,
         "name": fit.settings.name,
         "settings": fit.settings,
         "classes": fit.classes,
-        "dictionary_source": fit.done["dictionaries"].report["source"],
+        "dictionary_source": dictionary_source,
         "training_data": {
             "digest": fit.source.digest,
             **{name: prepared[name] for name in ("train", "validation", "failed")},
@@ -109,9 +109,13 @@ def learned_from(fit: Fit) -> dict[str, Any]:
 
 
 def calibrate_depends(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what the stage calibrate writes."""
+    """The settings that decide what the stage calibrate writes, of methods that code high parts."""
+    return {"csc": part(settings.csc)} | calibrated_by(settings)
+
+
+def calibrated_by(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what the stage calibrate writes, of any method."""
     return {
-        "csc": part(settings.csc),
         "calibration": part(settings.calibration),
         "name": settings.name,
         "note": settings.note,

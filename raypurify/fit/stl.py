@@ -51,7 +51,7 @@ def _calibrate(
     from raypurify.fit.train import NETWORK
 
     found = {name: strata.report[name] for name in ("sizes", "agreement")}
-    about = shared.learned_from(fit) | {
+    about = shared.learned_from(fit, dictionaries.report["source"]) | {
         "cluster_class": strata.report["cluster_class"],
         "training": {"dae": dae.report, "strata": found},
     }

@@ -16,6 +16,7 @@ from raypurify.bundle.manifest import BundleFacts, BundleFolder, Manifest, open_
 from raypurify.bundle.manifest import read_facts as _read_facts
 from raypurify.errors import ConfigError
 from raypurify.methods.contract import Method, check_counts, check_files
+from raypurify.methods.region_sparse import REGION_SPARSE
 from raypurify.methods.rsfp import RSFP
 from raypurify.methods.stl import STL
 from raypurify.storage import Where
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from raypurify.bundle import Bundle
     from raypurify.purifiers import Bundled
 
-METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL)}
+METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL, REGION_SPARSE)}
 """Every method by its name in manifests and settings."""
 
 __all__ = ["METHODS", "Method", "checked_facts", "classifier_facts", "classifier_of", "load", "method_of", "opened"]

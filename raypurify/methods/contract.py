@@ -25,9 +25,10 @@ class Method:
     columns of provenance mean. ``classes``: whether each cluster is of a class; else ``class`` is empty.
 
     ``check`` raises BundleError where the shapes of the tensors do not go together; what all methods share is checked
-    before. ``lines`` is what ``raypurify inspect`` says of the method's own tensors, by short labels. Neither needs
-    torch. ``purifier`` makes the purifier of a bundle on a device, and ``code`` is the module that it is in.
-    ``classifier`` gives the network of a bundle that tells its classes apart, None where a method has none.
+    before. ``lines`` is what ``raypurify inspect`` says of the method's own tensors, by short labels, of which
+    "dictionaries" and "purification" stand for what it says itself. Neither needs torch. ``purifier`` makes the
+    purifier of a bundle on a device, and ``code`` is the module that it is in. ``classifier`` gives the network of a
+    bundle that tells its classes apart, None where a method has none.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Purifiers: objects that take images and give back images without the perturbation.
 
 A purifier has ``purify(images)``, which gives a :class:`Purified`: images of the same size and what was done to each
-(``base``). A :class:`Bundled` one, :class:`RSFP` or :class:`STL`, is made from a bundle and rewrites the high part of
-an image (``rewriting``); every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch``
+(``base``). A :class:`Bundled` one, :class:`RSFP`, :class:`STL` or :class:`RegionSparse`, is made from a bundle, whose
+atoms rewrite an image; every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch``
 takes images of any sizes, as pixels or as files, through one of them.
 
 To add a purifier: one file with a frozen dataclass of its settings, most easily a ``transform.Transform``, which turns
@@ -13,6 +13,7 @@ a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find
 from collections.abc import Callable
 
 from raypurify.purifiers.base import Purified, Purifier
+from raypurify.purifiers.bilateral import Bilateral
 from raypurify.purifiers.bundled import Bundled
 from raypurify.purifiers.comdefend import ComDefend
 from raypurify.purifiers.crop_ensemble import CropEnsemble
@@ -25,6 +26,7 @@ from raypurify.purifiers.nlm import NonLocalMeans
 from raypurify.purifiers.none import Unchanged
 from raypurify.purifiers.pixel_deflection import PixelDeflection
 from raypurify.purifiers.quilting import Quilting
+from raypurify.purifiers.region_sparse import RegionSparse
 from raypurify.purifiers.resize_pad import ResizePad
 from raypurify.purifiers.rsfp import RSFP
 from raypurify.purifiers.rsfp_global import GlobalRSFP, learn_global_dictionary, load_global_rsfp
@@ -44,6 +46,7 @@ PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "pixel_deflection": PixelDeflection,
     "deflection_ensemble": DeflectionEnsemble,
     "nlm": NonLocalMeans,
+    "bilateral": Bilateral,
     "resize_pad": ResizePad,
     "magnet": MagNet,
     "denoiser": Denoiser,
@@ -58,6 +61,7 @@ __all__ = [
     "PURIFIERS",
     "RSFP",
     "STL",
+    "Bilateral",
     "BitDepth",
     "Bundled",
     "ComDefend",
@@ -73,6 +77,7 @@ __all__ = [
     "Purified",
     "Purifier",
     "Quilting",
+    "RegionSparse",
     "ResizePad",
     "TotalVariation",
     "Unchanged",

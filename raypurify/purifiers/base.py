@@ -19,7 +19,9 @@ class Purified:
     flagged: (N,) True where the distance exceeds the calibrated clean quantile;
     relative_change: (N,) ‖purified − input‖₂ / ‖input‖₂ (0 for a black image);
     iterations: (N,) solver iterations of a sparse code; 0 where there is none;
-    cluster_given: whether the caller named the clusters (``Bundled.purify``); by default the purifier chose them.
+    cluster_given: whether the caller named the clusters (``Bundled.purify``); by default the purifier chose them;
+    region: (N, 4) int64 left, top, right, bottom in pixels of the box that alone was coded, the last two exclusive;
+    None from a purifier that codes whole images.
     """
 
     images: Tensor
@@ -29,6 +31,7 @@ class Purified:
     relative_change: Tensor
     iterations: Tensor
     cluster_given: bool = False
+    region: Tensor | None = None
 
 
 class Purifier(Protocol):

@@ -9,6 +9,7 @@ import torch
 from raypurify.errors import ImageError
 from raypurify.images import MAX_PIXELS, Decoded, decode_image, encode_image, to_float, to_pixels
 from raypurify.purifiers.bundled import Bundled
+from raypurify.purifiers.localisation import share_of
 
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
 
@@ -49,7 +50,7 @@ def _purify_group(purifier: Bundled, images: list[np.ndarray]) -> list[tuple[np.
     results = []
     for k in range(len(images)):
         cluster = int(done.cluster[k])
-        facts = {
+        facts: Facts = {
             "cluster": cluster,
             "class": purifier.classes_of_cluster[cluster],
             "distance": float(done.distance[k]),
@@ -58,6 +59,9 @@ def _purify_group(purifier: Bundled, images: list[np.ndarray]) -> list[tuple[np.
             "iterations": int(done.iterations[k]),
             "bundle": purifier.digest,
         }
+        if done.region is not None:
+            box = done.region[k]
+            facts |= {"region": box.tolist(), "region_share": float(share_of(box[None], *images[k].shape[:2]))}
         results.append((to_pixels(done.images[k].cpu().numpy()), facts))
     return results
 

@@ -1,9 +1,9 @@
-"""The purifier of a bundle of any method: a cluster is chosen for each image, and its atoms rewrite the image."""
+"""The purifier of a bundle of any method: a cluster for each image, whose atoms rewrite it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from typing import Any, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from torch.nn import functional as F
 from raypurify.bundle import Bundle
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.bundle.tensors import fitting
-from raypurify.csc import SparseCode
 from raypurify.errors import DataError
 from raypurify.purifiers.base import Purified, checked, relative_change
-from raypurify.purifiers.rewriting import rewrite
 
 # What a network sees at a time on a CPU: the activations of more leave its cache.
 CPU_PIXELS = 1 << 15
@@ -24,24 +22,33 @@ Net = TypeVar("Net", bound=nn.Module)
 _HOW = "give one for all images, or one for each"
 
 
+class Work(NamedTuple):
+    """What a method did: purified ``images`` (N, 3, H, W), and for each the ``cluster`` (N,), the ``distance`` (N,) to
+    it, the solver's ``iterations`` (N,), and where only a part of it was coded, its box ``region`` (N, 4)."""
+
+    images: Tensor
+    cluster: Tensor
+    distance: Tensor
+    iterations: Tensor
+    region: Tensor | None = None
+
+
 class Bundled(ABC):
     """A purifier that is made of a bundle on a ``device``.
 
-    For an image x:
-
-    1. x_low = argmin_l ½‖l − x‖² + (λ_T/2) Σⱼ‖Gⱼ l‖², x_high = x − x_low (the Tikhonov split);
-    2. the cluster k that the method chooses for x;
-    3. r = argmin_r ½‖Σ_m d_m ∗ r_m − x_high‖² + λ Σ_m‖r_m‖₁ with the dictionary of k;
-    4. purified = clip(x_low + Σ_m d_m ∗ r_m, 0, 1); how the settings ``csc.noise_factor`` and ``csc.refit`` change 3
-       and 4 says ``purifiers.rewriting.rewrite``.
-
-    A subclass is a method: it says what the choice is, and how far an image lies from a cluster.
+    Every image is of a cluster, has a distance to it, and is rewritten with that cluster's atoms. A subclass is a
+    method: it says which cluster, how far, and how atoms rewrite an image; those that code high parts by convolutional
+    sparse coding are :class:`~raypurify.purifiers.convolutional.Convolutional`. A method with one dictionary has one
+    cluster, of all images.
 
     Attributes: the ``bundle``, its ``settings`` and ``digest``; ``dictionaries`` (K, M, 3, h, w) of atoms of unit norm;
-    ``classes_of_cluster``, for each cluster the name of its class, None where it is of none; ``min_size``.
+    ``classes_of_cluster``, for each cluster the name of its class, None where it is of none; ``min_size``; ``tunable``,
+    the section of settings that says how images are rewritten, which a grid may change.
 
     Raises BundleError for tensors that do not fit the manifest.
     """
+
+    tunable: ClassVar[str]
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "cpu"):
         self.bundle, self.settings, self.digest = bundle, bundle.settings, bundle.digest
@@ -109,8 +116,8 @@ class Bundled(ABC):
     def purify(self, images: Tensor, *, cluster: int | Sequence[int] | Tensor | None = None) -> Purified:
         """Purify images (N, 3, H, W), floating point in [0, 1], H and W no smaller than an atom.
 
-        With ``cluster``, one index for all images or one for each, step 2 is left out: the dictionary is that
-        cluster's, distance and flag are of that cluster, and the result says ``cluster_given``.
+        With ``cluster``, one index for all images or one for each, none is chosen: the dictionary is that cluster's,
+        distance and flag are of that cluster, and the result says ``cluster_given``.
 
         Deterministic; an image's result does not depend on the rest of its batch beyond rounding. Raises DataError for
         anything else than such images, and for a cluster that the bundle does not have.
@@ -121,23 +128,33 @@ class Bundled(ABC):
         """
         images = checked(images, self.min_size, "an atom").to(self.device)
         given = None if cluster is None else self._indices(cluster, len(images))
-        purified, code, used, distance = self._rewritten(images, self.settings.csc.rel_tol, given, sparse=True)
-        flagged = distance > self.bundle.manifest.calibration.distance_threshold
-        change = relative_change(purified, images)
-        return Purified(purified, used, distance, flagged, change, code.iterations, cluster_given=given is not None)
+        done = self._rewritten(images, given)
+        flagged = done.distance > self.bundle.manifest.calibration.distance_threshold
+        return Purified(
+            images=done.images,
+            cluster=done.cluster,
+            distance=done.distance,
+            flagged=flagged,
+            relative_change=relative_change(done.images, images),
+            iterations=done.iterations,
+            cluster_given=given is not None,
+            region=done.region,
+        )
 
+    @abstractmethod
     def purify_differentiably(
         self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False
     ) -> Tensor:
         """Purified images (N, 3, H, W), differentiable in ``images``: for attackers who know the purifier.
 
-        The gradient is that of low-pass, sparse coding, refit and, unless ``hold_lmbda``, of λ from the noise, by a
-        smooth stand-in (``rewriting.scale_of_lmbda`` says why); the choice of the cluster is piecewise constant. Codes
-        are solved to ``rel_tol``: above 1e-3 their gradient is poor (``csc.solve_cbpdn``, which ``differentiable`` is
-        for).
+        The arguments are those of sparse coding by iteration: to ``rel_tol`` it is solved, ``differentiable`` says how
+        its gradient is taken (``csc.solve_cbpdn``), ``hold_lmbda`` that λ has none.
         """
-        images = checked(images, self.min_size, "an atom").to(self.device)
-        return self._rewritten(images, rel_tol, differentiable=differentiable, hold_lmbda=hold_lmbda)[0]
+
+    @abstractmethod
+    def _rewritten(self, images: Tensor, given: Tensor | None) -> Work:
+        """Images (N, 3, H, W), checked and on the device, purified as they are deployed; their clusters are the
+        ``given`` ones (N,), or chosen."""
 
     def _move(self, device: torch.device) -> None:
         """Take everything to a device, networks in place."""
@@ -164,17 +181,6 @@ class Bundled(ABC):
         if len(missing):
             raise DataError(f"there is no cluster {int(missing[0])} in this bundle: give an index from 0 to {last}")
         return index
-
-    def _rewritten(
-        self, images: Tensor, rel_tol: float, given: Tensor | None = None, **options: Any
-    ) -> tuple[Tensor, SparseCode, Tensor, Tensor]:
-        """Purified images, code of the high part, the cluster, given or chosen, and the distance to it."""
-        with torch.no_grad():
-            cluster, distance = self.choose(images) if given is None else (given, self.own_distance(images, given))
-        purified, code = rewrite(
-            images, self.dictionaries, self.settings.csc, index=cluster, rel_tol=rel_tol, **options
-        )
-        return purified, code, cluster, distance
 
 
 def latents_at(side: int, latents: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

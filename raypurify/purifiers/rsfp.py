@@ -10,15 +10,16 @@ from raypurify.bundle.names import DICTIONARIES, DISTRIBUTIONS, NETWORK
 from raypurify.bundle.tensors import Tensors, fitting
 from raypurify.clusters import ClusterDistributions
 from raypurify.nets.wide_resnet import WideResNet
-from raypurify.purifiers.bundled import Bundled, latents_at, weighted
+from raypurify.purifiers.bundled import latents_at, weighted
+from raypurify.purifiers.convolutional import Convolutional
 
 
-class RSFP(Bundled):
+class RSFP(Convolutional):
     """RSFP, the purifier of a bundle of that method: rewrites the high part of an image with the atoms of its nearest
     cluster.
 
-    As :class:`~raypurify.purifiers.bundled.Bundled` (Silva et al., section III-E), where the cluster (c, j) is the one
-    whose clean distribution is nearest to R_rob(x) by Mahalanobis distance, and that is the distance.
+    As :class:`~raypurify.purifiers.convolutional.Convolutional` (Silva et al., section III-E), where the cluster (c, j)
+    is the one whose clean distribution is nearest to R_rob(x) by Mahalanobis distance, and that is the distance.
 
     The network sees the image resized to its own input size; everything else works at the image's size. The
     dictionaries were learned on images of the setting ``dictionaries.image_size``, by default the network's size, also

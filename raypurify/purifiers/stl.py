@@ -8,14 +8,15 @@ from raypurify.bundle.names import DICTIONARIES, ENCODER, STRATA
 from raypurify.bundle.tensors import Tensors
 from raypurify.clusters.strata import Strata, halved
 from raypurify.nets.dae import DenoisingAutoEncoder
-from raypurify.purifiers.bundled import Bundled, latents_at, weighted
+from raypurify.purifiers.bundled import latents_at, weighted
+from raypurify.purifiers.convolutional import Convolutional
 
 
-class STL(Bundled):
+class STL(Convolutional):
     """STL, the purifier of a bundle of that method: rewrites the high part of an image with the atoms of its stratum.
 
-    As :class:`~raypurify.purifiers.bundled.Bundled`. Of Sun et al., "Adversarial Defense by Stratified Convolutional
-    Sparse Coding" (CVPR 2019), for an image x:
+    As :class:`~raypurify.purifiers.convolutional.Convolutional`. Of Sun et al., "Adversarial Defense by Stratified
+    Convolutional Sparse Coding" (CVPR 2019), for an image x:
 
     1. x_low, x_high by the Tikhonov split. The paper's equation 2 is for whole images; its authors' code, and this,
        code the high part and add the low part again.

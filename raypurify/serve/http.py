@@ -138,7 +138,7 @@ async def read_images(request: Request, most: int, max_bytes: int, hold: Callabl
 
 def provenance_headers(facts: dict) -> dict[str, str]:
     """The ``X-Raypurify-*`` headers of the facts of one image; what is not ASCII in a class name is percent-encoded,
-    and what is None is empty.
+    what is None is empty, and a list has commas between its numbers.
 
     >>> provenance_headers({"class": "kočka", "relative_change": 0.123456789, "flagged": False})
     {'X-Raypurify-Class': 'ko%C4%8Dka', 'X-Raypurify-Relative-Change': '0.123457', 'X-Raypurify-Flagged': 'false'}
@@ -151,6 +151,8 @@ def _header(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else quote(str(value), safe=" ,.;:()/'&+-_")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from raypurify.attacks.base import Attack
 from raypurify.bundle import Calibration
 from raypurify.purifiers import RSFP, Bundled
+from raypurify.purifiers.localisation import share_of
 from raypurify.training.batch import Batch
 from raypurify.training.denoising import psnr
 
@@ -46,8 +47,8 @@ def measure_choice(
 ) -> tuple[Calibration, Figures]:
     """The ``quantile`` of clean images' distances with their curve, and figures over these ``images``, of any method.
 
-    ``distance_mean``, and the shares in [0, 1] of images in the clusters with most and least of them, ``largest_share``
-    and ``smallest_share``. ``on_images`` hears how many are done.
+    ``distance_mean``, and where there are clusters to choose from the shares in [0, 1] of images in those with most and
+    least of them, ``largest_share`` and ``smallest_share``. ``on_images`` hears how many are done.
     """
     chosen, distances = [], []
     for batch in batches:
@@ -58,24 +59,25 @@ def measure_choice(
         on_images(len(cluster))
     every = torch.cat(distances)
     shares = torch.cat(chosen).bincount(minlength=len(purifier.dictionaries)) / len(every)
-    return _calibrated(every, quantile), {
-        "images": len(every),
-        "distance_mean": float(f"{float(every.mean()):.4g}"),
-        "largest_share": round(float(shares.max()), 4),
-        "smallest_share": round(float(shares.min()), 4),
-    }
+    figures: Figures = {"images": len(every), "distance_mean": float(f"{float(every.mean()):.4g}")}
+    if len(shares) > 1:
+        figures |= {"largest_share": round(float(shares.max()), 4), "smallest_share": round(float(shares.min()), 4)}
+    return _calibrated(every, quantile), figures
 
 
 def measure_change(purifier: Bundled, batches: Iterable[Batch], on_images: Callable[[int], None]) -> Figures:
     """What purification takes from clean ``images``, of any method: means of ``relative_change`` ‖x′ − x‖₂/‖x‖₂, of
-    ``psnr`` in dB, and of the solver's ``iterations``."""
-    changes, ratios, iterations = [], [], []
+    ``psnr`` in dB, of the solver's ``iterations``, and of the share that was coded, ``region_share``, where that is not
+    all of an image."""
+    changes, ratios, iterations, shares = [], [], [], []
     for batch in batches:
         images, _ = _floats(batch, purifier.device)
         out = purifier.purify(images)
         changes.append(out.relative_change)
         ratios.append(psnr(out.images, images))
         iterations.append(out.iterations.float())
+        if out.region is not None:
+            shares.append(share_of(out.region, *images.shape[-2:]))
         on_images(len(images))
     change, ratio, steps = (float(torch.cat(values).mean()) for values in (changes, ratios, iterations))
     return {
@@ -83,6 +85,7 @@ def measure_change(purifier: Bundled, batches: Iterable[Batch], on_images: Calla
         "relative_change": round(change, 4),
         "psnr": round(ratio, 2),
         "iterations": round(steps, 1),
+        **({"region_share": round(float(torch.cat(shares).mean()), 4)} if shares else {}),
     }
 
 

@@ -91,6 +91,7 @@ def test_a_folder_becomes_a_folder_with_provenance_and_errors(tmp_path, pictures
     assert provenance.slice(0, 1).to_pylist()[0] | {"output": 0, "id": 0} == {
         **{"cluster": 3, "class": "cat", "distance": 1.5, "flagged": True, "relative_change": 0.25, "iterations": 7},
         **{"mode": "RGB", "width": 20, "height": 24, "bundle": "abc", "output": 0, "id": 0},
+        **{"region": None, "region_share": None},
     }
     errors = pq.read_table(out / "_raypurify/errors.parquet").to_pylist()
     assert [(e["id"], e["reason"], e["shard"]) for e in errors] == [

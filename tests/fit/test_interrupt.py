@@ -84,6 +84,32 @@ def test_a_fit_of_stl_goes_on_after_a_kill_in_each_of_its_own_stages(stl_command
     assert load_bundle(run_dir / "bundle").manifest.method == "stl"
 
 
+def test_a_fit_of_region_sparse_goes_on_after_a_kill_with_the_same_dictionary(
+    tmp_path, small_set, small_region_settings
+):
+    tree = small_region_settings.model_dump(mode="json")
+    # So many that it is killed before the last of them.
+    tree["patches"] |= {"images": 120, "passes": 60}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(tree))
+    arguments = ["fit", "--data", small_set, "--config", tmp_path / "settings.yaml", "--run-dir"]
+    command = [sys.executable, "-m", "raypurify", *map(str, arguments)]
+    drawn = tmp_path / "run" / "dictionary" / "patches"
+    stopped = start_and_stop(
+        [*command, str(tmp_path / "run")], lambda: drawn.exists() and any(drawn.iterdir()), signal.SIGKILL
+    )
+    assert stopped.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "dictionary" / "dictionary.safetensors").exists()
+    for name in ("run", "undisturbed"):
+        done = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert ("dictionary: going on from an interrupted run" in done.stdout) == (name == "run")
+    learned = [
+        (tmp_path / name / "dictionary" / "dictionary.safetensors").read_bytes() for name in ("run", "undisturbed")
+    ]
+    assert learned[0] == learned[1]
+    assert load_bundle(tmp_path / "run" / "bundle").manifest.method == "region_sparse"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_training_goes_on_from_its_last_checkpoint(command, number):
     run_dir, arguments = command

@@ -36,9 +36,10 @@ def test_a_job_writes_null_and_counts_no_classes(bundle, tmp_path):
     summary = purify([str(tmp_path / "in")], str(tmp_path / "out"), str(bundle), engine="local")
     table = pq.read_table(tmp_path / "out" / "_raypurify" / "provenance.parquet")
     assert table["class"].to_pylist() == [None] * 3
-    assert set(table["cluster"].to_pylist()) <= {0, 1, 2}
+    purifier = raypurify.load(str(bundle))
+    assert set(table["cluster"].to_pylist()) <= {*range(len(purifier.dictionaries))}
     assert np.isfinite(table["distance"].to_numpy()).all()
-    assert table["bundle"].unique().to_pylist() == [raypurify.load(bundle).digest]
+    assert table["bundle"].unique().to_pylist() == [purifier.digest]
     assert summary.classes == {}
     assert json.loads((tmp_path / "out" / "_raypurify" / "summary.json").read_text())["classes"] == {}
     assert (tmp_path / "out" / "_raypurify" / "sheet.png").exists()
@@ -63,12 +64,16 @@ def test_a_module_is_made_of_the_bundle(bundle):
 
 def test_a_grid_takes_the_bundle_by_its_name_alone(bundle):
     where = str(bundle)
-    spec = PurifierSpec(purifier="bundle", bundle=where, lmbda=0.3)
+    section = raypurify.load(where).tunable
+    name, value = {"csc": ("lmbda", 0.3), "region": ("nonzeros", 5)}[section]
+    spec = PurifierSpec(purifier="bundle", bundle=where, **{name: value})
     purifier = make_purifier("strata", spec)
-    assert purifier.settings.csc.lmbda == 0.3
+    assert getattr(getattr(purifier.settings, section), name) == value
     assert purifier_digest(spec) != purifier_digest(PurifierSpec(purifier="bundle", bundle=where))
     assert purifier_code(spec) != purifier_code(PurifierSpec(purifier="rsfp"))
-    with pytest.raises(ConfigError, match="is a bundle of the method stl: write purifier: bundle"):
+    with pytest.raises(
+        ConfigError, match=f"is a bundle of the method {purifier.bundle.manifest.method}: write purifier: bundle"
+    ):
         make_purifier("strata", PurifierSpec(purifier="rsfp", bundle=where))
     with pytest.raises(ConfigError, match="which has no classifier; name a bundle of rsfp"):
         CLASSIFIERS["bundle"].load(where, None, {})

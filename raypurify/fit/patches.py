@@ -1,0 +1,129 @@
+"""The dictionary stage of RegionSparse: patches of benign images, drawn in tasks, and one that learns from them."""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from raypurify.config import PatchSettings
+from raypurify.fit.class_latents import RETRIES
+from raypurify.fit.samples import draw, fetch_samples, read_sample
+from raypurify.pictures import mosaic
+from raypurify.runtime.progress import shared_progress
+from raypurify.storage import Place, overlapped
+from raypurify.training.data import TRAIN, read_part
+from raypurify.training.patches import benign_patches, patch_dictionary
+
+FOUND, PICTURE, DRAWN, FETCHED = "dictionary.safetensors", "dictionary.png", "patches", "samples"
+# Images whose patches are one file.
+PART = 64
+
+
+def learn_patches(
+    folder: Place,
+    prepared: Place,
+    source_rows: int,
+    side: int,
+    settings: PatchSettings,
+    ablations: tuple[str, ...],
+    seed: int,
+) -> dict[str, Any]:
+    """Write ``dictionary.safetensors``, the atoms (M, 3, b, b) as "atoms", and their picture into ``folder``.
+
+    A seeded choice of training images is smoothed and gives its patches, ``PART`` images a task and a file; those of an
+    interrupted stage stay. Then one task learns from all of them, in one thread: what is learned depends on images,
+    settings and seed alone, so that a stage which was killed at any point ends with the same bytes.
+
+    Args:
+        folder: of the stage, on storage that all nodes share.
+        prepared: the folder that ``prepare`` wrote, images of 3 × ``side`` × ``side``.
+
+    Returns:
+        How many ``images`` and ``patches`` it learned from, and ``atoms`` there are.
+
+    Raises:
+        DataError: fewer patches than atoms vary.
+        ConfigError: scikit-image, which smooths, is not installed.
+    """
+    import ray
+
+    if "noTR" in ablations:
+        return _write(folder, patch_dictionary(torch.empty(0), settings, ablations, seed, lambda count: None), 0, 0)
+    rows = draw(read_part(prepared, TRAIN, ["row"])["row"].to_numpy(), settings.images, (seed,))
+    each = min(settings.per_image, (side - settings.size + 1) ** 2)
+    starts = range(0, len(rows), PART)
+    names = [f"{start:08}.safetensors" for start in starts]
+    there = {*(folder / DRAWN).names()}
+    missing = [start for start, name in zip(starts, names) if name not in there]
+    drawn = each * (len(rows) - sum(len(rows[start : start + PART]) for start in missing))
+    progress = shared_progress(folder, each * len(rows) * (1 + settings.passes), "patches", start=drawn)
+    if missing:
+        # Samples are disjoint sets of rows: a part's images are one, by its number among all.
+        parts = [rows[start : start + PART] for start in starts]
+        copies = fetch_samples(
+            folder / FETCHED,
+            (prepared / TRAIN).files(".parquet"),
+            parts,
+            source_rows,
+            lambda note: ray.get(progress.add.remote(0, note)),
+        )
+        drawing = ray.remote(_draw).options(max_retries=RETRIES)
+        how = (side, settings, ablations, seed, progress)
+        numbers = [start // PART for start in missing]
+        ray.get([drawing.remote(folder / DRAWN / names[n], copies, n, parts[n], *how) for n in numbers])
+    learning = ray.remote(_learn).options(max_retries=RETRIES)
+    atoms, count = ray.get(
+        learning.remote([folder / DRAWN / name for name in names], settings, ablations, seed, progress)
+    )
+    report = _write(folder, torch.from_numpy(atoms.copy()), len(rows), count)
+    for left in (FETCHED, DRAWN):
+        (folder / left).delete_folder()
+    return report
+
+
+def load_dictionary(folder: Place) -> torch.Tensor:
+    """The dictionary (M, 3, b, b) float32 that ``learn_patches`` wrote."""
+    return load((folder / FOUND).read())["atoms"]
+
+
+def _draw(
+    file: Place,
+    copies: list[Place],
+    number: int,
+    rows: np.ndarray,
+    side: int,
+    settings: PatchSettings,
+    ablations: tuple[str, ...],
+    seed: int,
+    progress: Any,
+) -> None:
+    images = torch.from_numpy(read_sample(copies, number, side).copy()).float() / 255
+    patches = benign_patches(images, rows.tolist(), settings, ablations, seed)
+    file.write(save({"patches": patches}))
+    progress.add.remote(len(patches), "drawing")
+
+
+def _learn(
+    files: list[Place], settings: PatchSettings, ablations: tuple[str, ...], seed: int, progress: Any
+) -> tuple[np.ndarray, int]:
+    import ray
+
+    patches = torch.cat(list(overlapped(lambda file: load(file.read())["patches"], files)))
+
+    def learned_from(count: int) -> None:
+        # Waited for, so that none is on its way when the task ends.
+        ray.get(progress.add.remote(count, "learning"))
+
+    return patch_dictionary(patches, settings, ablations, seed, learned_from).numpy(), len(patches)
+
+
+def _write(folder: Place, atoms: torch.Tensor, images: int, patches: int) -> dict[str, Any]:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(mosaic(atoms.numpy())).save(out, "PNG")
+    (folder / PICTURE).write(out.getvalue())
+    (folder / FOUND).write(save({"atoms": atoms.contiguous()}))
+    return {"images": images, "patches": patches, "atoms": len(atoms)}

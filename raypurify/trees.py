@@ -1,0 +1,70 @@
+"""Trees of settings as YAML has them: of presets and files, changed by dotted overrides."""
+
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from raypurify.errors import ConfigError
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The tree of a YAML text, which is that of ``where``. Raises ConfigError for anything else than a mapping.
+
+    >>> parse_yaml("csc: {lmbda: 0.1}", "here")
+    {'csc': {'lmbda': 0.1}}
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must hold a mapping of settings, not a {type(tree).__name__}")
+    return tree
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one value of a settings tree, by ``a.b=value``. Raises ConfigError for anything else.
+
+    >>> tree: dict[str, Any] = {}
+    >>> apply_override(tree, "csc.lmbda=0.1")
+    >>> tree
+    {'csc': {'lmbda': 0.1}}
+    """
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"override {override!r}: {parent!r} is a value, not a group of settings; give a key of a group"
+            )
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e
+
+
+def preset_names() -> list[str]:
+    """The names of the presets that ship with the package, sorted.
+
+    >>> "tiny" in preset_names()
+    True
+    """
+    files = resources.files("raypurify.presets").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def preset_tree(name: str) -> dict[str, Any]:
+    """The tree of a preset of ``preset_names()``.
+
+    >>> preset_tree("tiny-stl")["method"]
+    'stl'
+    """
+    text = (resources.files("raypurify.presets") / f"{name}.yaml").read_text("utf-8")
+    return parse_yaml(text, f"preset {name}")
