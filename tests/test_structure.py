@@ -13,7 +13,20 @@ from import_graph import import_graph, imported, modules_below
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "raypurify"
 # A room imports from those before it and from itself. The package's own __init__, with load, stands behind purifiers.
-GROUND = ("errors", "version", "config", "scans", "images", "pictures", "disk", "stores", "storage", "files", "client")
+GROUND = (
+    "errors",
+    "version",
+    "supervision",
+    "config",
+    "scans",
+    "images",
+    "pictures",
+    "disk",
+    "stores",
+    "storage",
+    "files",
+    "client",
+)
 MATHEMATICS = (
     "csc",
     "clusters",

@@ -103,7 +103,7 @@ class RetrainingSpec(_InputSpec):
     @model_validator(mode="after")
     def _from_the_classifier_alone(self) -> "RetrainingSpec":
         if isinstance(self.training, RobustTrainingSettings):
-            if self.training.alpha:
+            if self.training.alpha and self.training.semantic == "mahalanobis":
                 raise ValueError(
                     "training.alpha weighs distances to the clusters of a fit, which are not here: set it to 0"
                 )

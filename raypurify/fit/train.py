@@ -22,6 +22,7 @@ from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
 from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
+from raypurify.training.supervision import save_supervision
 
 NETWORK = "network.safetensors"
 REPORTED = (
@@ -116,8 +117,10 @@ def train(
     network = start()
     assert result.checkpoint is not None  # the training has ended
     with result.checkpoint.as_directory() as directory:
-        network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
+        ended = read_checkpoint(Path(directory) / CHECKPOINT)
+    network.load_state_dict(final_weights(ended))
     save_network(folder / NETWORK, network)
+    save_supervision(folder, ended["supervision"], settings)
     lines = read_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
