@@ -20,6 +20,7 @@ from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
+from raypurify.supervision import OF_CLASSES
 from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 from raypurify.training.supervision import save_supervision
@@ -27,6 +28,7 @@ from raypurify.training.supervision import save_supervision
 NETWORK = "network.safetensors"
 REPORTED = (
     "loss",
+    *OF_CLASSES,
     "validation_accuracy",
     "validation_pgd_accuracy",
     "validation_loss",

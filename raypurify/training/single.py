@@ -17,6 +17,7 @@ from raypurify.errors import ConfigError, DataError, TrainingError
 from raypurify.files import write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
+from raypurify.supervision import OF_CLASSES
 from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import ImageSet, clusters_of, count_classes
@@ -178,6 +179,7 @@ def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:
     names = {
         "loss": "loss",
         "distance": "distance",
+        **{name: name for name in OF_CLASSES},
         "validation_accuracy": "accuracy",
         "validation_pgd_accuracy": "under PGD",
         "validation_psnr": "PSNR",
