@@ -134,15 +134,15 @@ def robust(
         # still holds them (pytorch#175024). The gradients of both meet in the parameters, where it averages them once.
         clean = network(images).float() if trades else None
     logits = logits.float()
-    figures, values, entropy = {"accuracy": _accuracy(logits, shown)}, logits.new_zeros(len(shown)), None
+    figures, values, entropies = {"accuracy": _accuracy(logits, shown)}, logits.new_zeros(len(shown)), None
     if held is not None:
-        values, entropy, told = held(found, shown, clusters)
+        values, entropies, told = held(found, shown, clusters)
         figures |= told
     if clean is not None:
         loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * values.mean()
     else:
         loss = robust_semantic_loss(logits, shown, values, semantic.alpha)
-    return loss if entropy is None else loss + entropy, figures
+    return loss if entropies is None else loss + entropies.mean(), figures
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

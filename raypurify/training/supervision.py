@@ -7,21 +7,24 @@ those at the network's end. Nothing of it is part of the trained network.
 import json
 from collections.abc import Iterator
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import RobustTrainingSettings, TrainingSettings
-from raypurify.errors import ConfigError
+from raypurify.errors import ConfigError, TrainingError
 from raypurify.nets.places import LATENTS, behind, head_of, widths_at
 from raypurify.storage import Where, resolve
-from raypurify.supervision import OF_CLASSES, SupervisionSettings
+from raypurify.supervision import OF_CLASSES
 from raypurify.training.semantic import SEMANTIC_LOSSES, Mahalanobis, SemanticLoss
 from raypurify.training.start import drawn_network
 from raypurify.training.together import average_gradients
 
 SUPERVISION = "supervision.safetensors"
+# The settings that decide what it is made of.
+MADE_OF = {"alpha", "semantic", "push", "margin", "latents", "branches", "branch_dim"}
 
 
 class Branch(nn.Module):
@@ -29,6 +32,7 @@ class Branch(nn.Module):
 
     Mustafa et al., eq. 10 and Table 1: global average pool, then a fully connected layer; one more has the classes.
 
+    >>> import torch
     >>> [tuple(part.shape) for part in Branch(16, dim=8, classes=2)(torch.rand(3, 16))]
     [(3, 8), (3, 2)]
     """
@@ -46,13 +50,14 @@ class Supervision(nn.Module):
     """The semantic losses and the branches of a training, by the names of their places (``nets.places``).
 
     Called with the features that ``nets.places.features_at`` finds at the ``places``, the labels and the clusters of
-    the images, it gives the sum of the semantic losses of each image (N,), the sum of the branches' cross-entropies,
-    and figures, means by name. The branches learn with the network, by its optimiser; ``centres`` have their own.
+    the images, it gives for each image the sum of the semantic losses (N,) and that of the branches' cross-entropies
+    (N,), None where there is no branch, and figures, means by name. The branches learn with the network, by its
+    optimiser; ``centres`` have their own.
 
     >>> import torch
-    >>> held = Supervision({"latents": SEMANTIC_LOSSES["pcl"](SupervisionSettings(), 2, 4, None)})
-    >>> values, entropy, figures = held({"latents": torch.rand(3, 4)}, torch.tensor([0, 1, 1]))
-    >>> values.shape, entropy, list(figures)
+    >>> held = Supervision({"latents": SEMANTIC_LOSSES["pcl"](RobustTrainingSettings(), 2, 4, None)})
+    >>> values, entropies, figures = held({"latents": torch.rand(3, 4)}, torch.tensor([0, 1, 1]))
+    >>> values.shape, entropies, list(figures)
     (torch.Size([3]), None, ['pcl'])
     """
 
@@ -73,21 +78,22 @@ class Supervision(nn.Module):
     def forward(
         self, found: dict[str, Tensor], labels: Tensor, clusters: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """The sums over the places, None where there is no branch, and means by name: ``pcl`` of the latents,
-        ``pcl_group2`` and ``loss_group2`` of a branch."""
-        values, entropy = found[self.places[0]].new_zeros(len(labels)), None
+        """The sums over the places, and means by name: ``pcl`` of the latents, ``pcl_group2`` and ``loss_group2`` of a
+        branch."""
+        values, entropies = found[self.places[0]].new_zeros(len(labels)), None
         figures = {}
         for place in self.places:
             features, end = found[place], "" if place == LATENTS else f"_{place}"
             if place in self.branches:
                 features, logits = self.branches[place](features)
-                figures[f"loss{end}"] = of_branch = F.cross_entropy(logits, labels)
-                entropy = of_branch if entropy is None else entropy + of_branch
+                of_branch = F.cross_entropy(logits, labels, reduction="none")
+                figures[f"loss{end}"] = of_branch.mean()
+                entropies = of_branch if entropies is None else entropies + of_branch
             if place in self.losses:
                 of_images = self.losses[place](features, labels, clusters)
                 figures[f"{self.losses[place].figure}{end}"] = of_images.mean()
                 values = values + of_images
-        return values, entropy, figures
+        return values, entropies, figures
 
     def settle(self, together: bool) -> None:
         """Make the gradients of centres and branches those of all workers, and what the centres' optimiser steps by.
@@ -149,7 +155,27 @@ def supervision_of(
 def save_supervision(folder: Where, weights: dict[str, Tensor], settings: TrainingSettings) -> None:
     """Write the centres and branches that a training ended with, beside its network, where it had any."""
     if weights:
-        assert isinstance(settings, RobustTrainingSettings)  # only these have a supervision
-        about = {"alpha": settings.alpha, **settings.model_dump(include={*SupervisionSettings.model_fields})}
+        about = json.dumps(settings.model_dump(include=MADE_OF))
         held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        (resolve(folder) / SUPERVISION).write(save(held, metadata={"supervision": json.dumps(about)}))
+        (resolve(folder) / SUPERVISION).write(save(held, metadata={"supervision": about}))
+
+
+def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, float]:
+    """The centres and branches in a file that ``save_supervision`` wrote, for the network that learned with them, in
+    evaluation mode and frozen; and their weight α.
+
+    Raises TrainingError naming the file where it cannot be read, or is of another network.
+    """
+    try:
+        data = resolve(file).read()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        settings = RobustTrainingSettings(**json.loads(header["__metadata__"]["supervision"]))
+        held = supervision_of(settings, network=network)
+        assert held is not None  # it had weights
+        held.load_state_dict(load(data))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        text = " ".join(str(e).split())[:300]
+        raise TrainingError(
+            f"cannot read centres from {file}: {text}; give the {SUPERVISION} beside the network that it is of"
+        ) from e
+    return held.eval().requires_grad_(False), settings.alpha

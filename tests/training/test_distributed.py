@@ -89,10 +89,10 @@ def supervised_together(rank: int) -> None:
     alone = Supervision(losses, {"group1": Branch(6, 5, 4)})
     for held, part in ((alone, slice(None)), (copy.deepcopy(alone), slice(rank, None, WORKERS))):
         for _ in range(3):
-            values, entropy, _ = held({"latents": features[part], "group1": features[part]}, labels[part])
+            values, entropies, _ = held({"latents": features[part], "group1": features[part]}, labels[part])
             branches, centres = torch.optim.SGD(held.branches.parameters(), 0.1), centres_optimizer(held, SETTINGS)
             held.zero_grad()
-            (SETTINGS.alpha * values.mean() + entropy).backward()
+            (SETTINGS.alpha * values.mean() + entropies.mean()).backward()
             held.settle(together=held is not alone)
             branches.step()
             centres.step()

@@ -15,8 +15,8 @@ class Center(SemanticLoss):
 
     >>> loss = Center(classes=2, dim=1)
     >>> loss.centres.data = torch.tensor([[1.0], [-1.0]])
-    >>> loss(torch.tensor([[4.0]]), torch.tensor([0]))
-    tensor([4.5000], grad_fn=<MulBackward0>)
+    >>> loss(torch.tensor([[4.0]]), torch.tensor([0])).tolist()
+    [4.5]
     """
 
     figure = "center"

@@ -21,8 +21,8 @@ class PrototypeConformity(SemanticLoss):
 
     >>> loss = PrototypeConformity(classes=2, dim=1, push=1.0)
     >>> loss.centres.data = torch.tensor([[1.0], [-1.0]])
-    >>> loss(torch.tensor([[2.0]]), torch.tensor([0]))
-    tensor([-12.], grad_fn=<SubBackward0>)
+    >>> loss(torch.tensor([[2.0]]), torch.tensor([0])).tolist()
+    [-12.0]
     """
 
     figure = "pcl"
