@@ -41,7 +41,7 @@ def classifier_digest(spec: ClassifierSpec) -> str:
         parts.append(hashlib.sha256(retrained.read()).hexdigest())
     if spec.centres:
         if (centres := resolve(spec.centres)).kind != "file":
-            raise ConfigError(f"there are no centres at {centres}: a training by robust.semantic leaves them")
+            raise ConfigError(f"there are no centres at {centres}: check the path, or train by robust.semantic")
         parts.append(hashlib.sha256(centres.read()).hexdigest())
     return fingerprint(*parts, settings, _files(settings.values())) if settings else fingerprint(*parts)
 
