@@ -116,7 +116,8 @@ def train_network_here(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     kind = kind_of(settings, distributions, network, seed)
     digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in inputs]
-    decisive = settings.model_dump(exclude={"checkpoint_steps"})
+    # As the file has it, which is compared with: JSON knows no tuples.
+    decisive = settings.model_dump(mode="json", exclude={"checkpoint_steps"})
     identity = {"settings": decisive, "network": architecture, "seed": seed, "images": digests}
     resume = _resume(out, identity, say)
     checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, seed))

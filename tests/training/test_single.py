@@ -162,6 +162,8 @@ def test_a_semantic_loss_of_classes_is_a_setting_and_leaves_its_centres(place, t
     }
     names = load_file(tmp_path / "out" / "network.safetensors")
     assert set(names) == set(WideResNet(10, 1, 2).state_dict())
+    assert train(robust(place, tmp_path / "out", *changes)) == 0
+    assert "going on after epoch 1" in capsys.readouterr().out
 
 
 def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
