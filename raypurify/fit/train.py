@@ -122,7 +122,7 @@ def train(
         ended = read_checkpoint(Path(directory) / CHECKPOINT)
     network.load_state_dict(final_weights(ended))
     save_network(folder / NETWORK, network)
-    save_supervision(folder, ended["supervision"], settings)
+    save_supervision(folder, ended.get("supervision", {}), settings)
     lines = read_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
