@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
+from raypurify.supervision import OF_CLASSES, SupervisionSettings
 from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
 
 
@@ -120,7 +121,7 @@ class AttackSettings(_Settings):
 INITS = ("baseline", "random", "first")
 
 
-class RobustTrainingSettings(TrainingSettings):
+class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
     """Settings of robust semantic training (RSFP, eq. 7), over PGD training or TRADES (Zhang et al. 2019, eq. 5).
 
     >>> RobustTrainingSettings(loss="trades", alpha=0).beta
@@ -129,7 +130,7 @@ class RobustTrainingSettings(TrainingSettings):
 
     loss: Literal["ce", "trades"] = Field("ce", description="ce: cross-entropy on adversarial images alone")
     beta: float = Field(6.0, gt=0, description="weight of the divergence in trades")
-    alpha: float = Field(0.05, ge=0, description="weight of the Mahalanobis term")
+    alpha: float = Field(0.05, ge=0, description="weight of the semantic loss")
     init: str = Field("baseline", description="baseline, random, first, or the path of another network.safetensors")
     guard: bool = Field(True, description="stop when accuracy under a multi-step attack collapses")
     attack: AttackSettings = AttackSettings()
@@ -141,6 +142,14 @@ class RobustTrainingSettings(TrainingSettings):
             raise ValueError(f"init is {self.init!r}: give {names} or the path of a network.safetensors")
         if self.loss == "trades" and not self.attack.random_start:
             raise ValueError("loss trades needs attack.random_start: its divergence has no slope at the clean image")
+        if self.loss == "trades" and self.images != "attacked":
+            raise ValueError(f"images is {self.images}, but loss trades has both by itself: set it to attacked")
+        if self.semantic in OF_CLASSES and not self.alpha:
+            raise ValueError(f"alpha is 0, so that semantic {self.semantic} weighs nothing: raise it, or set none")
+        if self.warm_up >= self.epochs:
+            raise ValueError(f"warm_up is {self.warm_up} of {self.epochs} epochs: lower it, or raise epochs")
+        if self.eps_from and self.eps_from > self.attack.eps:
+            raise ValueError(f"eps_from is {self.eps_from}, above attack.eps, {self.attack.eps}")
         return self
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raypurify.images import decode_image
+from raypurify.supervision import OF_CLASSES
 
 AMPLIFIED = 3
 PER_ROW = 8
@@ -87,10 +88,10 @@ def mosaic(atoms: np.ndarray) -> np.ndarray:
 
 
 def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
-    """A PNG of loss and accuracy, or of a denoiser PSNR, by epoch, from the lines of ``metrics.jsonl``."""
+    """A PNG of losses and accuracy, or of a denoiser PSNR, by epoch, from the lines of ``metrics.jsonl``."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
     epochs = [line["epoch"] + 1 for line in lines]
-    losses = {"loss": "training batches", "validation_loss": "validation"}
+    losses = {"loss": "training batches", "validation_loss": "validation"} | {name: name for name in OF_CLASSES}
     accuracies = {
         "accuracy": "training batches",
         "validation_accuracy": "validation, clean",
@@ -99,8 +100,9 @@ def training_curve(lines: Sequence[dict[str, float]]) -> bytes:
     ratios = {"validation_psnr": "validation, with noise"}
     denoiser = "validation_psnr" in lines[0]
     for axis, names in ((left, losses), (right, ratios if denoiser else accuracies)):
-        for key in (key for key in names if key in lines[0]):
-            axis.plot(epochs, [line[key] for line in lines], label=names[key])
+        for key in (key for key in names if key in lines[-1]):
+            # A warm-up has no semantic loss.
+            axis.plot(epochs, [line.get(key, math.nan) for line in lines], label=names[key])
         axis.set(xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend()

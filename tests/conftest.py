@@ -114,6 +114,21 @@ def cifar_images(data_file):
     return read
 
 
+@pytest.fixture
+def cifar_pictures(cifar_images):
+    """Sets of CIFAR-10's training images: ``count`` to train on, and four others."""
+    import numpy as np
+
+    from raypurify.training.data import ImageSet
+
+    def sets(count: int):
+        images, labels = cifar_images("train-0.parquet", count + 4)
+        whole = ImageSet(np.arange(count + 4), labels.numpy(), (images * 255).round().byte().numpy())
+        return whole.take(np.arange(count)), whole.take(np.arange(count, count + 4))
+
+    return sets
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """One object store for every test that needs it; each uses folders of its own."""

@@ -17,6 +17,7 @@ GROUND = (
     "errors",
     "version",
     "trees",
+    "supervision",
     "config",
     "scans",
     "images",

@@ -11,7 +11,7 @@ import raypurify
 from raypurify.evaluation import own
 from raypurify.version import __version__
 
-ROOMS = ("attacks", "clusters", "config", "csc", "evaluation", "nets", "purifiers")
+ROOMS = ("attacks", "clusters", "config", "csc", "evaluation", "nets", "purifiers", "training")
 """Rooms whose modules decide what comes of an image, and the module of settings, which has their limits and defaults.
 Files that others read have digests in keys."""
 

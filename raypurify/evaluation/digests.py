@@ -39,6 +39,10 @@ def classifier_digest(spec: ClassifierSpec) -> str:
         if (retrained := resolve(spec.retrained)).kind != "file":
             raise ConfigError(f"there are no retrained weights at {retrained}: raypurify retrain makes them")
         parts.append(hashlib.sha256(retrained.read()).hexdigest())
+    if spec.centres:
+        if (centres := resolve(spec.centres)).kind != "file":
+            raise ConfigError(f"there are no centres at {centres}: check the path, or train by robust.semantic")
+        parts.append(hashlib.sha256(centres.read()).hexdigest())
     return fingerprint(*parts, settings, _files(settings.values())) if settings else fingerprint(*parts)
 
 

@@ -80,6 +80,11 @@ class Grid(BaseModel):
         for name, spec in self.attacks.items():
             if spec.attack == "clean" and spec.knows != "classifier":
                 raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
+            if spec.knows == "centres" and (bare := self._without_centres()):
+                raise ValueError(
+                    f"attack {name!r} knows centres, and classifier {bare!r} has none: give the path of its "
+                    "supervision.safetensors as its centres"
+                )
             if name == MEAN:
                 raise ValueError(f"attack {name!r} has the name of the mean over all: give it another")
             if spec.worst in {*self.attacks, MEAN}:
@@ -123,6 +128,10 @@ class Grid(BaseModel):
             else dict.fromkeys(self.rows(seen), seen)
             for name, seen in self.scenarios.items()
         }
+
+    def _without_centres(self) -> str | None:
+        attacked = {self.victim(name) for name in self.classifiers} & {*self.classifiers}
+        return next((name for name in attacked if not self.classifiers[name].centres), None)
 
     @property
     def own(self) -> list[str]:

@@ -105,7 +105,8 @@ def _resolved(spec: ClassifierSpec) -> ClassifierSpec:
     """Workers have a working directory of their own."""
     paths = {name: getattr(spec, name) for name in ("path", "weights", "retrained")}
     settings = spec.settings and {**spec.settings, **_found(spec.settings)}
-    return spec.model_copy(update=_found(paths) | {"settings": settings})
+    # Nor do they train what a network learned beside itself.
+    return spec.model_copy(update=_found(paths) | {"settings": settings, "centres": None})
 
 
 def _found(values: dict) -> dict[str, str]:

@@ -12,7 +12,7 @@ from raypurify.evaluation.classifiers import CLASSIFIERS
 # Purifiers of bundles, with the bundle that they are of where none is named.
 BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 # What an attacker may know, see AttackSpec.
-KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint")
+KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint", "centres")
 
 
 class _Spec(BaseModel):
@@ -82,6 +82,7 @@ class ClassifierSpec(_Spec):
     size: int | None = Field(None, ge=8, description="resize images to this side before")
     outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
     retrained: str | None = Field(None, description="the weights that `raypurify retrain` made of it")
+    centres: str | None = Field(None, description="what it was trained with, the supervision.safetensors beside it")
     attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
     behind: Paths | None = Field(None, description="the purifiers that it stands behind, beside none; default: all")
 
@@ -117,7 +118,7 @@ class RetrainingSpec(_InputSpec):
     @model_validator(mode="after")
     def _from_the_classifier_alone(self) -> "RetrainingSpec":
         if isinstance(self.training, RobustTrainingSettings):
-            if self.training.alpha:
+            if self.training.alpha and self.training.semantic == "mahalanobis":
                 raise ValueError(
                     "training.alpha weighs distances to the clusters of a fit, which are not here: set it to 0"
                 )
@@ -133,9 +134,11 @@ class AttackSpec(BaseModel):
     ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
     how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
     part), "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the
-    classifier says), "joint" (both). ``worst`` names a group: the worst case of its attacks, image by image, becomes a
-    column of its own. ``minimal`` says that the attack looks for the least change that does, whatever it may: the mean
-    over attacks leaves it out. Where it is not said, the sizes that are measured decide (``groups.groups_of``).
+    classifier says), "joint" (both). "centres" is not of the purifier but of the classifier's training: its loss, with
+    semantic losses and branches, as the adaptive white box of Mustafa et al. raises it. ``worst`` names a group: the
+    worst case of its attacks, image by image, becomes a column of its own. ``minimal`` says that the attack looks for
+    the least change that does, whatever it may: the mean over attacks leaves it out. Where it is not said, the sizes
+    that are measured decide (``groups.groups_of``).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

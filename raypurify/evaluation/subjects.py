@@ -10,6 +10,7 @@ import raypurify
 from raypurify.attacks import ATTACKS, Attack
 from raypurify.errors import ConfigError
 from raypurify.evaluation import own
+from raypurify.evaluation.centres import Supervised
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.contract import check_attack, check_purifier
 from raypurify.evaluation.grid import Grid
@@ -51,6 +52,8 @@ def make_classifier(spec: ClassifierSpec, device: str = "cpu") -> nn.Module:
         network = Normalised(network, size=spec.size, outputs=spec.outputs)
     if spec.retrained:
         load_weights(spec.retrained, network)
+    if spec.centres:
+        network = Supervised(network, spec.centres)
     return network.to(device).eval().requires_grad_(False)
 
 

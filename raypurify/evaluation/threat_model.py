@@ -12,6 +12,8 @@ from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
+from raypurify.errors import ConfigError
+from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.purifiers import Purifier
 
 DRAWS = 8
@@ -71,6 +73,11 @@ def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, la
     passed = differentiated(knows, purifier)
     if passed == "classifier":
         return Sight(network, labels, None)
+    if passed == "centres":
+        if not isinstance(network, Supervised):
+            raise ConfigError("who knows centres needs a classifier with them: name its file of centres in the grid")
+        model, loss = joint_loss(network)
+        return Sight(model, labels, loss)
     if passed == "choice":
         scores = cluster_scores(purifier)  # type: ignore[arg-type]  # it has clusters
         # As attack_choice has it, and why.

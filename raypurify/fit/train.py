@@ -20,12 +20,15 @@ from raypurify.runtime.events import log_event
 from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
+from raypurify.supervision import OF_CLASSES
 from raypurify.training.checkpoint import final_weights, read_checkpoint
 from raypurify.training.record import read_lines
+from raypurify.training.supervision import save_supervision
 
 NETWORK = "network.safetensors"
 REPORTED = (
     "loss",
+    *OF_CLASSES,
     "validation_accuracy",
     "validation_pgd_accuracy",
     "validation_loss",
@@ -116,8 +119,10 @@ def train(
     network = start()
     assert result.checkpoint is not None  # the training has ended
     with result.checkpoint.as_directory() as directory:
-        network.load_state_dict(final_weights(read_checkpoint(Path(directory) / CHECKPOINT)))
+        ended = read_checkpoint(Path(directory) / CHECKPOINT)
+    network.load_state_dict(final_weights(ended))
     save_network(folder / NETWORK, network)
+    save_supervision(folder, ended.get("supervision", {}), settings)
     lines = read_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}

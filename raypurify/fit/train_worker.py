@@ -46,7 +46,7 @@ def work(config: dict[str, Any]) -> None:
     if config["clusters"]:
         distributions, cluster_of_row = load_clusters(config["clusters"])
         distributions = distributions.to(get_device())
-    kind = kind_of(settings, distributions)
+    kind = kind_of(settings, distributions, getattr(model, "module", model), seed)
     latest = ray.train.get_checkpoint()
     resume = None
     if latest:
@@ -91,6 +91,7 @@ def work(config: dict[str, Any]) -> None:
         objective=kind.objective,
         validate=partial(kind.validate, batches=_checked(prepared, side, seed, rank, world), together=world > 1),
         guard=guard_of(settings),
+        supervision=kind.supervision,
         # Workers draw different crops, attack starts and noise.
         seed=seed * 1009 + rank,
         resume=resume,

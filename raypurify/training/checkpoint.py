@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from raypurify.errors import TrainingError
 from raypurify.storage import resolve
 from raypurify.training.guard import Guard
+from raypurify.training.supervision import Supervision
 
 
 @dataclass
 class Run:
-    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done.
+    """The parts of a training that change: weights, their average, optimiser, schedule, guard, epochs done; and what
+    learns beside the network, with the optimiser of its centres.
 
     And of the epoch under way, the steps done and their sums of loss and other figures, images, and seconds. ``keep``
     says which epoch's weights stay, the last or the best.
@@ -28,6 +30,8 @@ class Run:
     average: nn.Module | None = None
     guard: Guard | None = None
     keep: str = "last"
+    supervision: Supervision | None = None
+    centres: torch.optim.Optimizer | None = None
     epochs: int = 0
     stopped: str | None = None
     step: int = 0
@@ -40,6 +44,12 @@ class Run:
         """The network that is validated and kept: the average where there is one."""
         return self.network if self.average is None else self.average
 
+    def zero_grad(self) -> None:
+        """Forget the last step's gradients."""
+        for optimizer in (self.optimizer, self.centres):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+
     def checkpoint(self) -> dict[str, Any]:
         """A tree of tensors, numbers and strings. The tensors are the live ones: write or copy it before going on."""
         return {
@@ -51,6 +61,8 @@ class Run:
             "best": self.guard.best if self.guard else {},
             "stopped": self.stopped,
             "keep": self.keep,
+            "supervision": {} if self.supervision is None else self.supervision.state_dict(),
+            "centres": None if self.centres is None else self.centres.state_dict(),
             "within": {"step": self.step, "sums": self.sums, "images": self.images, "seconds": self.seconds},
         }
 
@@ -66,6 +78,11 @@ class Run:
                 self.average.load_state_dict(checkpoint["average"] or {})
             if self.guard is not None:
                 self.guard.best = checkpoint.get("best", {})
+            # Checkpoints of before there were centres and branches have no such part.
+            if self.supervision is not None:
+                self.supervision.load_state_dict(checkpoint.get("supervision", {}))
+            if self.centres is not None:
+                self.centres.load_state_dict(checkpoint["centres"])
             self.epochs, self.stopped = checkpoint["epochs"], checkpoint.get("stopped")
             self.move_to(**checkpoint.get("within", {}))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:

@@ -55,6 +55,7 @@ def guard_of(settings: TrainingSettings) -> Guard | None:
     >>> guard_of(TrainingSettings()) is None, guard_of(TrainingSettings(keep="best")).stops
     (True, False)
     """
-    stops = getattr(settings, "guard", False)
+    # On clean images there is no robustness that could be lost.
+    stops = getattr(settings, "guard", False) and getattr(settings, "images", "attacked") != "clean"
     by = "validation_psnr" if isinstance(settings, DenoisingSettings) else "validation_accuracy"
     return Guard(stops=stops, by=by) if stops or settings.keep == "best" else None

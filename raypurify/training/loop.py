@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypurify.config import DenoisingSettings, TrainingSettings
+from raypurify.config import DenoisingSettings, RobustTrainingSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
@@ -18,6 +18,7 @@ from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import Run, final_weights
 from raypurify.training.guard import Guard
 from raypurify.training.step import Objective, classification
+from raypurify.training.supervision import Supervision
 
 WARM_UP = 0.2
 # Steps between looks at the loss: a look makes a GPU wait for the processor.
@@ -33,6 +34,7 @@ def train_epochs(
     objective: Objective = classification,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     guard: Guard | None = None,
+    supervision: Supervision | None = None,
     seed: int = 0,
     resume: dict[str, Any] | None = None,
     on_step: Callable[[int], None] = lambda images: None,
@@ -41,25 +43,32 @@ def train_epochs(
 ) -> None:
     """Train ``model`` (bare or wrapped in DistributedDataParallel) in place.
 
-    Minimises the ``objective`` of its batches (``step``) and weight decay. What stays in ``model`` is the last network,
-    its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep`` says so or the guard stopped.
+    Minimises the ``objective`` of its batches (``step``) and weight decay; for the first ``warm_up`` epochs of a robust
+    training cross-entropy instead. ``supervision``, which the objective has too, learns beside it. What stays in
+    ``model`` is the last network, its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep``
+    says so or the guard stopped.
 
     ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
     state)`` is called after each epoch with what ``run_epoch`` reports, what ``validate`` says (under the training's
     precision) of the network that would be kept, and a function that gives a checkpoint for ``resume``, to be called
     then and there; ``on_checkpoint(state)`` likewise, within epochs, every ``settings.checkpoint_steps``. ``guard``
     needs the figure that it goes ``by`` from ``validate``, and to stop a training ``validation_pgd_accuracy``, the same
-    on every worker; when it stops, the metrics of that epoch say so under ``note``. Augmentation, dropout, attack and
-    noise are seeded by (seed, epoch, step): a resumed run repeats the uninterrupted one.
+    on every worker; when it stops, the metrics of that epoch say so under ``note``. It watches from the warm-up's
+    end, as training on clean images takes robustness away. Augmentation, dropout, attack and noise are seeded by (seed,
+    epoch, step): a resumed run repeats the uninterrupted one.
 
     Raises TrainingError when an epoch has no batch, the loss is not finite or the checkpoint does not fit.
     """
     network = getattr(model, "module", model)
     device = next(network.parameters()).device
-    optimizer = optimizer_of(model, settings)
+    branches = supervision.branches.parameters() if supervision else ()
+    optimizer = optimizer_of([*model.parameters(), *branches], settings)
     total = settings.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
-    run = Run(network, optimizer, schedule, average_of(network) if settings.ema else None, guard, settings.keep)
+    average = average_of(network) if settings.ema else None
+    centres = centres_optimizer(supervision, settings)
+    run = Run(network, optimizer, schedule, average, guard, settings.keep, supervision, centres)
+    warm_up = settings.warm_up if isinstance(settings, RobustTrainingSettings) else 0
     if resume is not None:
         run.restore(resume)
     # Dropout draws from torch's global generator: seeded here, given back as it was. All steps have one shape, so that
@@ -68,13 +77,14 @@ def train_epochs(
     with generators, torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
         while run.epochs < settings.epochs and not run.stopped:
             batches = epoch_batches(run.epochs, run.step)
+            minimised = classification if run.epochs < warm_up else objective
             metrics: dict[str, Any] = run_epoch(
-                model, run, batches, steps_per_epoch, settings, objective, seed, on_step, on_checkpoint
+                model, run, batches, steps_per_epoch, settings, minimised, seed, on_step, on_checkpoint
             )
             # In float32 a multi-step attack would be much of a small set's epoch.
             with precision(settings, device):
                 metrics |= validate(run.kept) if validate else {}
-            if guard is not None:
+            if guard is not None and run.epochs >= warm_up:
                 run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
                 metrics |= {"note": run.stopped} if run.stopped else {}
             run.epochs += 1
@@ -111,9 +121,13 @@ def run_epoch(
         images = batch.images.to(device, torch.float32).div_(255)
         images = augmented(images, settings.augment, crops)
         loss, figures = objective(model, images, batch, lambda: precision(settings, device), draws)
-        run.optimizer.zero_grad(set_to_none=True)
+        run.zero_grad()
         loss.backward()
+        if run.supervision is not None:
+            run.supervision.settle(together=model is not run.network)
         run.optimizer.step()
+        if run.centres is not None:
+            run.centres.step()
         if run.average is not None:
             update_average(run.average, run.network, settings.ema, run.schedule.last_epoch)
         run.schedule.step()
@@ -138,13 +152,24 @@ def run_epoch(
     return metrics | {"seconds": seconds, "images_per_second": count / seconds}
 
 
-def optimizer_of(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def optimizer_of(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
     """Adam for a denoiser whose settings ask for it, with ``momentum`` as its β₁; otherwise SGD, Nesterov's where it
     has momentum."""
     how: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if isinstance(settings, DenoisingSettings) and settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), betas=(settings.momentum, 0.999), **how)
-    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, nesterov=settings.momentum > 0, **how)
+        return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), **how)
+    return torch.optim.SGD(parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, **how)
+
+
+def centres_optimizer(supervision: Supervision | None, settings: TrainingSettings) -> torch.optim.Optimizer | None:
+    """Plain SGD for the centres of semantic losses, at one rate throughout; None where there are none.
+
+    α, which weighs their gradient with the loss, is divided out, as in Mustafa et al.'s code.
+    """
+    if supervision is None or not supervision.centres:
+        return None
+    assert isinstance(settings, RobustTrainingSettings)  # only these have a supervision
+    return torch.optim.SGD(supervision.centres, lr=settings.centres_lr / settings.alpha)
 
 
 def one_cycle(step: int, total: int) -> float:

@@ -17,6 +17,7 @@ from raypurify.errors import ConfigError, DataError, TrainingError
 from raypurify.files import write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
+from raypurify.supervision import OF_CLASSES
 from raypurify.training.batch import Batch
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import ImageSet, clusters_of, count_classes
@@ -26,6 +27,7 @@ from raypurify.training.loop import train_epochs
 from raypurify.training.order import epoch_order, some_of
 from raypurify.training.record import add_line, device_name, keep_lines, read_lines
 from raypurify.training.start import starting_network
+from raypurify.training.supervision import save_supervision
 
 NETWORK, CHECKPOINT, IDENTITY, CURVE = "network.safetensors", "checkpoint.pt", "training.json", "curve.png"
 CHECKED_IMAGES = 1024
@@ -111,9 +113,11 @@ def train_network_here(
         distributions = distributions.to(device)
         if distributions.dim != network.dim:
             raise ConfigError(f"the clusters have {distributions.dim} features, the network {network.dim}")
-    kind = kind_of(settings, distributions)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    kind = kind_of(settings, distributions, network, seed)
     digests = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in inputs]
-    decisive = settings.model_dump(exclude={"checkpoint_steps"})
+    # As the file has it, which is compared with: JSON knows no tuples.
+    decisive = settings.model_dump(mode="json", exclude={"checkpoint_steps"})
     identity = {"settings": decisive, "network": architecture, "seed": seed, "images": digests}
     resume = _resume(out, identity, say)
     checked = held_out.take(some_of(len(held_out), CHECKED_IMAGES, seed))
@@ -130,19 +134,22 @@ def train_network_here(
             write_checkpoint(out / CHECKPOINT, state())
 
     train_epochs(
-        network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stubs lack it
+        network,
         epoch_batches,
         settings,
         steps,
         objective=kind.objective,
         validate=partial(kind.validate, batches=list(checked.batches(np.arange(len(checked)), 256))),
         guard=guard_of(settings),
+        supervision=kind.supervision,
         seed=seed,
         resume=resume,
         on_checkpoint=lambda state: write_checkpoint(out / CHECKPOINT, state()),
         on_epoch=on_epoch,
     )
     save_network(out / NETWORK, network)
+    if kind.supervision is not None:
+        save_supervision(out, kind.supervision.state_dict(), settings)
     lines = read_lines(out)
     (out / CURVE).write_bytes(training_curve(lines))
     return lines
@@ -173,6 +180,7 @@ def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:
     names = {
         "loss": "loss",
         "distance": "distance",
+        **{name: name for name in OF_CLASSES},
         "validation_accuracy": "accuracy",
         "validation_pgd_accuracy": "under PGD",
         "validation_psnr": "PSNR",

@@ -8,9 +8,10 @@ the batch. ``classification`` is one; ``robust`` and ``denoising.denoising`` are
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,11 @@ from raypurify.attacks.base import Attack
 from raypurify.attacks.tpgd import divergence_from
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import AttackSettings, RobustTrainingSettings
-from raypurify.errors import ConfigError
+from raypurify.nets.places import features_at
 from raypurify.training.batch import Batch
 from raypurify.training.losses import robust_semantic_loss, trades_loss
+from raypurify.training.ranged import Ranged
+from raypurify.training.supervision import Supervision, supervision_of
 
 Figures: TypeAlias = dict[str, Tensor]
 Autocast: TypeAlias = Callable[[], AbstractContextManager]
@@ -35,31 +38,41 @@ CHECK_STEPS = 10
 
 @dataclass(frozen=True)
 class Semantic:
-    """What robust training adds to a step: the inner attack, the clean cluster distributions (None where α is 0 and
-    no distance is wanted), the weights of the objective."""
+    """What robust training adds to a step: the inner attack, what holds features where they belong (None for nothing),
+    the weights of the objective, and which images it learns from."""
 
     attack: Attack
-    distributions: ClusterDistributions | None
+    supervision: Supervision | None
     alpha: float
     loss: Literal["ce", "trades"] = "ce"
     beta: float = 6.0
+    images: Literal["attacked", "clean", "both"] = "attacked"
 
 
-def semantic_of(settings: RobustTrainingSettings, distributions: ClusterDistributions | None = None) -> Semantic:
-    """The settings of robust training as a step takes them. Raises ConfigError for α > 0 without distributions.
+def semantic_of(
+    settings: RobustTrainingSettings,
+    distributions: ClusterDistributions | None = None,
+    network: nn.Module | None = None,
+    seed: int = 0,
+) -> Semantic:
+    """The settings of robust training as a step takes them. Raises what ``supervision_of`` raises.
 
     >>> semantic_of(RobustTrainingSettings(alpha=0, attack={"steps": 1, "eps": 0.4})).attack.step_size
     0.5
     """
-    if settings.alpha and distributions is None:
-        raise ConfigError(f"robust.alpha is {settings.alpha}, but there are no clusters: give them, or set it to 0")
-    return Semantic(inner_attack(settings.attack), distributions, settings.alpha, settings.loss, settings.beta)
+    supervision = supervision_of(settings, distributions, network, seed)
+    attack: Attack = inner_attack(settings.attack)
+    if settings.eps_from:
+        attack = Ranged(partial(inner_attack, settings.attack), settings.eps_from, attack.eps, attack.norm)
+    return Semantic(attack, supervision, settings.alpha, settings.loss, settings.beta, settings.images)
 
 
-def inner_attack(settings: AttackSettings) -> PGD:
-    """The attack of the inner maximisation. One step without a size of its own is 1.25·ε long (Wong et al. 2020)."""
-    fast = settings.steps == 1 and settings.step_size is None
-    return PGD(**settings.model_dump() | ({"step_size": FAST_STEP * settings.eps} if fast else {}))
+def inner_attack(settings: AttackSettings, eps: float | None = None) -> PGD:
+    """The attack of the inner maximisation, of another size where ``eps`` is given. One step without a size of its own
+    is 1.25·ε long (Wong et al. 2020); without a random start that is FGSM, as the step ends at the ball's edge."""
+    how = settings if eps is None else settings.model_copy(update={"eps": eps})
+    fast = how.steps == 1 and how.step_size is None
+    return PGD(**how.model_dump() | ({"step_size": FAST_STEP * how.eps} if fast else {}))
 
 
 def check_attack(settings: AttackSettings) -> PGD:
@@ -90,13 +103,13 @@ def robust(
     autocast: Autocast,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Figures]:
-    """PGD adversarial training or TRADES, plus α times the distances of the adversarial latents; with its first
-    argument an ``Objective``. The attack sees batch-norm statistics frozen and leaves them alone.
+    """PGD adversarial training or TRADES, plus α times the semantic losses, and the branches' cross-entropies; with its
+    first argument an ``Objective``. The attack sees batch-norm statistics frozen and leaves them alone.
 
-    Tells the ``accuracy`` on the adversarial images, and where there are distributions the mean ``distance`` of their
-    latents: ``model`` is then a WideResNet.
+    Tells the ``accuracy`` on the images that are learned from, and means of what holds features, such as the
+    ``distance`` of latents to their clusters: ``model`` is then one of ``nets.places``.
     """
-    network = getattr(model, "module", model)
+    network, held = getattr(model, "module", model), semantic.supervision
     labels = batch.labels.to(images.device)
     trades = semantic.loss == "trades"
     network.eval()
@@ -106,28 +119,30 @@ def robust(
         with torch.no_grad(), autocast():
             reference = network(images).float()
         rise = divergence_from(reference)
+    seen, shown, clusters = images, labels, batch.clusters
     with autocast():
-        adversarial = semantic.attack(network, images, labels, generator=generator, loss=rise)
+        if semantic.images != "clean":
+            seen = semantic.attack(network, images, labels, generator=generator, loss=rise)
+        if semantic.images == "both":
+            seen, shown = torch.cat([images, seen]), labels.repeat(2)
+            clusters = None if clusters is None else clusters.repeat(2)
         network.train()
-        if semantic.distributions is None:
-            logits = model(adversarial)
-        else:
-            logits, latents = model(adversarial, with_latents=True)
+        looking: AbstractContextManager[Any] = features_at(network, held.places) if held else nullcontext()
+        with looking as found:
+            logits = model(seen)
         # Past the wrapper, which writes to batch-norm's statistics before each of its passes, while the first pass
         # still holds them (pytorch#175024). The gradients of both meet in the parameters, where it averages them once.
         clean = network(images).float() if trades else None
     logits = logits.float()
-    figures = {"accuracy": _accuracy(logits, labels)}
-    distances = logits.new_zeros(len(labels))
-    if semantic.distributions is not None:
-        assert batch.clusters is not None  # a batch names them where there are distributions
-        distances = semantic.distributions.own_distance(latents, batch.clusters.to(latents.device))
-        figures["distance"] = distances.mean()
+    figures, values, entropies = {"accuracy": _accuracy(logits, shown)}, logits.new_zeros(len(shown)), None
+    if held is not None:
+        values, entropies, told = held(found, shown, clusters)
+        figures |= told
     if clean is not None:
-        loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * distances.mean()
+        loss = trades_loss(clean, logits, labels, semantic.beta) + semantic.alpha * values.mean()
     else:
-        loss = robust_semantic_loss(logits, labels, distances, semantic.alpha)
-    return loss, figures
+        loss = robust_semantic_loss(logits, shown, values, semantic.alpha)
+    return loss if entropies is None else loss + entropies.mean(), figures
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""What the workers of one training do together when they measure: one network's statistics, means over all images."""
+"""What the workers of one training do together: one network's statistics, means and sums over all, one gradient."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -18,3 +20,22 @@ def mean_over_workers(figures: dict[str, float], images: float, network: nn.Modu
     sums = sums.to(next(network.parameters()).device)
     torch.distributed.all_reduce(sums)
     return dict(zip(figures, (sums[:-1] / sums[-1].clamp(min=1)).tolist()))
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """The sum over all workers of what each has; they all get it."""
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give parameters that no wrapper keeps in step the mean over the workers of their gradients, those that have one.
+
+    On every worker the same ones must have one.
+    """
+    world = torch.distributed.get_world_size()
+    for parameter in parameters:
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= world

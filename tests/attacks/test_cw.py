@@ -68,6 +68,18 @@ def test_finds_every_success_that_fits_the_budget(norm, bordered):
     assert (margin(network(CW(eps=eps, norm=norm)(network, images, labels)), labels) > 0).all()
 
 
+def test_without_a_search_a_larger_c_fools_more(bordered):
+    """What papers mean that give one c and no budget: success where c times the slope outweighs the distance."""
+    network, images, labels, _ = bordered
+
+    def fooled(c):
+        attack = CW(eps=NO_BUDGET, searches=1, initial_const=c, steps=200, eight_bit=False)
+        return float((margin(network(attack(network, images, labels)), labels) > 0).float().mean())
+
+    few, some, every = (fooled(c) for c in (1e-3, 0.01, 10.0))
+    assert few < some < every == 1
+
+
 def test_under_linf_the_shortest_in_the_ball_is_found_where_a_cut_would_lose_it():
     # The border is crossed fastest along the first value, which the ball bounds: the others have to do the rest.
     weight = torch.tensor([[0.0, 0.0, 0.0], [4.0, 1.0, 1.0]])

@@ -17,6 +17,7 @@ from raypurify.errors import ConfigError
 from raypurify.nets import WideResNet
 from raypurify.training import Semantic, robust, semantic_of, trades_loss, train_epochs
 from raypurify.training.step import inner_attack
+from raypurify.training.supervision import to_clusters
 
 CLEAN = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
 ADVERSARIAL = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
@@ -73,7 +74,7 @@ def test_divergence_and_trades_by_hand():
 @pytest.mark.parametrize("loss", ["ce", "trades"])
 def test_objective_is_the_formula(network, batch, distributions, loss, alpha):
     """Each pass in training mode, the divergence from the clean to the adversarial logits, α times the distances."""
-    value, figures, _ = compute(network, batch, Semantic(brighter, distributions, alpha, loss, beta=2.5))
+    value, figures, _ = compute(network, batch, Semantic(brighter, to_clusters(distributions), alpha, loss, beta=2.5))
     with torch.no_grad():
         clean = copy.deepcopy(network).train()(batch.images / 255)
         shifted = (batch.images / 255 + 0.1).clamp(0, 1)
@@ -100,7 +101,7 @@ def test_without_distributions_the_objective_is_adversarial_training(network, ba
 @pytest.mark.parametrize("loss", ["ce", "trades"])
 def test_mixed_precision_gives_the_same_gradient(network, batch, distributions, loss):
     """The pass without gradients must not leave its cast weights to the training pass."""
-    semantic = Semantic(brighter, distributions, 0.1, loss)
+    semantic = Semantic(brighter, to_clusters(distributions), 0.1, loss)
     exact = compute(network, batch, semantic)[-1]
     rounded = compute(network, batch, semantic, lambda: torch.autocast("cpu", torch.bfloat16))[-1]
     assert F.cosine_similarity(exact, rounded, 0) > 0.99

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from planted_images import SIDE, planted
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from raypurify.cli.app import main
 from raypurify.clusters import ClusterDistributions
@@ -150,6 +150,22 @@ def test_rows_of_table_one_can_be_set(place, tmp_path):
         assert "distance" in figures(tmp_path / f"rst-{loss}")[0]
 
 
+def test_a_semantic_loss_of_classes_is_a_setting_and_leaves_its_centres(place, tmp_path, capsys):
+    changes = ["--set", "robust.semantic=pcl", "--set", "robust.branches=[2]", "--set", "robust.epochs=1"]
+    assert train(robust(place, tmp_path / "out", *changes)) == 0
+    assert "pcl" in capsys.readouterr().out
+    assert set(figures(tmp_path / "out")[0]) >= {"pcl", "pcl_group2", "loss_group2", "validation_distance"}
+    held = load_file(tmp_path / "out" / "supervision.safetensors")
+    assert {name: tuple(value.shape) for name, value in held.items() if "centres" in name} == {
+        "losses.group2.centres": (2, 512),
+        "losses.latents.centres": (2, 64),
+    }
+    names = load_file(tmp_path / "out" / "network.safetensors")
+    assert set(names) == set(WideResNet(10, 1, 2).state_dict())
+    assert train(robust(place, tmp_path / "out", *changes)) == 0
+    assert "going on after epoch 1" in capsys.readouterr().out
+
+
 def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
     batch = planted(120, seed=3)
     files = [tmp_path / f"{i}.npz" for i in range(3)]
@@ -175,6 +191,8 @@ def test_npz_images_are_split_by_a_seeded_choice(place, tmp_path):
         (["--set", "network.depth=16"], "depth 10, not 16"),
         (["--set", "robust.loss=trades", "--set", "robust.attack.random_start=false"], "needs attack.random_start"),
         (["--set", "robust.batch_size=4096"], "do not fill one batch of 4096"),
+        (["--set", "robust.semantic=hinge"], "robust.semantic"),
+        (["--set", "robust.semantic=pcl", "--set", "robust.branches=[4]"], "the network has no group4"),
         (["--clusters", "/no/clusters"], "cannot read the clusters in /no/clusters"),
         (["--images", "/no/images"], "cannot read images from /no/images"),
         (["--config", "/no/settings.yaml"], "/no/settings.yaml"),

@@ -26,6 +26,7 @@ from raypurify.training import (
 from raypurify.training.augment import augmented, flip_and_crop, flip_and_resize
 from raypurify.training.checkpoint import final_weights, read_checkpoint, write_checkpoint
 from raypurify.training.loop import precision
+from raypurify.training.supervision import to_clusters
 
 STEPS = 6
 SETTINGS = TrainingSettings(epochs=3, batch_size=32, lr=0.05, precision="float32", augment=True)
@@ -110,7 +111,7 @@ def test_resumed_run_is_the_uninterrupted_one(baseline):
 
 def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(distributions):
     """Momentum, averaged weights, dropout, random starts of the attack, TRADES, bfloat16."""
-    objective = robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1, loss="trades"))
+    objective = robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), to_clusters(distributions), 0.1, loss="trades"))
     settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "precision": "bfloat16"})
     torch.rand(5)
     network, losses, states = trained(objective, settings, dropout=0.3)
@@ -123,7 +124,7 @@ def test_resumed_run_is_the_uninterrupted_one_with_every_part_that_has_a_state(d
 
 @pytest.mark.parametrize("place", [(0, 2), (1, 4)])
 def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one(distributions, tmp_path, place):
-    objective = robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1))
+    objective = robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), to_clusters(distributions), 0.1))
     settings = SETTINGS.model_copy(update={"epochs": 2, "ema": 0.9, "checkpoint_steps": 2})
     places = []
 
@@ -180,7 +181,7 @@ def test_an_epoch_reports_its_figures(distributions):
         batches,
         SETTINGS.model_copy(update={"epochs": 1}),
         STEPS,
-        objective=robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), distributions, 0.1)),
+        objective=robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), to_clusters(distributions), 0.1)),
         validate=lambda network: validate(network, iter(held_out), attack, distributions),
         on_epoch=lambda epoch, metrics, state: reports.append(metrics),
     )
@@ -202,7 +203,7 @@ def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(ba
     images = held_out.images.float() / 255
 
     def mean_distance(alpha):
-        network, _, _ = trained(robustly(Semantic(attack, distributions, alpha)), init=baseline[0])
+        network, _, _ = trained(robustly(Semantic(attack, to_clusters(distributions), alpha)), init=baseline[0])
         adversarial = attack(network, images, held_out.labels, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return float(distributions.own_distance(network.latents(adversarial), held_out.labels).mean())
@@ -214,7 +215,7 @@ def test_robust_semantic_training_pulls_adversarial_latents_to_their_clusters(ba
 @pytest.mark.parametrize(("loss", "passes"), [("ce", 1), ("trades", 2)])
 def test_batch_norm_statistics_are_updated_by_the_training_pass_alone(distributions, loss, passes):
     """TRADES trains on two passes, the clean and the adversarial one."""
-    network, _, _ = trained(robustly(Semantic(PGD(eps=0.5, norm="l2", steps=3), distributions, 0.1, loss)))
+    network, _, _ = trained(robustly(Semantic(PGD(eps=0.5, norm="l2", steps=3), to_clusters(distributions), 0.1, loss)))
     counts = {int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     assert counts == {SETTINGS.epochs * STEPS * passes}
 
@@ -249,7 +250,7 @@ def test_all_images_in_a_single_cluster_train(baseline):
         all_in_one,
         SETTINGS.model_copy(update={"epochs": 1}),
         1,
-        objective=robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), single, 0.1)),
+        objective=robustly(Semantic(PGD(eps=0.5, norm="l2", steps=1), to_clusters(single), 0.1)),
         on_epoch=lambda epoch, metrics, state: reports.append(metrics),
     )
     assert 0 < reports[0]["distance"] < 1e4

@@ -1,0 +1,58 @@
+"""Settings of what a robust training holds a network's features by, and of the images that it sees.
+
+Each has a default under which a training is what it was before there was a choice, and is not written where it has
+that: fits keep their fingerprints, bundles their bytes.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_serializer, model_validator
+
+# The losses that hold features to their class.
+OF_CLASSES = ("pcl", "center", "contrastive", "triplet")
+
+
+class SupervisionSettings(BaseModel):
+    """Settings of a semantic loss, of the branches that apply it in the depth of a network, and of the images.
+
+    The losses are those of Mustafa et al., "Deeply supervised discriminative learning for adversarial defense", and the
+    Mahalanobis pull of RSFP; see ``raypurify.training.semantic``. Each is weighed by ``alpha``.
+    """
+
+    semantic: Literal["mahalanobis", "pcl", "center", "contrastive", "triplet", "none"] = Field(
+        "mahalanobis", description="mahalanobis: holds to the clusters of a fit; the others to classes; none: nothing"
+    )
+    push: float = Field(1e-4, ge=0, le=1, description="pcl: weight of the repulsion; 1, which diverges, is eq. 5's own")
+    centres_lr: float = Field(0.5, gt=0, description="pcl, center: learning rate of the centres, eq. 12's α")
+    margin: float = Field(1.0, gt=0, description="contrastive, triplet: the margin m of eq. 14 and 15")
+    latents: bool = Field(True, description="whether the semantic loss holds R(x), besides what it holds in branches")
+    branches: tuple[int, ...] = Field(
+        (), description="groups of blocks, from 1, behind each of which a branch has cross-entropy and semantic loss"
+    )
+    branch_dim: int = Field(512, ge=1, le=65536, description="features that a branch maps a group's pooled output to")
+    warm_up: int = Field(0, ge=0, description="first so many epochs by cross-entropy on clean images alone")
+    images: Literal["attacked", "clean", "both"] = Field(
+        "attacked", description="what a step learns from; both: clean and attacked images as one batch"
+    )
+    eps_from: float | None = Field(
+        None, gt=0, description="ε of each batch is drawn uniformly from here up to attack.eps; null: it is attack.eps"
+    )
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        fields = SupervisionSettings.model_fields
+        default = {name for name, field in fields.items() if getattr(self, name) == field.default}
+        return {name: value for name, value in write(self).items() if name not in default}
+
+    @model_validator(mode="after")
+    def _applied(self) -> "SupervisionSettings":
+        if len(set(self.branches)) < len(self.branches) or min(self.branches, default=1) < 1:
+            raise ValueError(f"branches are {list(self.branches)}: give numbers of groups, from 1, each once")
+        if self.branches and self.semantic == "mahalanobis":
+            raise ValueError(
+                "branches have no clusters that mahalanobis could pull to: "
+                f"set semantic to {', '.join(OF_CLASSES)}, or none for cross-entropy alone"
+            )
+        if not self.latents and not self.branches:
+            raise ValueError("latents is false and there are no branches, so that nothing is held: set one of them")
+        return self
