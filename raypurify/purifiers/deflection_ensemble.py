@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from raypurify.errors import ConfigError, RaypurifyError
-from raypurify.nets.activation import robust_activation_map
+from raypurify.nets.activations import robust_activation_map
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 from raypurify.nets.state import state_digest
@@ -34,7 +34,7 @@ KINDS: dict[str, Callable[[str, str | None], nn.Module]] = {
 class DeflectionEnsemble(PixelDeflection):
     """Pixel deflection that spares what a classifier looks at, as the mean of ``draws`` draws: "PD-Ens" of STL.
 
-    1. The robust activation map of the ``classes`` likeliest classes (``nets.activation``), of the image as it came.
+    1. The robust activation map of the ``classes`` likeliest classes (``nets.activations``), of the image as it came.
     2. :class:`~raypurify.purifiers.pixel_deflection.PixelDeflection`, whose settings it has, but that a pixel is
        passed over with the probability that the map has there; ``draws`` times.
     3. The mean of these images.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raypurify.errors import ConfigError
-from raypurify.nets.activation import robust_activation_map
+from raypurify.nets.activations import robust_activation_map
 from raypurify.nets.store import load_network, save_network
 from raypurify.nets.vgg import VGG16
 from raypurify.nets.wide_resnet import WideResNet
