@@ -24,8 +24,8 @@ from torch import Tensor
 
 import raypurify
 from raypurify.attacks.budget import eight_bit, size
+from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
-from raypurify.evaluation.cells import read_attacked
 from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.intervals import paired, wilson

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from raypurify.attacks.budget import eight_bit
+from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import read_grid_batches
-from raypurify.evaluation.cells import read_attacked
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.run import evaluate
 from raypurify.evaluation.subjects import Subjects, predict

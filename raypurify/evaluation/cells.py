@@ -6,20 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from raypurify.attacks import NORMS, Attack
 from raypurify.attacks.budget import eight_bit, size
+from raypurify.evaluation.attacked import attacked_images
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.clock import clock
-from raypurify.evaluation.contract import check_attacked
 from raypurify.evaluation.grid import CellName
-from raypurify.evaluation.own import is_own
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
-from raypurify.evaluation.threat_model import differentiated, perturb
+from raypurify.evaluation.threat_model import differentiated
 from raypurify.storage import Place, overlapped
+from raypurify.training.denoising import psnr
 
 COLUMNS = pa.schema(
     [
@@ -30,6 +29,7 @@ COLUMNS = pa.schema(
         ("dissimilarity", pa.float32()),
         ("linf", pa.float32()),
         ("size", pa.float32()),
+        ("psnr", pa.float32()),
         ("cluster", pa.int64()),
         ("cluster_class", pa.string()),
         ("distance", pa.float32()),
@@ -50,13 +50,14 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
     clean = torch.from_numpy(batch.pixels).to(device).float() / 255
     for purifier in unit.purifiers:
         name = CellName(unit.classifier, unit.attack, purifier)
-        attacked = _attacked(plan, subjects, name, unit.batch, clean, labels)
+        attacked = attacked_images(plan, subjects, name, unit.batch, clean, labels)
         defence = subjects.purifier(purifier)
         begun = clock()
         purified = defence.purify(attacked)
         seconds = clock() - begun
         cluster, known = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
-        predicted = predict(network, eight_bit(purified.images) if plan.grid.eight_bit else purified.images)
+        seen = eight_bit(purified.images) if plan.grid.eight_bit else purified.images
+        predicted = predict(network, seen)
         columns = {
             "id": list(batch.ids),
             "label": batch.labels,
@@ -65,6 +66,7 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             "dissimilarity": size(attacked - clean, clean, "dissimilarity").cpu().numpy(),
             "linf": size(attacked - clean, clean, "linf").cpu().numpy(),
             "size": _own_size(attack, attacked, clean).cpu().numpy(),
+            "psnr": psnr(seen, clean).cpu().numpy(),
             "cluster": cluster,
             "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
@@ -75,14 +77,6 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             pq.write_table(table, file)
 
 
-def read_attacked(file: Place) -> Tensor | None:
-    """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none."""
-    if file.kind != "file":
-        return None
-    stored = load(file.read())["images"]
-    return stored.float() / 255 if stored.dtype == torch.uint8 else stored
-
-
 def read_columns(files: Sequence[Place]) -> tuple[dict[str, np.ndarray], float, str]:
     """The columns of a cell as arrays, the files of its batches joined; seconds per image, the batches' median; and
     what the attacker did about the purifier, a case of :mod:`raypurify.evaluation.threat_model`."""
@@ -91,27 +85,6 @@ def read_columns(files: Sequence[Place]) -> tuple[dict[str, np.ndarray], float, 
     each = [float(table.schema.metadata[b"seconds"]) / len(table) for table in tables]
     columns = {name: joined[name].to_numpy(zero_copy_only=False) for name in COLUMNS.names}
     return columns, float(np.median(each)), tables[0].schema.metadata[b"done"].decode()
-
-
-def _attacked(plan: GridPlan, subjects: Subjects, name: CellName, batch: int, clean: Tensor, labels: Tensor) -> Tensor:
-    attack = subjects.attack(name.attack)
-    if attack is None:
-        return clean
-    file = plan.adversarial(name, batch)
-    if (stored := read_attacked(file)) is not None:
-        return stored.to(subjects.device)
-    victim = subjects.classifier(plan.grid.victim(name.classifier))
-    knows, defence = plan.grid.attacks[name.attack].knows, subjects.purifier(name.purifier)
-    # The seed is of the key: the same images come out of whichever actor does this.
-    generator = torch.Generator().manual_seed(int(file.name[:15], 16))
-    attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
-    if is_own(plan.grid.attacks[name.attack].attack):
-        attacked = check_attacked(name.attack, attack, attacked, clean)
-    if plan.grid.eight_bit:
-        attacked = eight_bit(attacked)
-    stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
-    file.write(save({"images": stored.cpu().contiguous()}))
-    return attacked
 
 
 def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:

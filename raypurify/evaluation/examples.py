@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import GridBatch
-from raypurify.evaluation.cells import read_attacked
 from raypurify.evaluation.figures import image_grid
 from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.plan import GridPlan
@@ -17,15 +17,15 @@ from raypurify.images import to_pixels
 def example_pictures(plan: GridPlan, subjects: Subjects, batch: GridBatch, classes: Sequence[str]) -> dict[str, bytes]:
     """A PNG for each attack, of a few images: clean, attacked, purified, difference, atoms.
 
-    They are the first of the first batch, attacked on the first classifier, purified by the reference or, where there
-    is none, the first purifier.
+    They are the first of the first batch, attacked on the first classifier, purified by the reference or, where it has
+    none, its first purifier.
     """
     grid = plan.grid
     count = min(grid.examples, len(batch.ids))
     if not count:
         return {}
-    name = grid.reference or next(iter(grid.purifiers))
-    purifier, classifier = subjects.purifier(name), next(iter(grid.classifiers))
+    classifier, name = grid.shown
+    purifier = subjects.purifier(name)
     clean = torch.from_numpy(batch.pixels[:count]).float() / 255
     titles = [classes[label] if classes else str(label) for label in batch.labels[:count]]
     pictures = {}

@@ -1,6 +1,7 @@
 """The pictures of a report, each as the bytes of a PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,17 +9,57 @@ from raypurify.evaluation.tables import Cell
 from raypurify.pictures import AMPLIFIED, mosaic, png, pyplot
 
 
-def eps_curves(title: str, cells: dict[str, list[tuple[float, Cell]]]) -> bytes:
-    """A plot of accuracy against the size of the attack, a line for each purifier with its 95 % band."""
-    figure, axis = pyplot().subplots(figsize=(6, 3.6), layout="constrained")
-    for name, points in cells.items():
+def strength_curves(title: str, xlabel: str, cells: dict[str, list[tuple[float, Cell]]], bare: Sequence[str]) -> bytes:
+    """A plot of accuracy against the strength of an attack, a line for each purifier with its 95 % band.
+
+    ``cells`` has each purifier's points, strength first. Those in ``bare`` change nothing and are dotted.
+    """
+    figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
+    for (name, points), (color, marker) in zip(cells.items(), _styles(cells, bare)):
         points = sorted(points, key=lambda point: point[0])
-        eps = [size for size, _ in points]
-        (line,) = axis.plot(eps, [cell.accuracy for _, cell in points], marker=".", label=name)
+        sizes = [size for size, _ in points]
+        heights, style = (
+            [cell.accuracy for _, cell in points],
+            {"marker": marker, "ms": 4, "color": color, "clip_on": False},
+        )
+        axis.plot(sizes, heights, ":" if name in bare else "-", label=name, **style)
         low, high = [cell.low for _, cell in points], [cell.high for _, cell in points]
-        axis.fill_between(eps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.set(title=title, xlabel="size of the attack", ylabel="accuracy", ylim=(0, 1))
-    axis.legend(fontsize=8)
+        axis.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
+    axis.set(title=title, xlabel=xlabel, ylabel="accuracy", ylim=(0, 1))
+    _legend(axis)
+    return png(figure)
+
+
+def bars(title: str, columns: Sequence[str], cells: dict[str, list[Cell]], bare: Sequence[str]) -> bytes:
+    """A plot of accuracies side by side, a group of bars for each of ``columns``, in it one for each purifier with its
+    95 % interval. ``cells`` has each purifier's cells, one for each column."""
+    figure, axis = pyplot().subplots(figsize=(max(7, 2 + 0.25 * len(cells) * len(columns)), 3.6), layout="constrained")
+    width = 0.8 / len(cells)
+    for k, ((name, row), (color, _)) in enumerate(zip(cells.items(), _styles(cells, bare))):
+        places = np.arange(len(columns)) + (k - (len(cells) - 1) / 2) * width
+        heights = [cell.accuracy for cell in row]
+        reach = [[cell.accuracy - cell.low for cell in row], [cell.high - cell.accuracy for cell in row]]
+        axis.bar(places, heights, width, yerr=reach, color=color, label=name, error_kw={"linewidth": 0.8})
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set(title=title, ylabel="accuracy", ylim=(0, 1))
+    _legend(axis)
+    return png(figure)
+
+
+def quality(title: str, points: dict[str, tuple[float, float, float]], bare: Sequence[str]) -> bytes:
+    """A plot of PSNR against accuracy, after figure 6 of STL.
+
+    ``points`` has, by purifier, the PSNR in dB of the attacked images that it purified, and its accuracies on these, a
+    filled mark, and on clean images, a hollow one.
+    """
+    figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
+    for (name, (ratio, attacked, clean)), (color, marker) in zip(points.items(), _styles(points, bare)):
+        axis.plot([ratio, ratio], [attacked, clean], color=color, linewidth=1)
+        axis.plot([ratio], [clean], marker, color=color, markerfacecolor="white", clip_on=False)
+        axis.plot([ratio], [attacked], marker, color=color, label=name, clip_on=False)
+    axis.set(title=title, xlabel="PSNR of purified attacked images (dB)", ylabel="accuracy", ylim=(0, 1))
+    axis.margins(x=0.1)
+    _legend(axis)
     return png(figure)
 
 
@@ -57,6 +98,41 @@ def image_grid(
         axes[0, column].set_title(title, fontsize=7)
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=8)
+    return png(figure)
+
+
+def attention(titles: Sequence[str], rows: Mapping[str, tuple[np.ndarray, np.ndarray, Sequence[str]]]) -> bytes:
+    """A picture of images side by side, each with what a classifier looks at laid over it.
+
+    ``rows`` has, by name, images as uint8 (n, 3, H, W), their class activation maps (n, H, W) in [0, 1], and what
+    stands below each; ``titles`` are above the columns.
+    """
+    columns = len(titles)
+    figure, axes = pyplot().subplots(
+        len(rows), columns, figsize=(1.5 * columns + 0.5, 1.75 * len(rows)), layout="constrained", squeeze=False
+    )
+    for row, (name, (images, maps, below)) in enumerate(rows.items()):
+        for column in range(columns):
+            axis = axes[row, column]
+            axis.set(xticks=[], yticks=[])
+            axis.imshow(images[column].transpose(1, 2, 0), interpolation="nearest")
+            axis.imshow(maps[column], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+            axis.set_xlabel(below[column], fontsize=7)
+        axes[row, 0].set_ylabel(name, fontsize=8)
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=7)
+    return png(figure)
+
+
+def layer_ratios(title: str, ratios: Mapping[str, np.ndarray]) -> bytes:
+    """A plot of the total activation of each layer over that of the clean images, a line for each of ``ratios``."""
+    figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
+    for name, values in ratios.items():
+        axis.plot(np.arange(1, len(values) + 1), values, marker=".", label=name)
+    axis.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
+    axis.set(title=title, xlabel="layer", ylabel="activation over that of clean images")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axis)
     return png(figure)
 
 
@@ -116,3 +192,14 @@ def area_under_roc(clean: np.ndarray, attacked: np.ndarray) -> float:
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, attacked, "left") + np.searchsorted(ordered, attacked, "right")
     return float(below.mean() / (2 * len(clean)))
+
+
+def _styles(names: Collection[str], bare: Sequence[str]) -> list[tuple[str, str]]:
+    """The colour and the mark of each purifier: the same ten colours again with another mark; grey changes nothing."""
+    marks, colored = "os^Dv", [name for name in names if name not in bare]
+    styles = {name: (f"C{k % 10}", marks[k // 10 % len(marks)]) for k, name in enumerate(colored)}
+    return [styles.get(name, ("0.4", "o")) for name in names]
+
+
+def _legend(axis: Any) -> None:
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -11,9 +11,19 @@ from raypurify.config import apply_override
 from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.papers import TABLES
-from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, ImagesSpec, Paths, PurifierSpec, RetrainingSpec
+from raypurify.evaluation.specs import (
+    AttackSpec,
+    ClassifierSpec,
+    ImagesSpec,
+    Paths,
+    PurifierSpec,
+    ReportSpec,
+    RetrainingSpec,
+)
 
 MEAN = "mean of attacks"
+# What a classifier of a grid may have beside what it was before.
+_ADDED = ("retrained", "attacked_as", "behind")
 
 
 class CellName(NamedTuple):
@@ -54,6 +64,10 @@ class Grid(BaseModel):
         (), description="tables of papers to lay ours beside"
     )
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
+    report: ReportSpec = ReportSpec()
+    scenarios: dict[str, str | dict[str, str]] = Field(
+        {}, description="settings of attack by name: the classifier that all purifiers stand before, or one for each"
+    )
     retraining: RetrainingSpec | None = Field(None, description="for `raypurify retrain` alone")
     modules: Paths = Field(
         (), description="folders with modules of one's own; then that of the grid, the current one, and Python's"
@@ -77,7 +91,38 @@ class Grid(BaseModel):
                 raise ValueError(
                     f"classifier {name!r} is attacked as {victim.attacked_as!r}, which is no other one here"
                 )
+            for purifier in victim.behind or ():
+                if purifier not in self.purifiers:
+                    known = ", ".join(self.purifiers)
+                    raise ValueError(f"classifier {name!r} is behind {purifier!r}, which is none of {known}")
+        for name, seen in self.scenarios.items():
+            for purifier, classifier in seen.items() if isinstance(seen, dict) else [("", seen)]:
+                if classifier not in self.classifiers:
+                    raise ValueError(f"scenario {name!r} names {classifier!r}, which is none of the classifiers")
+                if purifier not in {"", *self.rows(classifier)}:
+                    known = ", ".join(self.rows(classifier))
+                    raise ValueError(f"scenario {name!r}: {classifier!r} stands behind {known}, not {purifier!r}")
+        if (shown := self.report.attack) is not None and shown not in self.gray:
+            known = ", ".join(self.gray)
+            raise ValueError(f"report.attack {shown!r} is none of those that know the classifier alone: {known}")
         return self
+
+    def rows(self, classifier: str) -> list[str]:
+        """The purifiers that a classifier of the grid stands behind: those it names, and whichever changes nothing."""
+        named = self.classifiers[classifier].behind
+        return [p for p, spec in self.purifiers.items() if named is None or p in named or spec.purifier == "none"]
+
+    @property
+    def views(self) -> dict[str, dict[str, str]]:
+        """The classifier that each purifier stands before, by scenario; without those, each classifier by its name."""
+        if not self.scenarios:
+            return {c: dict.fromkeys(self.rows(c), c) for c in self.classifiers}
+        return {
+            name: {p: seen[p] for p in self.purifiers if p in seen}
+            if isinstance(seen, dict)
+            else dict.fromkeys(self.rows(seen), seen)
+            for name, seen in self.scenarios.items()
+        }
 
     @property
     def own(self) -> list[str]:
@@ -91,10 +136,28 @@ class Grid(BaseModel):
         """The purifiers that change an image."""
         return [name for name, spec in self.purifiers.items() if spec.purifier != "none"]
 
+    @property
+    def gray(self) -> list[str]:
+        """The attacks of one who knows the classifier alone."""
+        return [name for name, spec in self.attacks.items() if spec.attack != "clean" and spec.knows == "classifier"]
+
+    @property
+    def bare(self) -> list[str]:
+        """The purifiers that change nothing."""
+        return [name for name in self.purifiers if name not in self.defended]
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The classifier and the purifier of pictures: the first, and the reference or else its first."""
+        classifier = next(iter(self.classifiers))
+        rows = self.rows(classifier)
+        return classifier, self.reference if self.reference in rows else rows[0]
+
     def before(self, classifier: str) -> str:
         """The classifier that a retrained one was before, where it is in the grid; else itself."""
-        first = self.classifiers[classifier].model_copy(update={"retrained": None, "attacked_as": None})
-        return next((name for name, spec in self.classifiers.items() if spec == first), classifier)
+        first = self.classifiers[classifier].model_copy(update=dict.fromkeys(_ADDED))
+        bare = {name: spec.model_copy(update={"behind": None}) for name, spec in self.classifiers.items()}
+        return next((name for name, spec in bare.items() if spec == first), classifier)
 
     def victim(self, classifier: str) -> str:
         """The classifier that attacks on ``classifier`` are made against: itself, or what it is ``attacked_as``."""

@@ -38,15 +38,14 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
     where the perturbation of an image that was right before, unchanged ones included, has on average ``FILLED`` of the
     budget or more, against every classifier; or as ``minimal`` says in the grid.
     """
-    purifier = next(iter(grid.purifiers))
     averaged: list[str] = []
     minimal: list[str] = []
     worst: dict[str, list[str]] = {}
     for name, spec in grid.attacks.items():
         if spec.worst:
             worst.setdefault(spec.worst, []).append(name)
-        if spec.attack != "clean" and spec.knows == "classifier":
-            fills = all(cells[CellName(c, name, purifier)].filled >= FILLED for c in grid.classifiers)
+        if name in grid.gray:
+            fills = all(cells[CellName(c, name, grid.rows(c)[0])].filled >= FILLED for c in grid.classifiers)
             least = not fills if spec.minimal is None else spec.minimal
             (minimal if least else averaged).append(name)
     return Groups(averaged, minimal, worst, grid.reference)
@@ -74,7 +73,7 @@ def taken_together(groups: Groups, cells: dict[CellName, Cell], columns: Columns
         of = [cells[CellName(c, a, p)] for a in groups.averaged]
         facts: dict[str, Any] = {
             name: float(np.mean([getattr(one, name) for one in of]))
-            for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds")
+            for name in ("accuracy", "dissimilarity", "linf", "flagged", "seconds", "psnr")
         }
         low, high = mean_interval(np.stack([columns[CellName(c, a, p)]["correct"] for a in groups.averaged]))
         # Budgets of their own have no mean but that of the shares that are used.
@@ -98,6 +97,8 @@ def comparisons(groups: Groups, columns: Columns) -> list[dict]:
             if groups.reference is None or groups.reference == other:
                 continue
             pair = groups.reference, other
+            if any(CellName(c, attacks[0], p) not in columns for p in pair):
+                continue
             differences = {a: paired(*(columns[CellName(c, a, p)]["correct"] for p in pair)) for a in attacks}
             if len(groups.averaged) > 1:
                 one, two = (np.stack([columns[CellName(c, a, p)]["correct"] for a in groups.averaged]) for p in pair)

@@ -25,7 +25,7 @@ def compare_with_papers(grid: Grid, cells: dict[CellName, Cell]) -> list[Section
             clean, *attacks = table.columns
             before = [_percent(cells.get(CellName(grid.before(c), clean, "none")))]
             before += [_percent(cells.get(CellName(grid.victim(c), a, "none"))) for a in attacks]
-            for p in grid.purifiers:
+            for p in grid.rows(c):
                 ours = [_percent(cells.get(CellName(c, a, p))) for a in table.columns]
                 body.append([f"{p}, {c}", *_with_share(ours, before if table.undefended else ())])
         text = (table.source, SHARE) if table.undefended else (table.source,)

@@ -2,7 +2,8 @@
 
     OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
     OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
-                                           the classifier's where the attacker takes it for another one
+                                           the classifier's where the attacker takes it for another one; what is kept of
+                                           an image may change without another attack
     OUT/checks/<key>.json                  the checks of the attacks on one classifier, alone or behind a purifier
 
 A key holds all that decides the content, so a grid that was interrupted or changed computes what is new in it, and a
@@ -146,7 +147,7 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
         "purifiers": {name: purifier_digest(spec) for name, spec in grid.purifiers.items()},
     }
     images = [batch.digest for batch in batches]
-    names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.purifiers]
+    names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.rows(c)]
     codes = {name: purifier_code(spec) for name, spec in grid.purifiers.items()}
     decided = {name: [digests["purifiers"][name], code] for name, code in codes.items()}
     classifiers = {
@@ -169,10 +170,11 @@ def _cell_keys(
     spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
     known = purifier if spec.knows != "classifier" else None
     decisive = spec.decisive, attack_code(spec)
-    code = code_digest(alone=("raypurify.evaluation.cells",))
-    adversarial = fingerprint(classifiers[victim], decisive, known, images, grid.seed, grid.batch, grid.eight_bit, code)
+    making, keeping = (code_digest(alone=(f"raypurify.evaluation.{module}",)) for module in ("attacked", "cells"))
+    shared = images, grid.seed, grid.batch, grid.eight_bit
+    adversarial = fingerprint(classifiers[victim], decisive, known, *shared, making)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
-    return CellKeys(adversarial, fingerprint(adversarial, *seen))
+    return CellKeys(adversarial, fingerprint(adversarial, keeping, *seen))
 
 
 def _check_keys(
@@ -184,7 +186,7 @@ def _check_keys(
     victims = dict.fromkeys(map(grid.victim, grid.classifiers))
     knowing = dict.fromkeys(spec.knows for spec in grid.attacks.values() if spec.knows != "classifier")
     names = [CheckName(c, "", "classifier") for c in victims]
-    names += [CheckName(c, p, knows) for c in victims for p in grid.defended for knows in knowing]
+    names += [CheckName(c, p, k) for c in victims for p in grid.rows(c) if p in grid.defended for k in knowing]
     modules = "raypurify.evaluation.sanity", "raypurify.evaluation.threat_model"
     code = code_digest(*modules, alone=("raypurify.evaluation.checked",))
     common = [*classifiers.values()], grid.sanity, images, code

@@ -38,6 +38,15 @@ def write_sections(out: Place, title: str, sections: Sequence[Section]) -> Place
     return page
 
 
+def slug(name: str) -> str:
+    """A name as part of a file's name.
+
+    >>> slug("low-pass, λ 0.1/2")
+    'low-pass--λ-0.1-2'
+    """
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
 def _markdown(title: str, sections: Sequence[Section]) -> str:
     blocks = [f"# {title}"]
     for section in sections:

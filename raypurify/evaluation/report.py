@@ -1,6 +1,5 @@
 """A grid's figures as a report: tables in the papers' layout, comparisons, checks, pictures; and as CSV."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -13,8 +12,10 @@ from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, right_before, taken_together
 from raypurify.evaluation.paper_comparison import compare_with_papers
 from raypurify.evaluation.plan import CheckName, GridPlan
-from raypurify.evaluation.render import Section, write_sections
+from raypurify.evaluation.quality import cost_section, quality_section
+from raypurify.evaluation.render import Section, slug, write_sections
 from raypurify.evaluation.sanity import Check
+from raypurify.evaluation.strength import strength_sections
 from raypurify.evaluation.subjects import make_attack
 from raypurify.evaluation.tables import DAGGER, Cell, as_csv, cell_of, checks_table, layout
 from raypurify.files import write_json
@@ -29,11 +30,15 @@ STATEMENT = (
 
 
 def write_report(
-    plan: GridPlan, classes: Sequence[str], checks: dict[CheckName, list[Check]], examples: dict[str, bytes]
+    plan: GridPlan,
+    classes: Sequence[str],
+    checks: dict[CheckName, list[Check]],
+    examples: dict[str, bytes],
+    activations: Sequence[Section] = (),
 ) -> Place:
     """Write the report of a plan whose cells are all there into its folder; returns the path of ``report.html``.
 
-    ``examples``, PNGs, are by attack.
+    ``examples``, PNGs, are by attack; ``activations`` are sections about what a classifier sees.
     """
     grid, out = plan.grid, plan.out
     budgets = {name: (made.norm, made.eps) for name, spec in grid.attacks.items() if (made := make_attack(name, spec))}
@@ -67,10 +72,11 @@ def write_report(
     }
     write_json(out / "facts.json", facts)
     sections = [*_accuracy(grid, groups, cells), *_comparison(compared), *compare_with_papers(grid, cells)]
-    sections += [*_curves(grid, cells), *_cost(grid, groups, cells), *_clusters(grid, columns, classes)]
+    sections += [*strength_sections(grid, cells), *cost_section(grid, groups, cells)]
+    sections += [*quality_section(grid, groups, cells), *activations, *_clusters(grid, columns, classes)]
     sections += _checks(checked)
     if examples:
-        pictures = tuple((f"images-{_slug(name)}.png", data) for name, data in examples.items())
+        pictures = tuple((f"images-{slug(name)}.png", data) for name, data in examples.items())
         sections.insert(1, Section("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
     return write_sections(out, grid.name, sections)
 
@@ -84,8 +90,9 @@ def _accuracy(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[S
         def find(purifier: str, attack: str, classifier: str = classifier) -> Cell | None:
             return cells.get(CellName(classifier, attack, purifier))
 
-        head, body = layout(list(grid.purifiers), attacks, find)
-        sizes = [cells[CellName(classifier, a, p)] for a in grid.attacks for p in list(grid.purifiers)[:1]]
+        rows = grid.rows(classifier)
+        head, body = layout(rows, attacks, find)
+        sizes = [cells[CellName(classifier, a, rows[0])] for a in grid.attacks]
         facts = "; ".join(
             f"{one.attack}: {one.dissimilarity:.3f} / {255 * one.linf:.1f}" for one in sizes if one.dissimilarity
         )
@@ -136,62 +143,22 @@ def _comparison(compared: list[dict]) -> list[Section]:
     return [Section("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
 
 
-def _curves(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
-    families: dict[tuple, dict[str, float]] = {}
-    for name, spec in grid.attacks.items():
-        settings = spec.settings
-        if (eps := settings.pop("eps", None)) is not None:
-            key = (spec.attack, spec.knows, json.dumps(settings, sort_keys=True))
-            families.setdefault(key, {})[name] = eps
-    sections: list[Section] = []
-    for (attack, knows, _), sizes in families.items():
-        if len(sizes) < 2:
-            continue
-        pictures = []
-        for c in grid.classifiers:
-            clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
-            points = {
-                p: [(eps, cells[CellName(c, a, p)]) for a, eps in sizes.items()]
-                + ([(0.0, cells[CellName(c, clean, p)])] if clean else [])
-                for p in grid.purifiers
-            }
-            name = f"curve-{len(sections)}-{_slug(c)}.png"
-            pictures.append((name, figures.eps_curves(f"{attack} on {c}, attacker knows: {knows}", points)))
-        sections.append(Section(f"Accuracy against size: {attack}, {knows}", pictures=tuple(pictures)))
-    return sections
-
-
-def _cost(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[Section]:
-    attacked = groups.averaged or [name for name, spec in grid.attacks.items() if spec.attack != "clean"]
-    pictures = []
-    for c in grid.classifiers if attacked else ():
-        points = {
-            p: (
-                float(np.median([cells[CellName(c, a, p)].seconds for a in grid.attacks])),
-                float(np.mean([cells[CellName(c, a, p)].accuracy for a in attacked])),
-            )
-            for p in grid.purifiers
-        }
-        pictures.append((f"cost-{_slug(c)}.png", figures.frontier(points)))
-    return [Section("Accuracy against cost", pictures=tuple(pictures))] if pictures else []
-
-
 def _clusters(grid: Grid, columns: Columns, classes: Sequence[str]) -> list[Section]:
     """Which clusters were chosen, and how far images were from them, for purifiers that have clusters."""
     clean = next((a for a, spec in grid.attacks.items() if spec.attack == "clean"), None)
     others = [a for a in grid.attacks if a != clean]
     c = next(iter(grid.classifiers))
     sections = []
-    for p in grid.purifiers:
+    for p in grid.rows(c):
         if clean is None or not others or np.isnan(columns[CellName(c, clean, p)]["distance"]).any():
             continue
         attacked = {a: columns[CellName(c, a, p)]["distance"] for a in others}
         picture, areas = figures.distances(columns[CellName(c, clean, p)]["distance"], attacked)
-        pictures = [(f"distances-{_slug(p)}.png", picture)]
+        pictures = [(f"distances-{slug(p)}.png", picture)]
         for attack in (clean, others[-1]):
             if (counts := _chosen(columns[CellName(c, attack, p)], classes)) is not None:
                 title = f"{attack}: cluster of the right class for {np.trace(counts) / counts.sum():.1%}"
-                name = f"clusters-{_slug(p)}-{_slug(attack)}.png"
+                name = f"clusters-{slug(p)}-{slug(attack)}.png"
                 pictures.append((name, figures.confusion(counts, classes, title)))
         text = "Area under the ROC of a flag on the distance: " + ", ".join(f"{a} {v:.3f}" for a, v in areas.items())
         sections.append(Section(f"Clusters of {p}", (text,), pictures=tuple(pictures)))
@@ -226,7 +193,3 @@ def _checks(checked: list[dict]) -> list[Section]:
 
 def _held(row: dict) -> str:
     return "holds" if row["passed"] else "FAILS"
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raypurify.evaluation.activations import activation_sections
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
 from raypurify.evaluation.checked import compute_checks
@@ -46,7 +47,8 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
             _work(plan, batches, units, address)
         checks = {name: read_checks(plan.checks(name)) for name in plan.check_keys}
         examples = example_pictures(plan, subjects, batches[0], classes)
-        return write_report(plan, classes, checks, examples)  # type: ignore[arg-type]  # no check is left undone
+        seen = activation_sections(plan, subjects, batches[0], classes)
+        return write_report(plan, classes, checks, examples, seen)  # type: ignore[arg-type]  # no check is left undone
 
 
 def _check_subjects(subjects: Subjects) -> None:

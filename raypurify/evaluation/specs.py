@@ -22,6 +22,19 @@ class _Spec(BaseModel):
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
+class ReportSpec(_Spec):
+    """What a report shows of what a classifier sees: how many images, under which attack; 0 leaves a part out.
+
+    >>> ReportSpec().maps
+    4
+    """
+
+    maps: int = Field(4, ge=0, le=24, description="images whose class activation maps are drawn")
+    layers: int = Field(16, ge=0, description="images over which the activation of each layer is summed")
+    threshold: float = Field(0.0, ge=0, description="γ: the activation above which a detector counts as active")
+    attack: str | None = Field(None, description="default: the last of one who knows the classifier alone")
+
+
 class _InputSpec(_Spec):
     """Where labelled images are, as ``open_source`` takes it."""
 
@@ -70,6 +83,7 @@ class ClassifierSpec(_Spec):
     outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
     retrained: str | None = Field(None, description="the weights that `raypurify retrain` made of it")
     attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
+    behind: Paths | None = Field(None, description="the purifiers that it stands behind, beside none; default: all")
 
     @model_validator(mode="after")
     def _taken(self) -> "ClassifierSpec":

@@ -21,9 +21,10 @@ class Cell:
     """The figures of one cell: accuracy on n images with its 95 % interval, and means over them.
 
     ``size`` is that of the perturbation in the attack's own ``norm``, over images that were right before: attacks leave
-    others alone. ``budget`` is what it may be (of a mean over
-    attacks, the share that they use of theirs); ``knows`` is what the attacker knew, ``done`` what it did about the
-    purifier (``threat_model.differentiated``). NaN and "" are what is not known: earlier versions wrote none of these.
+    others alone. ``budget`` is what it may be (of a mean over attacks, the share that they use of theirs); ``knows`` is
+    what the attacker knew, ``done`` what it did about the purifier (``threat_model.differentiated``). ``psnr``, in dB,
+    is that of the purified images against the clean ones, over images that were right before. NaN and "" are what is
+    not known: earlier versions wrote none of these.
     """
 
     classifier: str
@@ -42,6 +43,7 @@ class Cell:
     budget: float = math.nan
     knows: str = ""
     done: str = ""
+    psnr: float = math.nan
 
     @property
     def filled(self) -> float:
@@ -67,9 +69,13 @@ def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float = mat
         return float(columns[fact].mean()) if fact in columns else math.nan
 
     means = mean("dissimilarity"), mean("linf"), mean("flagged")
-    used = columns.get("size", np.empty(0))[columns.get("before", ...)]
-    size = float(used.mean()) if used.size else math.nan
-    return Cell(*name, float(correct.mean()), low, high, len(correct), *means, seconds, size, **about)
+
+    def changed(fact: str) -> float:
+        values = columns[fact][columns.get("before", ...)] if fact in columns else np.empty(0)
+        return float(values.mean()) if values.size else math.nan
+
+    about |= {"size": changed("size"), "psnr": changed("psnr")}
+    return Cell(*name, float(correct.mean()), low, high, len(correct), *means, seconds, **about)
 
 
 def as_csv(rows: Sequence[dict]) -> str:

@@ -13,8 +13,9 @@ from PIL import Image
 import raypurify
 from raypurify.attacks import ATTACKS
 from raypurify.errors import ConfigError, DataError
+from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import read_grid_batches
-from raypurify.evaluation.cells import compute_cells, read_attacked
+from raypurify.evaluation.cells import compute_cells
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.plan import CellUnit, make_plan
 from raypurify.evaluation.run import evaluate

@@ -1,0 +1,47 @@
+"""The attacked images of a grid: made once, kept in a file of their own, and shared by all cells that look at them."""
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from raypurify.attacks.budget import eight_bit
+from raypurify.evaluation.contract import check_attacked
+from raypurify.evaluation.grid import CellName
+from raypurify.evaluation.own import is_own
+from raypurify.evaluation.plan import GridPlan
+from raypurify.evaluation.subjects import Subjects
+from raypurify.evaluation.threat_model import perturb
+from raypurify.storage import Place
+
+
+def attacked_images(
+    plan: GridPlan, subjects: Subjects, name: CellName, batch: int, clean: Tensor, labels: Tensor
+) -> Tensor:
+    """The attacked images (n, 3, H, W) in [0, 1] of a cell on one batch, from their file or, where there is none, made
+    of ``clean`` and written to it."""
+    attack = subjects.attack(name.attack)
+    if attack is None:
+        return clean
+    file = plan.adversarial(name, batch)
+    if (stored := read_attacked(file)) is not None:
+        return stored.to(subjects.device)
+    victim = subjects.classifier(plan.grid.victim(name.classifier))
+    knows, defence = plan.grid.attacks[name.attack].knows, subjects.purifier(name.purifier)
+    # The seed is of the key: the same images come out of whichever actor does this.
+    generator = torch.Generator().manual_seed(int(file.name[:15], 16))
+    attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
+    if is_own(plan.grid.attacks[name.attack].attack):
+        attacked = check_attacked(name.attack, attack, attacked, clean)
+    if plan.grid.eight_bit:
+        attacked = eight_bit(attacked)
+    stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
+    file.write(save({"images": stored.cpu().contiguous()}))
+    return attacked
+
+
+def read_attacked(file: Place) -> Tensor | None:
+    """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none."""
+    if file.kind != "file":
+        return None
+    stored = load(file.read())["images"]
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored
