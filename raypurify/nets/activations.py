@@ -82,7 +82,9 @@ def layer_activations(network: nn.Module, images: Tensor, threshold: float = 0.0
 
 def _watched(network: nn.Module, images: Tensor, hook: Any) -> Tensor:
     """The logits of a network, ``hook`` being told of what each of its modules gives."""
-    handles = [module.register_forward_hook(hook) for module in network.modules()]
+    # Into what TorchScript has compiled nobody can look.
+    seen = [module for module in network.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_hook(hook) for module in seen]
     try:
         return network(images)
     finally:

@@ -76,7 +76,8 @@ def test_keys_hold_what_decides_and_nothing_else(tree, plan):
     assert len({*before, *keys(tree, "second"), *keys(tree, purifier="JPEG")}) == 6
     assert [k.adversarial for k in keys(tree, purifier="JPEG")] == [k.adversarial for k in before]
     assert keys(attack(worst="group", minimal=True)) == before
-    assert keys({**tree, "name": "another", "examples": 1, "sanity": 0}) == before
+    said = {"name": "another", "examples": 1, "sanity": 0, "report": {"maps": 1}, "scenarios": {"gray": "first"}}
+    assert keys({**tree, **said}) == before
     for changed in (attack(eps=0.2), attack(knows="bpda"), {**tree, "seed": 1}, {**tree, "eight_bit": False}):
         assert {k.adversarial for k in keys(changed)}.isdisjoint({k.adversarial for k in before})
     taken = {"second": {**tree["classifiers"]["second"], "attacked_as": "first"}}
@@ -106,7 +107,7 @@ def test_keys_hold_the_code_of_purifier_and_attack(tree, plan, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("module", ["raypurify.nets.wide_resnet", "raypurify.evaluation.cells"])
+@pytest.mark.parametrize("module", [f"raypurify.{one}" for one in ("nets.wide_resnet", "evaluation.attacked")])
 def test_keys_hold_the_code_of_classifiers_and_of_what_writes_the_files(tree, plan, monkeypatch, module):
     before, read = plan(tree), code._read
     monkeypatch.setattr(code, "_read", lambda name: ("x = 1", ()) if name == module else read(name))
@@ -116,6 +117,14 @@ def test_keys_hold_the_code_of_classifiers_and_of_what_writes_the_files(tree, pl
     if module == "raypurify.nets.wide_resnet":
         assert not set(before.check_keys.values()) & set(after.check_keys.values())
     assert after.digests == before.digests
+
+
+def test_another_column_takes_no_other_attack(tree, plan, monkeypatch):
+    before, read = plan(tree), code._read
+    monkeypatch.setattr(code, "_read", lambda name: ("x = 1", ()) if name.endswith(".cells") else read(name))
+    for old, new in zip(before.keys.values(), plan(tree).keys.values()):
+        assert [one.adversarial for one in old] == [one.adversarial for one in new]
+        assert not {one.cell for one in old} & {one.cell for one in new}
 
 
 def test_what_is_checked_is_what_attackers_differentiate(tree, plan):

@@ -128,6 +128,10 @@ def test_the_page_holds_everything_and_escapes_names(report):
         "Compared on the same images",
         "Beside the paper",
         "Clusters of RSFP",
+        "Accuracy against strength: fgsm, classifier",
+        "PSNR against accuracy",
+        "Class activation maps",
+        "Activation of the layers",
         "RobustBench",
     ):
         assert part in text
