@@ -26,9 +26,8 @@ def activation_sections(plan: GridPlan, subjects: Subjects, batch: GridBatch, cl
     of the first batch, on the same attacked, and as the reference or else the first purifier that changes an image
     leaves those. The figures of the second are written to ``activations.csv``.
 
-    The attack is that of ``report.attack``, or the last of one who knows the classifier alone.
-
-    Nothing where the grid has no attack to show, or ``report`` asks for none.
+    The attack is that of ``report.attack``, or the last of one who knows the classifier alone. Nothing where the grid
+    has no attack to show, or ``report`` asks for none.
     """
     grid, (classifier, _) = plan.grid, plan.grid.shown
     attack = grid.report.attack or next(reversed(grid.gray), None)
@@ -42,9 +41,10 @@ def activation_sections(plan: GridPlan, subjects: Subjects, batch: GridBatch, cl
 
     def shown(which: np.ndarray, *purified: str) -> dict[str, Tensor]:
         images = {"clean": torch.from_numpy(batch.pixels[which]).float() / 255, "attacked": stored[which]}
-        for name in purified if purifier is not None else ():
-            done = subjects.purifier(purifier).purify(images[name]).images.cpu()
-            images[f"{name}, purified"] = eight_bit(done) if grid.eight_bit else done
+        for name in purified:
+            if purifier is not None:
+                done = subjects.purifier(purifier).purify(images[name]).images.cpu()
+                images[f"{name}, purified"] = eight_bit(done) if grid.eight_bit else done
         return images
 
     about = f"{attack} on {classifier}" + (f", purified by {purifier}" if purifier else "")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from raypurify.errors import ConfigError
 from raypurify.evaluation.activations import activation_sections
+from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import read_grid_batches
 from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.groups import groups_of
@@ -159,8 +160,6 @@ def test_psnr_is_of_purified_images_against_the_clean_ones_that_were_right(worke
 
 
 def shown_images(plan, name: CellName) -> torch.Tensor:
-    from raypurify.evaluation.attacked import read_attacked
-
     return read_attacked(plan.adversarial(name, 0))
 
 
@@ -210,9 +209,8 @@ def test_what_a_grid_does_not_ask_for_is_not_drawn(worked, tree, worked_here, tm
     assert titles(shown(plan(report={"maps": 0}))) == ["Activation of the layers"]
     assert shown(plan(report={"maps": 0, "layers": 0})) == []
     assert shown(plan(attacks={"clean": {"attack": "clean"}}, report={})) == []
-    bare = plan(
-        purifiers={"none": {"purifier": "none"}}, reference=None, classifiers={"net": tree["classifiers"]["net"]}
-    )
+    alone = {"scenarios": {}, "reference": None, "classifiers": {"net": tree["classifiers"]["net"]}}
+    bare = plan(purifiers={"none": {"purifier": "none"}}, **alone)
     assert "FGSM-8 on net:" in shown(bare)[0].text[0]
 
 
