@@ -19,6 +19,7 @@ from pathlib import Path
 
 from raypurify.evaluation.grid import MEAN, CellName, Grid, load_grid
 from raypurify.evaluation.paper_comparison import compare_with_papers
+from raypurify.evaluation.strength import scenario_table
 from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout, read_csv
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -53,7 +54,10 @@ def without_sizes(cells: Sequence[Cell]) -> bool:
 
 
 def accuracy_tables(name: str) -> dict[str, str]:
-    """Of each classifier, every purifier under every attack."""
+    """Of each classifier, every purifier under every attack; of a grid with scenarios, one table of these."""
+    if (grid := grid_of(name)).scenarios:
+        head, body = scenario_table(grid, committed_cells(name)).table or ([], [])
+        return {grid.name: as_markdown(head, body)}
     found = committed_cells(name).values()
     tables = {}
     for classifier in dict.fromkeys(cell.classifier for cell in found):

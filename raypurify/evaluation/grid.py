@@ -65,7 +65,7 @@ class Grid(BaseModel):
     )
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
     report: ReportSpec = ReportSpec()
-    scenarios: dict[str, str | dict[str, str]] = Field(
+    scenarios: dict[str, str | Annotated[dict[str, str], Field(min_length=1)]] = Field(
         {}, description="settings of attack by name: the classifier that all purifiers stand before, or one for each"
     )
     retraining: RetrainingSpec | None = Field(None, description="for `raypurify retrain` alone")

@@ -53,13 +53,12 @@ def strength_sections(grid: Grid, cells: dict[CellName, Cell]) -> list[Section]:
     each classifier; in a grid with scenarios a section for each of these, after their table."""
     several = [family for family in families(grid) if len(set(family.sizes.values())) > 1]
     if grid.scenarios:
-        return [_table(grid, cells), *(_scenario(grid, cells, name, several) for name in grid.scenarios)]
+        return [scenario_table(grid, cells), *(_scenario(grid, cells, name, several) for name in grid.scenarios)]
     sections = []
     for number, family in enumerate(several):
         pictures = tuple(_curve(grid, cells, view, family, number) for view in grid.views)
-        sections.append(
-            Section(f"Accuracy against strength: {family.title}, {family.knows}", (_ABOUT,), None, pictures)
-        )
+        title = f"Accuracy against strength: {family.title}, {family.knows}"
+        sections.append(Section(title, (_ABOUT,), None, pictures))
     return sections
 
 
@@ -81,14 +80,13 @@ def _with_clean(grid: Grid, family: Family) -> dict[str, float]:
     return dict.fromkeys(clean, 0.0) | family.sizes
 
 
-def _table(grid: Grid, cells: dict[CellName, Cell]) -> Section:
-    """All scenarios in one table, after Table II of RegionSparse."""
+def scenario_table(grid: Grid, cells: dict[CellName, Cell]) -> Section:
+    """The section with all scenarios in one table, after Table II of RegionSparse."""
     rows = {f"{view}: {p}": CellName(c, "", p) for view, seen in grid.views.items() for p, c in seen.items()}
     attacks = list(dict.fromkeys(name.attack for name in cells))
     table = layout(list(rows), attacks, lambda row, attack: cells.get(rows[row]._replace(attack=attack)))
-    return Section(
-        "Settings of attack", ("Accuracy in % with 95 % intervals (Wilson), by scenario and purifier.",), table
-    )
+    text = "Accuracy in % with 95 % intervals (Wilson), by scenario and purifier."
+    return Section("Settings of attack", (text,), table)
 
 
 def _scenario(grid: Grid, cells: dict[CellName, Cell], view: str, several: list[Family]) -> Section:

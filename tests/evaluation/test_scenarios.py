@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from raypurify.errors import ConfigError
@@ -109,6 +110,17 @@ def test_scenarios_are_laid_out_by_their_classifiers(worked):
     report = (worked.out / "report.md").read().decode()
     assert "## Setting of attack: mixed" in report
     assert "![Setting of attack: mixed](bars-mixed.png)" in report
+
+
+def test_pages_have_the_table_of_the_scenarios(worked, tree, benchmark, monkeypatch, tmp_path):
+    tables = benchmark("evaluation_tables")
+    for name, text in {"RESULTS/small/cells.csv": (worked.out / "cells.csv").read(), "GRIDS/small.yaml": None}.items():
+        (file := tmp_path / name).parent.mkdir(parents=True)
+        file.write_bytes(yaml.safe_dump(tree, sort_keys=False).encode() if text is None else text)
+        monkeypatch.setattr(tables, name.split("/")[0], tmp_path / name.split("/")[0])
+    (table,) = tables.accuracy_tables("small").values()
+    assert table in (worked.out / "report.md").read().decode()
+    assert "| mixed: low-pass | " in table
 
 
 def test_attacks_are_of_one_family_if_strength_alone_tells_them_apart(tree):
