@@ -20,8 +20,8 @@ def class_activation_maps(network: nn.Module, images: Tensor, classes: Tensor) -
     positions it is interpolated.
 
     The features are the last that a layer gives as (N, C, h, w) with more than one position. None where there are none,
-    as in a network without convolutions or one whose layers cannot be seen (TorchScript), and where tokens come after
-    them (a vision transformer).
+    as in a network without convolutions or one whose layers cannot be seen (TorchScript), where tokens come after
+    them (a vision transformer), and where no gradient comes back to them.
 
     >>> head = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> class_activation_maps(head, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1])).shape
@@ -42,7 +42,11 @@ def class_activation_maps(network: nn.Module, images: Tensor, classes: Tensor) -
             return None
         features = found[0]
         scores = logits.gather(1, classes[:, None]).sum()
-        (slope,) = torch.autograd.grad(scores, features, allow_unused=True)
+        try:
+            (slope,) = torch.autograd.grad(scores, features, allow_unused=True)
+        except RuntimeError:
+            # What comes after has overwritten what the gradient needs.
+            slope = None
     if slope is None:
         return None
     maps = (slope.mean((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True).clamp(min=0)

@@ -22,6 +22,18 @@ class Tokens(nn.Module):
         return self.head(self.norm(self.patches(images).flatten(2).transpose(1, 2)).mean(1))
 
 
+class Overwriting(nn.Module):
+    """Its sigmoid is overwritten, which autograd needs to get back to the convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, images):
+        squashed = self.conv(images).sigmoid()
+        return squashed.mul_(2).sum((2, 3))
+
+
 @pytest.fixture
 def pooled():
     """Two features, red and green minus blue, averaged; the classes weigh them (2, 1) and (-1, 3)."""
@@ -80,8 +92,9 @@ def test_a_network_that_pools_all_positions_away_shows_those_before():
         torch.jit.script(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 2))),
         nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten()),
         Tokens(),
+        Overwriting(),
     ],
-    ids=["no convolution", "TorchScript", "one position", "tokens"],
+    ids=["no convolution", "TorchScript", "one position", "tokens", "overwritten"],
 )
 def test_a_network_whose_features_cannot_be_seen_has_no_map(network):
     images = torch.rand(2, 3, 4, 4)
