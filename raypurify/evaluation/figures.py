@@ -1,7 +1,7 @@
 """The pictures of a report, each as the bytes of a PNG."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,20 +9,39 @@ from raypurify.evaluation.tables import Cell
 from raypurify.pictures import AMPLIFIED, mosaic, png, pyplot
 
 
-def strength_curves(title: str, xlabel: str, cells: dict[str, list[tuple[float, Cell]]], bare: Sequence[str]) -> bytes:
+class Style(NamedTuple):
+    """How a purifier is drawn, the same in all figures of a report."""
+
+    color: str
+    marker: str
+    line: str
+
+
+def styles_of(purifiers: Collection[str], bare: Collection[str]) -> dict[str, Style]:
+    """The style of each purifier: ten colours, then these again with another mark; grey and dotted for ``bare``, which
+    change nothing.
+
+    >>> styles_of(["none", "JPEG"], ["none"])["JPEG"]
+    Style(color='C0', marker='o', line='-')
+    """
+    marks, colored = "os^Dv", [name for name in purifiers if name not in bare]
+    styles = {name: Style(f"C{k % 10}", marks[k // 10 % len(marks)], "-") for k, name in enumerate(colored)}
+    return {name: styles.get(name, Style("0.4", "o", ":")) for name in purifiers}
+
+
+def strength_curves(
+    title: str, xlabel: str, cells: dict[str, list[tuple[float, Cell]]], styles: Mapping[str, Style]
+) -> bytes:
     """A plot of accuracy against the strength of an attack, a line for each purifier with its 95 % band.
 
-    ``cells`` has each purifier's points, strength first. Those in ``bare`` change nothing and are dotted.
+    ``cells`` has each purifier's points, strength first.
     """
     figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
-    for (name, points), (color, marker) in zip(cells.items(), _styles(cells, bare)):
+    for name, points in cells.items():
+        color, marker, line = styles[name]
         points = sorted(points, key=lambda point: point[0])
-        sizes = [size for size, _ in points]
-        heights, style = (
-            [cell.accuracy for _, cell in points],
-            {"marker": marker, "ms": 4, "color": color, "clip_on": False},
-        )
-        axis.plot(sizes, heights, ":" if name in bare else "-", label=name, **style)
+        sizes, heights = [size for size, _ in points], [cell.accuracy for _, cell in points]
+        axis.plot(sizes, heights, line, marker=marker, ms=4, color=color, label=name, clip_on=False)
         low, high = [cell.low for _, cell in points], [cell.high for _, cell in points]
         axis.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
     axis.set(title=title, xlabel=xlabel, ylabel="accuracy", ylim=(0, 1))
@@ -30,30 +49,32 @@ def strength_curves(title: str, xlabel: str, cells: dict[str, list[tuple[float, 
     return png(figure)
 
 
-def bars(title: str, columns: Sequence[str], cells: dict[str, list[Cell]], bare: Sequence[str]) -> bytes:
+def bars(title: str, columns: Sequence[str], cells: dict[str, list[Cell]], styles: Mapping[str, Style]) -> bytes:
     """A plot of accuracies side by side, a group of bars for each of ``columns``, in it one for each purifier with its
     95 % interval. ``cells`` has each purifier's cells, one for each column."""
     figure, axis = pyplot().subplots(figsize=(max(7, 2 + 0.25 * len(cells) * len(columns)), 3.6), layout="constrained")
     width = 0.8 / len(cells)
-    for k, ((name, row), (color, _)) in enumerate(zip(cells.items(), _styles(cells, bare))):
+    for k, (name, row) in enumerate(cells.items()):
         places = np.arange(len(columns)) + (k - (len(cells) - 1) / 2) * width
         heights = [cell.accuracy for cell in row]
-        reach = [[cell.accuracy - cell.low for cell in row], [cell.high - cell.accuracy for cell in row]]
-        axis.bar(places, heights, width, yerr=reach, color=color, label=name, error_kw={"linewidth": 0.8})
+        # By rounding an interval may end a hair inside of 0 or 1.
+        reach = np.maximum(0, [[one.accuracy - one.low for one in row], [one.high - one.accuracy for one in row]])
+        axis.bar(places, heights, width, yerr=reach, color=styles[name].color, label=name, error_kw={"linewidth": 0.8})
     axis.set_xticks(range(len(columns)), columns, fontsize=8)
     axis.set(title=title, ylabel="accuracy", ylim=(0, 1))
     _legend(axis)
     return png(figure)
 
 
-def quality(title: str, points: dict[str, tuple[float, float, float]], bare: Sequence[str]) -> bytes:
+def quality(title: str, points: dict[str, tuple[float, float, float]], styles: Mapping[str, Style]) -> bytes:
     """A plot of PSNR against accuracy, after figure 6 of STL.
 
     ``points`` has, by purifier, the PSNR in dB of the attacked images that it purified, and its accuracies on these, a
     filled mark, and on clean images, a hollow one.
     """
     figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
-    for (name, (ratio, attacked, clean)), (color, marker) in zip(points.items(), _styles(points, bare)):
+    for name, (ratio, attacked, clean) in points.items():
+        color, marker, _ = styles[name]
         axis.plot([ratio, ratio], [attacked, clean], color=color, linewidth=1)
         axis.plot([ratio], [clean], marker, color=color, markerfacecolor="white", clip_on=False)
         axis.plot([ratio], [attacked], marker, color=color, label=name, clip_on=False)
@@ -192,13 +213,6 @@ def area_under_roc(clean: np.ndarray, attacked: np.ndarray) -> float:
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, attacked, "left") + np.searchsorted(ordered, attacked, "right")
     return float(below.mean() / (2 * len(clean)))
-
-
-def _styles(names: Collection[str], bare: Sequence[str]) -> list[tuple[str, str]]:
-    """The colour and the mark of each purifier: the same ten colours again with another mark; grey changes nothing."""
-    marks, colored = "os^Dv", [name for name in names if name not in bare]
-    styles = {name: (f"C{k % 10}", marks[k // 10 % len(marks)]) for k, name in enumerate(colored)}
-    return [styles.get(name, ("0.4", "o")) for name in names]
 
 
 def _legend(axis: Any) -> None:

@@ -50,8 +50,9 @@ def quality_section(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> 
         f"In the figure a purifier stands at the PSNR of the attacked images that it purified, filled at its accuracy "
         f"on these ({of}), hollow at that on clean ones: the shorter the line the more robust.",
     )
+    styles = figures.styles_of(grid.purifiers, grid.bare)
     pictures = tuple(
-        (f"quality-{slug(view)}.png", figures.quality(view, found, grid.bare)) for view, found in points.items()
+        (f"quality-{slug(view)}.png", figures.quality(view, found, styles)) for view, found in points.items()
     )
     table = ["", "purifier", clean, *attacks], body
     return [Section("PSNR against accuracy", text, table, pictures)] if body else []

@@ -71,7 +71,8 @@ def _curve(grid: Grid, cells: dict[CellName, Cell], view: str, family: Family, n
         for p, c in grid.views[view].items()
     }
     title = f"{family.title}, {view}; attacker knows: {family.knows}"
-    picture = figures.strength_curves(title, UNITS.get(family.norm, family.norm), points, grid.bare)
+    styles = figures.styles_of(grid.purifiers, grid.bare)
+    picture = figures.strength_curves(title, UNITS.get(family.norm, family.norm), points, styles)
     return f"curve-{number}-{slug(view)}.png", picture
 
 
@@ -96,7 +97,8 @@ def _scenario(grid: Grid, cells: dict[CellName, Cell], view: str, several: list[
     greatest = [max(family.sizes, key=lambda a: family.sizes[a]) for family in families(grid)]
     rows = {p: [cells[CellName(c, a, p)] for a in greatest] for p, c in grid.views[view].items()}
     if greatest:
-        picture = figures.bars(f"{view}, each attack at its greatest strength", greatest, rows, grid.bare)
+        styles = figures.styles_of(grid.purifiers, grid.bare)
+        picture = figures.bars(f"{view}, each attack at its greatest strength", greatest, rows, styles)
         pictures.append((f"bars-{slug(view)}.png", picture))
     each = [f"{p} before {_named(grid, c)}" for p, c in grid.views[view].items()]
     return Section(f"Setting of attack: {view}", (f"{'; '.join(each)}.", _ABOUT), None, tuple(pictures))
