@@ -29,7 +29,7 @@ _ADDED = pa.schema([*FACTS, ERRORS.field("reason"), ERRORS.field("message")])
 # What is said of an image that could not be purified: of the types of what is said of the others.
 _NOTHING: Facts = {
     "cluster": -1,
-    "class": "",
+    "class": None,
     "distance": math.nan,
     "flagged": False,
     "relative_change": math.nan,
@@ -59,7 +59,7 @@ class Purify:
 
     An image that cannot be purified stops nothing: its ``reason`` and ``message`` say why, which are empty for the
     others, and as in the output of a job the row stays without its image: no bytes, or an array of zeros, but never
-    the image as it was. Its cluster is -1, its distance NaN.
+    the image as it was. Its cluster is -1, of no class, its distance NaN.
 
     ``device`` is by default "cuda" where the actor sees a GPU. Batches are those of the formats "numpy", "pandas", and
     "pyarrow", the last with encoded images only. Raises BundleError for the bundle, and DataError for batches without

@@ -116,6 +116,7 @@ def test_changed_file_is_named(copy, name, damage):
     [
         ({"format_version": 99}, "format version 99 is unknown"),
         ({"format_version": None}, "format version None is unknown"),
+        ({"format_version": True}, "format version True is unknown"),
         ({"method": "magic"}, "is of the method 'magic', and this raypurify knows rsfp"),
         ({"method": "stl"}, "does not list encoder.safetensors"),
         ({"format_version": 2}, "method: Field required"),

@@ -202,7 +202,7 @@ def _manifest(text: bytes, root: Place) -> Manifest:
     try:
         tree = json.loads(text)
         version = tree.get("format_version") if isinstance(tree, dict) else None
-        if version not in range(1, FORMAT_VERSION + 1):
+        if type(version) is not int or version not in range(1, FORMAT_VERSION + 1):
             raise BundleError(
                 f"bundle {root}: format version {version!r} is unknown here, this raypurify reads 1 to "
                 f"{FORMAT_VERSION}; install the version that wrote it, or fit the bundle again"

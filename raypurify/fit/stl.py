@@ -6,6 +6,7 @@ Bodies import late: names and fingerprints of stages are wanted where neither to
 from functools import partial
 from typing import Any
 
+from raypurify.errors import DataError
 from raypurify.fit import shared
 from raypurify.fit.graph import Fit, Graph, Stage, part
 from raypurify.runtime.stages import StageOutput
@@ -18,6 +19,13 @@ def _dae(fit: Fit, folder: Place, prepared: StageOutput) -> dict[str, Any]:
     from raypurify.training.start import drawn_network
 
     how, side, seed = fit.settings.dae, fit.settings.data.image_size, fit.settings.seed
+    count, strata = prepared.report["train"], fit.settings.strata
+    # What strata need is known before hours are spent on the auto-encoder.
+    if count < max(strata.count, strata.neighbours):
+        raise DataError(
+            f"{count} training images are too few for {strata.count} strata of which {strata.neighbours} neighbours "
+            "vote: give more images, or lower strata.count and strata.neighbours"
+        )
     start = partial(drawn_network, partial(DenoisingAutoEncoder, how.width, side), seed)
     return train(folder, prepared.folder, prepared.report["train"], side, start, how, seed)
 

@@ -107,6 +107,8 @@ def shared_progress(folder: Where, total: int, unit: str, start: int = 0) -> Any
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # Seen before the actor has started, which a short stage may not live to see.
+    Progress(folder, total, unit, start)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0)(Progress).options(scheduling_strategy=here)
     return actor.remote(folder, total, unit, start)

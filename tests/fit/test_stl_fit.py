@@ -11,6 +11,7 @@ import raypurify
 from raypurify.bundle import load_bundle
 from raypurify.cli.texts import bundle_text, status_facts
 from raypurify.clusters.files import load_labels
+from raypurify.errors import DataError
 from raypurify.fit.class_latents import pieces_of, read_latents
 from raypurify.fit.graphs import stage_names
 from raypurify.fit.run import fit
@@ -153,3 +154,16 @@ def test_a_second_run_does_nothing_and_another_number_of_strata_redoes_what_foll
 def test_samples_of_strata_are_of_the_source_size(small_stl_run):
     table = read_part(small_stl_run / "samples", TRAIN)
     assert read_pixels(table, 20).shape[1:] == (3, 20, 20)
+
+
+def test_too_few_images_for_the_strata_are_told_before_the_auto_encoder_is_trained(
+    small_stl_run, small_set, small_stl_settings, tmp_path
+):
+    copy = tmp_path / "run"
+    shutil.copytree(small_stl_run, copy)
+    strata = small_stl_settings.strata.model_copy(update={"neighbours": 500, "keep": 500})
+    # Other settings of the auto-encoder too, or what it has learned would be there already.
+    dae = small_stl_settings.dae.model_copy(update={"width": 5})
+    with pytest.raises(DataError, match="120 training images are too few for 3 strata of which 500 neighbours"):
+        fit([str(small_set)], small_stl_settings.model_copy(update={"strata": strata, "dae": dae}), copy)
+    assert not (copy / "dae" / "metrics.jsonl").exists()

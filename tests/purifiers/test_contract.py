@@ -23,7 +23,7 @@ DIFFERENTIABLE = [name for name, made in CLASSES.items() if made.differentiable]
 
 LEARNED = [name for name, made in CLASSES.items() if issubclass(made, Learned)]
 
-SETTINGS = {"tvm": {"steps": 20}}
+SETTINGS = {"tvm": {"steps": 20}, "denoiser": {"noise": 0.1}}
 WRONG = {
     "low_pass": [{"tikhonov": -1.0}, {"pad": -1}],
     "jpeg": [{"quality": 0}, {"quality": 75.5}],
@@ -34,7 +34,7 @@ WRONG = {
     "nlm": [{"search": 4}, {"patch": 0}, {"h": 0.0}],
     "resize_pad": [{"smallest": 1.0}],
     "magnet": [{"weights": "no-file.safetensors"}],
-    "denoiser": [{"weights": "no-file.safetensors"}],
+    "denoiser": [{"weights": "no-file.safetensors"}, {"noise": -0.1}, {"noise": float("nan")}],
 }
 
 

@@ -7,7 +7,7 @@ import sys
 
 from raypurify.files import read_json, write_json
 from raypurify.runtime.display import shown
-from raypurify.runtime.progress import FILE, Progress, describe
+from raypurify.runtime.progress import FILE, Progress, describe, shared_progress
 
 
 def test_counts_reach_the_file_and_its_readers(tmp_path):
@@ -90,3 +90,9 @@ def test_the_rate_counts_from_when_the_work_begins(monkeypatch):
     now += 2
     progress.reach("a", 8)
     assert describe(progress.state) == "28/100 images, 4.0 images/s, 18 s left"
+
+
+def test_how_far_a_stage_is_can_be_read_before_its_actor_has_started(local_ray, tmp_path):
+    shared_progress(tmp_path, 3, "images", start=1)
+    state = read_json(tmp_path / FILE)
+    assert (state["done"], state["total"], state["unit"]) == (1, 3, "images")
