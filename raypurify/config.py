@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
+from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
 from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
 
@@ -226,36 +227,6 @@ class DictionarySettings(_Settings):
         return _without_default(write(self), "image_size", None)
 
 
-# Steps of RegionSparse that its figure 4 leaves out, one at a time.
-ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
-
-
-class PatchSettings(_Settings):
-    """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
-
-    >>> PatchSettings().size
-    8
-    """
-
-    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
-    atoms: int = Field(256, ge=2, le=8192)
-    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
-    per_image: int = Field(20, ge=2, description="random patches of each of them")
-    smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
-    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
-    passes: int = Field(1, ge=1)
-
-
-class RegionSettings(_Settings):
-    """Settings of what RegionSparse does to an image, and so of the balance of object and background (its eq. 19)."""
-
-    nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")
-    stride: int = Field(1, ge=1, le=32, description="pixels from one patch to the next")
-    radius: int = Field(2, ge=1, le=16, description="of the background's bilateral filter, in pixels")
-    sigma_space: float = Field(1.5, gt=0, description="σ of the filter in pixels")
-    sigma_colour: float = Field(0.1, gt=0, description="σ of the filter in colour, of images in [0, 1]")
-
-
 class CalibrationSettings(_Settings):
     """Settings of calibration: what is measured on the validation images and stored with the bundle."""
 
@@ -326,22 +297,8 @@ class Settings(_Settings):
 
     @model_validator(mode="after")
     def _codable(self) -> "Settings":
-        if self.method != "region_sparse":
-            return self
-        numbers, atoms = 3 * self.patches.size**2, self.patches.atoms
-        if "noTR" in self.ablations:
-            atoms = numbers
-        if self.region.nonzeros > min(numbers, atoms):
-            raise ValueError(
-                f"region.nonzeros is {self.region.nonzeros}, of {atoms} atoms of {numbers} numbers: "
-                f"give {min(numbers, atoms)} at most"
-            )
-        if self.region.stride > self.patches.size:
-            raise ValueError(f"region.stride is {self.region.stride}, above patches.size: pixels would be left out")
-        if self.patches.size > self.data.image_size:
-            raise ValueError(f"patches.size is {self.patches.size}, above data.image_size, {self.data.image_size}")
-        if len({*self.ablations}) < len(self.ablations):
-            raise ValueError(f"ablations has one twice: {', '.join(self.ablations)}; name each once")
+        if self.method == "region_sparse":
+            check_coding(self.patches, self.region, self.ablations, self.data.image_size)
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ GROUND = (
     "version",
     "trees",
     "supervision",
+    "regions",
     "config",
     "scans",
     "images",

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from raypurify.config import PatchSettings
 from raypurify.fit.class_latents import RETRIES
 from raypurify.fit.samples import draw, fetch_samples, read_sample
 from raypurify.pictures import mosaic
+from raypurify.regions import PatchSettings
 from raypurify.runtime.progress import shared_progress
 from raypurify.storage import Place, overlapped
 from raypurify.training.data import TRAIN, read_part

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from raypurify.config import PatchSettings
 from raypurify.patches.dictionary import cosine_atoms, draw_patches, learn_atoms
 from raypurify.purifiers.nlm import NonLocalMeans
+from raypurify.regions import PatchSettings
 
 
 def benign_patches(

@@ -1,0 +1,60 @@
+"""Settings of RegionSparse: of its dictionary of patches, and of what it does to an image with that."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Steps of RegionSparse that its figure 4 leaves out, one at a time.
+ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
+
+
+class PatchSettings(_Settings):
+    """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
+
+    >>> PatchSettings().size
+    8
+    """
+
+    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
+    atoms: int = Field(256, ge=2, le=8192)
+    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
+    per_image: int = Field(20, ge=2, description="random patches of each of them")
+    smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
+    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
+    passes: int = Field(1, ge=1)
+
+
+class RegionSettings(_Settings):
+    """Settings of what RegionSparse does to an image, and so of the balance of object and background (its eq. 19)."""
+
+    nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")
+    stride: int = Field(1, ge=1, le=32, description="pixels from one patch to the next")
+    radius: int = Field(2, ge=1, le=16, description="of the background's bilateral filter, in pixels")
+    sigma_space: float = Field(1.5, gt=0, description="σ of the filter in pixels")
+    sigma_colour: float = Field(0.1, gt=0, description="σ of the filter in colour, of images in [0, 1]")
+
+
+def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequence[str], side: int) -> None:
+    """Raise ValueError where images of this ``side`` cannot be coded by these settings together.
+
+    >>> check_coding(PatchSettings(size=8), RegionSettings(stride=8), (), 32)
+    """
+    numbers, atoms = 3 * patches.size**2, patches.atoms
+    if "noTR" in ablations:
+        atoms = numbers
+    if region.nonzeros > min(numbers, atoms):
+        raise ValueError(
+            f"region.nonzeros is {region.nonzeros}, of {atoms} atoms of {numbers} numbers: "
+            f"give {min(numbers, atoms)} at most"
+        )
+    if region.stride > patches.size:
+        raise ValueError(f"region.stride is {region.stride}, above patches.size: pixels would be left out")
+    if patches.size > side:
+        raise ValueError(f"patches.size is {patches.size}, above data.image_size, {side}")
+    if len({*ablations}) < len(ablations):
+        raise ValueError(f"ablations has one twice: {', '.join(ablations)}; name each once")
