@@ -47,7 +47,7 @@ def class_activation_maps(network: nn.Module, images: Tensor, count: int) -> tup
 
 
 def robust_activation_map(network: nn.Module, images: Tensor, count: int = 5) -> Tensor:
-    """The robust activation map of each image, (N, H, W) in [0, 1] (Prakash et al., CVPR 2018, section 5).
+    """The robust activation map of each image, (N, H, W) in [0, 1] (Prakash et al., CVPR 2018).
 
         Σᵢ M_{cᵢ} / 2ⁱ,   c₁, c₂, … the most likely classes, in that order,
 
