@@ -81,7 +81,7 @@ class DenoisingSettings(TrainingSettings):
 
 
 class CompressionSettings(DenoisingSettings):
-    """Settings of the training of ComDefend's networks (Jia et al. 2019, eq. 4): the mean square, and a price of codes.
+    """Settings of the training of ComDefend's networks (Jia et al. 2019): the mean square, and a price of codes.
 
     >>> CompressionSettings().noise, CompressionSettings().code_weight
     (0.0, 0.0001)

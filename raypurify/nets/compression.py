@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from raypurify.errors import ConfigError
 
 BITS = 12
-"""Bits of a pixel's code, half of the 24 of an image (Jia et al., section 3.1)."""
+"""Bits of a pixel's code, half of the 24 of an image (Jia et al.)."""
 # Channels of the layers between an image and its code, in units of the first one's.
 _WIDTHS = (1, 2, 4, 8, 16, 8, 4, 2)
 

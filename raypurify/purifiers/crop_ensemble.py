@@ -31,7 +31,7 @@ class CropEnsemble(Quilting):
 
     The classifier sees one image and not thirty: what it would gain from seeing a part of the image enlarged, and from
     a vote, is not in this. What remains is the mean over defences that see the perturbation at another scale and grid.
-    30 crops of 90 of 224 pixels are theirs; each costs as much as TVM and quilting of the image.
+    Theirs are 30 crops of 90 of 224 pixels; each costs as much as TVM and quilting of the image.
 
     >>> CropEnsemble(crops=2, steps=5, patches=500).purify(torch.rand(1, 3, 9, 12)).images.shape
     torch.Size([1, 3, 9, 12])
