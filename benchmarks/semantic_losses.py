@@ -12,7 +12,8 @@ names with ``knows centres`` are the adaptive attacks of Table 4. ``--set`` chan
 
 Layers: the paper's 3 is group 2 here and its 4 are the latents; its 5, a linear layer on them, is a branch at group 3.
 Losses have the weight 0.1 at the learning rate 0.1, where PCL has 1 at 0.01 in its authors' code: what decides whether
-squares of features diverge is the product. Nothing is tuned for any of them.
+squares of features diverge is the product. Nothing is tuned for any of them; a short training, in which all classes may
+be drawn into one point, wants ``--set alpha=0.01``.
 
 Everything is a file below OUT: run again after an interruption, or with more names, seeds or attacks, it goes on; other
 epochs, depth, images or settings need another OUT. On one GPU:
