@@ -28,6 +28,8 @@ PLACES = [
     ("docs/evaluation.md", "imagenette"),
     ("docs/evaluation.md", "imagenette-128"),
     ("docs/evaluation.md", "rivals"),
+    ("docs/evaluation.md", "stl"),
+    ("docs/evaluation.md", "stl-strength"),
     ("docs/evaluation.md", "sweep-adaptive"),
     ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),

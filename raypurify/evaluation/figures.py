@@ -1,5 +1,6 @@
 """The pictures of a report, each as the bytes of a PNG."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -216,4 +217,9 @@ def area_under_roc(clean: np.ndarray, attacked: np.ndarray) -> float:
 
 
 def _legend(axis: Any) -> None:
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    # Beside the plot. The picture grows with the names, which would push the plot out of it.
+    names = len(axis.get_legend_handles_labels()[1])
+    columns = max(1, math.ceil(names / 16))
+    width, height = axis.figure.get_size_inches()
+    axis.figure.set_size_inches(width + 2.2 * (columns - 1), max(height, 0.22 * math.ceil(names / columns) + 0.4))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)
