@@ -11,6 +11,9 @@ class _Settings(BaseModel):
 
 # Steps of RegionSparse that its figure 4 leaves out, one at a time.
 ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
+# Of a bilateral filter: a σ below is a filter that does nothing, and its square nears what float32 cannot hold; one
+# above is a plain mean.
+LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
 
 
 class PatchSettings(_Settings):
@@ -35,8 +38,10 @@ class RegionSettings(_Settings):
     nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")
     stride: int = Field(1, ge=1, le=32, description="pixels from one patch to the next")
     radius: int = Field(2, ge=1, le=16, description="of the background's bilateral filter, in pixels")
-    sigma_space: float = Field(1.5, gt=0, description="σ of the filter in pixels")
-    sigma_colour: float = Field(0.1, gt=0, description="σ of the filter in colour, of images in [0, 1]")
+    sigma_space: float = Field(1.5, ge=LEAST_SIGMA, le=MOST_SIGMA, description="σ of the filter in pixels")
+    sigma_colour: float = Field(
+        0.1, ge=LEAST_SIGMA, le=MOST_SIGMA, description="σ of the filter in colour, of images in [0, 1]"
+    )
 
 
 def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequence[str], side: int) -> None:

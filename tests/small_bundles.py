@@ -49,7 +49,11 @@ def write_region_sparse(folder: Path) -> Path:
     """A bundle of region_sparse, of whose atoms none was learned."""
     torch.manual_seed(0)
     settings = load_settings(preset="tiny-region")
-    settings = settings.model_copy(update={"region": settings.region.model_copy(update={"nonzeros": 3})})
+    parts = {
+        "region": settings.region.model_copy(update={"nonzeros": 3}),
+        "patches": settings.patches.model_copy(update={"atoms": 8}),
+    }
+    settings = settings.model_copy(update=parts)
     return _written(folder, "region_sparse", settings, region_sparse_tensors(_atoms()[0]), [None])
 
 

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 
 def _check(facts: BundleFacts) -> None:
-    dictionaries, _, _, height, width = facts.shape(DICTIONARIES, "atoms", "K, M, 3, h, w")
+    dictionaries, atoms, _, height, width = facts.shape(DICTIONARIES, "atoms", "K, M, 3, h, w")
     if dictionaries != 1:
         raise facts.wrong(f"{dictionaries} dictionaries, where all images have one")
     if height != width:
         raise facts.wrong(f"atoms of {height}×{width}, where patches are squares")
+    settings = facts.manifest.settings
+    side = settings.patches.size
+    count = 3 * side**2 if "noTR" in settings.ablations else settings.patches.atoms
+    if atoms > count or height > side:
+        # The pursuit keeps the products of all pairs of atoms: of so many as settings may ask for there is memory.
+        raise facts.wrong(f"{atoms} atoms of {height}², where the settings have {count} of {side}²")
 
 
 def _lines(facts: BundleFacts) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any, TypeVar, overload
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
@@ -54,8 +55,12 @@ def load_network(path: Where, kind: type[nn.Module] = Encoder) -> nn.Module:
         name = next((name for name in ARCHITECTURES if name in about), None)
         if name is None:
             raise KeyError("it does not say of which architecture the weights are")
-        network = ARCHITECTURES[name](**json.loads(about[name]))
-        network.load_state_dict(load(data))
+        settings, state = json.loads(about[name]), load(data)
+        with torch.device("meta"):
+            # The file says how large the network is: one that its weights do not fit takes no memory.
+            ARCHITECTURES[name](**settings).load_state_dict(state, assign=True)
+        network = ARCHITECTURES[name](**settings)
+        network.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"cannot read a network from {path}: {e}; check the path, or train again") from e
     if not isinstance(network, kind):

@@ -18,6 +18,8 @@ from raypurify.errors import DataError
 
 # So many signals at a time: their correlations stay in a CPU's cache, and a GPU is filled.
 CPU_ROWS, GPU_ROWS = 256, 1 << 15
+# And fewer where each has many atoms: what is kept of all of them is at most so many numbers, 1 GiB.
+KEPT = 1 << 27
 # Of an atom of norm 1, what is new beside those that a signal has: below this, squared, it is in their span.
 NEW = 1e-10
 # Of the greatest correlation of a signal: what is left below this is rounding.
@@ -62,7 +64,8 @@ def pursue(signals: Tensor, dictionary: Tensor, nonzeros: int) -> Support:
     # To the last digit: an atom's remainder is told by what 1 is more than its projections.
     dictionary = dictionary / torch.linalg.vector_norm(dictionary, dim=1, keepdim=True)
     gram = dictionary @ dictionary.T
-    parts = [_pursue(part @ dictionary.T, gram, nonzeros) for part in in_parts(signals.detach())]
+    rows = _rows(signals, dictionary, nonzeros)
+    parts = [_pursue(part @ dictionary.T, gram, nonzeros) for part in _in_parts(signals.detach(), rows)]
     if not parts:
         nothing = signals.new_empty((0, nonzeros))
         return Support(nothing.long(), nothing.bool())
@@ -78,20 +81,23 @@ def coded(signals: Tensor, dictionary: Tensor, support: Support) -> Tensor:
     tensor([[ 0., -3.,  0.]], dtype=torch.float64)
     """
     dictionary = dictionary.detach().double()
+    rows = _rows(signals, dictionary, support.atoms.shape[1])
     parts = [
         _project(part, dictionary[atoms] * taken[..., None], taken)
-        for part, atoms, taken in zip(in_parts(signals), *(of.split(_rows(signals)) for of in support))
+        for part, atoms, taken in zip(_in_parts(signals, rows), *(of.split(rows) for of in support))
     ]
     return torch.cat(parts) if parts else signals.double()
 
 
-def in_parts(signals: Tensor) -> Iterator[Tensor]:
-    """The signals (N, d), as many as are worked on at a time, as float64."""
-    return (part.double() for part in signals.split(_rows(signals)) if len(part))
+def _in_parts(signals: Tensor, rows: int) -> Iterator[Tensor]:
+    """The signals (N, d), ``rows`` at a time, as float64."""
+    return (part.double() for part in signals.split(rows) if len(part))
 
 
-def _rows(signals: Tensor) -> int:
-    return GPU_ROWS if signals.is_cuda else CPU_ROWS
+def _rows(signals: Tensor, dictionary: Tensor, nonzeros: int) -> int:
+    """How many signals are worked on at a time: each has ``nonzeros`` rows of as many numbers as there are atoms, or as
+    an atom has."""
+    return min(GPU_ROWS if signals.is_cuda else CPU_ROWS, max(1, KEPT // (nonzeros * max(dictionary.shape))))
 
 
 def _pursue(left: Tensor, gram: Tensor, nonzeros: int) -> tuple[Tensor, Tensor]:

@@ -50,12 +50,18 @@ class Overlap:
 
     def bands(self) -> Iterator[Tensor]:
         """The rows (n,) at which patches begin, in bands of not many more than ``BAND`` patches, where one began at
-        every pixel: what a band takes at a time."""
+        every pixel: what a band takes at a time. Of an image that is so wide that a row of them is more, they are
+        columns, from left to right."""
+        if self._turned:
+            yield from self._turned.bands()
+            return
         dense = self.stride * (self.width - self.size + 1)
         yield from self._tops.split(max(1, BAND // dense))
 
     def band(self, image: Tensor, rows: Tensor) -> Tensor:
         """The patches (n, C·size²) of an image (C, height, width) that begin at a band's ``rows``, row by row."""
+        if self._turned:
+            return self._mirrored(self._turned.band(image.mT, rows))
         first, last = int(rows[0]), int(rows[-1])
         strip = image[None, :, first : last + self.size]
         unfolded = F.unfold(strip, self.size)[0].T.reshape(last - first + 1, self.width - self.size + 1, -1)
@@ -64,6 +70,9 @@ class Overlap:
 
     def add(self, total: Tensor, patches: Tensor, rows: Tensor) -> None:
         """Add the patches (n, C·size²) of a band to ``total`` (C, height, width), each at its place."""
+        if self._turned:
+            self._turned.add(total.mT, self._mirrored(patches), rows)
+            return
         first, last = int(rows[0]), int(rows[-1])
         places = patches.new_zeros((last - first + 1, self.width - self.size + 1, patches.shape[1]))
         spread = places.index_put(
@@ -84,6 +93,17 @@ class Overlap:
                 inside[begins + offset] += 1
             counts.append(inside)
         return counts[0][:, None] * counts[1]
+
+    @cached_property
+    def _turned(self) -> "Overlap | None":
+        """The same of the mirrored image, whose rows are the short ones; None where its own rows are short enough."""
+        if self.width <= max(self.height, BAND):
+            return None
+        return Overlap(self.width, self.height, self.size, self.stride)
+
+    def _mirrored(self, patches: Tensor) -> Tensor:
+        """Patches (n, C·size²) with rows and columns exchanged."""
+        return patches.unflatten(1, (-1, self.size, self.size)).mT.flatten(1)
 
     @cached_property
     def _tops(self) -> Tensor:

@@ -1,6 +1,5 @@
 """The bilateral filter: Tomasi, Manduchi, "Bilateral filtering for gray and color images", ICCV 1998."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from raypurify.errors import ConfigError
 from raypurify.purifiers.transform import Transform
+from raypurify.regions import LEAST_SIGMA, MOST_SIGMA
 
 MAX_RADIUS = 16
 
@@ -34,11 +34,11 @@ class Bilateral(Transform):
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.radius not in range(1, MAX_RADIUS + 1):
+        if not isinstance(self.radius, int) or self.radius not in range(1, MAX_RADIUS + 1):
             raise ConfigError(f"radius={self.radius!r}: need a whole number from 1 to {MAX_RADIUS}")
         for name in ("sigma_space", "sigma_colour"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: need a finite number > 0")
+            if not LEAST_SIGMA <= getattr(self, name) <= MOST_SIGMA:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: need {LEAST_SIGMA:g} to {MOST_SIGMA:g}")
 
     def transform(self, images: Tensor) -> Tensor:
         reach, (height, width) = self.radius, images.shape[-2:]

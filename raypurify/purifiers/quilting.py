@@ -53,9 +53,9 @@ class Quilting(Transform):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.patch not in range(2, 65):
+        if not isinstance(self.patch, int) or self.patch not in range(2, 65):
             raise ConfigError(f"patch={self.patch!r}: need a whole number from 2 to 64")
-        if self.overlap not in range(1, self.patch // 2 + 1):
+        if not isinstance(self.overlap, int) or self.overlap not in range(1, self.patch // 2 + 1):
             raise ConfigError(f"overlap={self.overlap!r}: need a whole number from 1 to half of patch={self.patch}")
         for name, value in (("neighbours", self.neighbours), ("patches", self.patches)):
             if not isinstance(value, int) or value < 1:

@@ -1,9 +1,13 @@
 """ComDefend's networks: their shape, the bits, the noise of training, and the gradient past the rounding."""
 
+import json
+import resource
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from raypurify.errors import ConfigError
+from raypurify.errors import ConfigError, TrainingError
 from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.store import load_network, save_network
 
@@ -81,3 +85,13 @@ def test_a_network_is_kept_with_its_settings(network, images, tmp_path):
 def test_networks_out_of_range_are_named(settings):
     with pytest.raises(ConfigError, match=f"{next(iter(settings))}="):
         CompressionNetwork(**settings)
+
+
+def test_a_file_takes_no_memory_that_its_weights_do_not(network, tmp_path):
+    about = {"comdefend": json.dumps({"width": 400, "noise": 20.0})}
+    save_file(network.state_dict(), tmp_path / "far.safetensors", metadata=about)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TrainingError, match="size mismatch"):
+        load_network(tmp_path / "far.safetensors", CompressionNetwork)
+    # In KiB; such a network has a billion weights.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20

@@ -74,6 +74,21 @@ def test_parts_of_any_size_give_the_same(monkeypatch):
     assert pursue(signals[:0], dictionary, 4).atoms.shape == (0, 4)
 
 
+def test_of_signals_with_many_atoms_fewer_are_worked_on_at_a_time(monkeypatch):
+    signals, dictionary = problem(50, 20, 30)
+    whole = pursue(signals, dictionary, 20)
+    rebuilt = coded(signals, dictionary, whole)
+    sizes: list[int] = []
+    pursued = omp._pursue
+    monkeypatch.setattr(omp, "_pursue", lambda left, *how: [sizes.append(len(left)), pursued(left, *how)][1])
+    # What is kept of a signal is 20 × 30 numbers.
+    monkeypatch.setattr(omp, "KEPT", 5 * 20 * 30)
+    parts = pursue(signals, dictionary, 20)
+    assert max(sizes) == 5
+    assert torch.equal(whole.atoms, parts.atoms)
+    torch.testing.assert_close(coded(signals, dictionary, parts), rebuilt, atol=1e-9, rtol=0)
+
+
 def test_the_gradient_is_that_of_the_projection():
     signals, dictionary = problem(4, 9, 12)
     signals = signals.double().requires_grad_()

@@ -84,6 +84,19 @@ def test_images_of_many_sizes_go_together_as_they_go_alone(image, monkeypatch):
     assert together.most.tolist() == [5, 0, 5, 0]
 
 
+def test_a_band_of_a_wide_image_has_no_more_patches_than_one_of_a_tall_image(image, monkeypatch):
+    wide, basis = image.repeat(1, 1, 3), cosine_atoms(4)
+    expected = rewrite_patches([wide], basis, 5, stride=2)
+    monkeypatch.setattr(overlap, "BAND", 22)
+    patches = Overlap(13, 54, size=4, stride=2)
+    bands = [patches.band(wide, rows) for rows in patches.bands()]
+    assert max(map(len, bands)) <= 22
+    assert sum(map(len, bands)) == patches.count == 6 * 26
+    done = rewrite_patches([wide], basis, 5, stride=2)
+    torch.testing.assert_close(done.images[0], expected.images[0], atol=1e-10, rtol=0)
+    torch.testing.assert_close(done.residual, expected.residual)
+
+
 def test_the_gradient_is_that_of_a_difference(image):
     small = image[:, :6, :7].clone().requires_grad_()
     basis = cosine_atoms(3)

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from raypurify.errors import ConfigError
 from raypurify.purifiers import Bilateral
+from raypurify.regions import LEAST_SIGMA, RegionSettings
 
 
 def test_it_is_the_weighted_mean_of_the_formula():
@@ -41,3 +44,22 @@ def test_of_any_colour_it_is_a_gaussian_blur(large):
     kernel = (steps[:, None] * steps / steps.sum() ** 2).expand(3, 1, 5, 5)
     blurred = torch.nn.functional.conv2d(images, kernel, groups=3)
     torch.testing.assert_close(Bilateral(sigma_colour=large).transform(images)[..., 2:-2, 2:-2], blurred)
+
+
+@pytest.mark.parametrize("name", ["sigma_space", "sigma_colour"])
+def test_a_sigma_whose_square_float32_cannot_hold_is_refused(name):
+    images = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    # So small a filter changes nothing.
+    torch.testing.assert_close(Bilateral(**{name: LEAST_SIGMA}).transform(images), images)
+    assert RegionSettings(**{name: LEAST_SIGMA})
+    for wrong in (1e-25, 0.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=f"{name}=.*need 0.001 to 1000"):
+            Bilateral(**{name: wrong})
+        with pytest.raises(ValidationError, match=name):
+            RegionSettings(**{name: wrong})
+
+
+@pytest.mark.parametrize("radius", [0, 17, 2.0])
+def test_a_radius_that_is_no_whole_number_of_pixels_is_refused(radius):
+    with pytest.raises(ConfigError, match=r"radius=.*need a whole number from 1 to 16"):
+        Bilateral(radius=radius)

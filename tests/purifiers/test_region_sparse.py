@@ -9,12 +9,13 @@ from small_bundles import write_region_sparse
 import raypurify
 from raypurify.attacks.adaptive import attack_choice
 from raypurify.attacks.pgd import PGD
-from raypurify.bundle import load_bundle
+from raypurify.bundle import load_bundle, save_bundle
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.evaluation.threat_model import differentiated
+from raypurify.methods import checked_facts
 from raypurify.patches.coding import rewrite_patches
 from raypurify.purifiers import Bilateral, RegionSparse
 from raypurify.purifiers.batch import purify_pixels
@@ -150,3 +151,15 @@ def test_tensors_that_do_not_fit_the_settings_are_refused(folder, atoms, said):
     bundle = load_bundle(folder)
     with pytest.raises(BundleError, match=said):
         RegionSparse(replace(bundle, tensors={DICTIONARIES: {"atoms": atoms}}))
+
+
+@pytest.mark.parametrize("shape", [(1, 4000, 3, 8, 8), (1, 8, 3, 9, 9)])
+def test_a_bundle_of_more_or_larger_atoms_than_its_settings_have_is_refused(folder, tmp_path, shape):
+    """A small file of very many small atoms would take the square of their number."""
+    bundle = load_bundle(folder)
+    about = bundle.manifest.model_dump(exclude={"format_version", "raypurify", "files"})
+    save_bundle(tmp_path, {DICTIONARIES: {"atoms": torch.ones(shape).half()}}, **about)
+    said = rf"{shape[1]} atoms of {shape[-1]}², where the settings have 8 of 8²"
+    for read in (raypurify.load, checked_facts):
+        with pytest.raises(BundleError, match=said):
+            read(tmp_path)
