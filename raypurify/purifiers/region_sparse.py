@@ -23,7 +23,8 @@ class RegionSparse(Bundled):
 
     1. The object region, a box (section IV-C a): :func:`~raypurify.purifiers.localisation.object_boxes`.
     2. In the box every patch is coded by orthogonal matching pursuit with K = ``region.nonzeros`` atoms, after
-       equation 17 over the patches of the box, and overlapping patches are averaged (IV-C b).
+       equation 17 over the patches of the box, and overlapping patches are averaged (IV-C b). A box has two patches a
+       side at least, and so has an image: ``min_size`` is one pixel more than an atom.
     3. Outside, a bilateral filter (IV-C c).
     4. F(x) = θ C(x_o) + (1 − θ) C(x_b) (equation 19) with θ = 1 in the box and 0 outside, clipped to [0, 1]. What
        balances the two is how strongly each is compressed: K, and the filter's ``sigma_space`` and ``sigma_colour``.
@@ -88,8 +89,11 @@ class RegionSparse(Bundled):
             raise ValueError(f"dictionaries of shape {tuple(atoms.shape)}, not (1, M, 3, b, b)")
         if how.nonzeros > min(atoms.shape[1], atoms[0, 0].numel()):
             raise ValueError(f"region.nonzeros is {how.nonzeros}, the atoms are {tuple(atoms.shape[1:])}")
-        if how.stride > self.min_size:
-            raise ValueError(f"region.stride is {how.stride}, patches are of {self.min_size}²")
+        side = atoms.shape[-1]
+        if how.stride > side:
+            raise ValueError(f"region.stride is {how.stride}, patches are of {side}²")
+        # Equation 17 leaves nothing of one patch alone, which would come back as it was.
+        self.min_size = side + 1
 
 
 def _placed(coded: Tensor, box: Tensor, image: Tensor) -> Tensor:

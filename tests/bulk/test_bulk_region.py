@@ -43,7 +43,7 @@ def test_provenance_has_the_box_and_its_share_of_the_image(job):
 
     rows = {row["id"]: row for row in pq.read_table(job / "out" / STATE / "provenance.parquet").to_pylist()}
     image = torch.from_numpy(scene()).permute(2, 0, 1)[None].float() / 255
-    left, top, right, bottom = object_boxes(image, 8).boxes[0].tolist()
+    left, top, right, bottom = object_boxes(image, 9).boxes[0].tolist()
     assert rows["scene.png"]["region"] == [left, top, right, bottom]
     assert rows["scene.png"]["region_share"] == pytest.approx((right - left) * (bottom - top) / (40 * 56))
     assert (rows["flat.png"]["region"], rows["flat.png"]["region_share"]) == ([0, 0, 30, 20], 1.0)

@@ -11,7 +11,7 @@ from raypurify.attacks.adaptive import attack_choice
 from raypurify.attacks.pgd import PGD
 from raypurify.bundle import load_bundle, save_bundle
 from raypurify.bundle.names import DICTIONARIES
-from raypurify.errors import BundleError, ConfigError
+from raypurify.errors import BundleError, ConfigError, DataError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.evaluation.threat_model import differentiated
@@ -50,7 +50,7 @@ def changed(bundle, **settings):
 def test_the_object_is_coded_and_the_rest_filtered(purifier, scene):
     # Equation 19, with θ of 1 and 0.
     how, done = purifier.settings.region, purifier.purify(scene)
-    box = object_boxes(scene, 8).boxes
+    box = object_boxes(scene, 9).boxes
     assert torch.equal(done.region, box)
     left, top, right, bottom = box[0].tolist()
     coded = rewrite_patches([scene[0, :, top:bottom, left:right]], purifier.dictionaries[0], how.nonzeros, how.stride)
@@ -105,7 +105,7 @@ def test_the_gradient_goes_through_object_and_background(purifier, scene):
     torch.testing.assert_close(done, purifier.purify(scene).images)
     weights = torch.rand(scene.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad((weights * done).sum(), images)
-    within = inside(object_boxes(scene, 8).boxes, 40, 56).expand_as(scene)
+    within = inside(object_boxes(scene, 9).boxes, 40, 56).expand_as(scene)
     assert gradient[within].abs().sum() > 0
     assert gradient[~within].abs().sum() > 0
     # So small a step changes neither box nor atoms.
@@ -163,3 +163,15 @@ def test_a_bundle_of_more_or_larger_atoms_than_its_settings_have_is_refused(fold
     for read in (raypurify.load, checked_facts):
         with pytest.raises(BundleError, match=said):
             read(tmp_path)
+
+
+def test_what_is_as_small_as_one_patch_is_coded_too(purifier):
+    """Equation 17 makes zeros of one patch alone, which would bring a perturbation back as it was."""
+    side = purifier.dictionaries.shape[-1]
+    assert purifier.min_size == side + 1
+    noise = torch.rand(1, 3, side + 1, side + 1, generator=torch.Generator().manual_seed(0))
+    done = purifier.purify(noise)
+    assert done.distance[0] > 0.1
+    assert (done.images - noise).abs().amax() > 0.05
+    with pytest.raises(DataError, match=f"{side + 1}"):
+        purifier.purify(noise[..., :side, :side])
