@@ -6,11 +6,14 @@
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in README.md and docs/*.md, every table is replaced by that of
 benchmarks/results/NAME; of NAME-papers, by those that lay NAME beside its papers; of checks, by what came of the checks
-of all grids. The text around tables stays. ``tests/test_readme.py`` refuses pages that differ from the results.
+of all grids; of purifiers, region_choices and stl_sweep, by what the script of this name prints. The text around tables
+stays. ``tests/test_readme.py`` refuses pages that differ from the results.
 """
 
 import csv
+import importlib
 import io
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -43,6 +46,8 @@ AWAITED = {
         "ComDefend",
     },
 }
+# Scripts whose ``table`` of their ``RESULTS`` stands in a page.
+SCRIPTS = {"purifiers", "region_choices", "stl_sweep"}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
@@ -128,6 +133,9 @@ def filled(page: str) -> str:
         name, text = found["name"], found["text"]
         if name == "checks":
             text = all_checks() + "\n"
+        elif name in SCRIPTS:
+            script = importlib.import_module(name)
+            text = _replaced(text, [script.table(json.loads(script.RESULTS.read_text("utf-8")))])
         elif name.endswith("-papers"):
             text = _replaced(text, papers_tables(name.removesuffix("-papers")))
         # Table I of RSFP stands beside the paper's figures, which its own test knows.

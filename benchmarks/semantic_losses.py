@@ -28,7 +28,6 @@ import argparse
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from raypurify.attacks import ATTACKS as KNOWN
 from raypurify.attacks import Attack
 from raypurify.config import RobustTrainingSettings
 from raypurify.evaluation.centres import Supervised, joint_loss
+from raypurify.evaluation.clock import clock
 from raypurify.files import read_json, write_json
 from raypurify.nets.cifar_resnet import CifarResNet
 from raypurify.training.batch import Batch
@@ -153,10 +153,10 @@ def one(
             wanted[f"{attack}, knows centres"] = knowing(made, Supervised(network, folder / SUPERVISION))
     for attack, made in wanted.items():
         if attack not in done["accuracy"]:
-            begun = time.perf_counter()
+            begun = clock()
             accuracy = measure(network, tested, attack=made)["accuracy"]
             done["accuracy"][attack] = round(accuracy, 4)
-            print(f"{name}, seed {seed}, {attack}: {accuracy:.3f} ({time.perf_counter() - begun:.0f} s)", flush=True)
+            print(f"{name}, seed {seed}, {attack}: {accuracy:.3f} ({clock() - begun:.0f} s)", flush=True)
             write_json(folder / "figures.json", done)
     kept = {key: value for key, value in lines[-1].items() if not key.endswith(("seconds", "second"))}
     seconds = round(sum(line["seconds"] for line in lines), 1)

@@ -56,17 +56,6 @@ def test_papers_stand_beside_the_committed_results(benchmark, name):
     assert table in text.partition(f"<!-- {name}-papers -->")[2].partition(f"<!-- /{name}-papers -->")[0]
 
 
-@pytest.mark.parametrize(
-    ("page", "script"),
-    [("docs/algorithm.md", "region_choices"), ("docs/algorithm.md", "stl_sweep"), ("docs/evaluation.md", "purifiers")],
-)
-def test_tables_of_scripts_are_those_of_their_committed_results(benchmark, page, script):
-    module = benchmark(script)
-    text = (REPOSITORY / page).read_text("utf-8")
-    found = json.loads(module.RESULTS.read_text("utf-8"))
-    assert module.table(found) in text.partition(f"<!-- {script} -->")[2].partition(f"<!-- /{script} -->")[0]
-
-
 def test_pages_have_the_tables_that_the_command_would_fill_in(benchmark):
     tables = benchmark("evaluation_tables")
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):

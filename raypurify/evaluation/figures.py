@@ -86,13 +86,20 @@ def quality(title: str, points: dict[str, tuple[float, float, float]], styles: M
 
 
 def frontier(points: dict[str, tuple[float, float]]) -> bytes:
-    """A plot of mean accuracy under attack against seconds an image, a point for each purifier."""
-    figure, axis = pyplot().subplots(figsize=(6, 3.6), layout="constrained")
+    """A plot of mean accuracy under attack against seconds an image, a point for each purifier; a line joins those that
+    no cheaper one equals."""
+    figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
+    best: list[tuple[float, float]] = []
+    for seconds, accuracy in sorted(points.values(), key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((max(seconds, 1e-6), accuracy))
+    axis.plot(*zip(*best), color="0.6", linewidth=1, zorder=1)
+    styles = styles_of(points, [])
     for name, (seconds, accuracy) in points.items():
-        axis.plot([max(seconds, 1e-6)], [accuracy], "o")
-        axis.annotate(name, (max(seconds, 1e-6), accuracy), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        color, marker, _ = styles[name]
+        axis.plot([max(seconds, 1e-6)], [accuracy], marker, color=color, label=name)
     axis.set(xscale="log", xlabel="seconds an image", ylabel="mean accuracy under attack", ylim=(0, 1))
-    axis.margins(x=0.2)
+    _legend(axis)
     return png(figure)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import RobustTrainingSettings, TrainingSettings
-from raypurify.errors import ConfigError, TrainingError
+from raypurify.errors import ConfigError, RaypurifyError, TrainingError
 from raypurify.nets.places import LATENTS, behind, head_of, widths_at
 from raypurify.storage import Where, resolve
 from raypurify.supervision import OF_CLASSES
@@ -164,7 +164,8 @@ def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, floa
     """The centres and branches in a file that ``save_supervision`` wrote, for the network that learned with them, in
     evaluation mode and frozen; and their weight α.
 
-    Raises TrainingError naming the file where it cannot be read, or is of another network.
+    Raises TrainingError naming the file where it cannot be read, or is of another network, ConfigError for a network
+    without the places.
     """
     try:
         data = resolve(file).read()
@@ -173,6 +174,8 @@ def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, floa
         held = supervision_of(settings, network=network)
         assert held is not None  # it had weights
         held.load_state_dict(load(data))
+    except RaypurifyError:
+        raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         text = " ".join(str(e).split())[:300]
         raise TrainingError(
