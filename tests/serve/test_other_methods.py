@@ -45,8 +45,10 @@ def test_it_answers_as_the_purifier_does_and_names_no_class(strata):
 
 def test_it_says_what_its_bundle_is(strata):
     bundle, url = strata
-    method = METHODS[raypurify.load(bundle).bundle.manifest.method]
+    manifest = raypurify.load(bundle).bundle.manifest
+    method = METHODS[manifest.method]
     told = httpx.get(f"{url}/v1/bundle").json()
     assert told["method"] == {"name": method.name, "cluster": method.cluster, "distance": method.distance}
-    assert [cluster["class"] for cluster in told["clusters"]] == [None] * 3
-    assert httpx.get(f"{url}/v1/bundle/clusters/2/atoms.png").headers["content-type"] == "image/png"
+    assert [cluster["class"] for cluster in told["clusters"]] == manifest.cluster_class
+    last = len(manifest.cluster_class) - 1
+    assert httpx.get(f"{url}/v1/bundle/clusters/{last}/atoms.png").headers["content-type"] == "image/png"
