@@ -30,21 +30,6 @@ RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grid
 # Rows that a grid got after its results were made: with their results, a name goes from here.
 AWAITED = {
     "cifar10": {"one dictionary"},
-    "rivals": {
-        "quilting",
-        "quilting, all patches",
-        "quilting, one of ten",
-        "quilting, patches of 4",
-        "quilting, patches of 3",
-        "Crop-Ens, 10 crops",
-        "Crop-Ens, 10 crops of 0.75",
-        "Crop-Ens, 10 crops, none dropped, λ 0.08",
-        "PD-Ens",
-        "PD-Ens, σ 0.06",
-        "PD-Ens, σ 0.08",
-        "PD-Ens, σ 0.12",
-        "ComDefend",
-    },
 }
 # Scripts whose ``table`` of their ``RESULTS`` stands in a page.
 SCRIPTS = {"purifiers", "region_choices", "stl_sweep"}
