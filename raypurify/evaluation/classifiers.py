@@ -49,42 +49,19 @@ class ClassifierKind(NamedTuple):
 
 
 # torch and the networks are imported by those who load one.
-def _cifar_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.nets.cifar_resnet import load_cifar_resnet
+def _known(kind: str) -> Callable[[str, str | None, Settings], "nn.Module"]:
+    def load(path: str, weights: str | None, settings: Settings) -> "nn.Module":
+        from raypurify.nets.kinds import NETWORKS
 
-    return load_cifar_resnet(path)
+        return NETWORKS[kind](path, weights)
 
-
-def _wide_resnet(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.nets import WideResNet
-    from raypurify.nets.store import load_network
-
-    return load_network(path, WideResNet)
-
-
-def _vgg16(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.nets.store import load_network
-    from raypurify.nets.vgg import VGG16
-
-    return load_network(path, VGG16)
+    return load
 
 
 def _bundle(path: str, weights: str | None, settings: Settings) -> "nn.Module":
     from raypurify.methods import classifier_of
 
     return classifier_of(path)
-
-
-def _torchvision(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.nets.torchvision_nets import load_torchvision
-
-    return load_torchvision(path, weights)
-
-
-def _efficientnet_lite(path: str, weights: str | None, settings: Settings) -> "nn.Module":
-    from raypurify.nets.efficientnet_lite import load_efficientnet_lite
-
-    return load_efficientnet_lite(path)
 
 
 def _timm(path: str, weights: str | None, settings: Settings) -> "nn.Module":
@@ -123,12 +100,12 @@ def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
 
 
 CLASSIFIERS = {
-    "cifar-resnet": ClassifierKind(_cifar_resnet, "raypurify.nets.cifar_resnet"),
-    "wide-resnet": ClassifierKind(_wide_resnet, "raypurify.nets.wide_resnet"),
-    "vgg16": ClassifierKind(_vgg16, "raypurify.nets.vgg"),
+    "cifar-resnet": ClassifierKind(_known("cifar-resnet"), "raypurify.nets.cifar_resnet"),
+    "wide-resnet": ClassifierKind(_known("wide-resnet"), "raypurify.nets.wide_resnet"),
+    "vgg16": ClassifierKind(_known("vgg16"), "raypurify.nets.vgg"),
     "bundle": ClassifierKind(_bundle, "raypurify.nets.wide_resnet", bundle_digest),
-    "torchvision": ClassifierKind(_torchvision, "raypurify.nets.torchvision_nets", torchvision_digest),
-    "efficientnet-lite": ClassifierKind(_efficientnet_lite, "raypurify.nets.efficientnet_lite"),
+    "torchvision": ClassifierKind(_known("torchvision"), "raypurify.nets.torchvision_nets", torchvision_digest),
+    "efficientnet-lite": ClassifierKind(_known("efficientnet-lite"), "raypurify.nets.efficientnet_lite"),
     "timm": ClassifierKind(_timm, "raypurify.nets.timm_nets", None, settings=True, foreign=True),
     "torchscript": ClassifierKind(_torchscript, "raypurify.nets.torchscript", foreign=True),
     "exported": ClassifierKind(_exported, "raypurify.nets.exported", foreign=True),

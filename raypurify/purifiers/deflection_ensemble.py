@@ -1,6 +1,5 @@
 """PD-Ens: pixel deflection under a robust activation map, averaged over draws (Prakash et al., CVPR 2018)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,25 +8,11 @@ from torch import Tensor, nn
 
 from raypurify.errors import ConfigError, RaypurifyError
 from raypurify.nets.activations import robust_activation_map
-from raypurify.nets.cifar_resnet import load_cifar_resnet
-from raypurify.nets.efficientnet_lite import load_efficientnet_lite
+from raypurify.nets.kinds import NETWORKS
 from raypurify.nets.state import state_digest
-from raypurify.nets.store import load_network
-from raypurify.nets.torchvision_nets import load_torchvision
-from raypurify.nets.vgg import VGG16
-from raypurify.nets.wide_resnet import WideResNet
 from raypurify.purifiers.learned import placed
 from raypurify.purifiers.pixel_deflection import PixelDeflection
 from raypurify.purifiers.transform import each_image, generator_of
-
-KINDS: dict[str, Callable[[str, str | None], nn.Module]] = {
-    "cifar-resnet": lambda path, weights: load_cifar_resnet(path),
-    "wide-resnet": lambda path, weights: load_network(path, WideResNet),
-    "vgg16": lambda path, weights: load_network(path, VGG16),
-    "torchvision": load_torchvision,
-    "efficientnet-lite": lambda path, weights: load_efficientnet_lite(path),
-}
-"""What loads the classifier of a map, by the kind's name in a grid."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +48,13 @@ class DeflectionEnsemble(PixelDeflection):
         for name, value in (("classes", self.classes), ("draws", self.draws)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r}: need a whole number ≥ 1")
-        if self.kind not in KINDS:
-            raise ConfigError(f"kind={self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.kind not in NETWORKS:
+            raise ConfigError(f"kind={self.kind!r}: choose one of {', '.join(NETWORKS)}")
         if self.classifier is None:
             raise ConfigError("classifier=None: the map needs one: name the file of the classifier that is defended")
         weights = None if self.weights is None else str(self.weights)
         try:
-            network = KINDS[self.kind](str(self.classifier), weights)
+            network = NETWORKS[self.kind](str(self.classifier), weights)
         except (OSError, RaypurifyError) as error:
             raise ConfigError(f"classifier={str(self.classifier)!r}: {error}") from error
         object.__setattr__(self, "digest", state_digest(network))
