@@ -27,10 +27,6 @@ from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout,
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
-# Rows that a grid got after its results were made: with their results, a name goes from here.
-AWAITED = {
-    "cifar10": {"one dictionary"},
-}
 # Scripts whose ``table`` of their ``RESULTS`` stands in a page.
 SCRIPTS = {"purifiers", "region_choices", "stl_sweep"}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
@@ -98,10 +94,8 @@ def grid_name(name: str) -> str:
 
 
 def grid_of(name: str, changes: Sequence[str] = ()) -> Grid:
-    """The grid that committed results come from, as it was then."""
-    grid = load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
-    rows = {row: spec for row, spec in grid.purifiers.items() if row not in AWAITED.get(name, ())}
-    return grid.model_copy(update={"purifiers": rows})
+    """The grid that committed results come from."""
+    return load_grid(GRIDS / f"{grid_name(name)}.yaml", "DIR", changes)
 
 
 def stale(facts: dict, grid: Grid) -> list[str]:
