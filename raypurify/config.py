@@ -35,7 +35,7 @@ class DataSettings(_Settings):
 class NetworkSettings(_Settings):
     """Settings of the network, a WideResNet-depth-width."""
 
-    depth: int = Field(16, ge=8)
+    depth: int = Field(16, ge=8, le=1000)
     width: int = Field(2, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
