@@ -7,16 +7,12 @@ or a value out of range is named with its dotted path.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
 from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
-from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree
 
 
 def _without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
@@ -24,7 +20,7 @@ def _without_default(written: dict[str, Any], name: str, default: object) -> dic
     return {key: value for key, value in written.items() if key != name or value != default}
 
 
-class DataSettings(_Settings):
+class DataSettings(SettingsModel):
     """Settings of the images: which a fit uses, and at which size the network sees them."""
 
     image_size: int = Field(32, ge=8, le=1024, description="side of the network's input; other sizes are resized")
@@ -32,7 +28,7 @@ class DataSettings(_Settings):
     limit: int | None = Field(None, ge=1, description="train on at most this many images (a seeded choice)")
 
 
-class NetworkSettings(_Settings):
+class NetworkSettings(SettingsModel):
     """Settings of the network, a WideResNet-depth-width."""
 
     depth: int = Field(16, ge=8, le=1000)
@@ -40,7 +36,7 @@ class NetworkSettings(_Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class TrainingSettings(_Settings):
+class TrainingSettings(SettingsModel):
     """Settings of a training: SGD with Nesterov momentum under a one-cycle schedule, data parallel over workers."""
 
     epochs: int = Field(10, ge=1)
@@ -103,7 +99,7 @@ class DaeSettings(DenoisingSettings):
     width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
 
 
-class AttackSettings(_Settings):
+class AttackSettings(SettingsModel):
     """Settings of the inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 
     ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018), and under dissimilarity what ``attacks.PGD`` says of
@@ -154,7 +150,7 @@ class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
         return self
 
 
-class ClusterSettings(_Settings):
+class ClusterSettings(SettingsModel):
     """Settings of per-class k-means and the distributions of its clusters."""
 
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
@@ -172,7 +168,7 @@ class ClusterSettings(_Settings):
         return self
 
 
-class StrataSettings(_Settings):
+class StrataSettings(SettingsModel):
     """Settings of STL's strata: PCA and k-means over all classes, and the vote that gives an image its stratum."""
 
     count: int = Field(4, ge=1, description="number of strata; STL takes 4 for CIFAR-10 and 10 for ImageNet")
@@ -193,7 +189,7 @@ class StrataSettings(_Settings):
 LMBDA_RANGE = (0.5, 3.0)
 
 
-class CscSettings(_Settings):
+class CscSettings(SettingsModel):
     """Settings of the low/high split and of convolutional sparse coding."""
 
     lmbda: float = Field(0.2, ge=0, description="sparsity; STL's number, for atoms of norm 1 over all colours")
@@ -209,7 +205,7 @@ class CscSettings(_Settings):
         return _without_default(write(self), "refine", 0)
 
 
-class DictionarySettings(_Settings):
+class DictionarySettings(SettingsModel):
     """Settings of convolutional dictionary learning, one dictionary per cluster."""
 
     atoms: int = Field(64, ge=2, description="STL's number; RSFP gives none")
@@ -227,7 +223,7 @@ class DictionarySettings(_Settings):
         return _without_default(write(self), "image_size", None)
 
 
-class CalibrationSettings(_Settings):
+class CalibrationSettings(SettingsModel):
     """Settings of calibration: what is measured on the validation images and stored with the bundle."""
 
     quantile: float = Field(0.99, gt=0, lt=1, description="clean distances above this quantile raise the flag")
@@ -243,7 +239,7 @@ SECTIONS = {
 }
 
 
-class Settings(_Settings):
+class Settings(SettingsModel):
     """All settings of a fit, of which those of other methods than ``method`` are neither accepted nor written.
 
     >>> load_settings(preset="paper").dictionaries.atoms

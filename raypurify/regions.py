@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from raypurify.trees import SettingsModel
 
 
 # Steps of RegionSparse that its figure 4 leaves out, one at a time.
@@ -16,7 +14,7 @@ ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
 
 
-class PatchSettings(_Settings):
+class PatchSettings(SettingsModel):
     """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
 
     >>> PatchSettings().size
@@ -32,7 +30,7 @@ class PatchSettings(_Settings):
     passes: int = Field(1, ge=1)
 
 
-class RegionSettings(_Settings):
+class RegionSettings(SettingsModel):
     """Settings of what RegionSparse does to an image, and so of the balance of object and background (its eq. 19)."""
 
     nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")

@@ -5,9 +5,12 @@ import re
 from importlib import resources
 
 import pytest
+from pydantic import ValidationError
 
-from raypurify.config import SECTIONS, Settings, load_settings, presets
+from raypurify.config import SECTIONS, DataSettings, RobustTrainingSettings, Settings, load_settings, presets
 from raypurify.errors import ConfigError
+from raypurify.regions import PatchSettings
+from raypurify.supervision import SupervisionSettings
 
 
 def test_every_preset_loads_under_its_own_name():
@@ -67,6 +70,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp', 'stl' or 'region_sparse'"),
         ({"preset": "tiny-stl", "overrides": ("data.image_size=20",)}, "give a multiple of 8"),
         ({"preset": "tiny-stl", "overrides": ("strata.keep=4",)}, "only 4 features are kept: raise keep"),
+        ({"preset": "tiny", "overrides": ("network.depth=1000000",)}, "network.depth: Input should be less than or eq"),
         ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=[",)}, "not valid YAML"),
     ],
@@ -75,6 +79,15 @@ def test_bad_settings_are_named(arguments, message):
     with pytest.raises(ConfigError) as error:
         load_settings(**arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("part", [DataSettings, PatchSettings, SupervisionSettings, RobustTrainingSettings])
+def test_no_part_of_the_settings_takes_an_unknown_key_or_changes(part):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        part(nonsense=1)
+    name = next(iter(part.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(part(), name, getattr(part(), name))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']"])
