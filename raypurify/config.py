@@ -187,6 +187,8 @@ class StrataSettings(SettingsModel):
 
 # An image's λ follows its noise between these multiples of csc.lmbda.
 LMBDA_RANGE = (0.5, 3.0)
+# Of the mirrored border of the low-pass, which is as long as it reaches long before; all of it is in memory.
+MOST_PAD = 1024
 
 
 class CscSettings(SettingsModel):
@@ -195,7 +197,7 @@ class CscSettings(SettingsModel):
     lmbda: float = Field(0.2, ge=0, description="sparsity; STL's number, for atoms of norm 1 over all colours")
     rel_tol: float = Field(5e-3, gt=0)
     tikhonov: float = Field(5.0, gt=0, description="weight of the low-pass")
-    pad: int = Field(16, ge=0)
+    pad: int = Field(16, ge=0, le=MOST_PAD)
     noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
     refine: int = Field(0, ge=0, description="alternations of codes and atoms on the image at hand; STL's figure 2")
@@ -208,8 +210,8 @@ class CscSettings(SettingsModel):
 class DictionarySettings(SettingsModel):
     """Settings of convolutional dictionary learning, one dictionary per cluster."""
 
-    atoms: int = Field(64, ge=2, description="STL's number; RSFP gives none")
-    size: int = Field(8, ge=2, description="side of an atom; STL's number")
+    atoms: int = Field(64, ge=2, le=8192, description="STL's number; RSFP gives none")
+    size: int = Field(8, ge=2, le=1024, description="side of an atom; STL's number")
     images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
     passes: int = Field(1, ge=1)
     engine: Literal["torch", "sporco"] = "torch"

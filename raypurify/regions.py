@@ -6,7 +6,6 @@ from pydantic import Field
 
 from raypurify.trees import SettingsModel
 
-
 # Steps of RegionSparse that its figure 4 leaves out, one at a time.
 ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 # Of a bilateral filter: a σ below is a filter that does nothing, and its square nears what float32 cannot hold; one
@@ -14,8 +13,15 @@ ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
 
 
+# Numbers in all patches that a dictionary is learned from: one task holds them, as float32 and for a while twice.
+MOST_NUMBERS = 1 << 29
+
+
 class PatchSettings(SettingsModel):
     """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
+
+    It is learned from all patches together: ``images`` times ``per_image`` times 3·``size``² numbers, 2²⁹ at most,
+    which is 2.8 million patches of 8².
 
     >>> PatchSettings().size
     8
@@ -42,6 +48,20 @@ class RegionSettings(SettingsModel):
     )
 
 
+def check_kept(section: str, patches: PatchSettings, side: int) -> None:
+    """Raise ValueError where the patches of images of this ``side`` are more than one task may hold.
+
+    >>> check_kept("patches", PatchSettings(images=1000), 32)
+    """
+    numbers, each = 3 * patches.size**2, min(patches.per_image, (side - patches.size + 1) ** 2)
+    if patches.images * each * numbers > MOST_NUMBERS:
+        raise ValueError(
+            f"{section}.images is {patches.images} and each gives {each} patches of {numbers} numbers: that is too "
+            f"much to keep in memory, where {MOST_NUMBERS // numbers} patches are the most; "
+            f"lower {section}.images or {section}.per_image"
+        )
+
+
 def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequence[str], side: int) -> None:
     """Raise ValueError where images of this ``side`` cannot be coded by these settings together.
 
@@ -59,5 +79,7 @@ def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequ
         raise ValueError(f"region.stride is {region.stride}, above patches.size: pixels would be left out")
     if patches.size > side:
         raise ValueError(f"patches.size is {patches.size}, above data.image_size, {side}")
+    if "noTR" not in ablations:
+        check_kept("patches", patches, side)
     if len({*ablations}) < len(ablations):
         raise ValueError(f"ablations has one twice: {', '.join(ablations)}; name each once")

@@ -146,6 +146,10 @@ def test_settings_of_region_sparse_that_cannot_go_together_are_refused():
             "csc: of method rsfp and stl, but method is region_sparse: remove it, or set method to rsfp or",
         ),
         ("region.nonzeros=17", "region.nonzeros is 17, of 16 atoms of 192 numbers: give 16 at most"),
+        (
+            "patches.images=3000000",
+            "patches.images is 3000000 and each gives 10 patches of 192 numbers: that is too much",
+        ),
         ("region.stride=9", "region.stride is 9, above patches.size: pixels would be left out"),
         ("patches.size=32", "patches.size is 32, above data.image_size, 16"),
         ("ablations=[noBS, noBS]", "ablations has one twice: noBS, noBS; name each once"),
@@ -154,7 +158,15 @@ def test_settings_of_region_sparse_that_cannot_go_together_are_refused():
         with pytest.raises(ConfigError, match=re.escape(said)):
             load_settings("tiny-region", overrides=("data.image_size=16", override))
     # Without training there are as many atoms as numbers.
-    load_settings("tiny-region", overrides=("ablations=[noTR]", "region.nonzeros=100"))
+    load_settings("tiny-region", overrides=("ablations=[noTR]", "region.nonzeros=100", "patches.images=100000000"))
+
+
+def test_patches_that_memory_would_not_hold_are_refused_before_any_is_drawn():
+    """An image of 16² has 81 patches of 8², however many are asked for."""
+    many = "patches.per_image=1000000000"
+    load_settings("tiny-region", overrides=("data.image_size=16", many))
+    with pytest.raises(ConfigError, match=r"each gives 1034289 patches.* lower patches\.images or patches\.per_image"):
+        load_settings("tiny-region", overrides=("data.image_size=1024", many))
 
 
 def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():
