@@ -1,4 +1,4 @@
-"""Trees of settings as YAML has them: of presets and files, changed by dotted overrides; and what holds checked ones."""
+"""Trees of settings as YAML has them: of presets and files, changed by dotted overrides; what models of them are."""
 
 from importlib import resources
 from typing import Any

@@ -58,7 +58,8 @@ def done_about(knows: str, purifier: Purifier) -> str:
     """
     passed = differentiated(knows, purifier)
     csc = getattr(getattr(purifier, "settings", purifier), "csc", None)
-    return f"{passed}, refined atoms held" if passed in ("solver", "joint") and csc is not None and csc.refine else passed
+    held = passed in ("solver", "joint") and csc is not None and csc.refine
+    return f"{passed}, refined atoms held" if held else passed
 
 
 def perturb(

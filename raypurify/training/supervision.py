@@ -176,6 +176,7 @@ def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, floa
         held.load_state_dict(load(data))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(
-            f"cannot read centres from {file}: {one_line(e)[:300]}; give the {SUPERVISION} beside the network that it is of"
+            f"cannot read centres from {file}: {one_line(e)[:300]}; "
+            f"give the {SUPERVISION} beside the network that it is of"
         ) from e
     return held.eval().requires_grad_(False), settings.alpha

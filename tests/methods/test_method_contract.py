@@ -244,7 +244,7 @@ def test_a_depth_that_no_network_has_names_the_bundle(method, bundle, tmp_path):
     def odd(tensors, about):
         about["settings"]["network"]["depth"] = 12
 
-    with pytest.raises(BundleError, match="bundle .*odd"):
+    with pytest.raises(BundleError, match=r"bundle .*odd"):
         raypurify.load(rewritten(bundle, tmp_path / "odd", odd))
 
 
