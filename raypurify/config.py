@@ -7,16 +7,12 @@ or a value out of range is named with its dotted path.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
 from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
-from raypurify.trees import apply_override, parse_yaml, preset_names, preset_tree
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree
 
 
 def _without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
@@ -24,7 +20,7 @@ def _without_default(written: dict[str, Any], name: str, default: object) -> dic
     return {key: value for key, value in written.items() if key != name or value != default}
 
 
-class DataSettings(_Settings):
+class DataSettings(SettingsModel):
     """Settings of the images: which a fit uses, and at which size the network sees them."""
 
     image_size: int = Field(32, ge=8, le=1024, description="side of the network's input; other sizes are resized")
@@ -32,15 +28,15 @@ class DataSettings(_Settings):
     limit: int | None = Field(None, ge=1, description="train on at most this many images (a seeded choice)")
 
 
-class NetworkSettings(_Settings):
+class NetworkSettings(SettingsModel):
     """Settings of the network, a WideResNet-depth-width."""
 
-    depth: int = Field(16, ge=8)
+    depth: int = Field(16, ge=8, le=1000)
     width: int = Field(2, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class TrainingSettings(_Settings):
+class TrainingSettings(SettingsModel):
     """Settings of a training: SGD with Nesterov momentum under a one-cycle schedule, data parallel over workers."""
 
     epochs: int = Field(10, ge=1)
@@ -103,7 +99,7 @@ class DaeSettings(DenoisingSettings):
     width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
 
 
-class AttackSettings(_Settings):
+class AttackSettings(SettingsModel):
     """Settings of the inner maximisation of robust training (RSFP, eq. 3 and 7): projected gradient ascent.
 
     ``step_size: null`` means 2.5·eps/steps (Madry et al. 2018), and under dissimilarity what ``attacks.PGD`` says of
@@ -154,7 +150,7 @@ class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
         return self
 
 
-class ClusterSettings(_Settings):
+class ClusterSettings(SettingsModel):
     """Settings of per-class k-means and the distributions of its clusters."""
 
     k: int | None = Field(None, ge=1, description="fixed number of clusters per class; null: the elbow decides")
@@ -172,7 +168,7 @@ class ClusterSettings(_Settings):
         return self
 
 
-class StrataSettings(_Settings):
+class StrataSettings(SettingsModel):
     """Settings of STL's strata: PCA and k-means over all classes, and the vote that gives an image its stratum."""
 
     count: int = Field(4, ge=1, description="number of strata; STL takes 4 for CIFAR-10 and 10 for ImageNet")
@@ -191,15 +187,17 @@ class StrataSettings(_Settings):
 
 # An image's λ follows its noise between these multiples of csc.lmbda.
 LMBDA_RANGE = (0.5, 3.0)
+# Of the mirrored border of the low-pass, which is as long as it reaches long before; all of it is in memory.
+MOST_PAD = 1024
 
 
-class CscSettings(_Settings):
+class CscSettings(SettingsModel):
     """Settings of the low/high split and of convolutional sparse coding."""
 
     lmbda: float = Field(0.2, ge=0, description="sparsity; STL's number, for atoms of norm 1 over all colours")
     rel_tol: float = Field(5e-3, gt=0)
     tikhonov: float = Field(5.0, gt=0, description="weight of the low-pass")
-    pad: int = Field(16, ge=0)
+    pad: int = Field(16, ge=0, le=MOST_PAD)
     noise_factor: float = Field(0.0, ge=0, description="λ is this times an image's noise level, near lmbda; 0: lmbda")
     refit: bool = Field(False, description="scale what was coded to fit the high part, against the bias of ℓ1")
     refine: int = Field(0, ge=0, description="alternations of codes and atoms on the image at hand; STL's figure 2")
@@ -209,11 +207,11 @@ class CscSettings(_Settings):
         return _without_default(write(self), "refine", 0)
 
 
-class DictionarySettings(_Settings):
+class DictionarySettings(SettingsModel):
     """Settings of convolutional dictionary learning, one dictionary per cluster."""
 
-    atoms: int = Field(64, ge=2, description="STL's number; RSFP gives none")
-    size: int = Field(8, ge=2, description="side of an atom; STL's number")
+    atoms: int = Field(64, ge=2, le=8192, description="STL's number; RSFP gives none")
+    size: int = Field(8, ge=2, le=1024, description="side of an atom; STL's number")
     images: int = Field(256, ge=1, description="images of a cluster that its dictionary is learned from")
     passes: int = Field(1, ge=1)
     engine: Literal["torch", "sporco"] = "torch"
@@ -227,7 +225,7 @@ class DictionarySettings(_Settings):
         return _without_default(write(self), "image_size", None)
 
 
-class CalibrationSettings(_Settings):
+class CalibrationSettings(SettingsModel):
     """Settings of calibration: what is measured on the validation images and stored with the bundle."""
 
     quantile: float = Field(0.99, gt=0, lt=1, description="clean distances above this quantile raise the flag")
@@ -243,7 +241,7 @@ SECTIONS = {
 }
 
 
-class Settings(_Settings):
+class Settings(SettingsModel):
     """All settings of a fit, of which those of other methods than ``method`` are neither accepted nor written.
 
     >>> load_settings(preset="paper").dictionaries.atoms

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+from raypurify.trees import SettingsModel
 
 # Steps of RegionSparse that its figure 4 leaves out, one at a time.
 ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
@@ -16,8 +13,15 @@ ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
 
 
-class PatchSettings(_Settings):
+# Numbers in all patches that a dictionary is learned from: one task holds them, as float32 and for a while twice.
+MOST_NUMBERS = 1 << 29
+
+
+class PatchSettings(SettingsModel):
     """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
+
+    It is learned from all patches together: ``images`` times ``per_image`` times 3·``size``² numbers, 2²⁹ at most,
+    which is 2.8 million patches of 8².
 
     >>> PatchSettings().size
     8
@@ -32,7 +36,7 @@ class PatchSettings(_Settings):
     passes: int = Field(1, ge=1)
 
 
-class RegionSettings(_Settings):
+class RegionSettings(SettingsModel):
     """Settings of what RegionSparse does to an image, and so of the balance of object and background (its eq. 19)."""
 
     nonzeros: int = Field(8, ge=1, le=1024, description="K: atoms of a patch in the object region; fewer remove more")
@@ -42,6 +46,20 @@ class RegionSettings(_Settings):
     sigma_colour: float = Field(
         0.1, ge=LEAST_SIGMA, le=MOST_SIGMA, description="σ of the filter in colour, of images in [0, 1]"
     )
+
+
+def check_kept(section: str, patches: PatchSettings, side: int) -> None:
+    """Raise ValueError where the patches of images of this ``side`` are more than one task may hold.
+
+    >>> check_kept("patches", PatchSettings(images=1000), 32)
+    """
+    numbers, each = 3 * patches.size**2, min(patches.per_image, (side - patches.size + 1) ** 2)
+    if patches.images * each * numbers > MOST_NUMBERS:
+        raise ValueError(
+            f"{section}.images is {patches.images} and each gives {each} patches of {numbers} numbers: that is too "
+            f"much to keep in memory, where {MOST_NUMBERS // numbers} patches are the most; "
+            f"lower {section}.images or {section}.per_image"
+        )
 
 
 def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequence[str], side: int) -> None:
@@ -61,5 +79,7 @@ def check_coding(patches: PatchSettings, region: RegionSettings, ablations: Sequ
         raise ValueError(f"region.stride is {region.stride}, above patches.size: pixels would be left out")
     if patches.size > side:
         raise ValueError(f"patches.size is {patches.size}, above data.image_size, {side}")
+    if "noTR" not in ablations:
+        check_kept("patches", patches, side)
     if len({*ablations}) < len(ablations):
         raise ValueError(f"ablations has one twice: {', '.join(ablations)}; name each once")

@@ -6,13 +6,15 @@ that: fits keep their fingerprints, bundles their bytes.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
+
+from raypurify.trees import SettingsModel
 
 # The losses that hold features to their class.
 OF_CLASSES = ("pcl", "center", "contrastive", "triplet")
 
 
-class SupervisionSettings(BaseModel):
+class SupervisionSettings(SettingsModel):
     """Settings of a semantic loss, of the branches that apply it in the depth of a network, and of the images.
 
     The losses are those of Mustafa et al., "Deeply supervised discriminative learning for adversarial defense", and the

@@ -1,11 +1,29 @@
-"""Trees of settings as YAML has them: of presets and files, changed by dotted overrides."""
+"""Trees of settings as YAML has them: of presets and files, changed by dotted overrides; what models of them are."""
 
 from importlib import resources
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from raypurify.errors import ConfigError
+
+
+class SettingsModel(BaseModel):
+    """Base of the models of settings: a key that they do not have is refused, and no value changes once it is checked.
+
+    >>> class Size(SettingsModel):
+    ...     side: int = 8
+    >>> Size(sides=9)
+    Traceback (most recent call last):
+    ...
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for Size
+    sides
+      Extra inputs are not permitted [type=extra_forbidden, input_value=9, input_type=int]
+    ...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:

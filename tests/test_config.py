@@ -5,9 +5,12 @@ import re
 from importlib import resources
 
 import pytest
+from pydantic import ValidationError
 
-from raypurify.config import SECTIONS, Settings, load_settings, presets
+from raypurify.config import SECTIONS, DataSettings, RobustTrainingSettings, Settings, load_settings, presets
 from raypurify.errors import ConfigError
+from raypurify.regions import PatchSettings
+from raypurify.supervision import SupervisionSettings
 
 
 def test_every_preset_loads_under_its_own_name():
@@ -67,6 +70,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp', 'stl' or 'region_sparse'"),
         ({"preset": "tiny-stl", "overrides": ("data.image_size=20",)}, "give a multiple of 8"),
         ({"preset": "tiny-stl", "overrides": ("strata.keep=4",)}, "only 4 features are kept: raise keep"),
+        ({"preset": "tiny", "overrides": ("network.depth=1000000",)}, "network.depth: Input should be less than or eq"),
         ({"preset": "tiny", "overrides": ("name.x=1",)}, "'name' is a value"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=[",)}, "not valid YAML"),
     ],
@@ -75,6 +79,15 @@ def test_bad_settings_are_named(arguments, message):
     with pytest.raises(ConfigError) as error:
         load_settings(**arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("part", [DataSettings, PatchSettings, SupervisionSettings, RobustTrainingSettings])
+def test_no_part_of_the_settings_takes_an_unknown_key_or_changes(part):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        part(nonsense=1)
+    name = next(iter(part.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(part(), name, getattr(part(), name))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']"])
@@ -133,6 +146,10 @@ def test_settings_of_region_sparse_that_cannot_go_together_are_refused():
             "csc: of method rsfp and stl, but method is region_sparse: remove it, or set method to rsfp or",
         ),
         ("region.nonzeros=17", "region.nonzeros is 17, of 16 atoms of 192 numbers: give 16 at most"),
+        (
+            "patches.images=3000000",
+            "patches.images is 3000000 and each gives 10 patches of 192 numbers: that is too much",
+        ),
         ("region.stride=9", "region.stride is 9, above patches.size: pixels would be left out"),
         ("patches.size=32", "patches.size is 32, above data.image_size, 16"),
         ("ablations=[noBS, noBS]", "ablations has one twice: noBS, noBS; name each once"),
@@ -141,7 +158,15 @@ def test_settings_of_region_sparse_that_cannot_go_together_are_refused():
         with pytest.raises(ConfigError, match=re.escape(said)):
             load_settings("tiny-region", overrides=("data.image_size=16", override))
     # Without training there are as many atoms as numbers.
-    load_settings("tiny-region", overrides=("ablations=[noTR]", "region.nonzeros=100"))
+    load_settings("tiny-region", overrides=("ablations=[noTR]", "region.nonzeros=100", "patches.images=100000000"))
+
+
+def test_patches_that_memory_would_not_hold_are_refused_before_any_is_drawn():
+    """An image of 16² has 81 patches of 8², however many are asked for."""
+    many = "patches.per_image=1000000000"
+    load_settings("tiny-region", overrides=("data.image_size=16", many))
+    with pytest.raises(ConfigError, match=r"each gives 1034289 patches.* lower patches\.images or patches\.per_image"):
+        load_settings("tiny-region", overrides=("data.image_size=1024", many))
 
 
 def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():

@@ -9,11 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
 from raypurify.config import SECTIONS, Settings
 from raypurify.errors import BundleError
 from raypurify.storage import Place, Where, redact, resolve
+from raypurify.trees import SettingsModel
 
 # Version 1 named no method: all were of the first.
 FORMAT_VERSION, FIRST_METHOD = 2, "rsfp"
@@ -24,11 +25,7 @@ Shape = tuple[int, ...]
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileRecord(_Record):
+class FileRecord(SettingsModel):
     """Size and SHA-256 of one file of a bundle."""
 
     sha256: str
@@ -41,7 +38,7 @@ def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-class Calibration(_Record):
+class Calibration(SettingsModel):
     """The flag's calibration on clean validation images: a distance above ``distance_threshold``, the ``quantile`` of
     theirs, raises it. ``quantiles`` are the curve of theirs, from the least to the greatest at equal steps of their
     number; there are none in a bundle that was fitted before they were kept."""
@@ -52,7 +49,7 @@ class Calibration(_Record):
     quantiles: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_CURVE), AfterValidator(_ascending)] = ()
 
 
-class Manifest(_Record):
+class Manifest(SettingsModel):
     """What a bundle is, how it was made, and what it measured.
 
     ``method`` is a name in ``methods.METHODS``; of a bundle of format version 1, which has none, "rsfp".

@@ -21,7 +21,7 @@ from raypurify.bundle.manifest import (
     open_bundle,
 )
 from raypurify.config import Settings
-from raypurify.errors import BundleError, RaypurifyError
+from raypurify.errors import BundleError, ConfigError, RaypurifyError
 from raypurify.storage import Where, resolve
 from raypurify.version import __version__
 
@@ -95,7 +95,8 @@ def fitting(bundle: Bundle) -> Iterator[None]:
     where = bundle.where or bundle.manifest.name
     try:
         yield
-    except BundleError as e:
+    except (BundleError, ConfigError) as e:
+        # Settings of the manifest that no network has, too.
         raise BundleError(f"bundle {where}: {e}") from e
     except RaypurifyError:
         raise

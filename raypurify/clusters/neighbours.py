@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 # Squared distances of a tile, 32 MiB of float64, and rows of it at most: a tile of 256 queries has 2¹⁴ features.
-_PAIRS, _QUERIES = 1 << 22, 1 << 8
+_PAIRS, QUERIES = 1 << 22, 1 << 8
 # Features whose minimum is looked at first: selecting among minima is cheaper than among all.
 _GROUP = 32
 
@@ -14,13 +14,14 @@ def nearest_rows(queries: Tensor, rows: Tensor, count: int) -> Tensor:
     """The indices (N, count) int64 of the rows (n, p) nearest to each query (N, p), Euclidean, nearest first.
 
     Exact: ‖q − r‖² = ‖q‖² + ‖r‖² − 2⟨q, r⟩ is computed in float64. ``count`` is at most n; which of equally near rows
-    come is not said. Needs about 100 MB beyond queries, rows and result, however many there are.
+    come is not said. Queries that come in pieces, each of a multiple of ``QUERIES`` but the last, have the same rows as
+    all at once. Needs about 100 MB beyond queries, rows and result, however many there are.
 
     >>> nearest_rows(torch.tensor([[0.4]]), torch.tensor([[0.0], [5.0], [1.0]]), 2).tolist()
     [[0, 2]]
     """
     found = []
-    for some in queries.split(_QUERIES):
+    for some in queries.split(QUERIES):
         some = some.double()
         best = some.new_empty(len(some), 0)
         index = torch.empty_like(best, dtype=torch.int64)

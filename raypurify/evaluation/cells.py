@@ -16,7 +16,7 @@ from raypurify.evaluation.clock import clock
 from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
-from raypurify.evaluation.threat_model import differentiated
+from raypurify.evaluation.threat_model import done_about
 from raypurify.storage import Place, overlapped
 from raypurify.training.denoising import psnr
 
@@ -71,7 +71,7 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
         }
-        facts = {"seconds": repr(seconds), "done": differentiated(plan.grid.attacks[unit.attack].knows, defence)}
+        facts = {"seconds": repr(seconds), "done": done_about(plan.grid.attacks[unit.attack].knows, defence)}
         table = pa.table(columns, schema=COLUMNS).replace_schema_metadata(facts)
         with plan.cell(name, unit.batch).writing() as file:
             pq.write_table(table, file)

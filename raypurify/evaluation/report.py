@@ -116,11 +116,15 @@ def _about_mean(groups: Groups) -> list[str]:
 
 
 def _about_daggers(cells: Sequence[Cell]) -> list[str]:
-    weaker = dict.fromkeys(f"{one.attack} on {one.purifier}" for one in cells if one.weaker)
-    return [
-        f"{DAGGER} The purifier has neither what the attacker asked for nor a gradient: it was passed as in bpda "
-        f"({', '.join(weaker)})."
-    ][: len(weaker)]
+    found: dict[bool, dict[str, None]] = {}
+    for one in cells:
+        if one.weaker:
+            found.setdefault(one.held, {})[f"{one.attack} on {one.purifier}"] = None
+    said = {
+        False: "The purifier has neither what the attacker asked for nor a gradient: it was passed as in bpda",
+        True: "The gradient is not the whole one: it takes the atoms that were refined on the image for constants",
+    }
+    return [f"{DAGGER} {text} ({', '.join(found[held])})." for held, text in said.items() if held in found]
 
 
 def _comparison(compared: list[dict]) -> list[Section]:

@@ -22,7 +22,7 @@ class Cell:
 
     ``size`` is that of the perturbation in the attack's own ``norm``, over images that were right before: attacks leave
     others alone. ``budget`` is what it may be (of a mean over attacks, the share that they use of theirs); ``knows`` is
-    what the attacker knew, ``done`` what it did about the purifier (``threat_model.differentiated``). ``psnr``, in dB,
+    what the attacker knew, ``done`` what it did about the purifier (``threat_model.done_about``). ``psnr``, in dB,
     is that of the purified images against the clean ones, over images that were right before. NaN and "" are what is
     not known: earlier versions wrote none of these.
     """
@@ -51,9 +51,15 @@ class Cell:
         return self.size / self.budget if self.budget > 0 else math.nan
 
     @property
+    def held(self) -> bool:
+        """Whether the attacker's gradient took for a constant what depends on the image, which ``done`` says behind a
+        comma."""
+        return ", " in self.done
+
+    @property
     def weaker(self) -> bool:
-        """Whether the purifier was passed by a surrogate where the attacker asked for more."""
-        return self.done == "bpda" != self.knows
+        """Whether the purifier was passed by a surrogate, or in part, where the attacker asked for more."""
+        return self.done == "bpda" != self.knows or self.held
 
 
 def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float = math.nan, **about: Any) -> Cell:
@@ -116,7 +122,7 @@ def layout(
     """Head and body of a table of accuracies in percent with their intervals, empty where ``find`` gives None.
 
     Where budgets are known a last row says how much of it each attack uses. An accuracy has a dagger where the attacker
-    could do no better than pass the purifier by a surrogate (:func:`weaker`).
+    could do no better than pass the purifier by a surrogate, or in part (:func:`weaker`).
     """
     body, used = [], []
     for row in rows:

@@ -48,6 +48,20 @@ def differentiated(knows: str, purifier: Purifier) -> str:
     return knows
 
 
+def done_about(knows: str, purifier: Purifier) -> str:
+    """What an attacker who ``knows`` this does about the purifier: what it differentiates, and whether it takes for
+    constants atoms that are refined on the image (``csc.refine``), as every gradient through the solver does.
+
+    >>> from raypurify.purifiers import PURIFIERS
+    >>> done_about("solver", PURIFIERS["jpeg"]())
+    'bpda'
+    """
+    passed = differentiated(knows, purifier)
+    csc = getattr(getattr(purifier, "settings", purifier), "csc", None)
+    held = passed in ("solver", "joint") and csc is not None and csc.refine
+    return f"{passed}, refined atoms held" if held else passed
+
+
 def perturb(
     attack: Attack,
     knows: str,

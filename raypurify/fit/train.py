@@ -21,7 +21,7 @@ from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
 from raypurify.supervision import OF_CLASSES
-from raypurify.training.checkpoint import final_weights, read_checkpoint
+from raypurify.training.checkpoint import final_supervision, final_weights, read_checkpoint
 from raypurify.training.record import read_lines
 from raypurify.training.supervision import save_supervision
 
@@ -122,7 +122,7 @@ def train(
         ended = read_checkpoint(Path(directory) / CHECKPOINT)
     network.load_state_dict(final_weights(ended))
     save_network(folder / NETWORK, network)
-    save_supervision(folder, ended.get("supervision", {}), settings)
+    save_supervision(folder, final_supervision(ended), settings)
     lines = read_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}

@@ -1,5 +1,6 @@
 """ComDefend's two networks (Jia et al., CVPR 2019): an image becomes 12 bits a pixel, and an image again."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -29,7 +30,7 @@ class CompressionNetwork(nn.Module):
 
     ``network(images)`` gives reconstructions (N, 3, H, W) in [0, 1], float32, of images of any size. The gradient of
     [a > 0] is taken to be that of its mean under the noise, Φ(a). Raises ConfigError for a width below 1, and unless
-    ``noise`` is above 0.
+    ``noise`` is above 0 and finite.
 
     >>> CompressionNetwork(width=1).eval()(torch.rand(1, 3, 7, 9)).shape
     torch.Size([1, 3, 7, 9])
@@ -37,8 +38,8 @@ class CompressionNetwork(nn.Module):
 
     def __init__(self, width: int = 16, noise: float = 20.0):
         super().__init__()
-        if width < 1 or not noise > 0:
-            raise ConfigError(f"width={width}, noise={noise}: need at least one channel and noise above 0")
+        if width < 1 or not 0 < noise < math.inf:
+            raise ConfigError(f"width={width}, noise={noise}: need at least one channel and finite noise above 0")
         self.settings = {"width": width, "noise": noise}
         self.noise = noise
         channels = [width * times for times in _WIDTHS]

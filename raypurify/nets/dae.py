@@ -7,6 +7,7 @@ from raypurify.errors import ConfigError
 from raypurify.nets.encoder import Encoder
 
 HALVINGS = 3
+MOST_SIDE = 1024
 
 
 class DenoisingAutoEncoder(Encoder):
@@ -21,7 +22,7 @@ class DenoisingAutoEncoder(Encoder):
     ``side``²: (N, dim) with dim = width·(side/8)². STL samples larger images down to 32² before (section 5.1), where
     dim is 16·width.
 
-    Raises ConfigError for a width below 1, or a side that is no multiple of 8.
+    Raises ConfigError for a width below 1, or a side that is no multiple of 8 or above 1024.
 
     >>> network = DenoisingAutoEncoder(width=2).eval()
     >>> network(torch.rand(1, 3, 32, 32)).shape, network.latents(torch.rand(1, 3, 32, 32)).shape
@@ -32,8 +33,10 @@ class DenoisingAutoEncoder(Encoder):
         super().__init__()
         if width < 1:
             raise ConfigError(f"width={width}: an auto-encoder needs at least one channel")
-        if side < 1 or side % 2**HALVINGS:
-            raise ConfigError(f"side={side}: an auto-encoder that halves {HALVINGS} times needs a multiple of 8")
+        if not 1 <= side <= MOST_SIDE or side % 2**HALVINGS:
+            raise ConfigError(
+                f"side={side}: an auto-encoder that halves {HALVINGS} times needs a multiple of 8, {MOST_SIDE} at most"
+            )
         self.settings = {"width": width, "side": side}
         self.side = side
         self.dim = width * (side >> HALVINGS) ** 2

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from raypurify.errors import TrainingError
+from raypurify.errors import TrainingError, one_line
 from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.dncnn import DnCNN
@@ -55,14 +55,17 @@ def load_network(path: Where, kind: type[nn.Module] = Encoder) -> nn.Module:
         name = next((name for name in ARCHITECTURES if name in about), None)
         if name is None:
             raise KeyError("it does not say of which architecture the weights are")
-        settings, state = json.loads(about[name]), load(data)
+        settings, state = dict(json.loads(about[name])), load(data)
+        if settings.get("depth", 0) > len(state):
+            # Layers are made one by one, for as long as it takes; each has a tensor at least.
+            raise ValueError(f"a network of depth {settings['depth']} has more than {len(state)} tensors")
         with torch.device("meta"):
             # The file says how large the network is: one that its weights do not fit takes no memory.
             ARCHITECTURES[name](**settings).load_state_dict(state, assign=True)
         network = ARCHITECTURES[name](**settings)
         network.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise TrainingError(f"cannot read a network from {path}: {e}; check the path, or train again") from e
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as e:
+        raise TrainingError(f"cannot read a network from {path}: {one_line(e)}; check the path, or train again") from e
     if not isinstance(network, kind):
         raise TrainingError(f"{path} holds a {type(network).__name__}, not a {kind.__name__}; give the file of one")
     return network.eval()
@@ -77,5 +80,5 @@ def load_weights(path: Where, network: nn.Module) -> None:
         network.load_state_dict(load(resolve(path).read()))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise TrainingError(
-            f"cannot read weights from {path}: {' '.join(str(e).split())[:300]}; check the path, or train again"
+            f"cannot read weights from {path}: {one_line(e)[:300]}; check the path, or train again"
         ) from e

@@ -31,6 +31,9 @@ class WideResNet(Encoder):
     ``network(images)`` gives logits (N, classes); ``network.latents(images)`` gives R(x), the globally pooled features
     before the linear head (N, 64·width); ``network(images, with_latents=True)`` gives both from one pass.
 
+    Raises ConfigError for a depth that is none (:func:`blocks_per_group`), without width or classes, and for a dropout
+    out of range.
+
     >>> network = WideResNet(depth=10, width=1, classes=10)
     >>> network.latents(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 64])
@@ -38,6 +41,10 @@ class WideResNet(Encoder):
 
     def __init__(self, depth: int, width: int, classes: int, dropout: float = 0.0):
         super().__init__()
+        if width < 1 or classes < 1 or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"width={width}, classes={classes}, dropout={dropout}: need a width and a class, and 0 ≤ dropout < 1"
+            )
         self.settings = {"depth": depth, "width": width, "classes": classes, "dropout": dropout}
         count, channels = blocks_per_group(depth), 16
         layers: list[nn.Module] = [_conv(3, channels, 1)]

@@ -12,6 +12,8 @@ from raypurify.patches.zscore import unchanged, zscore_of
 
 # Patches of one step of the online learner.
 BATCH = 256
+# Patches that are looked at together for whether they vary.
+BLOCK = 1 << 16
 
 
 def draw_patches(image: Tensor, size: int, count: int, seed: tuple[int, ...], normalise: bool = True) -> Tensor:
@@ -50,14 +52,16 @@ def learn_atoms(
     from sklearn.decomposition import MiniBatchDictionaryLearning
     from threadpoolctl import threadpool_limits
 
-    varying = patches[patches.square().sum(1) > 0].double().numpy()
+    # In blocks, and as float32 but for a batch: a copy of all as float64 would be twice as large as they.
+    varies = torch.cat([block.square().sum(1) > 0 for block in patches.split(BLOCK)])
+    varying = (patches if varies.all() else patches[varies]).numpy()
     if len(varying) < atoms:
         raise DataError(
             f"{len(varying)} patches that vary are too few for {atoms} atoms: give more images, "
             "raise patches.per_image or lower patches.atoms"
         )
     generator = np.random.default_rng(seed)
-    first = varying[generator.permutation(len(varying))[:atoms]]
+    first = varying[generator.permutation(len(varying))[:atoms]].astype(np.float64)
     learner = MiniBatchDictionaryLearning(
         atoms,
         alpha=alpha,
@@ -99,4 +103,4 @@ def _batches(patches: np.ndarray, passes: int, generator: np.random.Generator) -
     for _ in range(passes):
         order = generator.permutation(len(patches))
         for start in range(0, len(order), BATCH):
-            yield patches[order[start : start + BATCH]]
+            yield patches[order[start : start + BATCH]].astype(np.float64)

@@ -10,8 +10,12 @@ from torch.nn import functional as F
 
 from raypurify.errors import ConfigError
 from raypurify.purifiers.quilting import Quilting
-from raypurify.purifiers.transform import generator_of
+from raypurify.purifiers.transform import check_whole, generator_of
 from raypurify.purifiers.tvm import TotalVariation
+
+MOST_CROPS = 1000
+PIXELS = 1 << 22
+"""Pixels of the crops, at the image's size, that are purified together; of larger images it is one crop."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class CropEnsemble(Quilting):
 
     The classifier sees one image and not thirty: what it would gain from seeing a part of the image enlarged, and from
     a vote, is not in this. What remains is the mean over defences that see the perturbation at another scale and grid.
-    Theirs are 30 crops of 90 of 224 pixels; each costs as much as TVM and quilting of the image.
+    Theirs are 30 crops of 90 of 224 pixels; each costs as much as TVM and quilting of the image. There are 1000 at
+    most, and no more are enlarged at a time than ``PIXELS`` hold: memory does not grow with ``crops``.
 
     >>> CropEnsemble(crops=2, steps=5, patches=500).purify(torch.rand(1, 3, 9, 12)).images.shape
     torch.Size([1, 3, 9, 12])
@@ -48,8 +53,7 @@ class CropEnsemble(Quilting):
     def __post_init__(self) -> None:
         if not 0 < self.crop < 1:
             raise ConfigError(f"crop={self.crop!r}: need 0 < crop < 1")
-        if not isinstance(self.crops, int) or self.crops < 1:
-            raise ConfigError(f"crops={self.crops!r}: need a whole number ≥ 1")
+        check_whole("crops", self.crops, 1, MOST_CROPS)
         variation = TotalVariation(self.drop, self.lmbda, self.steps, self.seed)
         super().__post_init__()
         object.__setattr__(self, "_variation", variation)
@@ -63,14 +67,21 @@ class CropEnsemble(Quilting):
         height, width = (max(1, math.floor(self.crop * side)) for side in size)
         rng = generator_of(image.detach().cpu().numpy(), self.seed)
         tops, lefts = (rng.integers(side - part + 1, size=self.crops) for side, part in zip(size, (height, width)))
-        parts = [image[:, top : top + height, left : left + width] for top, left in zip(tops, lefts)]
-        whole = torch.cat([image[None], F.interpolate(torch.stack(parts), size, mode="bilinear")])
-        whole = whole.clamp(0, 1)
-        variation: TotalVariation = self._variation  # type: ignore[attr-defined]  # frozen: set above
-        purified = (variation.transform(whole) + super().transform(whole)) / 2
-        total, count = purified[0].clone(), torch.ones_like(image)
-        small = F.interpolate(purified[1:], (height, width), mode="bilinear", antialias=True)
-        for part, top, left in zip(small, tops, lefts):
-            total[:, top : top + height, left : left + width] += part
-            count[:, top : top + height, left : left + width] += 1
+        places = [(..., slice(top, top + height), slice(left, left + width)) for top, left in zip(tops, lefts)]
+        total, count = self._purified(image[None])[0], torch.ones_like(image)
+        some = max(1, PIXELS // (size[0] * size[1]))
+        for start in range(0, self.crops, some):
+            of = places[start : start + some]
+            parts = torch.stack([image[place] for place in of])
+            purified = self._purified(F.interpolate(parts, size, mode="bilinear"))
+            small = F.interpolate(purified, (height, width), mode="bilinear", antialias=True)
+            for place, part in zip(of, small):
+                total[place] += part
+                count[place] += 1
         return total / count
+
+    def _purified(self, images: Tensor) -> Tensor:
+        """The mean of what both defences make of images (n, 3, H, W)."""
+        images = images.clamp(0, 1)
+        variation: TotalVariation = self._variation  # type: ignore[attr-defined]  # frozen: set above
+        return (variation.transform(images) + super().transform(images)) / 2

@@ -12,7 +12,10 @@ from raypurify.nets.kinds import NETWORKS
 from raypurify.nets.state import state_digest
 from raypurify.purifiers.learned import placed
 from raypurify.purifiers.pixel_deflection import PixelDeflection
-from raypurify.purifiers.transform import each_image, generator_of
+from raypurify.purifiers.transform import check_whole, each_image, generator_of
+
+# A map of each class is held for the whole batch; draws are averaged as they come, and cost time alone.
+MOST_CLASSES, MOST_DRAWS = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class DeflectionEnsemble(PixelDeflection):
     wide-resnet, vgg16, torchvision, efficientnet-lite), ``classifier``, the file or name of it, and ``weights`` for
     torchvision's. ``digest`` is that of its weights. Prakash et al. average what the classifier says of each draw; a
     purifier gives one image, so here the images are averaged: to first order the same, and the mean of many draws has
-    less of the deflections' own noise. Needs the extra ``evaluation``.
+    less of the deflections' own noise. ``draws`` are 1000 at most, in the memory of one, and ``classes`` 100. Needs the
+    extra ``evaluation``.
 
     >>> DeflectionEnsemble()
     Traceback (most recent call last):
@@ -45,9 +49,8 @@ class DeflectionEnsemble(PixelDeflection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (("classes", self.classes), ("draws", self.draws)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}={value!r}: need a whole number ≥ 1")
+        check_whole("classes", self.classes, 1, MOST_CLASSES)
+        check_whole("draws", self.draws, 1, MOST_DRAWS)
         if self.kind not in NETWORKS:
             raise ConfigError(f"kind={self.kind!r}: choose one of {', '.join(NETWORKS)}")
         if self.classifier is None:
@@ -69,4 +72,7 @@ class DeflectionEnsemble(PixelDeflection):
 
     def _mean(self, image: np.ndarray, spared: np.ndarray) -> np.ndarray:
         rng = generator_of(image, self.seed)
-        return np.mean([self._purified(image, rng, spared) for _ in range(self.draws)], axis=0)
+        total = self._purified(image, rng, spared)
+        for _ in range(self.draws - 1):
+            total = total + self._purified(image, rng, spared)
+        return total / self.draws

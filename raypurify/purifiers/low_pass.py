@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from raypurify.config import MOST_PAD
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
 from raypurify.purifiers.transform import Transform
@@ -29,9 +30,10 @@ class LowPass(Transform):
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.tikhonov < math.inf and isinstance(self.pad, int) and self.pad >= 0):
+        if not (0 <= self.tikhonov < math.inf and isinstance(self.pad, int) and 0 <= self.pad <= MOST_PAD):
             raise ConfigError(
-                f"tikhonov={self.tikhonov!r}, pad={self.pad!r}: need a finite number ≥ 0 and a whole number ≥ 0"
+                f"tikhonov={self.tikhonov!r}, pad={self.pad!r}: need a finite number ≥ 0 and a whole number from 0 to "
+                f"{MOST_PAD}"
             )
 
     def transform(self, images: Tensor) -> Tensor:

@@ -14,17 +14,30 @@ from raypurify.storage import resolve
 
 MAX_VALUES = 1 << 28
 """Values that the patches of a bank may have in all; quilting keeps eight bytes of each."""
+MAX_BYTES = 1 << 29
+"""Size of the largest file of a bank that is read: all of it is in memory, images of 8 bits and nothing else."""
 
 
 def read_bank(path: str | Path) -> tuple[Tensor, str]:
     """The images (n, 3, h, w) uint8 of a bank on disk, and the SHA-256 of the file.
 
     The file is what ``safetensors.torch.save_file({"images": images}, path)`` writes; ``benchmarks/patch_bank.py``
-    makes one. Raises ConfigError for a file that is missing or holds anything else.
+    makes one. Raises ConfigError for a file that is missing, that is larger than ``MAX_BYTES``, which is said before it
+    is read, or that holds anything else.
     """
     try:
-        data = resolve(path).read()
+        place = resolve(path)
+        size = place.stamp[0]
+        if size > MAX_BYTES:
+            raise ConfigError(
+                f"bank={str(path)!r}: it has {size:,} bytes, and {MAX_BYTES:,} are the most that are read: "
+                "give fewer or smaller images"
+            )
+        # A store may not say how large a file is, and a file may grow.
+        data = place.read(MAX_BYTES)
         images = load(data)["images"]
+    except ConfigError:
+        raise
     except (OSError, ValueError, SafetensorError, KeyError) as error:
         raise ConfigError(
             f"bank={str(path)!r}: no images in it ({error}): give a file of benchmarks/patch_bank.py"
@@ -57,7 +70,8 @@ def patches_of(images: Tensor, patch: int, count: int) -> Tensor:
     total = len(images) * rows * columns
     if min(count, total) * 3 * patch**2 > MAX_VALUES:
         raise ConfigError(f"patches={count}: with patch={patch} that is too much to keep in memory: lower patches")
-    chosen = np.arange(total)
+    # The numbers of all are not written down: there may be far more than are chosen.
+    chosen = np.arange(min(count, total))
     if count < total:
         chosen = np.sort(np.random.default_rng(0).choice(total, count, replace=False))
     image, row, column = (torch.from_numpy(part) for part in np.unravel_index(chosen, (len(images), rows, columns)))

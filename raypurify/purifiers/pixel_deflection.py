@@ -8,7 +8,17 @@ import numpy as np
 from torch import Tensor
 
 from raypurify.errors import ConfigError
-from raypurify.purifiers.transform import Transform, check_seed, each_image, generator_of, optional_module
+from raypurify.purifiers.transform import (
+    Transform,
+    check_seed,
+    check_whole,
+    each_image,
+    generator_of,
+    optional_module,
+)
+
+# As far as sides reach.
+MOST_WINDOW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,7 @@ class PixelDeflection(Transform):
         check_seed(self.seed)
         if not (0 < self.share <= 1 and 0 < self.sigma < math.inf):
             raise ConfigError(f"share={self.share!r}, sigma={self.sigma!r}: need 0 < share ≤ 1, sigma > 0 and finite")
-        if not isinstance(self.window, int) or self.window < 1:
-            raise ConfigError(f"window={self.window!r}: need a whole number ≥ 1")
+        check_whole("window", self.window, 1, MOST_WINDOW)
         optional_module("skimage.restoration")
         optional_module("pywt")
 

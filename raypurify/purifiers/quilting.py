@@ -8,12 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raypurify.clusters.neighbours import nearest_rows
+from raypurify.clusters.neighbours import QUERIES, nearest_rows
 from raypurify.errors import ConfigError
 from raypurify.purifiers.learned import FOLDER
-from raypurify.purifiers.patch_bank import patches_of, read_bank
+from raypurify.purifiers.patch_bank import MAX_VALUES, patches_of, read_bank
 from raypurify.purifiers.seams import joined, starts_of
-from raypurify.purifiers.transform import Transform, check_seed, generator_of
+from raypurify.purifiers.transform import Transform, check_seed, check_whole, generator_of
+
+PIECE = 1 << 22
+"""Values of the patches of an image that are looked up, or joined to rows, together."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Quilting(Transform):
 
     ``bank`` is the file of clean images, or its URI, that ``benchmarks/patch_bank.py`` makes, of any size; the shipped
     one has 250 training images of CIFAR-10, 25 of each class, and patches of photographs of another resolution look
-    different. ``digest`` is the SHA-256 of that file. Images are worked on one by one, all patches of one at once.
+    different. ``digest`` is the SHA-256 of that file. Images are worked on one by one, and of one no more patches at a
+    time than ``PIECE`` values hold: what ``seams`` joins them to is as large as the image, the patches are not kept.
 
     >>> Quilting(patches=500).purify(torch.rand(1, 3, 9, 12)).images.shape
     torch.Size([1, 3, 9, 12])
@@ -53,13 +57,12 @@ class Quilting(Transform):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not isinstance(self.patch, int) or self.patch not in range(2, 65):
-            raise ConfigError(f"patch={self.patch!r}: need a whole number from 2 to 64")
+        check_whole("patch", self.patch, 2, 64)
         if not isinstance(self.overlap, int) or self.overlap not in range(1, self.patch // 2 + 1):
             raise ConfigError(f"overlap={self.overlap!r}: need a whole number from 1 to half of patch={self.patch}")
+        # ``patches_of`` and the bank say how many there can be.
         for name, value in (("neighbours", self.neighbours), ("patches", self.patches)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}={value!r}: need a whole number ≥ 1")
+            check_whole(name, value, 1, MAX_VALUES)
         images, digest = read_bank(FOLDER / "patches.safetensors" if self.bank is None else self.bank)
         patches = patches_of(images, self.patch, self.patches)
         if len(patches) < self.neighbours:
@@ -74,16 +77,30 @@ class Quilting(Transform):
     def _quilted(self, image: Tensor) -> Tensor:
         bank = _placed(self._patches, image.device)  # type: ignore[attr-defined]  # frozen: set above
         top, left = (starts_of(side, self.patch, self.overlap, image.device) for side in image.shape[-2:])
-        # (rows, columns, 3, patch, patch)
-        windows = image.unfold(1, self.patch, 1).unfold(2, self.patch, 1)[:, top][:, :, left].movedim(0, 2)
-        near = nearest_rows(windows.flatten(2).flatten(0, 1), bank, self.neighbours)
+        near = self._nearest(image, bank, top, left).view(len(top), len(left))
+        rows = max(1, PIECE // (len(left) * bank.shape[1]))
+        strips = torch.cat([joined(self._patches_at(some, bank), left, self.overlap) for some in near.split(rows)])
+        return joined(strips.transpose(-1, -2), top, self.overlap).transpose(-1, -2)
+
+    def _nearest(self, image: Tensor, bank: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Which patch (n,) of the bank each of the image's becomes, those of a row after each other."""
+        # (3, H, W, patch, patch), all of them a view
+        windows = image.unfold(1, self.patch, 1).unfold(2, self.patch, 1)
+        places = torch.cartesian_prod(top, left)
+        drawn = None
         if self.neighbours > 1:
             rng = generator_of(image.detach().cpu().numpy(), self.seed)
-            drawn = torch.from_numpy(rng.integers(self.neighbours, size=(len(near), 1)))
-            near = near.gather(1, drawn.to(near.device))
-        found = bank[near[:, 0]].float().view(windows.shape)
-        strips = joined(found, left, self.overlap)
-        return joined(strips.transpose(-1, -2), top, self.overlap).transpose(-1, -2)
+            drawn = torch.from_numpy(rng.integers(self.neighbours, size=(len(places), 1))).to(image.device)
+        found, some = [], QUERIES * max(1, PIECE // (QUERIES * bank.shape[1]))
+        for start in range(0, len(places), some):
+            y, x = places[start : start + some].unbind(1)
+            near = nearest_rows(windows[:, y, x].movedim(0, 1).flatten(1), bank, self.neighbours)
+            found.append(near[:, 0] if drawn is None else near.gather(1, drawn[start : start + some])[:, 0])
+        return torch.cat(found)
+
+    def _patches_at(self, chosen: Tensor, bank: Tensor) -> Tensor:
+        """The patches (rows, columns, 3, patch, patch) of the bank of these numbers (rows, columns)."""
+        return bank[chosen].float().unflatten(-1, (3, self.patch, self.patch))
 
 
 @lru_cache(maxsize=8)

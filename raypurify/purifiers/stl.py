@@ -29,6 +29,14 @@ class STL(Convolutional):
     4. T(x) = clip(x_low + Σ_i f_i ∗ z_i, 0, 1).
 
     With one stratum it is what the paper's tables call "STL", with more "STL (cluster)".
+
+    >>> import raypurify, torch
+    >>> purifier = raypurify.load("cifar10-stl")
+    >>> type(purifier).__name__, len(purifier.dictionaries)
+    ('STL', 4)
+    >>> out = purifier.purify(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    >>> out.images.shape, out.cluster.shape, bool(out.distance > 0)
+    (torch.Size([1, 3, 32, 32]), torch.Size([1]), True)
     """
 
     network: DenoisingAutoEncoder

@@ -71,6 +71,18 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"seed={seed!r}: a seed is a whole number ≥ 0")
 
 
+def check_whole(name: str, value: int, least: int, most: int) -> None:
+    """Raise ConfigError unless the setting ``name`` is an integer from ``least`` to ``most``.
+
+    >>> check_whole("crops", 0, 1, 1000)
+    Traceback (most recent call last):
+    ...
+    raypurify.errors.ConfigError: crops=0: need a whole number from 1 to 1000
+    """
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name}={value!r}: need a whole number from {least} to {most}")
+
+
 def optional_module(name: str) -> ModuleType:
     """Import a module of the extra ``evaluation``.
 

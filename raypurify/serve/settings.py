@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from raypurify.errors import ConfigError
+from raypurify.trees import SettingsModel
 
 # Batches of so many pixels are as fast as larger ones, and those who come meanwhile wait no longer than needed.
 _BATCH = {"cpu": 1 << 14, "cuda": 1 << 20}
@@ -19,10 +20,8 @@ def _listed(value: Any) -> Any:
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
-class Limits(BaseModel):
+class Limits(SettingsModel):
     """What one caller, who is known by a token, may ask of the endpoint; None is no limit of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images_per_s: float | None = Field(None, gt=0, description="images a second, at each ingress, on the average")
     burst: int = Field(10, ge=1, description="images at once that images_per_s allows for after a pause")
@@ -33,10 +32,8 @@ class Limits(BaseModel):
     jobs: int = Field(4, ge=0, description="jobs that have not ended")
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(SettingsModel):
     """Settings of the endpoint: what it serves, to whom, within which limits, on how many replicas."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: str = Field("cifar10", description="a shipped bundle's name, a folder or a URI")
     token_sha256: Annotated[tuple[_Digest, ...], BeforeValidator(_listed)] = Field(

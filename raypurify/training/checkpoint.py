@@ -44,6 +44,11 @@ class Run:
         """The network that is validated and kept: the average where there is one."""
         return self.network if self.average is None else self.average
 
+    @property
+    def beside(self) -> dict[str, Tensor]:
+        """The centres and branches that learn beside the network, the live tensors; empty where there are none."""
+        return {} if self.supervision is None else self.supervision.state_dict()
+
     def zero_grad(self) -> None:
         """Forget the last step's gradients."""
         for optimizer in (self.optimizer, self.centres):
@@ -61,7 +66,7 @@ class Run:
             "best": self.guard.best if self.guard else {},
             "stopped": self.stopped,
             "keep": self.keep,
-            "supervision": {} if self.supervision is None else self.supervision.state_dict(),
+            "supervision": self.beside,
             "centres": None if self.centres is None else self.centres.state_dict(),
             "within": {"step": self.step, "sums": self.sums, "images": self.images, "seconds": self.seconds},
         }
@@ -105,9 +110,25 @@ def final_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     >>> final_weights({"network": {"w": 1}, "average": {"w": 2}, "stopped": None})
     {'w': 2}
     """
-    if checkpoint.get("stopped") or checkpoint.get("keep") == "best":
+    if _of_the_best(checkpoint):
         return checkpoint["best"]["weights"]
     return checkpoint.get("average") or checkpoint["network"]
+
+
+def final_supervision(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The centres and branches that learned beside the ``final_weights``, of the same epoch; empty without any.
+
+    Of a checkpoint of before the best epoch's were held they are the last.
+
+    >>> final_supervision({"supervision": {"c": 1}, "best": {"supervision": {"c": 2}}, "keep": "best"})
+    {'c': 2}
+    """
+    last = checkpoint.get("supervision", {})
+    return checkpoint["best"].get("supervision", last) if _of_the_best(checkpoint) else last
+
+
+def _of_the_best(checkpoint: dict[str, Any]) -> bool:
+    return bool(checkpoint.get("stopped")) or checkpoint.get("keep") == "best"
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Catastrophic overfitting: robustness to many steps is lost within an epoch while a single step seems withstood."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -33,8 +35,15 @@ class Guard:
     stops: bool = True
     by: str = "validation_accuracy"
 
-    def watch(self, epoch: int, figures: dict[str, float], weights: dict[str, Tensor]) -> str | None:
-        """Take in an epoch's validation figures; a sentence when robustness has collapsed, otherwise None."""
+    def watch(
+        self,
+        epoch: int,
+        figures: dict[str, float],
+        weights: dict[str, Tensor],
+        supervision: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> str | None:
+        """Take in an epoch's validation figures, its weights, and the centres and branches that learned beside them; a
+        sentence when robustness has collapsed, otherwise None."""
         clean = figures[self.by]
         accuracy, best = figures.get("validation_pgd_accuracy", clean), self.best
         if best and self.stops and collapsed(accuracy, clean, best["accuracy"], best["clean"]):
@@ -44,9 +53,13 @@ class Guard:
                 f"{best['epoch']} is kept"
             )
         if not best or accuracy > best["accuracy"]:
-            held = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
-            self.best = {"epoch": epoch, "accuracy": accuracy, "clean": clean, "weights": held}
+            held = {"weights": _copied(weights), "supervision": _copied(supervision)}
+            self.best = {"epoch": epoch, "accuracy": accuracy, "clean": clean, **held}
         return None
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def guard_of(settings: TrainingSettings) -> Guard | None:

@@ -15,7 +15,7 @@ from raypurify.errors import TrainingError
 from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
 from raypurify.training.batch import Batch
-from raypurify.training.checkpoint import Run, final_weights
+from raypurify.training.checkpoint import Run, final_supervision, final_weights
 from raypurify.training.guard import Guard
 from raypurify.training.step import Objective, classification
 from raypurify.training.supervision import Supervision
@@ -46,7 +46,7 @@ def train_epochs(
     Minimises the ``objective`` of its batches (``step``) and weight decay; for the first ``warm_up`` epochs of a robust
     training cross-entropy instead. ``supervision``, which the objective has too, learns beside it. What stays in
     ``model`` is the last network, its average where ``settings.ema`` is on, or the best epoch's where ``settings.keep``
-    says so or the guard stopped.
+    says so or the guard stopped; and in ``supervision`` what learned beside that one.
 
     ``epoch_batches(epoch, first)`` yields this worker's batches from step ``first`` on. ``on_epoch(epoch, metrics,
     state)`` is called after each epoch with what ``run_epoch`` reports, what ``validate`` says (under the training's
@@ -85,12 +85,15 @@ def train_epochs(
             with precision(settings, device):
                 metrics |= validate(run.kept) if validate else {}
             if guard is not None and run.epochs >= warm_up:
-                run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict())
+                run.stopped = guard.watch(run.epochs, metrics, run.kept.state_dict(), run.beside)
                 metrics |= {"note": run.stopped} if run.stopped else {}
             run.epochs += 1
             run.move_to()
             on_epoch(run.epochs - 1, metrics, run.checkpoint)
-    network.load_state_dict(final_weights(run.checkpoint()))
+    ended = run.checkpoint()
+    network.load_state_dict(final_weights(ended))
+    if supervision is not None:
+        supervision.load_state_dict(final_supervision(ended))
 
 
 def run_epoch(

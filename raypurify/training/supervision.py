@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from raypurify.clusters import ClusterDistributions
 from raypurify.config import RobustTrainingSettings, TrainingSettings
-from raypurify.errors import ConfigError, RaypurifyError, TrainingError
+from raypurify.errors import ConfigError, TrainingError, one_line
 from raypurify.nets.places import LATENTS, behind, head_of, widths_at
 from raypurify.storage import Where, resolve
 from raypurify.supervision import OF_CLASSES
@@ -153,7 +153,7 @@ def supervision_of(
 
 
 def save_supervision(folder: Where, weights: dict[str, Tensor], settings: TrainingSettings) -> None:
-    """Write the centres and branches that a training ended with, beside its network, where it had any."""
+    """Write the centres and branches that learned beside the network that a training keeps, where it had any."""
     if weights:
         about = json.dumps(settings.model_dump(include=MADE_OF))
         held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -164,21 +164,19 @@ def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, floa
     """The centres and branches in a file that ``save_supervision`` wrote, for the network that learned with them, in
     evaluation mode and frozen; and their weight α.
 
-    Raises TrainingError naming the file where it cannot be read, or is of another network, ConfigError for a network
-    without the places.
+    Raises TrainingError naming the file where it cannot be read, or is of another network, as one without the places.
     """
     try:
         data = resolve(file).read()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         settings = RobustTrainingSettings(**json.loads(header["__metadata__"]["supervision"]))
         held = supervision_of(settings, network=network)
-        assert held is not None  # it had weights
+        if held is None:
+            raise ValueError("its settings hold features by nothing")
         held.load_state_dict(load(data))
-    except RaypurifyError:
-        raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        text = " ".join(str(e).split())[:300]
         raise TrainingError(
-            f"cannot read centres from {file}: {text}; give the {SUPERVISION} beside the network that it is of"
+            f"cannot read centres from {file}: {one_line(e)[:300]}; "
+            f"give the {SUPERVISION} beside the network that it is of"
         ) from e
     return held.eval().requires_grad_(False), settings.alpha

@@ -58,7 +58,7 @@ class TestNearestRows:
         rows, queries = torch.randn(5000, 7, generator=generator), torch.randn(70, 7, generator=generator)
         whole = nearest_rows(queries, rows, 15)
         monkeypatch.setattr("raypurify.clusters.neighbours._PAIRS", 1 << 10)
-        monkeypatch.setattr("raypurify.clusters.neighbours._QUERIES", 16)
+        monkeypatch.setattr("raypurify.clusters.neighbours.QUERIES", 16)
         assert torch.equal(nearest_rows(queries, rows, 15), whole)
 
     def test_near_rows_far_from_the_origin_are_told_apart(self):

@@ -1,7 +1,7 @@
 """What an attacker differentiates of which purifier, and that it is what is said."""
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from raypurify.attacks import ATTACKS
 from raypurify.attacks.adaptive import cluster_scores
 from raypurify.attacks.losses import margin
 from raypurify.evaluation import specs
-from raypurify.evaluation.threat_model import differentiated, perturb
+from raypurify.evaluation.report import _about_daggers
+from raypurify.evaluation.tables import Cell
+from raypurify.evaluation.threat_model import differentiated, done_about, perturb
 from raypurify.purifiers import PURIFIERS, GlobalRSFP
 
 # Of the purifier; who knows centres looks at the classifier's training instead.
@@ -36,6 +38,24 @@ def test_of_one_cluster_there_is_no_choice_to_attack(subjects):
     alone = copy(subjects["RSFP"])
     alone.classes_of_cluster = alone.classes_of_cluster[:1]
     assert [differentiated(knows, alone) for knows in ("choice", "joint", "solver")] == ["solver"] * 3
+
+
+def test_a_gradient_that_holds_refined_atoms_says_so_and_has_a_dagger(subjects):
+    plain = subjects["one dictionary"]
+    refined = replace(plain, csc=plain.csc.model_copy(update={"refine": 2}))
+    of_bundle = copy(subjects["RSFP"])
+    csc = of_bundle.settings.csc.model_copy(update={"refine": 1})
+    of_bundle.settings = of_bundle.settings.model_copy(update={"csc": csc})
+    daggers = []
+    for knows in KNOWS:
+        assert done_about(knows, plain) == differentiated(knows, plain)
+        for purifier in (refined, of_bundle):
+            done = done_about(knows, purifier)
+            cell = Cell("net", "pgd", "p", 0.5, 0.4, 0.6, 9, 0, 0, 0, 0, knows=knows, done=done)
+            daggers.append(cell.weaker)
+            assert cell.weaker == (differentiated(knows, purifier) in ("solver", "joint"))
+            assert bool(_about_daggers([cell])) == cell.weaker
+    assert {*daggers} == {True, False}
 
 
 @dataclass

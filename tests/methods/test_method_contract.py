@@ -237,6 +237,17 @@ def test_a_network_takes_no_memory_that_its_file_does_not(method, bundle, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
 
 
+def test_a_depth_that_no_network_has_names_the_bundle(method, bundle, tmp_path):
+    if network_of(method) != NETWORK:
+        pytest.skip(f"the network of {method.name} has one depth")
+
+    def odd(tensors, about):
+        about["settings"]["network"]["depth"] = 12
+
+    with pytest.raises(BundleError, match=r"bundle .*odd"):
+        raypurify.load(rewritten(bundle, tmp_path / "odd", odd))
+
+
 def test_values_that_cannot_purify_are_refused_and_name_the_bundle(method, bundle, tmp_path):
     """A distance of NaN is above no threshold: an image would pass as one that was looked at."""
     floats = {

@@ -248,6 +248,22 @@ def test_some_are_random_and_some_differentiable():
     assert "jpeg" not in RANDOM
 
 
+COUNTS = [
+    (name, field.name)
+    for name, purifier in PURIFIERS.items()
+    if isinstance(purifier, type) and is_dataclass(purifier)
+    for field in fields(purifier)
+    if field.init and field.type is int and field.name != "seed"
+]
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS)
+def test_a_count_that_would_take_all_memory_or_never_end_is_named(name, count, make):
+    make(name)
+    with pytest.raises(ConfigError, match=f"{count}="):
+        PURIFIERS[name](**{count: 10**12})
+
+
 @pytest.mark.parametrize(("name", "settings"), [(name, wrong) for name, some in WRONG.items() for wrong in some])
 def test_settings_out_of_range_are_named(name, settings, make):
     make(name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from raypurify.purifiers.localisation import image_gradient, inside, object_boxes, share_of
+from raypurify.purifiers.localisation import LIGHTNESS, image_gradient, inside, object_boxes, share_of
 
 
 def scene(left, top, right, bottom, height=96, width=128, noise=0.0):
@@ -45,6 +45,35 @@ def test_the_gradient_is_sobels_across_less_sobels_down():
     ours = image_gradient(image[None])[0, 0].numpy()
     # Theirs are a fourth.
     np.testing.assert_allclose(ours[1:-1, 1:-1], (4 * (sobel_v(grey) - sobel_h(grey)))[1:-1, 1:-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("pixels", ["whole", "any"])
+def test_the_gradient_is_the_same_to_the_bit_in_any_batch_layout_and_order_of_sums(pixels):
+    """Of every operation of IEEE 754 one by one, at lightnesses halfway between two steps, too."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 30, 41, generator=generator)
+    if pixels == "whole":
+        images = (255 * images).round() / 255
+        # 0.299 r + 0.587 g + 0.114 b is a whole number and a half.
+        r, g, b = np.array([(r, g, b) for r in range(40) for g in range(40) for b in range(40)]).T
+        halves = np.flatnonzero((299 * r + 587 * g + 114 * b) % 1000 == 500)[:41]
+        images[:, :, 7, : len(halves)] = torch.from_numpy(np.stack([r, g, b])[:, halves] / 255).float()
+        assert len(halves) > 20
+    x = images.numpy()
+    with_weights = [np.float32(weight) * x[:, i] for i, weight in enumerate(LIGHTNESS)]
+    grey = np.rint(np.float32(255) * ((with_weights[0] + with_weights[1]) + with_weights[2]))
+    grey = np.pad(grey, ((0, 0), (1, 1), (1, 1)), "edge").astype(np.int64)
+    kernel = np.array([[0, 2, 2], [-2, 0, 2], [-2, -2, 0]])
+    expected = sum(kernel[i, j] * grey[:, i : i + 30, j : j + 41] for i in range(3) for j in range(3))
+    layouts = (
+        images,
+        images.contiguous(memory_format=torch.channels_last),
+        images.transpose(2, 3).clone().transpose(2, 3),
+    )
+    for given in (*layouts, torch.cat([images, images])[:6]):
+        assert np.array_equal(image_gradient(given)[:, 0].numpy(), expected)
+    for i in range(6):
+        assert np.array_equal(image_gradient(images[i : i + 1])[0, 0].numpy(), expected[i])
 
 
 @pytest.mark.parametrize("least", [8, 17])

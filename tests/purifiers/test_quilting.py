@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from raypurify.errors import ConfigError
-from raypurify.purifiers import CropEnsemble, Quilting, TotalVariation
+from raypurify.purifiers import CropEnsemble, Quilting, TotalVariation, crop_ensemble, patch_bank, quilting
 from raypurify.purifiers.learned import FOLDER
 from raypurify.purifiers.patch_bank import patches_of, read_bank
 from raypurify.purifiers.seams import joined, least_seam, starts_of
@@ -120,6 +120,43 @@ def test_banks_that_do_not_serve_are_named(bank, clean, tmp_path):
         patches_of(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(400, 3, 400, 400), 5, 10**8)
 
 
+def test_a_bank_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    """A file of 2 TiB, all of it a hole; and one that has grown since its size was asked for."""
+    path = tmp_path / "huge.safetensors"
+    with path.open("wb") as file:
+        file.truncate(1 << 41)
+    with pytest.raises(
+        ConfigError, match=r"bank=.*huge\.safetensors.* 2,199,023,255,552 bytes.* 536,870,912 are the most"
+    ):
+        Quilting(bank=path)
+    monkeypatch.setattr("raypurify.storage.Place.stamp", (10, 0))
+    monkeypatch.setattr(patch_bank, "MAX_BYTES", 1 << 10)
+    with pytest.raises(ConfigError, match=r"bank=.*huge\.safetensors.*no images in it"):
+        Quilting(bank=path)
+
+
+def test_the_numbers_of_all_patches_are_not_written_down():
+    """Of 10¹² places, which are a few bytes here, seven."""
+    images = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(1000, 3, 40_000, 40_000)
+    assert patches_of(images, 5, 7).shape == (7, 75)
+
+
+@pytest.mark.parametrize("settings", [{}, {"neighbours": 5, "seed": 3}, {"patch": 7, "overlap": 3}])
+@pytest.mark.parametrize("size", [(33, 47), (9, 64)])
+def test_patches_that_are_looked_up_in_pieces_give_the_same_bytes(settings, size, monkeypatch):
+    images = torch.rand(2, 3, *size, generator=generator())
+    purifier = Quilting(patches=300, **settings)
+    together = purifier.purify(images).images
+    looked_up = []
+    search = quilting.nearest_rows
+    monkeypatch.setattr(quilting, "nearest_rows", lambda q, *more: looked_up.append(len(q)) or search(q, *more))
+    monkeypatch.setattr(quilting, "QUERIES", 32)
+    monkeypatch.setattr("raypurify.clusters.neighbours.QUERIES", 32)
+    monkeypatch.setattr(quilting, "PIECE", 1)
+    assert torch.equal(purifier.purify(images).images, together)
+    assert max(looked_up) <= 32
+
+
 def test_the_shipped_bank_is_small_and_the_one_that_the_code_names():
     data = (FOLDER / "patches.safetensors").read_bytes()
     assert len(data) < 800_000
@@ -162,6 +199,17 @@ def test_crops_are_purified_at_the_images_size_and_put_back(bank, clean):
     small = torch.nn.functional.interpolate(large, (8, 10), mode="bilinear", antialias=True)
     mean = (small + whole[:, :, top : top + 8, left : left + 10]) / 2
     torch.testing.assert_close(out[:, :, top : top + 8, left : left + 10], mean, atol=1e-5, rtol=0)
+
+
+def test_crops_that_are_purified_a_few_at_a_time_give_the_same_bytes(bank, clean, monkeypatch):
+    purifier = CropEnsemble(crops=7, steps=5, bank=bank(clean))
+    images = torch.rand(2, 3, 19, 23, generator=generator())
+    together, seen = purifier.purify(images).images, []
+    whole = TotalVariation.transform
+    monkeypatch.setattr(TotalVariation, "transform", lambda self, some: seen.append(len(some)) or whole(self, some))
+    monkeypatch.setattr(crop_ensemble, "PIXELS", 2 * 19 * 23)
+    assert torch.equal(purifier.purify(images).images, together)
+    assert seen == [1, 2, 2, 2, 1] * 2
 
 
 def test_more_crops_are_seen_by_more_pixels(bank, clean):

@@ -18,6 +18,7 @@ from raypurify.nets.places import features_at, head_of, widths_at
 from raypurify.nets.vgg import VGG16
 from raypurify.supervision import OF_CLASSES
 from raypurify.training import kind_of, train_epochs
+from raypurify.training.checkpoint import final_supervision
 from raypurify.training.guard import Guard, guard_of
 from raypurify.training.step import inner_attack
 from raypurify.training.supervision import supervision_of
@@ -208,6 +209,32 @@ def test_the_guard_does_not_watch_the_warm_up_nor_a_training_on_clean_images():
     assert [name for line in told for name in line if name == "note"] == []
     assert guard_of(settings_of(images="clean")) is None
     assert guard_of(settings_of()).stops
+
+
+@pytest.mark.parametrize(("keep", "accuracies"), [("best", [0.4, 0.6, 0.5]), ("last", [0.4, 0.6, 0.1])])
+def test_centres_and_branches_are_those_of_the_network_that_is_kept(keep, accuracies):
+    """Of the second epoch: because it is the best, or because the guard stops in the third."""
+    settings = settings_of(semantic="pcl", branches=[2], keep=keep)
+
+    def run(after, resume=None):
+        under_attack = iter(accuracies[after:])
+        return trained(
+            settings,
+            resume,
+            guard=guard_of(settings),
+            validate=lambda network: {"validation_accuracy": 0.7, "validation_pgd_accuracy": next(under_attack)},
+        )
+
+    network, held, told, states = run(0)
+    assert len(told) == 3
+    assert ("note" in told[-1]) == (keep == "last")
+    second, last = states[1]["supervision"], states[2]["supervision"]
+    assert not any(torch.equal(value, last[name]) for name, value in second.items())
+    again, held_again, _, more = run(2, resume=states[1])
+    for kept, beside, checkpoint in ((network, held, states[-1]), (again, held_again, more[-1])):
+        assert all(torch.equal(value, kept.state_dict()[name]) for name, value in states[1]["network"].items())
+        for found in (beside.state_dict(), final_supervision(checkpoint)):
+            assert all(torch.equal(value, found[name]) for name, value in second.items())
 
 
 def test_centres_step_at_their_own_rate_whatever_alpha_is():
