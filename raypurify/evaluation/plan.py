@@ -2,7 +2,7 @@
 
     OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
     OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
-                                           the classifier's where the attacker takes it for another one; what is kept of
+                                           the classifier's where the attack is made on another one; what is kept of
                                            an image may change without another attack
     OUT/checks/<key>.json                  the checks of the attacks on one classifier, alone or behind a purifier
 
@@ -167,8 +167,9 @@ def read_checks(file: Place) -> list[Check] | None:
 def _cell_keys(
     grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], name: CellName, images: str
 ) -> CellKeys:
-    spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
-    known = purifier if spec.knows != "classifier" else None
+    spec, purifier = grid.attacks[name.attack], purifiers[name.purifier]
+    victim = grid.victim(name.classifier, spec)
+    known = purifiers[grid.known(name)] if spec.knows != "classifier" else None
     decisive = spec.decisive, attack_code(spec)
     making, keeping = (code_digest(alone=(f"raypurify.evaluation.{module}",)) for module in ("attacked", "cells"))
     shared = images, grid.seed, grid.batch, grid.eight_bit
