@@ -1,5 +1,6 @@
 """An attacker of the sparse front end (Bakiskan et al.): its gradient but for the quantisation, W-NFGA."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -8,20 +9,30 @@ from torch import Tensor
 from raypurify.attacks.adaptive import straight_through
 from raypurify.attacks.base import Model
 from raypurify.nets.front_encoder import FrontEncoder
-from raypurify.nets.front_end import FrontEnd
 
 SIGMA = 0.25
 """How sharp the smooth stand-in for the quantisation is: the σ of the paper's Table 2."""
 
 
 class SparseFront(Protocol):
-    """What is asked of a purifier that is a sparse front end: its network ``front_end``, and with ``seeds(images)``
-    what decides what of each image is dropped, (N,) int64, as it purifies them."""
+    """What is asked of a purifier that is a sparse front end: its ``encoder`` and ``decoder``, and with
+    ``draws(images)`` the seeds (N,) int64 that decide what of each image is dropped, as it purifies them."""
 
-    front_end: FrontEnd
-
-    def seeds(self, images: Tensor) -> Tensor: ...
+    @property
+    def encoder(self) -> FrontEncoder: ...
+    @property
+    def decoder(self) -> Callable[[Tensor, tuple[int, int]], Tensor]: ...
+    def draws(self, images: Tensor) -> Tensor: ...
     def purify(self, images: Tensor) -> Any: ...
+
+
+def is_front(purifier: Any) -> bool:
+    """Whether a purifier is a sparse front end, as :class:`SparseFront` says.
+
+    >>> is_front(object())
+    False
+    """
+    return isinstance(getattr(purifier, "encoder", None), FrontEncoder)
 
 
 def near_full_gradient(classifier: Model, purifier: SparseFront, smooth: bool = False, sigma: float = SIGMA) -> Model:
@@ -41,11 +52,10 @@ def near_full_gradient(classifier: Model, purifier: SparseFront, smooth: bool = 
     def model(images: Tensor) -> Tensor:
         if not (images.requires_grad and torch.is_grad_enabled()):
             return classifier(purifier.purify(images).images)
-        network = purifier.front_end
-        values = network.encoder.survivors(images, purifier.seeds(images)).values
-        code = quantised_through(network.encoder, values, sigma if smooth else None)
-        height, width = images.shape[-2:]
-        return classifier(network.decoder(code, (height, width)))
+        encoder, (height, width) = purifier.encoder, images.shape[-2:]
+        values = encoder.survivors(images, purifier.draws(images)).values
+        code = quantised_through(encoder, values, sigma if smooth else None)
+        return classifier(purifier.decoder(code, (height, width)))
 
     return model
 

@@ -11,6 +11,7 @@ from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.papers import TABLES
 from raypurify.evaluation.specs import (
+    USUAL_EXPECTATION,
     AttackSpec,
     ClassifierSpec,
     ImagesSpec,
@@ -184,8 +185,10 @@ class Grid(BaseModel):
         return self.classifiers[classifier].attacked_as or classifier
 
     def expectation(self, knows: str) -> tuple[int, str]:
-        """What the first attack of one who ``knows`` this averages over a random purifier (``AttackSpec``)."""
-        return next(spec.expectation for spec in self.attacks.values() if spec.knows == knows)
+        """What the first attack of one who ``knows`` this averages over a random purifier (``AttackSpec``); where there
+        is none, what is averaged where nothing is said."""
+        said = (spec.expectation for spec in self.attacks.values() if spec.knows == knows)
+        return next(said, USUAL_EXPECTATION)
 
     def known(self, name: CellName) -> str:
         """The purifier of which the attacker of a cell may know: its own, or the one before what it is ``made_on``."""

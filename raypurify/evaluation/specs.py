@@ -16,8 +16,8 @@ BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 KNOWS = ("classifier", "bpda", "bpda-smooth", "nfga", "nfga-smooth", "solver", "choice", "joint", "centres")
 # Of these the attacker knows no purifier.
 OF_CLASSIFIERS = ("classifier", "centres")
-# Settings of attacks that decide nothing as they are where nothing is said.
-_UNSAID = {"draws": DRAWS, "average": "logits"}
+USUAL_EXPECTATION = (DRAWS, "logits")
+"""How many draws of a random purifier are averaged, and of what, where nothing is said: no digest has it in it then."""
 
 
 class _Spec(BaseModel):
@@ -175,7 +175,7 @@ class AttackSpec(BaseModel):
 
     @model_validator(mode="after")
     def _of_one_who_knows(self) -> "AttackSpec":
-        if self.knows == "classifier" and self.expectation != tuple(_UNSAID.values()):
+        if self.knows == "classifier" and self.expectation != USUAL_EXPECTATION:
             raise ValueError(
                 "draws and average are of a purifier, which this attacker does not know: say what it knows"
             )
@@ -199,8 +199,10 @@ class AttackSpec(BaseModel):
     def decisive(self) -> dict[str, Any]:
         """All that decides what becomes of an image, as JSON has it: not how attacks are taken together, nor on what
         they are made."""
-        facts = self.model_dump(mode="json", exclude={"worst", "minimal", "made_on"})
-        return {name: value for name, value in facts.items() if value != _UNSAID.get(name)}
+        left_out = {"worst", "minimal", "made_on"}
+        if self.expectation == USUAL_EXPECTATION:
+            left_out |= {"draws", "average"}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class PurifierSpec(BaseModel):

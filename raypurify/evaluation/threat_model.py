@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
 from raypurify.attacks.expectation import DRAWS
-from raypurify.attacks.front_end import near_full_gradient
+from raypurify.attacks.front_end import is_front, near_full_gradient
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
@@ -48,8 +48,8 @@ def differentiated(knows: str, purifier: Purifier) -> str:
 
     That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, for
     "joint" clusters that are each of a class, and for "nfga" the encoder of a sparse front end. Without them "joint",
-    "choice" and "nfga" become "solver". Without a solver the purifier's own "gradient" is taken where it can be
-    differentiated, and else it is passed as in "bpda".
+    "choice" and "nfga" become "solver", which of a sparse front end is "nfga". Without a solver the purifier's own
+    "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
@@ -59,8 +59,10 @@ def differentiated(knows: str, purifier: Purifier) -> str:
     # Of one cluster alone there is no other to lead to: its margin has no gradient.
     if knows in ("choice", "joint") and (len(classes) < 2 or (knows == "joint" and None in classes)):
         knows = "solver"
-    if knows in NFGA and not hasattr(purifier, "front_end"):
+    if knows in NFGA and not is_front(purifier):
         knows = "solver"
+    elif knows == "solver" and is_front(purifier):
+        return "nfga"
     if knows in ("solver", "joint") and not hasattr(purifier, "purify_differentiably"):
         return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
     return knows

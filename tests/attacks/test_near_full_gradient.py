@@ -1,4 +1,4 @@
-"""W-NFGA on a sparse front end: forward it is what is deployed, backward a smooth stand-in's gradient, by differences."""
+"""W-NFGA on a sparse front end: forward it is what is deployed, backward the gradient of a stand-in."""
 
 from dataclasses import dataclass, field
 
@@ -21,12 +21,20 @@ class Front(Transform):
     seed: int = 0
     front_end: FrontEnd = field(kw_only=True)
 
-    def seeds(self, images: Tensor) -> Tensor:
+    @property
+    def encoder(self):
+        return self.front_end.encoder
+
+    @property
+    def decoder(self):
+        return self.front_end.decoder
+
+    def draws(self, images: Tensor) -> Tensor:
         pixels = images.detach().cpu().numpy()
         return torch.from_numpy(np.array([generator_of(one, self.seed).integers(2**62) for one in pixels]))
 
     def transform(self, images: Tensor) -> Tensor:
-        return self.front_end(images, self.seeds(images))
+        return self.front_end(images, self.draws(images))
 
 
 def front_of(**settings):
@@ -67,7 +75,7 @@ def stand_in(encoder, kept: Tensor, images: Tensor, sigma: float | None) -> Tens
 @pytest.mark.parametrize("sigma", [None, 0.25, 0.05])
 def test_the_gradient_of_the_code_is_that_of_its_stand_in_by_finite_differences(sigma, images):
     purifier = front_of()
-    encoder, seeds = purifier.front_end.encoder, purifier.seeds(images)
+    encoder, seeds = purifier.encoder, purifier.draws(images)
     x = images.clone().requires_grad_()
     survivors = encoder.survivors(x, seeds)
     code = quantised_through(encoder, survivors.values, sigma)
@@ -94,8 +102,8 @@ def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smo
     torch.testing.assert_close(logits, deployed)
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
     # What decoder and classifier say of the code that goes forward, handed on by the stand-in.
-    kept = network.encoder.survivors(images, purifier.seeds(images)).kept
-    code = network.encoder.code(images, purifier.seeds(images)).requires_grad_()
+    kept = network.encoder.survivors(images, purifier.draws(images)).kept
+    code = network.encoder.code(images, purifier.draws(images)).requires_grad_()
     decoded = classifier(network.decoder(code, images.shape[-2:]))
     (of_code,) = torch.autograd.grad(decoded[:, 0].sum(), code)
     sigma = 0.25 if smooth else None
@@ -108,8 +116,8 @@ def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smo
 
 def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_does(images):
     purifier = front_of(eps=0.2)
-    encoder = purifier.front_end.encoder
-    survivors = encoder.survivors(images, purifier.seeds(images))
+    encoder = purifier.encoder
+    survivors = encoder.survivors(images, purifier.draws(images))
     projections = survivors.projections.detach().requires_grad_()
     for sigma in (None, 2.0):
         code = quantised_through(encoder, projections * survivors.kept, sigma)
@@ -124,5 +132,5 @@ def test_a_front_end_is_passed_so():
     assert [differentiated(knows, front_of()) for knows in ("nfga", "nfga-smooth", "solver")] == [
         "nfga",
         "nfga-smooth",
-        "bpda",
+        "nfga",
     ]
