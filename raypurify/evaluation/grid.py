@@ -91,9 +91,9 @@ class Grid(BaseModel):
                 )
             if name == MEAN:
                 raise ValueError(f"attack {name!r} has the name of the mean over all: give it another")
-            if spec.worst in {*self.attacks, MEAN}:
+            if taken := {*(spec.worst or ())} & {*self.attacks, MEAN}:
                 raise ValueError(
-                    f"attack {name!r} is of the group {spec.worst!r}, which another column is called: rename the group"
+                    f"attack {name!r} is of the group {min(taken)!r}, which another column is called: rename the group"
                 )
         for name, victim in self.classifiers.items():
             if victim.attacked_as not in {None, *self.classifiers} - {name}:

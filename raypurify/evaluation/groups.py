@@ -42,8 +42,8 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
     minimal: list[str] = []
     worst: dict[str, list[str]] = {}
     for name, spec in grid.attacks.items():
-        if spec.worst:
-            worst.setdefault(spec.worst, []).append(name)
+        for group in spec.worst or ():
+            worst.setdefault(group, []).append(name)
         if name in grid.gray:
             fills = all(cells[CellName(c, name, grid.rows(c)[0])].filled >= FILLED for c in grid.classifiers)
             least = not fills if spec.minimal is None else spec.minimal

@@ -153,10 +153,10 @@ class AttackSpec(BaseModel):
     part), "nfga" and "nfga-smooth" (the gradient of a sparse front end, through the coefficients that survive alone),
     "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the classifier
     says), "joint" (both). "centres" is not of the purifier but of the classifier's training: its loss, with
-    semantic losses and branches, as the adaptive white box of Mustafa et al. raises it. ``worst`` names a group: the
-    worst case of its attacks, image by image, becomes a column of its own. ``minimal`` says that the attack looks for
-    the least change that does, whatever it may: the mean over attacks leaves it out. Where it is not said, the sizes
-    that are measured decide (``groups.groups_of``).
+    semantic losses and branches, as the adaptive white box of Mustafa et al. raises it. ``worst`` names a group, or
+    several: the worst case of its attacks, image by image, becomes a column of its own. ``minimal`` says that the
+    attack looks for the least change that does, whatever it may: the mean over attacks leaves it out. Where it is not
+    said, the sizes that are measured decide (``groups.groups_of``).
 
     Who knows a purifier that draws at random averages over ``draws`` of its draws, of what ``average`` says
     (``attacks.expectation.Expectation``). ``made_on`` names what the attack is made on in the place of the classifier
@@ -167,7 +167,7 @@ class AttackSpec(BaseModel):
 
     attack: str
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
-    worst: str | None = None
+    worst: Paths | None = None
     minimal: bool | None = None
     draws: int = Field(DRAWS, ge=1)
     average: Literal[AVERAGES] = "logits"  # type: ignore[valid-type]  # known when it runs
