@@ -16,20 +16,25 @@ ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
 
 
-class PatchSettings(_Settings):
+class AtomSettings(_Settings):
+    """Settings of one dictionary of patches, whatever method has it: what it is learned from, online."""
+
+    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
+    atoms: int = Field(256, ge=2, le=8192)
+    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
+    per_image: int = Field(20, ge=2, description="random patches of each of them")
+    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
+    passes: int = Field(1, ge=1)
+
+
+class PatchSettings(AtomSettings):
     """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
 
     >>> PatchSettings().size
     8
     """
 
-    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
-    atoms: int = Field(256, ge=2, le=8192)
-    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
-    per_image: int = Field(20, ge=2, description="random patches of each of them")
     smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
-    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
-    passes: int = Field(1, ge=1)
 
 
 class RegionSettings(_Settings):

@@ -139,16 +139,17 @@ class FrontEncoder(nn.Module):
         return torch.zeros_like(projections, dtype=torch.bool).scatter_(1, places, True)
 
     def _left(self, projections: Tensor, draws: Draws | None) -> Tensor:
-        shape, device = projections.shape, projections.device
         if not self.dropout:
-            return torch.ones(shape, dtype=torch.bool, device=device)
+            return torch.ones_like(projections, dtype=torch.bool)
         if draws is None:
             raise ConfigError(f"dropout={self.dropout} needs draws: give a generator, or a seed for each image")
         if isinstance(draws, torch.Generator):
-            chance = torch.rand(shape, generator=draws, device=draws.device)
+            chance = torch.rand(projections.shape, generator=draws, device=draws.device)
         else:
             # On the CPU, so that every device sees the same.
             own = (torch.Generator().manual_seed(int(seed)) for seed in draws.tolist())
-            drawn = [torch.rand(shape[1:], generator=generator) for generator in own]
-            chance = torch.stack(drawn) if drawn else torch.empty(shape)
-        return chance.to(device) >= self.dropout
+            atoms, rows, columns = projections.shape[1:]
+            # Row by row, so that what is dropped of the upper rows is the same however many follow.
+            drawn = [torch.rand((rows, atoms, columns), generator=generator).transpose(0, 1) for generator in own]
+            chance = torch.stack(drawn) if drawn else torch.empty(projections.shape)
+        return chance.to(projections.device) >= self.dropout

@@ -13,7 +13,7 @@ from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.dncnn import DnCNN
 from raypurify.nets.encoder import Encoder
-from raypurify.nets.front_end import FrontEnd
+from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.reformer import Reformer
 from raypurify.nets.vgg import VGG16
 from raypurify.nets.wide_resnet import WideResNet
@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "comdefend": CompressionNetwork,
     "vgg16": VGG16,
     "front_end": FrontEnd,
+    "defended_classifier": DefendedClassifier,
 }
 
 Net = TypeVar("Net", bound=nn.Module)

@@ -55,7 +55,8 @@ def test_codes_are_those_of_the_paper_a_patch_at_a_time(left_out):
     codes = encoder.code(images, seeds)
     assert codes.shape == (3, 60, 5, 4)
     for image, seed, code in zip(images, seeds, codes):
-        chance = torch.rand(code.shape, generator=torch.Generator().manual_seed(int(seed)))
+        atoms, rows, columns = code.shape
+        chance = torch.rand((rows, atoms, columns), generator=torch.Generator().manual_seed(int(seed))).transpose(0, 1)
         torch.testing.assert_close(code, patch_by_patch(encoder, image, chance < encoder.dropout))
     assert codes.count_nonzero() > 30
 
