@@ -1,47 +1,24 @@
 """W-NFGA on a sparse front end: forward it is what is deployed, backward the gradient of a stand-in."""
 
-from dataclasses import dataclass, field
-
-import numpy as np
 import pytest
 import torch
+from small_bundles import write_front_end
 from torch import Tensor
 from torch.nn.functional import conv2d
 
 from raypurify.attacks.front_end import near_full_gradient, quantised_through
-from raypurify.evaluation.threat_model import differentiated
-from raypurify.nets.front_end import FrontEnd
-from raypurify.purifiers.transform import Transform, generator_of
+from raypurify.errors import ConfigError
+from raypurify.evaluation.specs import PurifierSpec
+from raypurify.evaluation.subjects import make_purifier
+from raypurify.evaluation.threat_model import Draws, differentiated, sight
+from raypurify.purifiers.draws import check_draws, draws_of
 
 
-@dataclass(frozen=True)
-class Front(Transform):
-    """A sparse front end with random weights as a purifier."""
-
-    seed: int = 0
-    front_end: FrontEnd = field(kw_only=True)
-
-    @property
-    def encoder(self):
-        return self.front_end.encoder
-
-    @property
-    def decoder(self):
-        return self.front_end.decoder
-
-    def draws(self, images: Tensor) -> Tensor:
-        pixels = images.detach().cpu().numpy()
-        return torch.from_numpy(np.array([generator_of(one, self.seed).integers(2**62) for one in pixels]))
-
-    def transform(self, images: Tensor) -> Tensor:
-        return self.front_end(images, self.draws(images))
-
-
-def front_of(**settings):
-    torch.manual_seed(0)
-    network = FrontEnd(**{"atoms": 40, "top": 20, "dropout": 0.5, "eps": 0.04, "channels": (8, 6)} | settings)
-    network.encoder.fill(torch.randn(40, 3, 4, 4))
-    return Front(front_end=network.eval().requires_grad_(False))
+@pytest.fixture(scope="module")
+def front_of(tmp_path_factory):
+    """Makes the purifier of a small bundle, with settings of the encoder as a grid says them."""
+    bundle = write_front_end(tmp_path_factory.mktemp("front"))
+    return lambda **settings: make_purifier("it", PurifierSpec(purifier="bundle", bundle=str(bundle), **settings))
 
 
 def classifier(x: Tensor) -> Tensor:
@@ -51,7 +28,7 @@ def classifier(x: Tensor) -> Tensor:
 
 @pytest.fixture
 def images():
-    return torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+    return torch.rand(2, 3, 16, 12, generator=torch.Generator().manual_seed(1))
 
 
 def differences(function, images: Tensor, count: int = 6, step: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -73,7 +50,7 @@ def stand_in(encoder, kept: Tensor, images: Tensor, sigma: float | None) -> Tens
 
 
 @pytest.mark.parametrize("sigma", [None, 0.25, 0.05])
-def test_the_gradient_of_the_code_is_that_of_its_stand_in_by_finite_differences(sigma, images):
+def test_the_gradient_of_the_code_is_that_of_its_stand_in_by_finite_differences(sigma, front_of, images):
     purifier = front_of()
     encoder, seeds = purifier.encoder, purifier.draws(images)
     x = images.clone().requires_grad_()
@@ -92,9 +69,9 @@ def test_the_gradient_of_the_code_is_that_of_its_stand_in_by_finite_differences(
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("left_out", [{}, {"quantise": False}, {"dropout": 0.0}, {"top": None}], ids=str)
-def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smooth, images):
+def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smooth, front_of, images):
     purifier = front_of(**left_out)
-    network, model = purifier.front_end, near_full_gradient(classifier, purifier, smooth)
+    model = near_full_gradient(classifier, purifier, smooth)
     deployed = classifier(purifier.purify(images).images)
     x = images.clone().requires_grad_()
     logits = model(x)
@@ -102,19 +79,19 @@ def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smo
     torch.testing.assert_close(logits, deployed)
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
     # What decoder and classifier say of the code that goes forward, handed on by the stand-in.
-    kept = network.encoder.survivors(images, purifier.draws(images)).kept
-    code = network.encoder.code(images, purifier.draws(images)).requires_grad_()
-    decoded = classifier(network.decoder(code, images.shape[-2:]))
+    kept = purifier.encoder.survivors(images, purifier.draws(images)).kept
+    code = purifier.encoder.code(images, purifier.draws(images)).requires_grad_()
+    decoded = classifier(purifier.decoder(code, images.shape[-2:]))
     (of_code,) = torch.autograd.grad(decoded[:, 0].sum(), code)
     sigma = 0.25 if smooth else None
     slopes, directions = differences(
-        lambda y: (of_code * stand_in(network.encoder, kept, y, sigma)).sum(), images, step=1e-7
+        lambda y: (of_code * stand_in(purifier.encoder, kept, y, sigma)).sum(), images, step=1e-7
     )
     assert gradient.abs().amax() > 0
     torch.testing.assert_close((directions * gradient).flatten(1).sum(1), slopes, rtol=1e-3, atol=1e-5)
 
 
-def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_does(images):
+def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_does(front_of, images):
     purifier = front_of(eps=0.2)
     encoder = purifier.encoder
     survivors = encoder.survivors(images, purifier.draws(images))
@@ -128,9 +105,26 @@ def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_
         assert (gradient[~survivors.kept] == 0).all()
 
 
-def test_a_front_end_is_passed_so():
+def test_a_front_end_is_passed_so(front_of):
     assert [differentiated(knows, front_of()) for knows in ("nfga", "nfga-smooth", "solver")] == [
         "nfga",
         "nfga-smooth",
         "nfga",
     ]
+
+
+def test_its_draws_are_averaged_and_one_without_dropout_has_none(front_of, images):
+    labels, network = torch.zeros(2, dtype=torch.int64), torch.nn.Flatten()
+    purifier = front_of()
+    seen = sight("nfga", network, purifier, images, labels, Draws(3, skip=2)).model(images)
+    each = [network(front_of(seed=k).purify(images).images) for k in (2, 3, 4)]
+    torch.testing.assert_close(seen, torch.stack(each).mean(0))
+    assert purifier.seed == 0
+    check_draws("it", purifier)
+    still = front_of(dropout=0.0)
+    assert torch.equal(
+        sight("nfga", network, still, images, labels).model(images), network(still.purify(images).images)
+    )
+    with pytest.raises(ConfigError, match="it draws nothing"):
+        check_draws("it", still)
+    assert len({one.seed for one in draws_of(still, 3)}) == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_bundles import write_front_end
 
 from raypurify.errors import ConfigError
 from raypurify.evaluation import sanity
@@ -17,6 +18,7 @@ from raypurify.evaluation.plan import CheckName, make_plan
 from raypurify.evaluation.sanity import Subject, accuracy_of, check_convergence, check_uphill
 from raypurify.evaluation.specs import AttackSpec, PurifierSpec
 from raypurify.evaluation.subjects import Subjects
+from raypurify.evaluation.tables import read_csv
 from raypurify.evaluation.threat_model import Draws, sight
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.purifiers import Denoiser, ResizePad
@@ -116,6 +118,18 @@ def test_what_it_was_made_on_says_which_images_were_right_before(worked):
     row = next(line.split(",") for line in text if line.startswith("net,from twin,one,"))
     size = float(row[text[0].split(",").index("size")])
     assert size == pytest.approx(float(sizes[right].mean()))
+
+
+def test_of_a_front_end_the_encoder_is_passed_and_of_others_what_they_have(tree, worked_here, tmp_path):
+    bundle = str(write_front_end(tmp_path / "bundle"))
+    small = with_attack(tree, knows="nfga-smooth", draws=2, average="directions")
+    front = {"purifier": "bundle", "bundle": bundle, "ensemble": 2}
+    plan = worked_here({**small, "purifiers": {"front": front, "JPEG": {"purifier": "jpeg"}}}, tmp_path / "out")
+    found = {one.purifier: one for one in read_csv((plan.out / "cells.csv").read().decode()) if one.attack == "it"}
+    assert [(one.knows, one.done, one.weaker) for one in found.values()] == [
+        ("nfga-smooth", "nfga-smooth", False),
+        ("nfga-smooth", "bpda", True),
+    ]
 
 
 def test_digests_have_what_is_new_only_where_it_is_said():
