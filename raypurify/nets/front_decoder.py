@@ -7,8 +7,8 @@ from torch.nn.functional import relu
 
 from raypurify.errors import ConfigError
 
-# Pixels that the two 3×3 convolutions after the first put around the image.
-_AROUND = 2
+AROUND = 2
+"""Pixels that the two 3×3 convolutions after the first put around the image, and by which they look around."""
 
 
 class FrontDecoder(nn.Module):
@@ -43,4 +43,4 @@ class FrontDecoder(nn.Module):
         hidden = relu(self.mixed(relu(self.placed(code))))
         grown = relu(self.coloured(hidden).float())
         height, width = size
-        return grown[..., _AROUND : _AROUND + height, _AROUND : _AROUND + width].clamp(max=1)
+        return grown[..., AROUND : AROUND + height, AROUND : AROUND + width].clamp(max=1)

@@ -76,9 +76,9 @@ class FrontEncoder(nn.Module):
                 f"atoms={atoms}, size={size}, stride={stride}: need an atom, and a stride from 1 to the patch's size"
             )
         if top is not None and not 1 <= top <= atoms:
-            raise ConfigError(f"top={top}: keep 1 to {atoms} of {atoms} coefficients, or all with None")
+            raise ConfigError(f"top={top}: give a number from 1 to {atoms}, the atoms, or None to keep all")
         if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout={dropout}: a probability below 1 is needed, 0 to drop none")
+            raise ConfigError(f"dropout={dropout}: give a probability below 1, 0 to drop none")
         if quantise and not (beta > 1 and eps >= 0):
             raise ConfigError(f"beta={beta}, eps={eps}: need β above 1, for signs to hold, and ε of 0 or above")
         self.size, self.stride, self.top, self.dropout = size, stride, top, dropout
@@ -110,15 +110,16 @@ class FrontEncoder(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return F.conv2d(images.float(), self.dictionary, stride=self.stride)
 
-    def survivors(self, images: Tensor, draws: Draws | None = None) -> Survivors:
+    def survivors(self, images: Tensor, draws: Draws | None = None, first: int = 0) -> Survivors:
         """Steps 1 to 3 of images (N, 3, H, W) in [0, 1].
 
         ``draws`` decides what is dropped: with seeds (N,) of images each has a choice of its own, the same in any batch
         and on any device; with a generator that of the whole batch comes from it. Which entries are dropped does not
-        depend on the image otherwise. Raises ConfigError where something is to be dropped and ``draws`` is not given.
+        depend on the image otherwise. Of larger images these may be the rows from patch row ``first`` on: seeds drop
+        the same of them. Raises ConfigError where something is to be dropped and ``draws`` is not given.
         """
         projections = self.project(images)
-        return Survivors(projections, self._largest(projections) & self._left(projections, draws))
+        return Survivors(projections, self._largest(projections) & self._left(projections, draws, first))
 
     def quantised(self, values: Tensor) -> Tensor:
         """Step 4 (equation 3) of values x̃ (N, L, m, n)."""
@@ -126,9 +127,9 @@ class FrontEncoder(nn.Module):
             return values
         return torch.where(values.abs() >= self.thresholds, values.sign() * self.norms, 0)
 
-    def code(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """The code x̂ (N, L, m, n) float32 of images (N, 3, H, W) in [0, 1]; ``draws`` as for :meth:`survivors`."""
-        return self.quantised(self.survivors(images, draws).values)
+    def code(self, images: Tensor, draws: Draws | None = None, first: int = 0) -> Tensor:
+        """The code x̂ (N, L, m, n) float32 of images (N, 3, H, W) in [0, 1]; the rest is that of :meth:`survivors`."""
+        return self.quantised(self.survivors(images, draws, first).values)
 
     forward = code
 
@@ -138,7 +139,7 @@ class FrontEncoder(nn.Module):
         places = projections.detach().abs().topk(self.top, dim=1, sorted=False).indices
         return torch.zeros_like(projections, dtype=torch.bool).scatter_(1, places, True)
 
-    def _left(self, projections: Tensor, draws: Draws | None) -> Tensor:
+    def _left(self, projections: Tensor, draws: Draws | None, first: int) -> Tensor:
         if not self.dropout:
             return torch.ones_like(projections, dtype=torch.bool)
         if draws is None:
@@ -146,10 +147,11 @@ class FrontEncoder(nn.Module):
         if isinstance(draws, torch.Generator):
             chance = torch.rand(projections.shape, generator=draws, device=draws.device)
         else:
-            # On the CPU, so that every device sees the same.
-            own = (torch.Generator().manual_seed(int(seed)) for seed in draws.tolist())
-            atoms, rows, columns = projections.shape[1:]
-            # Row by row, so that what is dropped of the upper rows is the same however many follow.
-            drawn = [torch.rand((rows, atoms, columns), generator=generator).transpose(0, 1) for generator in own]
-            chance = torch.stack(drawn) if drawn else torch.empty(projections.shape)
+            chance = torch.empty(projections.shape)
+            # On the CPU, so that every device sees the same; each row by a seed of its own, to be had alone.
+            generator = torch.Generator()
+            for own, seed in zip(chance, draws.tolist()):
+                for row in range(own.shape[1]):
+                    generator.manual_seed(seed + first + row)
+                    own[:, row] = torch.rand(own[:, row].shape, generator=generator)
         return chance.to(projections.device) >= self.dropout

@@ -14,10 +14,13 @@ from raypurify.nets.cifar_resnet import CifarResNet
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
+from raypurify.nets.front_strips import in_strips
 from raypurify.purifiers.base import checked
 from raypurify.purifiers.bundled import Bundled, Work, weighted
 from raypurify.purifiers.transform import generator_of
 
+# Pixels that are coded at a time: of 500 atoms and stride 2 their coefficients take 32 MiB.
+PIXELS = 1 << 16
 # Of the weights in a bundle's file: whose they are.
 _DECODER, _CLASSIFIER = "decoder.", "classifier."
 
@@ -124,9 +127,11 @@ class FrontEndPurifier(Bundled):
         if not len(images):
             return images
         encoder, (height, width) = self.encoder, images.shape[-2:]
+        if not straight:
+            return in_strips(encoder, self.decoder, images, self.draws(images), PIXELS)
         values = encoder.survivors(images, self.draws(images)).values
         code = encoder.quantised(values)
-        if straight and encoder.quantise:
+        if encoder.quantise:
             code = values + (code - values).detach()
         return self.decoder(code, (height, width))
 

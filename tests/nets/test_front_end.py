@@ -9,6 +9,7 @@ from raypurify.errors import ConfigError
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import FrontEnd
+from raypurify.nets.front_strips import in_strips
 from raypurify.nets.store import load_network, save_network
 
 EPS = 8 / 255
@@ -51,12 +52,12 @@ def patch_by_patch(encoder: FrontEncoder, image: Tensor, dropped: Tensor) -> Ten
 @pytest.mark.parametrize("left_out", [{}, {"top": None}, {"dropout": 0.0}, {"quantise": False}], ids=str)
 def test_codes_are_those_of_the_paper_a_patch_at_a_time(left_out):
     encoder, images = encoder_of(**left_out), images_of()
-    seeds = torch.arange(3)
+    seeds = 100 * torch.arange(3)
     codes = encoder.code(images, seeds)
     assert codes.shape == (3, 60, 5, 4)
     for image, seed, code in zip(images, seeds, codes):
-        atoms, rows, columns = code.shape
-        chance = torch.rand((rows, atoms, columns), generator=torch.Generator().manual_seed(int(seed))).transpose(0, 1)
+        rows = [torch.rand(60, 4, generator=torch.Generator().manual_seed(int(seed) + row)) for row in range(5)]
+        chance = torch.stack(rows, 1)
         torch.testing.assert_close(code, patch_by_patch(encoder, image, chance < encoder.dropout))
     assert codes.count_nonzero() > 30
 
@@ -193,6 +194,21 @@ def test_images_come_back_at_their_size_and_patches_at_their_places(size, stride
     for along, at in ((rows, stride), (columns, 2 * stride)):
         assert at - 2 <= along.min()
         assert along.max() < at + size + 2
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (3, 3), (8, 1)])
+def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
+    torch.manual_seed(0)
+    network = FrontEnd(30, size, stride, top=5, dropout=0.5, channels=(4, 3)).eval()
+    network.encoder.fill(torch.randn(30, 3, size, size))
+    # Without a bias above 0 the rows that a strip lacks could not show.
+    network.decoder.mixed.bias.data.fill_(0.3)
+    images, seeds = images_of(3, 41, 17), torch.tensor([1, 2, 3])
+    with torch.no_grad():
+        whole = network(images, seeds)
+        for most in (1, 17 * 9, 17 * 40, 17 * 41 * 2, 10**6):
+            torch.testing.assert_close(in_strips(network.encoder, network.decoder, images, seeds, most), whole)
+    assert whole.std() > 0.01
 
 
 def test_only_the_decoder_has_parameters():
