@@ -102,7 +102,7 @@ def predict(network: nn.Module, images: Tensor, *others: Tensor) -> Tensor:
         if not others:
             return network(images).argmax(1)
         # No mean, as a division decides nothing.
-        return sum(network(one).softmax(1) for one in (images, *others)).argmax(1)  # type: ignore[union-attr]
+        return sum(network(one).softmax(1) for one in (images, *others)).argmax(1)
 
 
 def _made(where: str, name: str, known: Mapping[str, Callable], settings: dict[str, Any], beside: str) -> Any:

@@ -22,11 +22,11 @@ NFGA = ("nfga", "nfga-smooth")
 
 
 class Draws(NamedTuple):
-    """What an attacker averages over a random purifier: ``count`` draws, of what ``average`` says
+    """What an attacker averages over a random purifier: ``samples`` draws, of what ``average`` says
     (``attacks.expectation.Expectation``). ``skip`` are the first seeds, which are in use: the attacker knows that there
     are such."""
 
-    count: int = DRAWS
+    samples: int = DRAWS
     average: str = "logits"
     skip: int = 1
 
@@ -126,5 +126,5 @@ def _drawn(purifier: Purifier, draws: Draws, model: Callable[[Purifier], Model])
     """The model of a purifier, or the mean over ``draws`` of one that draws."""
     if not is_random(purifier):
         return model(purifier)
-    each = cycle([model(one) for one in draws_of(purifier, draws.count, draws.skip)])
-    return eot(lambda images: next(each)(images), draws.count, average=draws.average)
+    each = cycle([model(one) for one in draws_of(purifier, draws.samples, draws.skip)])
+    return eot(lambda images: next(each)(images), draws.samples, average=draws.average)

@@ -52,7 +52,7 @@ def check_draws(where: str, purifier: Purifier) -> None:
 def _with_seed(purifier: Any, more: int) -> Any:
     seed = purifier.seed + more
     if is_dataclass(purifier):
-        return replace(purifier, seed=seed)
+        return replace(purifier, seed=seed)  # type: ignore[type-var]  # no class
     other = copy(purifier)
     other.seed = seed
     return other
