@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from raypurify.errors import ConfigError
+from raypurify.fronts import DecodingSettings, EncoderSettings, FrontDictionarySettings, check_front
 from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
 from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree
@@ -97,6 +98,14 @@ class DaeSettings(DenoisingSettings):
     """
 
     width: int = Field(32, ge=1, description="channels of every layer; latents are this times (image_size/8)²")
+
+
+class DecoderSettings(TrainingSettings, DecodingSettings):
+    """Settings of the sparse front end's decoder, and of its training (Bakiskan et al., section 5.1)."""
+
+    epochs: int = Field(50, ge=1, description="the paper takes 70 where it is supervised")
+    batch_size: int = Field(64, ge=2, description="images per step over all workers")
+    lr: float = Field(0.05, gt=0, description="the highest rate")
 
 
 class AttackSettings(SettingsModel):
@@ -238,6 +247,7 @@ SECTIONS = {
     "rsfp": ("network", "baseline", "clusters", "csc", "dictionaries", "robust_first", "robust"),
     "stl": ("csc", "dictionaries", "dae", "strata"),
     "region_sparse": ("patches", "region", "ablations"),
+    "front_end": ("dictionary", "encoder", "decoder"),
 }
 
 
@@ -250,7 +260,7 @@ class Settings(SettingsModel):
     False
     """
 
-    method: Literal["rsfp", "stl", "region_sparse"] = Field(
+    method: Literal["rsfp", "stl", "region_sparse", "front_end"] = Field(
         "rsfp", description="what is fitted: one of the papers' systems"
     )
     name: str = "custom"
@@ -273,6 +283,9 @@ class Settings(SettingsModel):
     ablations: tuple[Literal[ABLATIONS], ...] = Field(  # type: ignore[valid-type]  # known when it runs
         (), description="steps left out: noTR training, noIS smoothing, noPN equation 17, noBS the background's filter"
     )
+    dictionary: FrontDictionarySettings = FrontDictionarySettings()
+    encoder: EncoderSettings = EncoderSettings()
+    decoder: DecoderSettings = DecoderSettings()
     calibration: CalibrationSettings = CalibrationSettings()
 
     @model_validator(mode="after")
@@ -297,6 +310,8 @@ class Settings(SettingsModel):
     def _codable(self) -> "Settings":
         if self.method == "region_sparse":
             check_coding(self.patches, self.region, self.ablations, self.data.image_size)
+        if self.method == "front_end":
+            check_front(self.dictionary, self.encoder, self.decoder.depth, self.data.image_size)
         return self
 
     @model_validator(mode="after")

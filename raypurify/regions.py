@@ -11,13 +11,22 @@ ABLATIONS = ("noTR", "noIS", "noPN", "noBS")
 # Of a bilateral filter: a σ below is a filter that does nothing, and its square nears what float32 cannot hold; one
 # above is a plain mean.
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e3
-
-
 # Numbers in all patches that a dictionary is learned from: one task holds them, as float32 and for a while twice.
 MOST_NUMBERS = 1 << 29
 
 
-class PatchSettings(SettingsModel):
+class AtomSettings(SettingsModel):
+    """Settings of one dictionary of patches, whatever method has it: what it is learned from, online."""
+
+    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
+    atoms: int = Field(256, ge=2, le=8192)
+    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
+    per_image: int = Field(20, ge=2, description="random patches of each of them")
+    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
+    passes: int = Field(1, ge=1)
+
+
+class PatchSettings(AtomSettings):
     """Settings of RegionSparse's one dictionary, of patches of benign images; the paper gives no numbers.
 
     It is learned from all patches together: ``images`` times ``per_image`` times 3·``size``² numbers, 2²⁹ at most,
@@ -27,13 +36,7 @@ class PatchSettings(SettingsModel):
     8
     """
 
-    size: int = Field(8, ge=2, le=32, description="side of a patch, and of an atom")
-    atoms: int = Field(256, ge=2, le=8192)
-    images: int = Field(1000, ge=1, description="benign images that patches are drawn from")
-    per_image: int = Field(20, ge=2, description="random patches of each of them")
     smoothing: float = Field(0.04, gt=0, le=1, description="h of non-local means, which smooths these images")
-    alpha: float = Field(3.0, gt=0, description="weight of the sparsity that the dictionary is learned for")
-    passes: int = Field(1, ge=1)
 
 
 class RegionSettings(SettingsModel):
@@ -48,7 +51,7 @@ class RegionSettings(SettingsModel):
     )
 
 
-def check_kept(section: str, patches: PatchSettings, side: int) -> None:
+def check_kept(section: str, patches: AtomSettings, side: int) -> None:
     """Raise ValueError where the patches of images of this ``side`` are more than one task may hold.
 
     >>> check_kept("patches", PatchSettings(images=1000), 32)

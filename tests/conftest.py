@@ -253,3 +253,28 @@ def small_region_settings():
             "calibration": {"images": 12},
         }
     )
+
+
+@pytest.fixture(scope="session")
+def small_front_settings():
+    """As ``small_settings``, of the method front_end."""
+    from raypurify.config import Settings
+
+    return Settings.model_validate(
+        {
+            "method": "front_end",
+            "name": "small-front",
+            "data": {"image_size": 16, "validation": 24},
+            "dictionary": {"atoms": 30, "images": 20, "per_image": 15},
+            "encoder": {"top": 10, "dropout": 0.5},
+            "decoder": {
+                "channels": [8, 4],
+                "depth": 8,
+                "epochs": 2,
+                "batch_size": 32,
+                "precision": "float32",
+                "workers": 1,
+            },
+            "calibration": {"images": 12},
+        }
+    )

@@ -14,9 +14,11 @@ from raypurify.clusters import ClusterDistributions, fit_strata
 from raypurify.config import Settings, load_settings
 from raypurify.nets import WideResNet
 from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.purifiers.front_end import front_end_tensors
 from raypurify.purifiers.region_sparse import region_sparse_tensors
 from raypurify.purifiers.rsfp import rsfp_tensors
 from raypurify.purifiers.stl import stl_tensors
+from raypurify.training.front_end import front_of
 
 CLASSES = ["kočka", "dog"]
 
@@ -57,10 +59,30 @@ def write_region_sparse(folder: Path) -> Path:
     return _written(folder, "region_sparse", settings, region_sparse_tensors(_atoms()[0]), [None])
 
 
+def write_front_end(folder: Path, supervised: bool = False) -> Path:
+    """A bundle of front_end, of which nothing was trained."""
+    torch.manual_seed(0)
+    settings = small_front_settings(supervised)
+    network = front_of(settings, _atoms()[0], len(CLASSES)).eval()
+    return _written(folder, "front_end", settings, front_end_tensors(network), [None])
+
+
+def small_front_settings(supervised: bool) -> Settings:
+    """Settings of front_end for the atoms of these bundles."""
+    settings = load_settings(preset="tiny-front-end")
+    parts = {
+        "dictionary": settings.dictionary.model_copy(update={"atoms": 8, "size": 8, "stride": 4}),
+        "encoder": settings.encoder.model_copy(update={"top": 5, "dropout": 0.5}),
+        "decoder": settings.decoder.model_copy(update={"supervised": supervised, "depth": 8}),
+    }
+    return settings.model_copy(update=parts)
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "rsfp": write_rsfp,
     "stl": write_stl,
     "region_sparse": write_region_sparse,
+    "front_end": write_front_end,
 }
 """By the name of a method, what writes a small bundle of it into a folder and gives that back."""
 

@@ -15,7 +15,8 @@ from raypurify.supervision import SupervisionSettings
 
 def test_every_preset_loads_under_its_own_name():
     names = (
-        "cifar10 cifar10-region cifar10-small cifar10-stl imagenet10 imagenet10-wide paper tiny tiny-region tiny-stl"
+        "cifar10 cifar10-front-end cifar10-front-end-paper cifar10-region cifar10-small cifar10-stl "
+        "imagenet10 imagenet10-wide paper tiny tiny-front-end tiny-region tiny-stl"
     )
     assert presets() == names.split()
     assert [load_settings(name).name for name in presets()] == presets()
@@ -51,7 +52,7 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         (
             {"preset": "huge"},
-            "unknown preset 'huge': choose one of cifar10, cifar10-region, cifar10-small, cifar10-stl, imagenet10,",
+            "unknown preset 'huge': choose one of cifar10, cifar10-front-end, cifar10-front-end-paper, cifar10-region,",
         ),
         ({"preset": "tiny", "path": "x.yaml"}, "not both"),
         ({"path": "/no/such.yaml"}, "/no/such.yaml"),
@@ -67,7 +68,10 @@ def test_overrides_win_over_the_file(tmp_path):
             {"preset": "tiny", "overrides": ("strata.count=3",)},
             "strata: of method stl, but method is rsfp: remove it, or set method to stl",
         ),
-        ({"preset": "tiny", "overrides": ("method=sfp",)}, "method: Input should be 'rsfp', 'stl' or 'region_sparse'"),
+        (
+            {"preset": "tiny", "overrides": ("method=sfp",)},
+            "method: Input should be 'rsfp', 'stl', 'region_sparse' or 'front_end'",
+        ),
         ({"preset": "tiny-stl", "overrides": ("data.image_size=20",)}, "give a multiple of 8"),
         ({"preset": "tiny-stl", "overrides": ("strata.keep=4",)}, "only 4 features are kept: raise keep"),
         ({"preset": "tiny", "overrides": ("network.depth=1000000",)}, "network.depth: Input should be less than or eq"),
@@ -133,7 +137,7 @@ def test_so_many_neighbours_vote_as_memory_has_room_for():
 def test_settings_of_other_methods_are_not_written():
     shared = {"name", "note", "seed", "data", "calibration"}
     assert set(load_settings("tiny").model_dump()) == shared | set(SECTIONS["rsfp"])
-    for name, method in (("tiny-stl", "stl"), ("tiny-region", "region_sparse")):
+    for name, method in (("tiny-stl", "stl"), ("tiny-region", "region_sparse"), ("tiny-front-end", "front_end")):
         written = load_settings(name).model_dump()
         assert set(written) == shared | set(SECTIONS[method]) | {"method"}
         assert Settings.model_validate(written) == load_settings(name)
@@ -167,6 +171,24 @@ def test_patches_that_memory_would_not_hold_are_refused_before_any_is_drawn():
     load_settings("tiny-region", overrides=("data.image_size=16", many))
     with pytest.raises(ConfigError, match=r"each gives 1034289 patches.* lower patches\.images or patches\.per_image"):
         load_settings("tiny-region", overrides=("data.image_size=1024", many))
+
+
+def test_settings_of_a_front_end_that_cannot_go_together_are_refused():
+    for override, said in (
+        ("encoder.top=61", "encoder.top is 61, of 60 atoms: give 60 at most"),
+        ("dictionary.stride=5", "stride is 5, above size, 4: pixels would be left out"),
+        ("dictionary.size=20", "dictionary.size is 20, above data.image_size, 16"),
+        ("decoder.depth=9", "decoder.depth is 9: a CIFAR ResNet has 6n + 2 layers: give 8, 14, 20 or 32"),
+        ("decoder.channels=[8, 0]", "decoder.channels.1"),
+        ("encoder.beta=1", "encoder.beta"),
+        ("encoder.dropout=1", "encoder.dropout"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            load_settings("tiny-front-end", overrides=("data.image_size=16", override))
+    assert load_settings("tiny-front-end", overrides=("encoder.top=null",)).encoder.top is None
+    paper = load_settings("cifar10-front-end-paper")
+    assert (paper.decoder.supervised, paper.decoder.epochs, paper.decoder.lr) == (True, 70, 0.05)
+    assert paper.encoder == type(paper.encoder)()
 
 
 def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():

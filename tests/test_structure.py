@@ -19,6 +19,7 @@ GROUND = (
     "trees",
     "supervision",
     "regions",
+    "fronts",
     "config",
     "scans",
     "images",

@@ -4,16 +4,15 @@ Each function makes an ``attacks.base.Model`` from a classifier and a purifier; 
 on it unchanged. Which of them is the strongest is not known beforehand, so an honest figure is the worst case over all.
 """
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from raypurify.attacks.base import Attack, Loss, Model
 from raypurify.attacks.budget import per_image
+from raypurify.attacks.expectation import Expectation
 from raypurify.attacks.losses import margin
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
@@ -114,29 +113,18 @@ class _Straight(torch.autograd.Function):
 
 
 def eot(model: Model, samples: int, transform: ImageMap | None = None, average: str = "logits") -> Model:
-    """A model that gives the mean output of a randomised one, with the mean gradient: expectation over transformation.
+    """A model that stands for ``samples`` draws of a randomised one: expectation over transformation.
 
     Athalye et al. 2018, section 4.2: ∇E f(t(x)) = E ∇f(t(x)), estimated from ``samples`` draws of ``transform``, which
-    is random at each call (None: the model itself is random, such as :func:`bpda` of a random purifier). ``average`` is
-    ``"logits"``, or ``"probabilities"`` for log E softmax(f(t(x))), the logits of an ensemble. A gradient needs the
-    memory of all the draws. Raises ConfigError for fewer than one, or for another average.
+    is random at each call (None: the model itself is random, such as :func:`bpda` of a random purifier). ``average``
+    says what is averaged: ``"logits"``, ``"probabilities"``, ``"gradients"`` or ``"directions"``
+    (``attacks.expectation.Expectation``). Raises ConfigError for fewer than one, or for another average.
 
     >>> signs = iter([1.0, -3.0])
     >>> eot(lambda x: x.flatten(1), 2, lambda x: next(signs) * x)(torch.full((1, 1, 1, 2), 0.5))
     tensor([[-0.5000, -0.5000]])
     """
-    if samples < 1:
-        raise ConfigError(f"samples={samples}: an expectation needs at least one")
-    if average not in ("logits", "probabilities"):
-        raise ConfigError(f"unknown average {average!r}: choose logits or probabilities")
-
-    def expected(images: Tensor) -> Tensor:
-        outputs = torch.stack([model(transform(images) if transform else images) for _ in range(samples)])
-        if average == "logits":
-            return outputs.mean(0)
-        return log_softmax(outputs, 2).logsumexp(0) - math.log(samples)
-
-    return expected
+    return Expectation(model if transform is None else lambda images: model(transform(images)), samples, average)
 
 
 def through_solver(

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import per_image, project, step_direction, unit_length
+from raypurify.attacks.expectation import Expectation
 from raypurify.errors import DataError
 
 
@@ -22,7 +23,6 @@ def ascend(
     step_size: float | Sequence[float],
     start: Callable[[Tensor], Tensor] | None = None,
     loss: Loss | None = None,
-    clean_loss: Callable[[Tensor], Loss] | None = None,
     momentum: float = 0.0,
 ) -> Tensor:
     """Take ``steps`` steps x' ← Π(x' + step_size · direction(∇ loss)) and return the last x'.
@@ -33,9 +33,9 @@ def ascend(
     not depend on its neighbours. Perturbations are kept in float32 or wider whatever the dtype of the images, or the
     autocast the model runs under.
 
-    ``start`` gives the first perturbation of the images it is called with, inside the ball (none: zero).
-    ``clean_loss`` makes the loss from the logits of the clean images, where no ``loss`` is given. With ``momentum`` μ >
-    0 the direction is that of g ← μ·g + ∇ / ‖∇‖₁ (Dong et al. 2018, eq. 6) in the place of the gradient.
+    ``start`` gives the first perturbation of the images it is called with, inside the ball (none: zero). With
+    ``momentum`` μ > 0 the direction is that of g ← μ·g + ∇ / ‖∇‖₁ (Dong et al. 2018, eq. 6) in the place of the
+    gradient.
 
     Raises DataError when images are not floating point in [0, 1], or labels do not fit them.
     """
@@ -48,8 +48,6 @@ def ascend(
         perturbed = clean
         if start is not None:
             perturbed = (clean + start(clean)).clamp(0, 1)
-        if loss is None and clean_loss is not None:
-            loss = clean_loss(logits_at(model, clean, images.dtype))
         velocity = torch.zeros_like(clean)
         for step in [step_size] * steps if isinstance(step_size, int | float) else step_size:
             gradient, _ = input_gradient(model, perturbed, labels, images.dtype, loss)
@@ -69,13 +67,31 @@ def _of_unit_sum(gradient: Tensor) -> Tensor:
 def input_gradient(
     model: Model, images: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the loss, summed over the batch, at ``images``, and their logits; the model sees ``dtype``."""
+    """The gradient of the loss, summed over the batch, at ``images``, and their logits; the model sees ``dtype``.
+
+    Of an :class:`~raypurify.attacks.expectation.Expectation` that averages gradients it is their mean.
+    """
+    if isinstance(model, Expectation) and model.of_gradients:
+        return _mean_gradient(model, images, labels, dtype, loss)
     with torch.enable_grad():
         inputs = images.detach().requires_grad_()
         logits = wide(model(inputs.to(dtype)))
         value = cross_entropy(logits, labels, reduction="sum") if loss is None else loss(logits, labels).sum()
         # Asking for the gradient of the input alone leaves every parameter's .grad as it was.
         return torch.autograd.grad(value, inputs)[0], logits.detach()
+
+
+def _mean_gradient(
+    model: Expectation, images: Tensor, labels: Tensor, dtype: torch.dtype, loss: Loss | None
+) -> tuple[Tensor, Tensor]:
+    total, logits = torch.zeros_like(images), None
+    # One draw at a time: the graphs of all would need the memory of all.
+    for _ in range(model.samples):
+        gradient, output = input_gradient(model.model, images, labels, dtype, loss)
+        total = total + (step_direction(gradient, "l2") if model.average == "directions" else gradient)
+        logits = output if logits is None else logits + output
+    assert logits is not None  # as there is at least one draw
+    return total / model.samples, logits / model.samples
 
 
 def logits_at(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:

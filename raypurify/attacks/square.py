@@ -15,6 +15,7 @@ from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
 from raypurify.attacks.losses import margin, values
+from raypurify.attacks.restarts import best_of, check_restarts
 from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
@@ -30,7 +31,7 @@ class Square:
     stripes (Algorithm 2). Under ``"l2"``, and ``"dissimilarity"`` with each image's own radius, two squares give their
     share of the budget, and what is unused, to a random pattern in one of them, after a start of 5 × 5 such patterns
     (Algorithm 3, eq. 2). The squares cover the share ``area`` of the image at first (0.8 is AutoAttack's) and shrink
-    over ``queries``, of which AutoAttack takes 5,000 too.
+    over ``queries``, of which AutoAttack takes 5,000 too. Of several ``restarts`` each image keeps the best.
 
     An image is left alone once its class is not the label, also when rounded to 8 bits; one that is misclassified from
     the start comes back as it is. Places and signs are drawn once a query for all images of a call, so that an image's
@@ -48,12 +49,14 @@ class Square:
     norm: str = "linf"
     queries: int = 5000
     area: float = 0.8
+    restarts: int = 1
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
         check_size("eps", self.eps)
         if self.queries < 1:
             raise ConfigError(f"queries={self.queries}: Square needs at least one")
+        check_restarts(self.restarts, random_start=True)
         if not 0 < self.area <= 1:
             raise ConfigError(f"area={self.area}: the share of an image that a square covers is in (0, 1]")
 
@@ -68,6 +71,15 @@ class Square:
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s."""
         check_batch(images, labels)
+
+        def attempt(which: Tensor | slice) -> Tensor:
+            return self._search(model, images[which], labels[which], generator, loss)
+
+        return best_of(attempt, model, images, labels, self.restarts, loss or margin, leave=loss is None)
+
+    def _search(
+        self, model: Model, images: Tensor, labels: Tensor, generator: torch.Generator | None, loss: Loss | None
+    ) -> Tensor:
         if len(images) == 0:
             return images.detach().clone()
         with torch.inference_mode(False), torch.no_grad():

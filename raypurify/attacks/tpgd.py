@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from raypurify.attacks.ascent import ascend
+from raypurify.attacks.ascent import ascend, check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, project
 from raypurify.attacks.pgd import PGD
+from raypurify.attacks.restarts import best_of
 from raypurify.errors import ConfigError
 
 
@@ -19,8 +20,9 @@ class TPGD(PGD):
 
     The settings are PGD's. The divergence has no slope at the clean image, so the path has to start beside it: at
     Gaussian noise of standard deviation ``noise``, as in the authors' code, projected to the ball. Labels are checked
-    and not used: an image that the network gets wrong is driven away from its wrong class, be it to the right one. A
-    ``loss`` given to the call takes the place of the divergence.
+    and not used: an image that the network gets wrong is driven away from its wrong class, be it to the right one. Of
+    several ``restarts`` the highest divergence is kept, whatever the class. A ``loss`` given to the call takes the
+    place of the divergence.
 
     >>> from raypurify.attacks import TPGD
     >>> TPGD(eps=8 / 255)(lambda x: x.flatten(1), torch.rand(2, 1, 2, 2), torch.tensor([0, 3])).shape
@@ -34,8 +36,8 @@ class TPGD(PGD):
         check_size("noise", self.noise)
         if not (self.random_start and self.noise):
             raise ConfigError("TPGD needs a random start and noise > 0: at the clean image its loss has no slope")
-        if self.restarts != 1 or self.loss != "ce":
-            raise ConfigError("TPGD raises its own divergence, from one start: leave restarts and loss out, or use pgd")
+        if self.loss != "ce":
+            raise ConfigError("TPGD raises its own divergence: leave loss out, or use pgd")
 
     def __call__(
         self,
@@ -47,19 +49,29 @@ class TPGD(PGD):
         loss: Loss | None = None,
     ) -> Tensor:
         """Adversarial images; the contract is ``attacks.base.Attack``'s."""
-        return ascend(
-            model,
-            images,
-            labels,
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self._step,
-            start=lambda clean: self._start(clean, generator),
-            loss=loss,
-            clean_loss=divergence_from,
-            momentum=self.momentum,
-        )
+        check_batch(images, labels)
+        if len(images) == 0:
+            return images.detach().clone()
+        with torch.inference_mode(False), torch.no_grad():
+            clean = wide(images.detach().clone())
+            raised = loss or divergence_from(logits_at(model, clean, images.dtype))
+
+        def attempt(which: Tensor | slice) -> Tensor:
+            return ascend(
+                model,
+                images[which],
+                labels[which],
+                eps=self.eps,
+                norm=self.norm,
+                steps=self.steps,
+                step_size=self._step,
+                start=lambda some: self._start(some, generator),
+                loss=raised,
+                momentum=self.momentum,
+            )
+
+        # The divergence is of all images, in their order: none may leave.
+        return best_of(attempt, model, images, labels, self.restarts, raised, leave=False)
 
     def _start(self, clean: Tensor, generator: torch.Generator | None) -> Tensor:
         device = clean.device if generator is None else generator.device

@@ -103,7 +103,9 @@ def fit(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="What to fit: rsfp, stl or region_sparse; default: what the settings say, else rsfp."),
+        typer.Option(
+            help="What to fit: rsfp, stl, region_sparse or front_end; default: what the settings say, else rsfp."
+        ),
     ] = None,
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
@@ -116,7 +118,7 @@ def fit(
         typer.Option(
             help="End after this stage. Of rsfp: prepare, baseline, latents, clusters, samples, dictionaries, "
             "robust_first, robust, calibrate; of stl: prepare, dae, latents, strata, samples, dictionaries, calibrate; "
-            "of region_sparse: prepare, dictionary, calibrate."
+            "of region_sparse: prepare, dictionary, calibrate; of front_end: prepare, dictionary, decoder, calibrate."
         ),
     ] = None,
     address: Address = None,

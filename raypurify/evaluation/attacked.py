@@ -10,7 +10,7 @@ from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.plan import GridPlan
 from raypurify.evaluation.subjects import Subjects
-from raypurify.evaluation.threat_model import perturb
+from raypurify.evaluation.threat_model import Draws, perturb
 from raypurify.storage import Place
 
 
@@ -25,12 +25,13 @@ def attacked_images(
     file = plan.adversarial(name, batch)
     if (stored := read_attacked(file)) is not None:
         return stored.to(subjects.device)
-    victim = subjects.classifier(plan.grid.victim(name.classifier))
-    knows, defence = plan.grid.attacks[name.attack].knows, subjects.purifier(name.purifier)
+    spec, known = plan.grid.attacks[name.attack], plan.grid.known(name)
+    victim, defence = subjects.classifier(plan.grid.victim(name.classifier, spec)), subjects.purifier(known)
+    draws = Draws(*spec.expectation, skip=subjects.ensemble(known))
     # The seed is of the key: the same images come out of whichever actor does this.
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
-    attacked = perturb(attack, knows, victim, defence, clean, labels, generator)
-    if is_own(plan.grid.attacks[name.attack].attack):
+    attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws)
+    if is_own(spec.attack):
         attacked = check_attacked(name.attack, attack, attacked, clean)
     if plan.grid.eight_bit:
         attacked = eight_bit(attacked)

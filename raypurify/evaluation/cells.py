@@ -17,6 +17,7 @@ from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.plan import CellUnit, GridPlan
 from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.evaluation.threat_model import done_about
+from raypurify.purifiers.draws import draws_of
 from raypurify.storage import Place, overlapped
 from raypurify.training.denoising import psnr
 
@@ -53,11 +54,14 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
         attacked = attacked_images(plan, subjects, name, unit.batch, clean, labels)
         defence = subjects.purifier(purifier)
         begun = clock()
-        purified = defence.purify(attacked)
+        # The first is the purifier's own, and all there is without an ensemble.
+        purified, *others = (one.purify(attacked) for one in draws_of(defence, subjects.ensemble(purifier)))
         seconds = clock() - begun
-        cluster, known = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
+        cluster, classes = purified.cluster.cpu().numpy(), getattr(defence, "classes_of_cluster", None)
         seen = eight_bit(purified.images) if plan.grid.eight_bit else purified.images
-        predicted = predict(network, seen)
+        predicted = predict(
+            network, seen, *(eight_bit(one.images) if plan.grid.eight_bit else one.images for one in others)
+        )
         columns = {
             "id": list(batch.ids),
             "label": batch.labels,
@@ -68,10 +72,11 @@ def compute_cells(plan: GridPlan, subjects: Subjects, unit: CellUnit, batch: Gri
             "size": _own_size(attack, attacked, clean).cpu().numpy(),
             "psnr": psnr(seen, clean).cpu().numpy(),
             "cluster": cluster,
-            "cluster_class": [known[k] for k in cluster] if known else [None] * len(cluster),
+            "cluster_class": [classes[k] for k in cluster] if classes else [None] * len(cluster),
             **{fact: getattr(purified, fact).cpu().numpy() for fact in ("distance", "flagged", "relative_change")},
         }
-        facts = {"seconds": repr(seconds), "done": done_about(plan.grid.attacks[unit.attack].knows, defence)}
+        known = subjects.purifier(plan.grid.known(name))
+        facts = {"seconds": repr(seconds), "done": done_about(plan.grid.attacks[unit.attack].knows, known)}
         table = pa.table(columns, schema=COLUMNS).replace_schema_metadata(facts)
         with plan.cell(name, unit.batch).writing() as file:
             pq.write_table(table, file)

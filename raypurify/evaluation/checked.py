@@ -8,7 +8,11 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.plan import CheckName
 from raypurify.evaluation.sanity import Check, Subject, check_attacks
 from raypurify.evaluation.subjects import Subjects, predict
-from raypurify.evaluation.threat_model import differentiated, sight
+from raypurify.evaluation.threat_model import Draws, differentiated, sight
+from raypurify.purifiers.draws import draws_of, is_random
+
+JUDGED = 8
+"""By how many draws a random purifier is judged."""
 
 
 def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> list[Check]:
@@ -16,7 +20,9 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
 
     Behind a purifier, what the attacker differentiates is attacked and what the defence answers is judged, which may be
     two things; the attack to transfer from is that on the classifier alone. Attacks on the choice of a cluster are
-    judged by the choice.
+    judged by the choice. Of a purifier that draws at random the attacker averages as the first attack of the grid with
+    such knowledge does, and judged is what ``JUDGED`` draws, or ensembles of them, answer: the luck of one draw would
+    be taken for an attack that fails.
     """
     network, device = subjects.classifier(name.classifier), subjects.device
     images = torch.from_numpy(batch.pixels).to(device).float() / 255
@@ -24,13 +30,17 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
     if not name.purifier:
         other = next((c for c in subjects.grid.classifiers if c != name.classifier), None)
         return check_attacks(Subject(network), images, labels, subjects.classifier(other) if other else None)
-    defence = subjects.purifier(name.purifier)
-    model, labels, loss = sight(name.knows, network, defence, images, labels)
+    defence, together = subjects.purifier(name.purifier), subjects.ensemble(name.purifier)
+    judged = JUDGED if is_random(defence) else 1
+    # The attacker knows none of the draws that judge.
+    draws = Draws(*subjects.grid.expectation(name.knows), skip=judged * together)
+    model, labels, loss = sight(name.knows, network, defence, images, labels, draws)
     if differentiated(name.knows, defence) == "choice":
         return check_attacks(Subject(model, loss=loss), images, labels)
 
     def answer(x: Tensor) -> Tensor:
-        purified = defence.purify(x).images
-        return predict(network, eight_bit(purified) if subjects.grid.eight_bit else purified)
+        each = [one.purify(x).images for one in draws_of(defence, judged * together)]
+        seen = [eight_bit(one) for one in each] if subjects.grid.eight_bit else each
+        return torch.stack([predict(network, *seen[k : k + together]) for k in range(0, len(seen), together)])
 
     return check_attacks(Subject(model, answer, loss), images, labels, network)

@@ -55,7 +55,7 @@ def classifier_code(spec: ClassifierSpec) -> str:
 def purifier_digest(spec: PurifierSpec) -> str:
     """The digest that tells a purifier from another: of its settings, the files they name, and its bundle."""
     bundle = checked_facts(spec.bundle).digest if spec.bundle else None
-    return fingerprint(spec.model_dump(), bundle, _files(spec.settings.values()))
+    return fingerprint(spec.decisive, bundle, _files(spec.settings.values()))
 
 
 def purifier_code(spec: PurifierSpec) -> str:

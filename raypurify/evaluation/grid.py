@@ -11,9 +11,11 @@ from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
 from raypurify.evaluation.papers import TABLES
 from raypurify.evaluation.specs import (
+    USUAL_EXPECTATION,
     AttackSpec,
     ClassifierSpec,
     ImagesSpec,
+    MadeOn,
     Paths,
     PurifierSpec,
     ReportSpec,
@@ -80,16 +82,18 @@ class Grid(BaseModel):
         for name, spec in self.attacks.items():
             if spec.attack == "clean" and spec.knows != "classifier":
                 raise ValueError(f"attack {name!r} changes nothing, so it knows nothing")
-            if spec.knows == "centres" and (bare := self._without_centres()):
+            if spec.made_on:
+                self._check_made_on(name, spec.made_on)
+            if spec.knows == "centres" and (bare := self._without_centres(spec)):
                 raise ValueError(
                     f"attack {name!r} knows centres, and classifier {bare!r} has none: give the path of its "
                     "supervision.safetensors as its centres"
                 )
             if name == MEAN:
                 raise ValueError(f"attack {name!r} has the name of the mean over all: give it another")
-            if spec.worst in {*self.attacks, MEAN}:
+            if taken := {*(spec.worst or ())} & {*self.attacks, MEAN}:
                 raise ValueError(
-                    f"attack {name!r} is of the group {spec.worst!r}, which another column is called: rename the group"
+                    f"attack {name!r} is of the group {min(taken)!r}, which another column is called: rename the group"
                 )
         for name, victim in self.classifiers.items():
             if victim.attacked_as not in {None, *self.classifiers} - {name}:
@@ -129,8 +133,13 @@ class Grid(BaseModel):
             for name, seen in self.scenarios.items()
         }
 
-    def _without_centres(self) -> str | None:
-        attacked = {self.victim(name) for name in self.classifiers} & {*self.classifiers}
+    def _check_made_on(self, name: str, made_on: MadeOn) -> None:
+        for part, known in ((made_on.classifier, self.classifiers), (made_on.purifier, self.purifiers)):
+            if part is not None and part not in known:
+                raise ValueError(f"attack {name!r} is made on {part!r}, which is none of {', '.join(known)}")
+
+    def _without_centres(self, spec: AttackSpec) -> str | None:
+        attacked = {self.victim(name, spec) for name in self.classifiers} & {*self.classifiers}
         return next((name for name in attacked if not self.classifiers[name].centres), None)
 
     @property
@@ -168,9 +177,23 @@ class Grid(BaseModel):
         bare = {name: spec.model_copy(update={"behind": None}) for name, spec in self.classifiers.items()}
         return next((name for name, spec in bare.items() if spec == first), classifier)
 
-    def victim(self, classifier: str) -> str:
-        """The classifier that attacks on ``classifier`` are made against: itself, or what it is ``attacked_as``."""
+    def victim(self, classifier: str, spec: AttackSpec | None = None) -> str:
+        """The classifier that attacks on ``classifier`` are made against: itself, or what it is ``attacked_as``; of an
+        attack that names it the one that it is ``made_on``."""
+        if spec and spec.made_on:
+            return spec.made_on.classifier
         return self.classifiers[classifier].attacked_as or classifier
+
+    def expectation(self, knows: str) -> tuple[int, str]:
+        """What the first attack of one who ``knows`` this averages over a random purifier (``AttackSpec``); where there
+        is none, what is averaged where nothing is said."""
+        said = (spec.expectation for spec in self.attacks.values() if spec.knows == knows)
+        return next(said, USUAL_EXPECTATION)
+
+    def known(self, name: CellName) -> str:
+        """The purifier of which the attacker of a cell may know: its own, or the one before what it is ``made_on``."""
+        made_on = self.attacks[name.attack].made_on
+        return made_on.purifier if made_on and made_on.purifier else name.purifier
 
 
 def load_grid(source: str | Path | dict, data: str | None = None, overrides: Sequence[str] = ()) -> Grid:

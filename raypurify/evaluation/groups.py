@@ -42,8 +42,8 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
     minimal: list[str] = []
     worst: dict[str, list[str]] = {}
     for name, spec in grid.attacks.items():
-        if spec.worst:
-            worst.setdefault(spec.worst, []).append(name)
+        for group in spec.worst or ():
+            worst.setdefault(group, []).append(name)
         if name in grid.gray:
             fills = all(cells[CellName(c, name, grid.rows(c)[0])].filled >= FILLED for c in grid.classifiers)
             least = not fills if spec.minimal is None else spec.minimal
@@ -53,11 +53,12 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
 
 def right_before(grid: Grid, columns: Columns, name: CellName) -> np.ndarray:
     """Which images the attacker of a cell found right before the attack, (n,) bool: alone, or behind the purifier where
-    it is known. All of them in a grid without such a clean cell."""
+    it is known; of a transfer those of what it was made on. All of them in a grid without such a clean cell."""
     spec = grid.attacks[name.attack]
     clean = next((attack for attack, one in grid.attacks.items() if one.attack == "clean"), "")
     bare = next((purifier for purifier, one in grid.purifiers.items() if one.purifier == "none"), "")
-    seen = CellName(grid.victim(name.classifier), clean, bare if spec.knows == "classifier" else name.purifier)
+    known = bare if spec.knows == "classifier" else grid.known(name)
+    seen = CellName(grid.victim(name.classifier, spec), clean, known)
     return columns[seen]["correct"] if seen in columns else np.ones(len(columns[name]["correct"]), bool)
 
 

@@ -2,7 +2,7 @@
 
     OUT/adversarial/<key>.safetensors      attacked images; the key is a digest of classifier, attack, images and seed
     OUT/cells/<key>.parquet                what one purifier made of them; the key adds the purifier's digest, and
-                                           the classifier's where the attacker takes it for another one; what is kept of
+                                           the classifier's where the attack is made on another one; what is kept of
                                            an image may change without another attack
     OUT/checks/<key>.json                  the checks of the attacks on one classifier, alone or behind a purifier
 
@@ -27,6 +27,7 @@ from raypurify.evaluation.digests import (
 from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.own import Sources, find_sources, install
 from raypurify.evaluation.sanity import Check
+from raypurify.evaluation.specs import USUAL_EXPECTATION
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
 
@@ -167,8 +168,9 @@ def read_checks(file: Place) -> list[Check] | None:
 def _cell_keys(
     grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], name: CellName, images: str
 ) -> CellKeys:
-    spec, purifier, victim = grid.attacks[name.attack], purifiers[name.purifier], grid.victim(name.classifier)
-    known = purifier if spec.knows != "classifier" else None
+    spec, purifier = grid.attacks[name.attack], purifiers[name.purifier]
+    victim = grid.victim(name.classifier, spec)
+    known = purifiers[grid.known(name)] if spec.knows != "classifier" else None
     decisive = spec.decisive, attack_code(spec)
     making, keeping = (code_digest(alone=(f"raypurify.evaluation.{module}",)) for module in ("attacked", "cells"))
     shared = images, grid.seed, grid.batch, grid.eight_bit
@@ -180,16 +182,26 @@ def _cell_keys(
 def _check_keys(
     grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: list[str]
 ) -> dict[CheckName, str]:
-    """What is checked: each classifier that is attacked, alone and behind each purifier for all that is known of it."""
+    """What is checked: each classifier that is attacked, alone and behind each purifier for all that is known of it; of
+    attacks that are made on something else that alone."""
     if not grid.sanity:
         return {}
-    victims = dict.fromkeys(map(grid.victim, grid.classifiers))
-    knowing = dict.fromkeys(spec.knows for spec in grid.attacks.values() if spec.knows != "classifier")
+    knowing = [spec for spec in grid.attacks.values() if spec.knows != "classifier"]
+    own = dict.fromkeys(spec.knows for spec in knowing if not spec.made_on)
+    elsewhere = [spec.made_on for spec in grid.attacks.values() if spec.made_on]
+    victims = dict.fromkeys([*map(grid.victim, grid.classifiers), *(one.classifier for one in elsewhere)])
     names = [CheckName(c, "", "classifier") for c in victims]
-    names += [CheckName(c, p, k) for c in victims for p in grid.rows(c) if p in grid.defended for k in knowing]
+    names += [CheckName(c, p, k) for c in victims for p in grid.rows(c) if p in grid.defended for k in own]
+    transferred = [(spec.made_on, spec.knows) for spec in knowing if spec.made_on]
+    names += [CheckName(on.classifier, on.purifier, k) for on, k in transferred if on.purifier in grid.defended]
     modules = "raypurify.evaluation.sanity", "raypurify.evaluation.threat_model"
     code = code_digest(*modules, alone=("raypurify.evaluation.checked",))
     common = [*classifiers.values()], grid.sanity, images, code
-    return {
-        n: fingerprint("checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common) for n in names
-    }
+
+    def key(n: CheckName) -> str:
+        parts = "checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common
+        # Only where it is said, so that other keys stay.
+        said = grid.expectation(n.knows)
+        return fingerprint(*parts) if said == USUAL_EXPECTATION else fingerprint(*parts, said)
+
+    return {n: key(n) for n in names}

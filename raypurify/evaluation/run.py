@@ -20,6 +20,7 @@ from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, l
 from raypurify.evaluation.report import write_report
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
+from raypurify.purifiers.draws import check_draws
 from raypurify.runtime.observed import observed
 from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
@@ -62,6 +63,8 @@ def _check_subjects(subjects: Subjects) -> None:
             check_purified(name, purifier, images)
         else:
             purifier.purify(images)
+        if subjects.ensemble(name) > 1:
+            check_draws(f"purifier {name!r}", purifier)
 
 
 def _check_classifiers(subjects: Subjects, batches: Sequence[GridBatch]) -> None:

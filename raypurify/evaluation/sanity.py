@@ -3,6 +3,7 @@ al. (PCL), section 6.6: an attack that fails them says nothing of a defence.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raypurify.attacks import BIM, FGSM, PGD, Loss, Model
+from raypurify.attacks.ascent import input_gradient
 from raypurify.attacks.square import Square
+from raypurify.purifiers.transform import held_draws
 
 EPS = 2 / 255
 # Of the images whose loss falls along the gradient there may be this share: a purifier's answer has steps.
@@ -29,11 +32,38 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """The share of images that are right, and the ``variance`` of it that the draws of a random defence leave."""
+
+    value: float
+    variance: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}"
+
+
+def accuracy_of(right: Tensor) -> Accuracy:
+    """The accuracy of images that are ``right`` (N,) bool, or right by each of K draws (K, N).
+
+    >>> accuracy_of(torch.tensor([[True, True], [True, False]]))
+    Accuracy(value=0.75, variance=0.0625)
+    """
+    value = float(right.float().mean())
+    if right.ndim == 1 or len(right) == 1:
+        return Accuracy(value)
+    share = right.float().mean(0)
+    # Of the mean of K draws of each image, estimated without bias from the same draws.
+    each = share * (1 - share) / (len(right) - 1)
+    return Accuracy(value, float(each.sum()) / len(share) ** 2)
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is attacked, and how it is judged.
 
     ``model`` is what the attacker differentiates, images to logits, and ``loss`` what it raises (None: cross-entropy).
-    ``answer`` says which class (N,) the defence gives to images in truth; None: the largest logit of the model.
+    ``answer`` says which class (N,) the defence gives to images in truth, one that draws at random (K, N) of K draws;
+    None: the largest logit of the model.
     """
 
     model: Model
@@ -47,7 +77,7 @@ class Subject:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The class of each image, (N,)."""
+        """The class of each image, (N,) or of each draw (K, N)."""
         return self.answer(images) if self.answer else self.model(images).argmax(1)
 
 
@@ -55,18 +85,25 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     """All checks of attacks on one subject, on (n, 3, H, W) images in [0, 1] of these labels (n,).
 
     ``other`` is a classifier to transfer from. Sizes are L∞, small enough that one step does not do everything. An
-    image more or less is noise where two accuracies ought to be in order, so one is allowed. Gradients are held against
-    finite differences where the model is a module; where they are another function's by intent, as those of a purifier
-    that is passed by a surrogate, they need to point uphill.
+    image more or less is noise where two accuracies ought to be in order, so one is allowed; of a defence that draws at
+    random twice the standard error of their difference over draws besides. Gradients are held against finite
+    differences where the model is a module; where they are another function's by intent, as those of a purifier that is
+    passed by a surrogate, they need to point uphill.
     """
 
-    def accuracy(attack: Callable, victim: Model = subject.model) -> float:
+    def accuracy(attack: Callable, victim: Model = subject.model) -> Accuracy:
         loss = subject.loss if victim is subject.model else None
         x = attack(victim, images, labels, generator=torch.Generator().manual_seed(0), loss=loss)
-        return float((subject.predict(x) == labels).float().mean())
+        return accuracy_of(subject.predict(x) == labels)
 
-    one = 1 / len(images) + 1e-9
-    count = f"; n = {len(images)}, one image of slack"
+    def no_more(less: Accuracy, more: Accuracy) -> bool:
+        return less.value <= more.value + 1 / len(images) + 1e-9 + 2 * math.sqrt(less.variance + more.variance)
+
+    def falls(found: list[Accuracy]) -> bool:
+        return all(no_more(later, earlier) for earlier, later in pairwise(found))
+
+    draws = len(subject.predict(images).reshape(-1, len(images)))
+    count = f"; n = {len(images)}, one image of slack" + f", and the noise of {draws} draws" * (draws > 1)
     unbounded = accuracy(PGD(eps=1.0, steps=50))
     by_eps = [accuracy(PGD(eps=eps, steps=20)) for eps in (EPS / 4, EPS / 2, EPS, 4 * EPS)]
     few, some, many = (accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5, 80))
@@ -74,18 +111,20 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     single, iterated = accuracy(FGSM(eps=EPS)), accuracy(BIM(eps=EPS, steps=20))
     black = accuracy(Square(eps=EPS, queries=300))
     checks = [
-        Check("an unbounded attack leaves nothing", unbounded <= one, f"{unbounded:.3f} right at L∞ 1{count}"),
-        Check("accuracy falls with the size of the attack", _falls(by_eps, one), _listed(by_eps) + count),
-        Check("accuracy falls with the number of steps", _falls(by_steps, one), _listed(by_steps) + count),
+        Check(
+            "an unbounded attack leaves nothing", no_more(unbounded, Accuracy(0)), f"{unbounded} right at L∞ 1{count}"
+        ),
+        Check("accuracy falls with the size of the attack", falls(by_eps), _listed(by_eps) + count),
+        Check("accuracy falls with the number of steps", falls(by_steps), _listed(by_steps) + count),
         Check(
             "many steps are no weaker than one",
-            iterated <= single + one,
-            f"BIM {iterated:.3f}, FGSM {single:.3f}{count}",
+            no_more(iterated, single),
+            f"BIM {iterated}, FGSM {single}{count}",
         ),
         Check(
             "the white box is no weaker than the black one",
-            by_eps[2] <= black + one,
-            f"PGD {by_eps[2]:.3f}, Square with 300 queries {black:.3f}{count}",
+            no_more(by_eps[2], black),
+            f"PGD {by_eps[2]}, Square with 300 queries {black}{count}",
         ),
         check_gradients(subject.model, images[:8], labels[:8])
         if isinstance(subject.model, nn.Module)
@@ -94,8 +133,8 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     ]
     if other is not None:
         moved = accuracy(PGD(eps=EPS, steps=20), other)
-        figures = f"PGD {by_eps[2]:.3f}, from another classifier {moved:.3f}{count}"
-        checks.insert(5, Check("the white box is no weaker than a transfer", by_eps[2] <= moved + one, figures))
+        figures = f"PGD {by_eps[2]}, from another classifier {moved}{count}"
+        checks.insert(5, Check("the white box is no weaker than a transfer", no_more(by_eps[2], moved), figures))
     return checks
 
 
@@ -127,13 +166,14 @@ def check_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: T
 
 def check_uphill(subject: Subject, images: Tensor, labels: Tensor, step: float = EPS / 2) -> Check:
     """Check that gradients are finite and not zero, and that of most images the loss is higher a step along the sign of
-    the gradient than a step against it."""
+    the gradient than a step against it; what is random draws the same for all three."""
     x = images.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(subject.losses(x, labels).sum(), x)
-    with torch.no_grad():
-        ahead, behind = (
-            subject.losses((images + sign * step * gradient.sign()).clamp(0, 1), labels) for sign in (1, -1)
-        )
+    with held_draws():
+        gradient, _ = input_gradient(subject.model, x, labels, x.dtype, subject.loss)
+        with torch.no_grad():
+            ahead, behind = (
+                subject.losses((images + sign * step * gradient.sign()).clamp(0, 1), labels) for sign in (1, -1)
+            )
     finite, vanished = bool(gradient.isfinite().all()), int((gradient.flatten(1).abs().amax(1) == 0).sum())
     uphill = int((ahead > behind).sum())
     return Check(
@@ -144,12 +184,15 @@ def check_uphill(subject: Subject, images: Tensor, labels: Tensor, step: float =
 
 
 def check_convergence(subject: Subject, images: Tensor, labels: Tensor, steps: int = 50) -> Check:
-    """Check that the loss under attack has stopped rising: the last fifth of the steps adds less than a twentieth."""
+    """Check that the loss under attack has stopped rising: the last fifth of the steps adds less than a twentieth.
+
+    What is random draws anew at every step, and the same for all losses that are compared.
+    """
 
     def loss(count: int) -> float:
-        attack = BIM(eps=EPS, steps=count, step_size=EPS / 8)
-        with torch.no_grad():
-            return float(subject.losses(attack(subject.model, images, labels, loss=subject.loss), labels).mean())
+        x = BIM(eps=EPS, steps=count, step_size=EPS / 8)(subject.model, images, labels, loss=subject.loss)
+        with torch.no_grad(), held_draws():
+            return float(subject.losses(x, labels).mean())
 
     before, almost, end = loss(1), loss(4 * steps // 5), loss(steps)
     late = (end - almost) / max(end - before, 1e-9)
@@ -157,9 +200,5 @@ def check_convergence(subject: Subject, images: Tensor, labels: Tensor, steps: i
     return Check("the loss is flat at the end", late < 0.05, figures)
 
 
-def _falls(values: list[float], slack: float) -> bool:
-    return all(later <= earlier + slack for earlier, later in pairwise(values))
-
-
-def _listed(values: list[float]) -> str:
-    return " → ".join(f"{value:.3f}" for value in values)
+def _listed(values: list[Accuracy]) -> str:
+    return " → ".join(map(str, values))

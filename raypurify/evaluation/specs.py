@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from raypurify.attacks.expectation import AVERAGES, DRAWS
 from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.containers.registry import KINDS
 from raypurify.containers.source import Source, open_source
@@ -12,7 +13,11 @@ from raypurify.evaluation.classifiers import CLASSIFIERS
 # Purifiers of bundles, with the bundle that they are of where none is named.
 BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 # What an attacker may know, see AttackSpec.
-KNOWS = ("classifier", "bpda", "bpda-smooth", "solver", "choice", "joint", "centres")
+KNOWS = ("classifier", "bpda", "bpda-smooth", "nfga", "nfga-smooth", "solver", "choice", "joint", "centres")
+# Of these the attacker knows no purifier.
+OF_CLASSIFIERS = ("classifier", "centres")
+USUAL_EXPECTATION = (DRAWS, "logits")
+"""How many draws of a random purifier are averaged, and of what, where nothing is said: no digest has it in it then."""
 
 
 class _Spec(BaseModel):
@@ -127,26 +132,58 @@ class RetrainingSpec(_InputSpec):
         return self
 
 
+class MadeOn(_Spec):
+    """On what an attack is made, to be carried over to every cell of its column: a classifier of the grid, and for an
+    attacker who knows a purifier the one before it.
+
+    >>> MadeOn(classifier="twin").purifier is None
+    True
+    """
+
+    classifier: str
+    purifier: str | None = None
+
+
 class AttackSpec(BaseModel):
     """One attack: a name of ``attacks.ATTACKS`` with ``eps``, ``norm`` and its other settings, or "clean"; or
     "package.module:name" of the user's own, with its settings.
 
     ``knows`` says what the attacker knows beside the classifier: nothing ("classifier": gray-box), or the purifier, and
     how it passes it: "bpda" (backward as if the purifier were the identity), "bpda-smooth" (as if it weakened the high
-    part), "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the
-    classifier says), "joint" (both). "centres" is not of the purifier but of the classifier's training: its loss, with
-    semantic losses and branches, as the adaptive white box of Mustafa et al. raises it. ``worst`` names a group: the
-    worst case of its attacks, image by image, becomes a column of its own. ``minimal`` says that the attack looks for
-    the least change that does, whatever it may: the mean over attacks leaves it out. Where it is not said, the sizes
-    that are measured decide (``groups.groups_of``).
+    part), "nfga" and "nfga-smooth" (the gradient of a sparse front end, through the coefficients that survive alone),
+    "solver" (the gradient of the sparse coding and of λ), "choice" (towards another cluster, whatever the classifier
+    says), "joint" (both). "centres" is not of the purifier but of the classifier's training: its loss, with
+    semantic losses and branches, as the adaptive white box of Mustafa et al. raises it. ``worst`` names a group, or
+    several: the worst case of its attacks, image by image, becomes a column of its own. ``minimal`` says that the
+    attack looks for the least change that does, whatever it may: the mean over attacks leaves it out. Where it is not
+    said, the sizes that are measured decide (``groups.groups_of``).
+
+    Who knows a purifier that draws at random averages over ``draws`` of its draws, of what ``average`` says
+    (``attacks.expectation.Expectation``). ``made_on`` names what the attack is made on in the place of the classifier
+    and the purifier of a cell: a transfer.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     attack: str
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
-    worst: str | None = None
+    worst: Paths | None = None
     minimal: bool | None = None
+    draws: int = Field(DRAWS, ge=1)
+    average: Literal[AVERAGES] = "logits"  # type: ignore[valid-type]  # known when it runs
+    made_on: MadeOn | None = None
+
+    @model_validator(mode="after")
+    def _of_one_who_knows(self) -> "AttackSpec":
+        if self.knows == "classifier" and self.expectation != USUAL_EXPECTATION:
+            raise ValueError(
+                "draws and average are of a purifier, which this attacker does not know: say what it knows"
+            )
+        if self.made_on and (self.knows in OF_CLASSIFIERS) != (self.made_on.purifier is None):
+            raise ValueError(
+                f"made_on needs a purifier where the attacker knows one, and none else; knows is {self.knows}"
+            )
+        return self
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -154,25 +191,44 @@ class AttackSpec(BaseModel):
         return dict(self.model_extra or {})
 
     @property
+    def expectation(self) -> tuple[int, str]:
+        """How many draws of a random purifier are averaged, and of what."""
+        return self.draws, self.average
+
+    @property
     def decisive(self) -> dict[str, Any]:
-        """All that decides what becomes of an image, as JSON has it: not how attacks are taken together."""
-        return self.model_dump(mode="json", exclude={"worst", "minimal"})
+        """All that decides what becomes of an image, as JSON has it: not how attacks are taken together, nor on what
+        they are made."""
+        left_out = {"worst", "minimal", "made_on"}
+        if self.expectation == USUAL_EXPECTATION:
+            left_out |= {"draws", "average"}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class PurifierSpec(BaseModel):
     """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings; or
     "bundle" with a bundle of any method and settings other than its own, of the section ``Bundled.tunable``; "rsfp"
-    with one of that method."""
+    with one of that method.
+
+    ``ensemble`` is for one that draws at random: the class is that of the largest mean over so many draws of the
+    classifier's softmax; images and all that is measured of them are those of the first, which is the purifier's own.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     purifier: str
+    ensemble: int | None = Field(None, ge=2)
 
     @model_validator(mode="after")
     def _of_a_bundle(self) -> "PurifierSpec":
         if self.purifier in BUNDLED and not isinstance(self.bundle, str):
             raise ValueError(f"purifier {self.purifier} needs a bundle: name a shipped one, a folder or a URI")
         return self
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """All that decides what becomes of an image, an ensemble only where there is one."""
+        return self.model_dump(exclude=None if self.ensemble else {"ensemble"})
 
     @property
     def bundle(self) -> str | None:

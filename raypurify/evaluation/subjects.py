@@ -44,6 +44,10 @@ class Subjects:
             self._purifiers[name] = make_purifier(name, self.grid.purifiers[name], self.device)
         return self._purifiers[name]
 
+    def ensemble(self, name: str) -> int:
+        """Over how many draws of the purifier of that name its defence is an ensemble; 1 where it is none."""
+        return self.grid.purifiers[name].ensemble or 1
+
 
 def make_classifier(spec: ClassifierSpec, device: str = "cpu") -> nn.Module:
     """A classifier: images (N, 3, H, W) in [0, 1] to logits, frozen, in evaluation mode."""
@@ -91,10 +95,14 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
     return cast(Purifier, made.to(device).eval() if isinstance(made, nn.Module) else made)
 
 
-def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """The class that a network gives to each image, (N,) int64."""
+def predict(network: nn.Module, images: Tensor, *others: Tensor) -> Tensor:
+    """The class that a network gives to each image, (N,) int64; with ``others``, the same images of more draws, that of
+    the largest mean softmax (Bakiskan et al., eq. 8)."""
     with torch.no_grad():
-        return network(images).argmax(1)
+        if not others:
+            return network(images).argmax(1)
+        # No mean, as a division decides nothing.
+        return sum(network(one).softmax(1) for one in (images, *others)).argmax(1)
 
 
 def _made(where: str, name: str, known: Mapping[str, Callable], settings: dict[str, Any], beside: str) -> Any:

@@ -1,22 +1,37 @@
 """Threat models: what an attacker differentiates, by what it knows of the purifier."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
+from raypurify.attacks.expectation import DRAWS
+from raypurify.attacks.front_end import is_front, near_full_gradient
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
 from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.purifiers import Purifier
+from raypurify.purifiers.draws import draws_of, is_random
 
-DRAWS = 8
+NFGA = ("nfga", "nfga-smooth")
+
+
+class Draws(NamedTuple):
+    """What an attacker averages over a random purifier: ``samples`` draws, of what ``average`` says
+    (``attacks.expectation.Expectation``). ``skip`` are the first seeds, which are in use: the attacker knows that there
+    are such."""
+
+    samples: int = DRAWS
+    average: str = "logits"
+    skip: int = 1
+
+
+USUAL = Draws()
 
 
 class Sight(NamedTuple):
@@ -31,9 +46,10 @@ class Sight(NamedTuple):
 def differentiated(knows: str, purifier: Purifier) -> str:
     """What an attacker who ``knows`` this differentiates of this purifier, a case of :func:`sight`.
 
-    That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, and
-    for "joint" clusters that are each of a class. Without them "joint" and "choice" become "solver". Without a solver
-    the purifier's own "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
+    That is ``knows`` itself where the purifier has what it takes: a solver, two clusters or more to choose from, for
+    "joint" clusters that are each of a class, and for "nfga" the encoder of a sparse front end. Without them "joint",
+    "choice" and "nfga" become "solver", which of a sparse front end is "nfga". Without a solver the purifier's own
+    "gradient" is taken where it can be differentiated, and else it is passed as in "bpda".
 
     >>> from raypurify.purifiers import PURIFIERS
     >>> differentiated("solver", PURIFIERS["jpeg"]())
@@ -43,6 +59,10 @@ def differentiated(knows: str, purifier: Purifier) -> str:
     # Of one cluster alone there is no other to lead to: its margin has no gradient.
     if knows in ("choice", "joint") and (len(classes) < 2 or (knows == "joint" and None in classes)):
         knows = "solver"
+    if knows in NFGA and not is_front(purifier):
+        knows = "solver"
+    elif knows == "solver" and is_front(purifier):
+        return "nfga"
     if knows in ("solver", "joint") and not hasattr(purifier, "purify_differentiably"):
         return "gradient" if getattr(purifier, "differentiable", False) else "bpda"
     return knows
@@ -70,19 +90,22 @@ def perturb(
     images: Tensor,
     labels: Tensor,
     generator: torch.Generator,
+    draws: Draws = USUAL,
 ) -> Tensor:
     """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.specs.AttackSpec` says.
 
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
-    choices it averages ``DRAWS`` (EOT).
+    choices it averages ``draws`` (EOT).
     """
-    model, labels, loss = sight(knows, network, purifier, images, labels)
+    model, labels, loss = sight(knows, network, purifier, images, labels, draws)
     if getattr(attack, "own_objective", False):
         loss = None
     return attack(model, images, labels, generator=generator, loss=loss)
 
 
-def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, labels: Tensor) -> Sight:
+def sight(
+    knows: str, network: nn.Module, purifier: Purifier, images: Tensor, labels: Tensor, draws: Draws = USUAL
+) -> Sight:
     """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,)."""
     passed = differentiated(knows, purifier)
     if passed == "classifier":
@@ -98,25 +121,24 @@ def sight(knows: str, network: nn.Module, purifier: Purifier, images: Tensor, la
         with torch.no_grad():
             own = scores(images).argmax(1)
         return Sight(scores, own, margin)
-    if passed in ("solver", "joint"):
-        through = joint if passed == "joint" else through_solver
-        return Sight(through(network, purifier), labels, None)  # type: ignore[arg-type]  # it has a solver
-    return Sight(_drawn(purifier, lambda one: _passed(passed, network, one)), labels, None)
+    return Sight(_drawn(purifier, draws, lambda one: _passed(passed, network, one)), labels, None)
 
 
-def _passed(passed: str, network: nn.Module, purifier: Purifier) -> Model:
+def _passed(passed: str, network: nn.Module, purifier: Any) -> Model:
     """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
+    if passed in ("solver", "joint"):
+        return (joint if passed == "joint" else through_solver)(network, purifier)
+    if passed in NFGA:
+        return near_full_gradient(network, purifier, smooth=passed == "nfga-smooth")
     if passed == "gradient":
-        return lambda images: network(purifier.transform(images).clamp(0, 1))  # type: ignore[attr-defined]
+        return lambda images: network(purifier.transform(images).clamp(0, 1))
     surrogate = smooth_surrogate(purifier) if passed == "bpda-smooth" else "identity"
     return bpda(network, lambda images: purifier.purify(images).images, surrogate)
 
 
-def _drawn(purifier: Purifier, model: Callable[[Purifier], Model]) -> Model:
-    """The model of a purifier, or the mean over ``DRAWS`` of one that draws."""
-    if not hasattr(purifier, "seed"):
+def _drawn(purifier: Purifier, draws: Draws, model: Callable[[Purifier], Model]) -> Model:
+    """The model of a purifier, or the mean over ``draws`` of one that draws."""
+    if not is_random(purifier):
         return model(purifier)
-    # Seeds other than the one in use: the attacker knows that there is one.
-    seeds = (purifier.seed + 1 + k for k in range(DRAWS))
-    draws = cycle([model(replace(purifier, seed=seed)) for seed in seeds])  # type: ignore[type-var]  # a dataclass
-    return eot(lambda images: next(draws)(images), DRAWS)
+    each = cycle([model(one) for one in draws_of(purifier, draws.samples, draws.skip)])
+    return eot(lambda images: next(each)(images), draws.samples, average=draws.average)

@@ -19,8 +19,10 @@ from raypurify.config import Settings
 from raypurify.methods import load
 from raypurify.nets import WideResNet
 from raypurify.nets.dae import DenoisingAutoEncoder
+from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.store import load_network
 from raypurify.purifiers.bundled import Bundled
+from raypurify.purifiers.front_end import front_end_tensors
 from raypurify.purifiers.region_sparse import region_sparse_tensors
 from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
 from raypurify.purifiers.stl import stl_tensors
@@ -87,6 +89,23 @@ def write_region_sparse_bundle(
 ) -> dict[str, Any]:
     """Write ``folder/bundle`` of the method region_sparse, with what ``write_stl_bundle`` says."""
     tensors = region_sparse_tensors(dictionary)
+    return _write(folder, prepared, tensors, about, partial(_alone, folder, settings), device)
+
+
+def write_front_end_bundle(
+    folder: Place,
+    prepared: Place,
+    network: Place,
+    settings: Settings,
+    about: dict[str, Any],
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Write ``folder/bundle`` of the method front_end, with what ``write_stl_bundle`` says; ``network`` is that of the
+    stage decoder."""
+    if settings.decoder.supervised:
+        tensors = front_end_tensors(load_network(network, DefendedClassifier))
+    else:
+        tensors = front_end_tensors(load_network(network, FrontEnd))
     return _write(folder, prepared, tensors, about, partial(_alone, folder, settings), device)
 
 

@@ -2,12 +2,17 @@
 
 from raypurify.errors import ConfigError
 from raypurify.files import read_json, write_json
-from raypurify.fit import region_sparse, rsfp, stl
+from raypurify.fit import front_end, region_sparse, rsfp, stl
 from raypurify.fit.graph import Graph
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import Place
 
-GRAPHS: dict[str, Graph] = {"rsfp": rsfp.GRAPH, "stl": stl.GRAPH, "region_sparse": region_sparse.GRAPH}
+GRAPHS: dict[str, Graph] = {
+    "rsfp": rsfp.GRAPH,
+    "stl": stl.GRAPH,
+    "region_sparse": region_sparse.GRAPH,
+    "front_end": front_end.GRAPH,
+}
 # Says in a run directory which method is fitted there.
 METHOD = "fit.json"
 

@@ -1,7 +1,9 @@
-"""The dictionary stage of RegionSparse: patches of benign images, drawn in tasks, and one that learns from them."""
+"""The dictionary stage of methods that code patches: patches of training images, drawn in tasks, and one that learns
+from them."""
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -10,15 +12,19 @@ from safetensors.torch import load, save
 from raypurify.fit.class_latents import RETRIES
 from raypurify.fit.samples import draw, fetch_samples, read_sample
 from raypurify.pictures import mosaic
-from raypurify.regions import PatchSettings
+from raypurify.regions import AtomSettings
 from raypurify.runtime.progress import shared_progress
 from raypurify.storage import Place, overlapped
 from raypurify.training.data import TRAIN, read_part
-from raypurify.training.patches import benign_patches, patch_dictionary
 
 FOUND, PICTURE, DRAWN, FETCHED = "dictionary.safetensors", "dictionary.png", "patches", "samples"
 # Images whose patches are one file.
 PART = 64
+
+Drawn: TypeAlias = Callable[[torch.Tensor, list[int]], torch.Tensor]
+"""Gives patches (n, 3·b²) of images (N, 3, H, W) in [0, 1], these rows of a source."""
+Learned: TypeAlias = Callable[..., torch.Tensor]
+"""Gives atoms (M, 3, b, b) for patches (n, 3·b²); its ``on_patches`` hears how many were learned from."""
 
 
 def learn_patches(
@@ -26,15 +32,16 @@ def learn_patches(
     prepared: Place,
     source_rows: int,
     side: int,
-    settings: PatchSettings,
-    ablations: tuple[str, ...],
+    settings: AtomSettings,
     seed: int,
+    drawn_from: Drawn,
+    learned_from: Learned,
 ) -> dict[str, Any]:
     """Write ``dictionary.safetensors``, the atoms (M, 3, b, b) as "atoms", and their picture into ``folder``.
 
-    A seeded choice of training images is smoothed and gives its patches, ``PART`` images a task and a file; those of an
-    interrupted stage stay. Then one task learns from all of them, in one thread: what is learned depends on images,
-    settings and seed alone, so that a stage which was killed at any point ends with the same bytes.
+    A seeded choice of training images gives its patches by ``drawn_from``, ``PART`` images a task and a file; those of
+    an interrupted stage stay. Then one task learns from all of them by ``learned_from``, in one thread: what is learned
+    depends on images, settings and seed alone, so that a stage which was killed at any point ends with the same bytes.
 
     Args:
         folder: of the stage, on storage that all nodes share.
@@ -45,12 +52,9 @@ def learn_patches(
 
     Raises:
         DataError: fewer patches than atoms vary.
-        ConfigError: scikit-image, which smooths, is not installed.
     """
     import ray
 
-    if "noTR" in ablations:
-        return _write(folder, patch_dictionary(torch.empty(0), settings, ablations, seed, lambda count: None), 0, 0)
     rows = draw(read_part(prepared, TRAIN, ["row"])["row"].to_numpy(), settings.images, (seed,))
     each = min(settings.per_image, (side - settings.size + 1) ** 2)
     starts = range(0, len(rows), PART)
@@ -70,14 +74,12 @@ def learn_patches(
             lambda note: ray.get(progress.add.remote(0, note)),
         )
         drawing = ray.remote(_draw).options(max_retries=RETRIES)
-        how = (side, settings, ablations, seed, progress)
+        how = (side, drawn_from, progress)
         numbers = [start // PART for start in missing]
         ray.get([drawing.remote(folder / DRAWN / names[n], copies, n, parts[n], *how) for n in numbers])
     learning = ray.remote(_learn).options(max_retries=RETRIES)
-    atoms, count = ray.get(
-        learning.remote([folder / DRAWN / name for name in names], settings, ablations, seed, progress)
-    )
-    report = _write(folder, torch.from_numpy(atoms.copy()), len(rows), count)
+    atoms, count = ray.get(learning.remote([folder / DRAWN / name for name in names], learned_from, progress))
+    report = write_dictionary(folder, torch.from_numpy(atoms.copy()), len(rows), count)
     for left in (FETCHED, DRAWN):
         (folder / left).delete_folder()
     return report
@@ -88,38 +90,8 @@ def load_dictionary(folder: Place) -> torch.Tensor:
     return load((folder / FOUND).read())["atoms"]
 
 
-def _draw(
-    file: Place,
-    copies: list[Place],
-    number: int,
-    rows: np.ndarray,
-    side: int,
-    settings: PatchSettings,
-    ablations: tuple[str, ...],
-    seed: int,
-    progress: Any,
-) -> None:
-    images = torch.from_numpy(read_sample(copies, number, side).copy()).float() / 255
-    patches = benign_patches(images, rows.tolist(), settings, ablations, seed)
-    file.write(save({"patches": patches}))
-    progress.add.remote(len(patches), "drawing")
-
-
-def _learn(
-    files: list[Place], settings: PatchSettings, ablations: tuple[str, ...], seed: int, progress: Any
-) -> tuple[np.ndarray, int]:
-    import ray
-
-    patches = torch.cat(list(overlapped(lambda file: load(file.read())["patches"], files)))
-
-    def learned_from(count: int) -> None:
-        # Waited for, so that none is on its way when the task ends.
-        ray.get(progress.add.remote(count, "learning"))
-
-    return patch_dictionary(patches, settings, ablations, seed, learned_from).numpy(), len(patches)
-
-
-def _write(folder: Place, atoms: torch.Tensor, images: int, patches: int) -> dict[str, Any]:
+def write_dictionary(folder: Place, atoms: torch.Tensor, images: int, patches: int) -> dict[str, Any]:
+    """Write the atoms (M, 3, b, b) and their picture as ``learn_patches``, and give its report."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -127,3 +99,30 @@ def _write(folder: Place, atoms: torch.Tensor, images: int, patches: int) -> dic
     (folder / PICTURE).write(out.getvalue())
     (folder / FOUND).write(save({"atoms": atoms.contiguous()}))
     return {"images": images, "patches": patches, "atoms": len(atoms)}
+
+
+def _draw(
+    file: Place,
+    copies: list[Place],
+    number: int,
+    rows: np.ndarray,
+    side: int,
+    drawn_from: Drawn,
+    progress: Any,
+) -> None:
+    images = torch.from_numpy(read_sample(copies, number, side).copy()).float() / 255
+    patches = drawn_from(images, rows.tolist())
+    file.write(save({"patches": patches}))
+    progress.add.remote(len(patches), "drawing")
+
+
+def _learn(files: list[Place], learned_from: Learned, progress: Any) -> tuple[np.ndarray, int]:
+    import ray
+
+    patches = torch.cat(list(overlapped(lambda file: load(file.read())["patches"], files)))
+
+    def on_patches(count: int) -> None:
+        # Waited for, so that none is on its way when the task ends.
+        ray.get(progress.add.remote(count, "learning"))
+
+    return learned_from(patches, on_patches=on_patches).numpy(), len(patches)

@@ -3,6 +3,7 @@
 Bodies import late: names and fingerprints of stages are wanted where neither torch nor Ray is.
 """
 
+from functools import partial
 from typing import Any
 
 from raypurify.config import Settings
@@ -18,12 +19,24 @@ def _depends(settings: Settings) -> dict[str, Any]:
 
 
 def _dictionary(fit: Fit, folder: Place, prepared: StageOutput) -> dict[str, Any]:
-    from raypurify.fit.patches import learn_patches
+    return learn_dictionary(folder, prepared.folder, fit.source.rows, fit.settings)
 
-    settings, side = fit.settings, fit.settings.data.image_size
-    return learn_patches(
-        folder, prepared.folder, fit.source.rows, side, settings.patches, settings.ablations, settings.seed
-    )
+
+def learn_dictionary(folder: Place, prepared: Place, source_rows: int, settings: Settings) -> dict[str, Any]:
+    """What ``fit.patches.learn_patches`` does, of benign images that were smoothed; no training with "noTR".
+
+    Raises ConfigError where scikit-image, which smooths, is not installed, and what ``learn_patches`` raises.
+    """
+    from raypurify.fit.patches import learn_patches, write_dictionary
+    from raypurify.patches.dictionary import cosine_atoms
+    from raypurify.training.patches import benign_patches, patch_dictionary
+
+    how, left_out, seed, side = settings.patches, settings.ablations, settings.seed, settings.data.image_size
+    if "noTR" in left_out:
+        return write_dictionary(folder, cosine_atoms(how.size), 0, 0)
+    drawn_from = partial(benign_patches, settings=how, ablations=left_out, seed=seed)
+    learned_from = partial(patch_dictionary, settings=how, ablations=left_out, seed=seed)
+    return learn_patches(folder, prepared, source_rows, side, how, seed, drawn_from, learned_from)
 
 
 def _calibrate_depends(settings: Settings) -> dict[str, Any]:

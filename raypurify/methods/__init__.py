@@ -16,6 +16,7 @@ from raypurify.bundle.manifest import BundleFacts, BundleFolder, Manifest, open_
 from raypurify.bundle.manifest import read_facts as _read_facts
 from raypurify.errors import ConfigError
 from raypurify.methods.contract import Method, check_counts, check_files
+from raypurify.methods.front_end import FRONT_END
 from raypurify.methods.region_sparse import REGION_SPARSE
 from raypurify.methods.rsfp import RSFP
 from raypurify.methods.stl import STL
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from raypurify.bundle import Bundle
     from raypurify.purifiers import Bundled
 
-METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL, REGION_SPARSE)}
+METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL, REGION_SPARSE, FRONT_END)}
 """Every method by its name in manifests and settings."""
 
 __all__ = ["METHODS", "Method", "checked_facts", "classifier_facts", "classifier_of", "load", "method_of", "opened"]
@@ -52,10 +53,10 @@ def load(where: Where, device: "str | torch.device" = "cpu") -> "Bundled":
 def classifier_of(where: Where) -> "nn.Module":
     """The network of a bundle that tells its classes apart: images (N, 3, H, W) in [0, 1] to logits (N, classes).
 
-    Raises ConfigError where bundles of its method have none, BundleError for the bundle.
+    Raises ConfigError for a bundle that has none, BundleError for the bundle.
     """
     method, bundle = _loaded(where)
-    return _classifying(method, bundle.where)(bundle)
+    return _classifying(method, bundle.facts)(bundle)
 
 
 def checked_facts(where: Where) -> BundleFacts:
@@ -73,15 +74,15 @@ def checked_facts(where: Where) -> BundleFacts:
 def classifier_facts(where: Where) -> BundleFacts:
     """The facts of a bundle as ``checked_facts`` has them. Raises ConfigError as ``classifier_of``, without torch."""
     facts = checked_facts(where)
-    _classifying(method_of(facts.manifest), facts.where)
+    _classifying(method_of(facts.manifest), facts)
     return facts
 
 
-def _classifying(method: Method, where: str) -> "Callable[[Bundle], nn.Module]":
-    if method.classifier is None:
-        having = ", ".join(name for name, one in METHODS.items() if one.classifier)
+def _classifying(method: Method, facts: BundleFacts) -> "Callable[[Bundle], nn.Module]":
+    if method.classifier is None or not method.classifies(facts.manifest):
+        having = " or ".join(name for name, one in METHODS.items() if one.classifier)
         raise ConfigError(
-            f"bundle {where} is of the method {method.name}, which has no classifier; name a bundle of {having}"
+            f"bundle {facts.where}, of the method {method.name}, has no classifier; name one of {having} that has"
         )
     return method.classifier
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raypurify.bundle.manifest import BundleFacts
+from raypurify.bundle.manifest import BundleFacts, Manifest
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.errors import BundleError
 
@@ -28,7 +28,8 @@ class Method:
     before. ``lines`` is what ``raypurify inspect`` says of the method's own tensors, by short labels, of which
     "dictionaries" and "purification" stand for what it says itself. Neither needs torch. ``purifier`` makes the
     purifier of a bundle on a device, and ``code`` is the module that it is in. ``classifier`` gives the network of a
-    bundle that tells its classes apart, None where a method has none.
+    bundle that tells its classes apart, None where a method has none; where not all bundles of a method have one,
+    ``classifies`` says which.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     code: str
     purifier: "Callable[[Bundle, str | torch.device], Bundled]"
     classifier: "Callable[[Bundle], nn.Module] | None" = None
+    classifies: Callable[[Manifest], bool] = lambda manifest: True
 
 
 def check_files(method: Method, files: set[str], where: str) -> None:

@@ -13,6 +13,7 @@ from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.dncnn import DnCNN
 from raypurify.nets.encoder import Encoder
+from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.reformer import Reformer
 from raypurify.nets.vgg import VGG16
 from raypurify.nets.wide_resnet import WideResNet
@@ -26,6 +27,8 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "dncnn": DnCNN,
     "comdefend": CompressionNetwork,
     "vgg16": VGG16,
+    "front_end": FrontEnd,
+    "defended_classifier": DefendedClassifier,
 }
 
 Net = TypeVar("Net", bound=nn.Module)

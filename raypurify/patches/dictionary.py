@@ -10,7 +10,7 @@ from torch import Tensor
 from raypurify.errors import DataError
 from raypurify.patches.zscore import unchanged, zscore_of
 
-# Patches of one step of the online learner.
+# Patches of one step of the online learner, unless it is told.
 BATCH = 256
 # Patches that are looked at together for whether they vary.
 BLOCK = 1 << 16
@@ -38,13 +38,20 @@ def draw_patches(image: Tensor, size: int, count: int, seed: tuple[int, ...], no
 
 
 def learn_atoms(
-    patches: Tensor, atoms: int, alpha: float, passes: int, seed: int, on_patches: Callable[[int], None]
+    patches: Tensor,
+    atoms: int,
+    alpha: float,
+    passes: int,
+    seed: int,
+    on_patches: Callable[[int], None],
+    batch: int = BATCH,
 ) -> Tensor:
     """Atoms (M, d) of L2 norm 1, float32, learned online from patches (n, d): Mairal, Bach, Ponce, Sapiro, "Online
     dictionary learning for sparse coding", ICML 2009, by scikit-learn.
 
     min over Ψ and α of Σ ½‖x − Ψα‖² + ``alpha``·‖α‖₁, RegionSparse's equation 20. It starts from ``atoms`` patches,
-    and goes through all of them ``passes`` times, each time in another order; ``on_patches`` hears how many were seen.
+    and goes through all of them ``passes`` times, each time in another order, ``batch`` of them a step; ``on_patches``
+    hears how many were seen.
     One thread, so that the same patches give the same atoms wherever there are so many.
 
     Raises DataError where fewer patches than ``atoms`` vary.
@@ -58,21 +65,21 @@ def learn_atoms(
     if len(varying) < atoms:
         raise DataError(
             f"{len(varying)} patches that vary are too few for {atoms} atoms: give more images, "
-            "raise patches.per_image or lower patches.atoms"
+            "raise per_image or lower atoms"
         )
     generator = np.random.default_rng(seed)
     first = varying[generator.permutation(len(varying))[:atoms]].astype(np.float64)
     learner = MiniBatchDictionaryLearning(
         atoms,
         alpha=alpha,
-        batch_size=BATCH,
+        batch_size=batch,
         dict_init=first / np.linalg.norm(first, axis=1, keepdims=True),
         random_state=seed,
     )
     with threadpool_limits(1):
-        for batch in _batches(varying, passes, generator):
-            learner.partial_fit(batch)
-            on_patches(len(batch))
+        for some in _batches(varying, passes, batch, generator):
+            learner.partial_fit(some)
+            on_patches(len(some))
     learned = torch.from_numpy(learner.components_)
     return (learned / torch.linalg.vector_norm(learned, dim=1, keepdim=True)).float()
 
@@ -99,8 +106,8 @@ def _cosines(count: int) -> Tensor:
     return waves / torch.linalg.vector_norm(waves, dim=1, keepdim=True)
 
 
-def _batches(patches: np.ndarray, passes: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+def _batches(patches: np.ndarray, passes: int, batch: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     for _ in range(passes):
         order = generator.permutation(len(patches))
-        for start in range(0, len(order), BATCH):
-            yield patches[order[start : start + BATCH]].astype(np.float64)
+        for start in range(0, len(order), batch):
+            yield patches[order[start : start + batch]].astype(np.float64)

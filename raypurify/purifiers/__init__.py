@@ -1,9 +1,9 @@
 """Purifiers: objects that take images and give back images without the perturbation.
 
 A purifier has ``purify(images)``, which gives a :class:`Purified`: images of the same size and what was done to each
-(``base``). A :class:`Bundled` one, :class:`RSFP`, :class:`STL` or :class:`RegionSparse`, is made from a bundle, whose
-atoms rewrite an image; every other purifier is made from plain settings and has a name in ``PURIFIERS``. ``batch``
-takes images of any sizes, as pixels or as files, through one of them.
+(``base``). A :class:`Bundled` one, :class:`RSFP`, :class:`STL`, :class:`RegionSparse` or :class:`FrontEndPurifier`, is
+made from a bundle, whose atoms rewrite an image; every other purifier is made from plain settings and has a name in
+``PURIFIERS``. ``batch`` takes images of any sizes, as pixels or as files, through one of them.
 
 To add a purifier: one file with a frozen dataclass of its settings, most easily a ``transform.Transform``, which turns
 a function of images into a purifier, and one entry in ``PURIFIERS``. Grids find it there, and
@@ -19,6 +19,7 @@ from raypurify.purifiers.comdefend import ComDefend
 from raypurify.purifiers.crop_ensemble import CropEnsemble
 from raypurify.purifiers.deflection_ensemble import DeflectionEnsemble
 from raypurify.purifiers.denoiser import Denoiser
+from raypurify.purifiers.front_end import FrontEndPurifier
 from raypurify.purifiers.jpeg import JPEG
 from raypurify.purifiers.low_pass import LowPass
 from raypurify.purifiers.magnet import MagNet
@@ -68,6 +69,7 @@ __all__ = [
     "CropEnsemble",
     "DeflectionEnsemble",
     "Denoiser",
+    "FrontEndPurifier",
     "GlobalRSFP",
     "LowPass",
     "MagNet",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raypurify.config import DenoisingSettings, TrainingSettings
+from raypurify.config import DecoderSettings, DenoisingSettings, TrainingSettings
 
 FALL, SHARE = 0.1, 0.5
 
@@ -70,5 +70,6 @@ def guard_of(settings: TrainingSettings) -> Guard | None:
     """
     # On clean images there is no robustness that could be lost.
     stops = getattr(settings, "guard", False) and getattr(settings, "images", "attacked") != "clean"
-    by = "validation_psnr" if isinstance(settings, DenoisingSettings) else "validation_accuracy"
+    alone = isinstance(settings, DecoderSettings) and not settings.supervised
+    by = "validation_psnr" if alone or isinstance(settings, DenoisingSettings) else "validation_accuracy"
     return Guard(stops=stops, by=by) if stops or settings.keep == "best" else None

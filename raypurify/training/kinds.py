@@ -7,9 +7,16 @@ from typing import NamedTuple
 from torch import nn
 
 from raypurify.clusters import ClusterDistributions
-from raypurify.config import CompressionSettings, DenoisingSettings, RobustTrainingSettings, TrainingSettings
+from raypurify.config import (
+    CompressionSettings,
+    DecoderSettings,
+    DenoisingSettings,
+    RobustTrainingSettings,
+    TrainingSettings,
+)
 from raypurify.training.compression import compression
 from raypurify.training.denoising import denoising, validate_denoising
+from raypurify.training.front_end import decoding, validate_decoding
 from raypurify.training.measure import validate
 from raypurify.training.step import Objective, check_attack, classification, robust, semantic_of
 from raypurify.training.supervision import Supervision
@@ -30,7 +37,8 @@ def kind_of(
     network: nn.Module | None = None,
     seed: int = 0,
 ) -> Kind:
-    """The kind of training that settings are of: compression, denoising, robust or, by default, classification.
+    """The kind of training that settings are of: compression, denoising, decoding, robust or, by default,
+    classification.
 
     ``distributions`` are the clusters that robust training pulls to; other semantic losses and branches are made for
     the bare ``network``, from ``seed``. Raises what ``supervision.supervision_of`` raises.
@@ -42,6 +50,8 @@ def kind_of(
         return Kind(partial(compression, settings), partial(validate_denoising, settings))
     if isinstance(settings, DenoisingSettings):
         return Kind(partial(denoising, settings), partial(validate_denoising, settings))
+    if isinstance(settings, DecoderSettings):
+        return Kind(partial(decoding, settings), partial(validate_decoding, settings))
     if isinstance(settings, RobustTrainingSettings):
         semantic = semantic_of(settings, distributions, network, seed)
         judged = partial(validate, attack=check_attack(settings.attack), distributions=distributions)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypurify.config import DenoisingSettings, RobustTrainingSettings, TrainingSettings
+from raypurify.config import DecoderSettings, DenoisingSettings, RobustTrainingSettings, TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.training.augment import augmented
 from raypurify.training.average import average_of, update_average
@@ -64,7 +64,8 @@ def train_epochs(
     branches = supervision.branches.parameters() if supervision else ()
     optimizer = optimizer_of([*model.parameters(), *branches], settings)
     total = settings.epochs * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
+    rise = settings.rise if isinstance(settings, DecoderSettings) else WARM_UP
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, rise))
     average = average_of(network) if settings.ema else None
     centres = centres_optimizer(supervision, settings)
     run = Run(network, optimizer, schedule, average, guard, settings.keep, supervision, centres)
@@ -175,13 +176,15 @@ def centres_optimizer(supervision: Supervision | None, settings: TrainingSetting
     return torch.optim.SGD(supervision.centres, lr=settings.centres_lr / settings.alpha)
 
 
-def one_cycle(step: int, total: int) -> float:
-    """Learning-rate factor: linear rise over the first fifth of the steps, then linear to 0 (Smith 2018's 1cycle).
+def one_cycle(step: int, total: int, share: float = WARM_UP) -> float:
+    """Learning-rate factor: linear rise over a ``share`` of the steps, then linear to 0 (Smith 2018's 1cycle).
+
+    With ½ it is one cycle of Smith 2017.
 
     >>> [one_cycle(s, 10) for s in (0, 2, 6, 10)]
     [0.5, 1.0, 0.5, 0.0]
     """
-    rise = max(1, round(WARM_UP * total))
+    rise = max(1, round(share * total))
     return (step + 1) / rise if step < rise else max(0.0, (total - step) / max(1, total - rise))
 
 

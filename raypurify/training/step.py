@@ -85,7 +85,11 @@ def check_attack(settings: AttackSettings) -> PGD:
 
 
 def classification(
-    model: nn.Module, images: Tensor, batch: Batch, autocast: Autocast, generator: torch.Generator | None = None
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    batch: Batch,
+    autocast: Autocast,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Figures]:
     """Cross-entropy, eq. 1 of RSFP without its weight decay; an ``Objective``. Tells the ``accuracy``."""
     labels = batch.labels.to(images.device)

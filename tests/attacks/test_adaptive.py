@@ -138,7 +138,7 @@ def test_eot_sees_through_noise_that_hides_the_slope(images):
 def test_eot_settings_are_checked():
     with pytest.raises(ConfigError, match="samples=0"):
         eot(bent, 0)
-    with pytest.raises(ConfigError, match="'votes': choose logits or probabilities"):
+    with pytest.raises(ConfigError, match="'votes': choose one of logits, probabilities, gradients, directions"):
         eot(bent, 2, average="votes")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool
+from raypurify.attacks import ATTACKS, BIM, CW, FGSM, MIM, NORMS, PGD, TPGD, Attack, DeepFool, Square
 from raypurify.attacks.budget import size
 from raypurify.attacks.losses import LOSSES
 from raypurify.attacks.success import fooled
@@ -306,7 +306,9 @@ def test_restarts_and_losses_are_checked():
     with pytest.raises(ConfigError, match="loss='mse': choose one of ce, margin, dlr"):
         PGD(eps=0.1, loss="mse")
     with pytest.raises(ConfigError, match="TPGD raises its own divergence"):
-        TPGD(eps=0.1, restarts=2)
+        TPGD(eps=0.1, loss="margin")
+    with pytest.raises(ConfigError, match="restarts=0"):
+        Square(eps=0.1, restarts=0)
 
 
 @pytest.mark.parametrize("loss", ["margin", "dlr"])

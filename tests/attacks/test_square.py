@@ -126,3 +126,13 @@ def test_settings_are_checked():
     for area in (0, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="area="):
             Square(eps=0.1, area=area)
+
+
+def test_of_several_restarts_each_image_keeps_the_best():
+    images, labels = torch.rand(4, 3, 8, 8, generator=generator(3)), torch.zeros(4, dtype=torch.long)
+    drawn, often = generator(), generator()
+    once = [Square(eps=0.05, queries=4)(never, images, labels, generator=drawn) for _ in range(3)]
+    best = Square(eps=0.05, queries=4, restarts=3)(never, images, labels, generator=often)
+    heights = torch.stack([margin(never(x), labels) for x in once])
+    torch.testing.assert_close(margin(never(best), labels), heights.amax(0))
+    assert (heights.amax(0) > heights[0]).any()

@@ -83,3 +83,14 @@ def test_a_start_without_slope_is_refused():
             TPGD(eps=0.1, **settings)
     with pytest.raises(ConfigError, match="noise=nan"):
         TPGD(eps=0.1, noise=math.nan)
+
+
+def test_of_several_restarts_each_image_keeps_the_highest_divergence(toy):
+    network, images, labels = toy
+    settings = {"eps": 0.03, "steps": 1, "step_size": 0.01, "noise": 0.02}
+    drawn, often = generator(), generator()
+    once = [TPGD(**settings)(network, images, labels, generator=drawn) for _ in range(3)]
+    best = TPGD(**settings, restarts=3)(network, images, labels, generator=often)
+    heights = torch.stack([divergence(network, images, x) for x in once])
+    torch.testing.assert_close(divergence(network, images, best), heights.amax(0))
+    assert len(set(heights.argmax(0).tolist())) > 1

@@ -13,7 +13,8 @@ from raypurify.bundle.names import DICTIONARIES
 from raypurify.cli.texts import bundle_text, status_facts
 from raypurify.fit import patches
 from raypurify.fit.graphs import stage_names
-from raypurify.fit.patches import DRAWN, FOUND, PICTURE, learn_patches, load_dictionary
+from raypurify.fit.patches import DRAWN, FOUND, PICTURE, load_dictionary
+from raypurify.fit.region_sparse import learn_dictionary
 from raypurify.fit.run import fit
 from raypurify.methods import checked_facts
 from raypurify.patches.dictionary import cosine_atoms
@@ -37,9 +38,8 @@ def learn(run, small_region_settings):
     """Does the stage dictionary in a folder."""
 
     def learn(folder, ablations=()):
-        settings = small_region_settings
-        where = resolve(folder), resolve(run / "prepare")
-        return learn_patches(*where, ROWS, SIDE, settings.patches, ablations, settings.seed)
+        settings = small_region_settings.model_copy(update={"ablations": ablations})
+        return learn_dictionary(resolve(folder), resolve(run / "prepare"), ROWS, settings)
 
     return learn
 
@@ -76,7 +76,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_bytes(run, learn, tmp_path, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(patches, "PART", 8)
-    monkeypatch.setattr(patches, "_write", dies)
+    monkeypatch.setattr(patches, "write_dictionary", dies)
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path)
     files = sorted((tmp_path / DRAWN).iterdir())

@@ -19,7 +19,7 @@ from raypurify.attacks.joint import joint
 from raypurify.attacks.pgd import PGD
 from raypurify.bundle import load_bundle, save_bundle
 from raypurify.bundle.manifest import MANIFEST, open_bundle
-from raypurify.bundle.names import DICTIONARIES, ENCODER, NETWORK
+from raypurify.bundle.names import DECODER, DICTIONARIES, ENCODER, NETWORK
 from raypurify.config import SECTIONS, Settings
 from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import KNOWS
@@ -31,6 +31,8 @@ from raypurify.purifiers.batch import purify_pixels
 from raypurify.serve.known import Known
 
 METHOD_NAMES = sorted(METHODS)
+# By the file of a network: the settings that say how wide it is, and how many numbers these are.
+NETWORKS = {NETWORK: ("network", "width", 1), ENCODER: ("dae", "width", 1), DECODER: ("decoder", "channels", 2)}
 
 
 @pytest.fixture(scope="module", params=METHOD_NAMES)
@@ -203,7 +205,7 @@ def test_counts_that_do_not_go_together_are_refused(method, bundle, tmp_path, re
 
 def network_of(method):
     """The file of the method's network; a method without one has no use for the test."""
-    files = [name for name in method.files if name in (NETWORK, ENCODER)]
+    files = [name for name in method.files if name in NETWORKS]
     if not files:
         pytest.skip(f"a bundle of {method.name} has no network")
     return files[0]
@@ -224,10 +226,10 @@ def test_a_network_of_another_width_is_refused(method, bundle, tmp_path):
 
 @pytest.mark.parametrize("width", [1 << 16, 1 << 70])
 def test_a_network_takes_no_memory_that_its_file_does_not(method, bundle, tmp_path, width):
-    name = {NETWORK: "network", ENCODER: "dae"}[network_of(method)]
+    section, name, value = NETWORKS[network_of(method)]
 
     def far_wider(tensors, about):
-        about["settings"][name]["width"] = width
+        about["settings"][section][name] = [width] * value if value > 1 else width
 
     where = rewritten(bundle, tmp_path / "far", far_wider)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -310,10 +312,9 @@ def test_attackers_of_any_method(method, purifier, images):
 
 
 def test_classifiers_are_of_methods_that_have_one(method, bundle, purifier, images):
-    if method.classifier is None:
-        with pytest.raises(
-            ConfigError, match=rf"of the method {method.name}, which has no classifier; name a bundle of rsfp"
-        ):
+    if not method.classifier or not method.classifies(purifier.bundle.manifest):
+        said = f"of the method {method.name}, has no classifier; name one of rsfp or front_end that has"
+        with pytest.raises(ConfigError, match=said):
             classifier_of(bundle)
     else:
         assert classifier_of(bundle)(images[:, :, :32, :32]).shape == (3, len(CLASSES))
@@ -327,7 +328,8 @@ def test_a_method_that_is_not_known_is_named_with_the_remedy(bundle, tmp_path):
     (where / MANIFEST).write_text(json.dumps(manifest))
     for read in (raypurify.load, checked_facts, classifier_of):
         with pytest.raises(
-            BundleError, match=r"of the method 'magic', and this raypurify knows rsfp, stl, region_sparse; install the"
+            BundleError,
+            match=r"of the method 'magic', and this raypurify knows rsfp, stl, region_sparse, front_end; install the",
         ):
             read(where)
 

@@ -65,7 +65,7 @@ def test_a_module_is_made_of_the_bundle(bundle):
 def test_a_grid_takes_the_bundle_by_its_name_alone(bundle):
     where = str(bundle)
     section = raypurify.load(where).tunable
-    name, value = {"csc": ("lmbda", 0.3), "region": ("nonzeros", 5)}[section]
+    name, value = {"csc": ("lmbda", 0.3), "region": ("nonzeros", 5), "encoder": ("dropout", 0.3)}[section]
     spec = PurifierSpec(purifier="bundle", bundle=where, **{name: value})
     purifier = make_purifier("strata", spec)
     assert getattr(getattr(purifier.settings, section), name) == value
@@ -75,10 +75,10 @@ def test_a_grid_takes_the_bundle_by_its_name_alone(bundle):
         ConfigError, match=f"is a bundle of the method {purifier.bundle.manifest.method}: write purifier: bundle"
     ):
         make_purifier("strata", PurifierSpec(purifier="rsfp", bundle=where))
-    with pytest.raises(ConfigError, match="which has no classifier; name a bundle of rsfp"):
+    with pytest.raises(ConfigError, match="has no classifier; name one of rsfp or front_end that has"):
         CLASSIFIERS["bundle"].load(where, None, {})
 
 
 def test_a_grid_refuses_it_as_a_classifier_before_any_work(bundle):
-    with pytest.raises(ConfigError, match="which has no classifier; name a bundle of rsfp"):
+    with pytest.raises(ConfigError, match="has no classifier; name one of rsfp or front_end that has"):
         classifier_digest(ClassifierSpec(kind="bundle", path=str(bundle)))

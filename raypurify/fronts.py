@@ -1,0 +1,78 @@
+"""Settings of the sparse front end (Bakiskan et al.): of its dictionary of patches, its encoder and its decoder."""
+
+from pydantic import Field, PositiveInt, model_validator
+
+from raypurify.regions import AtomSettings, check_kept
+from raypurify.trees import SettingsModel
+
+
+class FrontDictionarySettings(AtomSettings):
+    """Settings of the front end's dictionary; the defaults are the paper's for images of 32².
+
+    The learner takes ``batch`` patches a step, so that 1,000 images of 5 patches each are the paper's 1,000 iterations
+    of the 5 patches that the authors' code takes.
+
+    >>> how = FrontDictionarySettings()
+    >>> how.images * how.per_image * how.passes // how.batch
+    1000
+    """
+
+    size: int = Field(4, ge=2, le=32, description="side of a patch, and of an atom")
+    atoms: int = Field(500, ge=2, le=8192, description="L; the paper takes 1000 for images of 160²")
+    stride: int = Field(2, ge=1, le=32, description="pixels from one patch that is coded to the next")
+    per_image: int = Field(5, ge=2, description="random patches of each of them")
+    alpha: float = Field(1.0, gt=0, description="λ of equation 1; the paper takes 0.5 for images of 160²")
+    batch: int = Field(5, ge=1, description="patches of one step of the learner")
+
+    @model_validator(mode="after")
+    def _covering(self) -> "FrontDictionarySettings":
+        if self.stride > self.size:
+            raise ValueError(f"stride is {self.stride}, above size, {self.size}: pixels would be left out")
+        return self
+
+
+class EncoderSettings(SettingsModel):
+    """Settings of the front end's encoder (section 2.2); the defaults are the paper's.
+
+    >>> EncoderSettings().top, EncoderSettings().dropout
+    (50, 0.95)
+    """
+
+    top: int | None = Field(50, ge=1, description="T: coefficients of a patch that are kept; null: all")
+    dropout: float = Field(0.95, ge=0, lt=1, description="p: share of these that is dropped at random; 0: none")
+    quantise: bool = Field(True, description="keep signs alone (equation 3); false: the coefficients as they are")
+    beta: float = Field(3.0, gt=1, description="β: a coefficient counts from β·eps·‖d‖₁ on")
+    eps: float = Field(8 / 255, ge=0, le=1, description="ε: size of the perturbation, under the largest change")
+    seed: int = Field(0, ge=0, description="number of the draw: with an image's pixels it decides what is dropped")
+
+
+class DecodingSettings(SettingsModel):
+    """Settings of the front end's decoder that no other training has.
+
+    >>> DecodingSettings().channels
+    (300, 100)
+    """
+
+    channels: tuple[PositiveInt, PositiveInt] = Field(
+        (300, 100), description="between its three layers; the authors' code has these"
+    )
+    supervised: bool = Field(
+        False, description="learn with a classifier, by cross-entropy, to classify; false: alone, to give images back"
+    )
+    depth: int = Field(32, ge=8, le=1000, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
+    rise: float = Field(0.5, gt=0, lt=1, description="share of the steps in which the rate rises; it falls in the rest")
+
+
+def check_front(dictionary: FrontDictionarySettings, encoder: EncoderSettings, depth: int, side: int) -> None:
+    """Raise ValueError where images of this ``side`` cannot be coded by these settings together, or no classifier has
+    this ``depth``.
+
+    >>> check_front(FrontDictionarySettings(), EncoderSettings(), 32, 32)
+    """
+    if (depth - 2) % 6:
+        raise ValueError(f"decoder.depth is {depth}: a CIFAR ResNet has 6n + 2 layers: give 8, 14, 20 or 32")
+    if encoder.top is not None and encoder.top > dictionary.atoms:
+        raise ValueError(f"encoder.top is {encoder.top}, of {dictionary.atoms} atoms: give {dictionary.atoms} at most")
+    if dictionary.size > side:
+        raise ValueError(f"dictionary.size is {dictionary.size}, above data.image_size, {side}")
+    check_kept("dictionary", dictionary, side)

@@ -1,0 +1,80 @@
+"""The sparse front end (Bakiskan et al.): an encoder that is not trained, and the decoder that makes images of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from raypurify.nets.cifar_resnet import CifarResNet
+from raypurify.nets.front_decoder import FrontDecoder
+from raypurify.nets.front_encoder import Draws, FrontEncoder
+
+
+class FrontEnd(nn.Module):
+    """The front end: images through an ``encoder`` (``FrontEncoder``), whose codes a ``decoder`` (``FrontDecoder``)
+    makes images of.
+
+    Bakiskan et al., section 2. The settings are those of the two. Only the decoder has parameters.
+
+    ``network(images, draws)`` gives images (N, 3, H, W) in [0, 1], float32, of images (N, 3, H, W) in [0, 1], no side
+    below ``size``; ``draws`` are those of :meth:`FrontEncoder.survivors`. No gradient comes through equation 3, whose
+    slope is 0 where it has one.
+
+    >>> import torch
+    >>> network = FrontEnd(atoms=20, top=5, dropout=0.5, channels=(8, 4))
+    >>> network(torch.rand(2, 3, 9, 9), torch.Generator()).shape
+    torch.Size([2, 3, 9, 9])
+    """
+
+    def __init__(
+        self,
+        atoms: int = 500,
+        size: int = 4,
+        stride: int = 2,
+        top: int | None = 50,
+        dropout: float = 0.95,
+        quantise: bool = True,
+        beta: float = 3.0,
+        eps: float = 8 / 255,
+        channels: Sequence[int] = (300, 100),
+    ):
+        super().__init__()
+        self.settings = {
+            "atoms": atoms,
+            "size": size,
+            "stride": stride,
+            "top": top,
+            "dropout": dropout,
+            "quantise": quantise,
+            "beta": beta,
+            "eps": eps,
+            "channels": list(channels),
+        }
+        self.encoder = FrontEncoder(atoms, size, stride, top, dropout, quantise, beta, eps)
+        self.decoder = FrontDecoder(atoms, size, stride, channels)
+
+    def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        height, width = images.shape[-2:]
+        return self.decoder(self.encoder.code(images, draws), (height, width))
+
+
+class DefendedClassifier(nn.Module):
+    """A front end and the classifier that its decoder learns with: supervised training (Bakiskan et al., section 2.3).
+
+    ``network(images, draws)`` gives logits (N, classes) float32 of images (N, 3, H, W) in [0, 1]; ``front`` is the
+    ``FrontEnd`` of the settings ``front``, ``classifier`` a ``CifarResNet``, the paper's ResNet-32 by its number of
+    layers and channels. What ``front`` gives is for this classifier alone: nothing asks that it looks like the image.
+
+    >>> import torch
+    >>> network = DefendedClassifier({"atoms": 20, "top": 5, "dropout": 0.5, "channels": [8, 4]}, depth=8, classes=3)
+    >>> network(torch.rand(2, 3, 9, 9), torch.Generator()).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, front: dict[str, Any], depth: int = 32, classes: int = 10):
+        super().__init__()
+        self.front, self.classifier = FrontEnd(**front), CifarResNet(depth, classes)
+        self.settings = {"front": self.front.settings, "depth": depth, "classes": classes}
+
+    def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        return self.classifier(self.front(images, draws))

@@ -1,0 +1,130 @@
+"""W-NFGA on a sparse front end: forward it is what is deployed, backward the gradient of a stand-in."""
+
+import pytest
+import torch
+from small_bundles import write_front_end
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from raypurify.attacks.front_end import near_full_gradient, quantised_through
+from raypurify.errors import ConfigError
+from raypurify.evaluation.specs import PurifierSpec
+from raypurify.evaluation.subjects import make_purifier
+from raypurify.evaluation.threat_model import Draws, differentiated, sight
+from raypurify.purifiers.draws import check_draws, draws_of
+
+
+@pytest.fixture(scope="module")
+def front_of(tmp_path_factory):
+    """Makes the purifier of a small bundle, with settings of the encoder as a grid says them."""
+    bundle = write_front_end(tmp_path_factory.mktemp("front"))
+    return lambda **settings: make_purifier("it", PurifierSpec(purifier="bundle", bundle=str(bundle), **settings))
+
+
+def classifier(x: Tensor) -> Tensor:
+    weight = torch.randn(2, x[0].numel(), generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    return (x.flatten(1) @ weight.T).tanh()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+def differences(function, images: Tensor, count: int = 6, step: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Slopes of a function of one value along some random directions in double precision, and these directions."""
+    directions = torch.randn(count, *images.shape, generator=torch.Generator().manual_seed(5), dtype=torch.double)
+    x = images.double()
+    slopes = [(function(x + step * one) - function(x - step * one)) / (2 * step) for one in directions]
+    return torch.stack(slopes), directions
+
+
+def stand_in(encoder, kept: Tensor, images: Tensor, sigma: float | None) -> Tensor:
+    """What the backward pass differentiates, in double precision, by the words of the paper."""
+    values = conv2d(images, encoder.dictionary.double(), stride=encoder.stride) * kept
+    if sigma is None or not encoder.quantise:
+        return values
+    norm = encoder.dictionary.double().abs().sum((1, 2, 3)).view(-1, 1, 1)
+    jump = encoder.beta * encoder.eps * norm
+    return 0.5 * norm * (torch.tanh((values - jump) / sigma) + torch.tanh((values + jump) / sigma))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.25, 0.05])
+def test_the_gradient_of_the_code_is_that_of_its_stand_in_by_finite_differences(sigma, front_of, images):
+    purifier = front_of()
+    encoder, seeds = purifier.encoder, purifier.draws(images)
+    x = images.clone().requires_grad_()
+    survivors = encoder.survivors(x, seeds)
+    code = quantised_through(encoder, survivors.values, sigma)
+    assert torch.equal(code, encoder.code(images, seeds))
+    weight = torch.randn(code.shape, generator=torch.Generator().manual_seed(4))
+    (gradient,) = torch.autograd.grad((weight * code).sum(), x)
+
+    def surrogate(y):
+        return (weight * stand_in(encoder, survivors.kept, y, sigma)).sum()
+
+    slopes, directions = differences(surrogate, images)
+    torch.testing.assert_close((directions * gradient).flatten(1).sum(1), slopes, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("left_out", [{}, {"quantise": False}, {"dropout": 0.0}, {"top": None}], ids=str)
+def test_the_attacker_has_the_gradient_of_all_but_the_quantisation(left_out, smooth, front_of, images):
+    purifier = front_of(**left_out)
+    model = near_full_gradient(classifier, purifier, smooth)
+    deployed = classifier(purifier.purify(images).images)
+    x = images.clone().requires_grad_()
+    logits = model(x)
+    assert torch.equal(model(images), deployed)
+    torch.testing.assert_close(logits, deployed)
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
+    # What decoder and classifier say of the code that goes forward, handed on by the stand-in.
+    kept = purifier.encoder.survivors(images, purifier.draws(images)).kept
+    code = purifier.encoder.code(images, purifier.draws(images)).requires_grad_()
+    decoded = classifier(purifier.decoder(code, images.shape[-2:]))
+    (of_code,) = torch.autograd.grad(decoded[:, 0].sum(), code)
+    sigma = 0.25 if smooth else None
+    slopes, directions = differences(
+        lambda y: (of_code * stand_in(purifier.encoder, kept, y, sigma)).sum(), images, step=1e-7
+    )
+    assert gradient.abs().amax() > 0
+    torch.testing.assert_close((directions * gradient).flatten(1).sum(1), slopes, rtol=1e-3, atol=1e-5)
+
+
+def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_does(front_of, images):
+    purifier = front_of(eps=0.2)
+    encoder = purifier.encoder
+    survivors = encoder.survivors(images, purifier.draws(images))
+    projections = survivors.projections.detach().requires_grad_()
+    for sigma in (None, 2.0):
+        code = quantised_through(encoder, projections * survivors.kept, sigma)
+        (gradient,) = torch.autograd.grad(code.sum(), projections)
+        below = survivors.kept & (code == 0)
+        assert below.any()
+        assert (gradient[below] > 0).all()
+        assert (gradient[~survivors.kept] == 0).all()
+
+
+def test_a_front_end_is_passed_so(front_of):
+    assert [differentiated(knows, front_of()) for knows in ("nfga", "nfga-smooth", "solver")] == [
+        "nfga",
+        "nfga-smooth",
+        "nfga",
+    ]
+
+
+def test_its_draws_are_averaged_and_one_without_dropout_has_none(front_of, images):
+    labels, network = torch.zeros(2, dtype=torch.int64), torch.nn.Flatten()
+    purifier = front_of()
+    seen = sight("nfga", network, purifier, images, labels, Draws(3, skip=2)).model(images)
+    each = [network(front_of(seed=k).purify(images).images) for k in (2, 3, 4)]
+    torch.testing.assert_close(seen, torch.stack(each).mean(0))
+    assert purifier.seed == 0
+    check_draws("it", purifier)
+    still = front_of(dropout=0.0)
+    assert torch.equal(
+        sight("nfga", network, still, images, labels).model(images), network(still.purify(images).images)
+    )
+    with pytest.raises(ConfigError, match="it draws nothing"):
+        check_draws("it", still)
+    assert len({one.seed for one in draws_of(still, 3)}) == 3
