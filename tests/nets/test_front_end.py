@@ -199,7 +199,7 @@ def test_images_come_back_at_their_size_and_patches_at_their_places(size, stride
 @pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (3, 3), (8, 1)])
 def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
     torch.manual_seed(0)
-    network = FrontEnd(30, size, stride, top=5, dropout=0.5, channels=(4, 3)).eval()
+    network = FrontEnd(atoms=30, size=size, stride=stride, top=5, dropout=0.5, channels=(4, 3)).eval()
     network.encoder.fill(torch.randn(30, 3, size, size))
     # Without a bias above 0 the rows that a strip lacks could not show.
     network.decoder.mixed.bias.data.fill_(0.3)
