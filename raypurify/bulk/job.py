@@ -22,7 +22,7 @@ from raypurify.containers.selection import select, shards_of
 from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
 from raypurify.errors import SinkError
 from raypurify.images import MAX_PIXELS
-from raypurify.methods import checked_facts
+from raypurify.methods import facts_for_all
 from raypurify.pictures import contact_sheet, pyplot
 from raypurify.runtime.session import ray_session
 from raypurify.storage import redact
@@ -96,7 +96,7 @@ def purify(
         growing = None if strict or here else early
         sources = planned_in_parts(output, inputs, overwrite, looking, growing, **named, **reading)
         source = select(next(sources), limit, sample)
-        settings = {"bundle": checked_facts(bundle).digest, "max_pixels": max_pixels}
+        settings = {"bundle": facts_for_all(bundle).digest, "max_pixels": max_pixels}
         shape, out = actor or ActorShape(), output_of(output, source)
         who, note = chosen_engine(engine, source, shape, address), AtWork(out, part)
         if who == "local":

@@ -32,7 +32,17 @@ if TYPE_CHECKING:
 METHODS: dict[str, Method] = {method.name: method for method in (RSFP, STL, REGION_SPARSE, FRONT_END)}
 """Every method by its name in manifests and settings."""
 
-__all__ = ["METHODS", "Method", "checked_facts", "classifier_facts", "classifier_of", "load", "method_of", "opened"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "checked_facts",
+    "classifier_facts",
+    "classifier_of",
+    "facts_for_all",
+    "load",
+    "method_of",
+    "opened",
+]
 
 
 def method_of(manifest: Manifest) -> Method:
@@ -68,6 +78,22 @@ def checked_facts(where: Where) -> BundleFacts:
     method, folder = opened(where)
     facts = _read_facts(folder)
     _check(method, facts)
+    return facts
+
+
+def facts_for_all(where: Where) -> BundleFacts:
+    """The facts of a bundle as ``checked_facts`` has them. Raises ConfigError where its images are not for all to see:
+    what purifies images for nobody in particular asks for it first.
+
+    >>> facts_for_all("cifar10").manifest.method
+    'rsfp'
+    """
+    facts = checked_facts(where)
+    if whom := method_of(facts.manifest).for_whom(facts.manifest):
+        raise ConfigError(
+            f"bundle {facts.where}: what it makes of images is for {whom} alone; take one fitted without that, or "
+            "evaluate the two together in a grid"
+        )
     return facts
 
 

@@ -70,6 +70,10 @@ def _classifies(manifest: Manifest) -> bool:
     return manifest.settings.decoder.supervised
 
 
+def _for_whom(manifest: Manifest) -> str | None:
+    return "the classifier that its decoder learned with" if manifest.settings.decoder.supervised else None
+
+
 def _classifier(bundle: "Bundle") -> "nn.Module":
     from raypurify.purifiers.front_end import network_of
 
@@ -89,4 +93,5 @@ FRONT_END = Method(
     purifier=_purifier,
     classifier=_classifier,
     classifies=_classifies,
+    for_whom=_for_whom,
 )

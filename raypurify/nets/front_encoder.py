@@ -1,6 +1,6 @@
 """The encoder of the sparse front end (Bakiskan et al., section 2.2): of each patch the signs of a few coefficients."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,16 @@ class FrontEncoder(nn.Module):
             raise ConfigError(f"dropout={dropout}: give a probability below 1, 0 to drop none")
         if quantise and not (beta > 1 and eps >= 0):
             raise ConfigError(f"beta={beta}, eps={eps}: need β above 1, for signs to hold, and ε of 0 or above")
+        self.settings: dict[str, Any] = {
+            "atoms": atoms,
+            "size": size,
+            "stride": stride,
+            "top": top,
+            "dropout": dropout,
+            "quantise": quantise,
+            "beta": beta,
+            "eps": eps,
+        }
         self.size, self.stride, self.top, self.dropout = size, stride, top, dropout
         self.quantise, self.beta, self.eps = quantise, beta, eps
         self.register_buffer("dictionary", torch.zeros(atoms, 3, size, size))

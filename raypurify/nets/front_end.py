@@ -14,7 +14,8 @@ class FrontEnd(nn.Module):
     """The front end: images through an ``encoder`` (``FrontEncoder``), whose codes a ``decoder`` (``FrontDecoder``)
     makes images of.
 
-    Bakiskan et al., section 2. The settings are those of the two. Only the decoder has parameters.
+    Bakiskan et al., section 2. ``encoder`` are the settings of the one, ``channels`` that of the other. Only the
+    decoder has parameters.
 
     ``network(images, draws)`` gives images (N, 3, H, W) in [0, 1], float32, of images (N, 3, H, W) in [0, 1], no side
     below ``size``; ``draws`` are those of :meth:`FrontEncoder.survivors`. No gradient comes through equation 3, whose
@@ -26,32 +27,12 @@ class FrontEnd(nn.Module):
     torch.Size([2, 3, 9, 9])
     """
 
-    def __init__(
-        self,
-        atoms: int = 500,
-        size: int = 4,
-        stride: int = 2,
-        top: int | None = 50,
-        dropout: float = 0.95,
-        quantise: bool = True,
-        beta: float = 3.0,
-        eps: float = 8 / 255,
-        channels: Sequence[int] = (300, 100),
-    ):
+    def __init__(self, channels: Sequence[int] = (300, 100), **encoder: Any):
         super().__init__()
-        self.settings = {
-            "atoms": atoms,
-            "size": size,
-            "stride": stride,
-            "top": top,
-            "dropout": dropout,
-            "quantise": quantise,
-            "beta": beta,
-            "eps": eps,
-            "channels": list(channels),
-        }
-        self.encoder = FrontEncoder(atoms, size, stride, top, dropout, quantise, beta, eps)
-        self.decoder = FrontDecoder(atoms, size, stride, channels)
+        self.encoder = FrontEncoder(**encoder)
+        how = self.encoder.settings
+        self.settings = how | {"channels": list(channels)}
+        self.decoder = FrontDecoder(how["atoms"], how["size"], how["stride"], channels)
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         height, width = images.shape[-2:]

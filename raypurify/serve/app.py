@@ -74,13 +74,14 @@ class Ingress:
 def build(args: dict[str, Any]) -> serve.Application:
     """The application for ``serve.run`` or a Serve config file.
 
-    Raises ConfigError for settings that are wrong or say nothing about who may call, BundleError for the bundle.
+    Raises ConfigError for settings that are wrong or say nothing about who may call, and for a bundle whose images are
+    not for all; BundleError for the bundle.
     """
-    from raypurify.methods import opened
+    from raypurify.methods import facts_for_all
 
     settings: ServeSettings = parse_settings(args)
     check_hops()
-    opened(settings.bundle)
+    facts_for_all(settings.bundle)
     ends: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
     if "max_surge_percent" in signature(serve.Deployment.options).parameters:  # as of Ray 2.60
         ends["max_surge_percent"] = _SURGE

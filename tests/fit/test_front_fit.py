@@ -1,13 +1,11 @@
 """The whole fit of the method front_end on a local Ray, its decoder alone and with a classifier."""
 
-import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from small_fits import check_flag, chosen_images, report
 
-import raypurify
 from raypurify.bundle import load_bundle
 from raypurify.bundle.names import DECODER, DICTIONARIES
 from raypurify.cli.texts import bundle_text, status_facts
@@ -18,9 +16,7 @@ from raypurify.methods import checked_facts, classifier_of
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.store import load_network
 from raypurify.patches.dictionary import draw_patches, learn_atoms
-from raypurify.runtime.stages import MARKER
 from raypurify.storage import resolve
-from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 
 SIDE = 16
 
@@ -30,10 +26,6 @@ def run(local_ray, small_set, small_front_settings, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("small-front-run")
     fit([str(small_set)], small_front_settings, run_dir)
     return run_dir
-
-
-def report(run, stage):
-    return json.loads((run / stage / MARKER).read_text())["report"]
 
 
 def test_every_stage_completes_and_status_tells_them(run):
@@ -46,10 +38,7 @@ def test_every_stage_completes_and_status_tells_them(run):
 
 def test_the_dictionary_is_of_patches_as_they_are(run, small_front_settings):
     how, seed = small_front_settings.dictionary, small_front_settings.seed
-    table = read_part(run / "prepare", TRAIN)
-    rows = table["row"].to_numpy()
-    chosen = np.sort(np.random.default_rng((seed,)).permutation(rows)[:20])
-    images = torch.from_numpy(read_pixels(table, SIDE)[np.isin(rows, chosen)].copy()).float() / 255
+    images, chosen = chosen_images(run, SIDE, 20, seed)
     patches = torch.cat([draw_patches(image, 4, 15, (seed, int(row)), False) for image, row in zip(images, chosen)])
     expected = learn_atoms(patches, 30, 1.0, 1, seed, lambda count: None, batch=5)
     assert torch.equal(load_dictionary(resolve(run / "dictionary")).flatten(1), expected)
@@ -72,11 +61,7 @@ def test_the_bundle_is_what_was_trained_and_says_what_it_measured(run, small_fro
 
 
 def test_the_flag_is_calibrated_on_the_distances_that_purify_gives(run):
-    purifier = raypurify.load(str(run / "bundle"))
-    held_out = torch.from_numpy(read_pixels(read_part(run / "prepare", VALIDATION), SIDE).copy()).float() / 255
-    flag = purifier.bundle.manifest.calibration
-    distance = purifier.purify(held_out).distance
-    assert float(torch.quantile(distance, flag.quantile)) == pytest.approx(flag.distance_threshold, rel=1e-4)
+    check_flag(run, SIDE)
 
 
 def test_a_classifier_costs_the_decoder_and_another_draw_the_calibration(

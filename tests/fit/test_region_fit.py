@@ -3,11 +3,10 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from small_fits import check_flag, chosen_images, report
 
-import raypurify
 from raypurify.bundle import load_bundle
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.cli.texts import bundle_text, status_facts
@@ -18,9 +17,7 @@ from raypurify.fit.region_sparse import learn_dictionary
 from raypurify.fit.run import fit
 from raypurify.methods import checked_facts
 from raypurify.patches.dictionary import cosine_atoms
-from raypurify.runtime.stages import MARKER
 from raypurify.storage import resolve
-from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 from raypurify.training.patches import benign_patches, patch_dictionary
 
 ROWS, SIDE = 145, 16
@@ -44,10 +41,6 @@ def learn(run, small_region_settings):
     return learn
 
 
-def report(run, stage):
-    return json.loads((run / stage / MARKER).read_text())["report"]
-
-
 def test_every_stage_completes_and_status_tells_them(run):
     assert stage_names("region_sparse") == ("prepare", "dictionary", "calibrate")
     facts = status_facts(str(run))
@@ -61,10 +54,7 @@ def test_every_stage_completes_and_status_tells_them(run):
 
 def test_the_dictionary_is_learned_from_a_seeded_choice_of_training_images(run, small_region_settings):
     how, seed = small_region_settings.patches, small_region_settings.seed
-    table = read_part(run / "prepare", TRAIN)
-    rows = table["row"].to_numpy()
-    chosen = np.sort(np.random.default_rng((seed,)).permutation(rows)[:20])
-    images = torch.from_numpy(read_pixels(table, SIDE)[np.isin(rows, chosen)].copy()).float() / 255
+    images, chosen = chosen_images(run, SIDE, 20, seed)
     drawn = benign_patches(images, chosen, how, (), seed)
     expected = patch_dictionary(drawn, how, (), seed, lambda count: None)
     assert torch.equal(load_dictionary(resolve(run / "dictionary")), expected)
@@ -123,11 +113,7 @@ def test_the_bundle_is_loadable_and_says_what_it_measured(run, small_region_sett
 
 
 def test_the_flag_is_calibrated_on_the_distances_that_purify_gives(run):
-    purifier = raypurify.load(str(run / "bundle"))
-    held_out = torch.from_numpy(read_pixels(read_part(run / "prepare", VALIDATION), SIDE).copy()).float() / 255
-    flag = purifier.bundle.manifest.calibration
-    distance = purifier.purify(held_out).distance
-    assert float(torch.quantile(distance, flag.quantile)) == pytest.approx(flag.distance_threshold, rel=1e-4)
+    check_flag(run, SIDE)
 
 
 def test_another_filter_costs_the_calibration_alone(run, small_set, small_region_settings, tmp_path, capsys):

@@ -8,7 +8,7 @@ from torch import Tensor
 from raypurify.errors import ConfigError
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
-from raypurify.nets.front_end import FrontEnd
+from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.front_strips import in_strips
 from raypurify.nets.store import load_network, save_network
 
@@ -199,7 +199,7 @@ def test_images_come_back_at_their_size_and_patches_at_their_places(size, stride
 @pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (3, 3), (8, 1)])
 def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
     torch.manual_seed(0)
-    network = FrontEnd(30, size, stride, top=5, dropout=0.5, channels=(4, 3)).eval()
+    network = FrontEnd(atoms=30, size=size, stride=stride, top=5, dropout=0.5, channels=(4, 3)).eval()
     network.encoder.fill(torch.randn(30, 3, size, size))
     # Without a bias above 0 the rows that a strip lacks could not show.
     network.decoder.mixed.bias.data.fill_(0.3)
@@ -217,10 +217,13 @@ def test_only_the_decoder_has_parameters():
     assert "encoder.dictionary" in network.state_dict()
 
 
-def test_a_stored_front_end_comes_back_equal(tmp_path):
-    network = FrontEnd(atoms=30, top=None, quantise=False, channels=(4, 3)).eval()
-    network.encoder.fill(torch.randn(30, 3, 4, 4))
+@pytest.mark.parametrize("kind", [FrontEnd, DefendedClassifier])
+def test_a_stored_network_comes_back_equal(tmp_path, kind):
+    front = {"atoms": 30, "top": None, "quantise": False, "channels": (4, 3)}
+    network = (FrontEnd(**front) if kind is FrontEnd else DefendedClassifier(front, depth=8, classes=3)).eval()
+    (network if kind is FrontEnd else network.front).encoder.fill(torch.randn(30, 3, 4, 4))
     save_network(tmp_path / "network.safetensors", network)
-    again = load_network(tmp_path / "network.safetensors", FrontEnd)
+    again = load_network(tmp_path / "network.safetensors", kind)
     images, seeds = images_of(2), torch.arange(2)
     assert torch.equal(again(images, seeds), network(images, seeds))
+    assert again.settings == network.settings

@@ -11,7 +11,7 @@ from raypurify.cli.texts import bundle_text
 from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
-from raypurify.methods import checked_facts, classifier_facts, classifier_of
+from raypurify.methods import checked_facts, classifier_facts, classifier_of, facts_for_all
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,9 @@ def test_only_a_supervised_one_has_a_classifier_and_it_says_for_whom_it_is(bundl
     for asked in (classifier_of, classifier_facts):
         with pytest.raises(ConfigError, match="front_end, has no classifier; name one of rsfp or front_end that has"):
             asked(bundle)
+    assert facts_for_all(bundle) == alone
+    with pytest.raises(ConfigError, match="for the classifier that its decoder learned with alone; take one fitted"):
+        facts_for_all(supervised)
     purifier = raypurify.load(supervised)
     assert purifier.supervised
     logits = classifier_of(supervised)(purifier.purify(images).images)
