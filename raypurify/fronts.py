@@ -59,7 +59,7 @@ class DecodingSettings(SettingsModel):
     supervised: bool = Field(
         False, description="learn with a classifier, by cross-entropy, to classify; false: alone, to give images back"
     )
-    depth: int = Field(32, ge=8, le=1000, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
+    depth: int = Field(32, ge=8, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
     rise: float = Field(0.5, gt=0, lt=1, description="share of the steps in which the rate rises; it falls in the rest")
 
 

@@ -13,9 +13,6 @@ from raypurify.errors import ConfigError
 AVERAGES = ("logits", "probabilities", "gradients", "directions")
 """What may be averaged over draws, see :class:`Expectation`."""
 
-DRAWS = 8
-"""How many draws an attacker averages where nothing else is said."""
-
 
 @dataclass(frozen=True)
 class Expectation:

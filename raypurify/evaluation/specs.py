@@ -2,9 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
-from raypurify.attacks.expectation import AVERAGES, DRAWS
 from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.containers.registry import KINDS
 from raypurify.containers.source import Source, open_source
@@ -16,7 +24,7 @@ BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 KNOWS = ("classifier", "bpda", "bpda-smooth", "nfga", "nfga-smooth", "solver", "choice", "joint", "centres")
 # Of these the attacker knows no purifier.
 OF_CLASSIFIERS = ("classifier", "centres")
-USUAL_EXPECTATION = (DRAWS, "logits")
+USUAL_EXPECTATION = (8, "logits")
 """How many draws of a random purifier are averaged, and of what, where nothing is said: no digest has it in it then."""
 
 
@@ -169,9 +177,19 @@ class AttackSpec(BaseModel):
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
     worst: Paths | None = None
     minimal: bool | None = None
-    draws: int = Field(DRAWS, ge=1)
-    average: Literal[AVERAGES] = "logits"  # type: ignore[valid-type]  # known when it runs
+    draws: int = Field(USUAL_EXPECTATION[0], ge=1)
+    average: str = USUAL_EXPECTATION[1]
     made_on: MadeOn | None = None
+
+    @field_validator("average")
+    @classmethod
+    def _known(cls, average: str) -> str:
+        # Names of grids are wanted where torch is not, which attacks need.
+        from raypurify.attacks.expectation import AVERAGES
+
+        if average not in AVERAGES:
+            raise ValueError(f"average is {average!r}: choose one of {', '.join(AVERAGES)}")
+        return average
 
     @model_validator(mode="after")
     def _of_one_who_knows(self) -> "AttackSpec":

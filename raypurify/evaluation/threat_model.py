@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
-from raypurify.attacks.expectation import DRAWS
 from raypurify.attacks.front_end import is_front, near_full_gradient
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
 from raypurify.evaluation.centres import Supervised, joint_loss
+from raypurify.evaluation.specs import USUAL_EXPECTATION
 from raypurify.purifiers import Purifier
 from raypurify.purifiers.draws import draws_of, is_random
 
@@ -26,8 +26,8 @@ class Draws(NamedTuple):
     (``attacks.expectation.Expectation``). ``skip`` are the first seeds, which are in use: the attacker knows that there
     are such."""
 
-    samples: int = DRAWS
-    average: str = "logits"
+    samples: int = USUAL_EXPECTATION[0]
+    average: str = USUAL_EXPECTATION[1]
     skip: int = 1
 
 
