@@ -6,7 +6,7 @@ from small_bundles import write_front_end
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from raypurify.attacks.front_end import near_full_gradient, quantised_through
+from raypurify.attacks.front_end import near_full_gradient, quantised_through, smooth_step
 from raypurify.errors import ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
@@ -103,6 +103,15 @@ def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_
         assert below.any()
         assert (gradient[below] > 0).all()
         assert (gradient[~survivors.kept] == 0).all()
+
+
+def test_the_smooth_gradient_is_equation_9_far_from_the_thresholds_too():
+    """A coefficient of an ordinary image lies ten σ above its threshold and more."""
+    norms, thresholds, sigma = torch.tensor(5.0), torch.tensor(0.5), 0.25
+    x = torch.cat([torch.linspace(-7, 7, 57), thresholds[None], -thresholds[None]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(smooth_step(x, norms, thresholds, sigma).sum(), x)
+    slopes = [1 / torch.cosh((x.detach().double() + sign * thresholds.double()) / sigma) ** 2 for sign in (-1, 1)]
+    torch.testing.assert_close(gradient.double(), norms / (2 * sigma) * sum(slopes), rtol=1e-4, atol=0)
 
 
 def test_a_front_end_is_passed_so(front_of):
