@@ -1,5 +1,7 @@
 """The encoder of the sparse front end (Bakiskan et al., section 2.2): of each patch the signs of a few coefficients."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +119,8 @@ class FrontEncoder(nn.Module):
         right, lower = (-(side - self.size) % self.stride for side in (width, height))
         if right or lower:
             images = F.pad(images, (0, right, 0, lower), mode="replicate")
-        with torch.autocast(images.device.type, enabled=False):
+        # By TF32, which is PyTorch's own choice for convolutions on GPUs, other coefficients would be the largest.
+        with torch.autocast(images.device.type, enabled=False), _whole_floats():
             return F.conv2d(images.float(), self.dictionary, stride=self.stride)
 
     def survivors(self, images: Tensor, draws: Draws | None = None, first: int = 0) -> Survivors:
@@ -165,3 +168,10 @@ class FrontEncoder(nn.Module):
                     generator.manual_seed(seed + first + row)
                     own[:, row] = torch.rand(own[:, row].shape, generator=generator)
         return chance.to(projections.device) >= self.dropout
+
+
+@contextmanager
+def _whole_floats() -> Iterator[None]:
+    how = torch.backends.cudnn
+    with how.flags(enabled=how.enabled, benchmark=how.benchmark, deterministic=how.deterministic, allow_tf32=False):
+        yield

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from raypurify.errors import ConfigError
 from raypurify.nets.front_decoder import FrontDecoder
@@ -209,6 +210,24 @@ def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
         for most in (1, 17 * 9, 17 * 40, 17 * 41 * 2, 10**6):
             torch.testing.assert_close(in_strips(network.encoder, network.decoder, images, seeds, most), whole)
     assert whole.std() > 0.01
+
+
+def test_projections_are_rounded_as_float32_wherever_they_are_made():
+    """TF32 keeps 10 bits: of a learned dictionary on CIFAR-10, other coefficients are among the largest."""
+    seen = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.conv2d:
+                seen.append(torch.backends.cudnn.allow_tf32)
+            return function(*args, **(kwargs or {}))
+
+    encoder = FrontEncoder(atoms=30, top=5, dropout=0.0).fill(torch.randn(30, 3, 4, 4))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        with Watch():
+            encoder.code(images_of(1))
+        assert torch.backends.cudnn.allow_tf32
+    assert seen == [False]
 
 
 def test_only_the_decoder_has_parameters():
