@@ -23,6 +23,7 @@ from raypurify.containers.image_column import is_image, likely
 from raypurify.containers.ledger import ERRORS, FACTS, OPTIONAL
 from raypurify.errors import DataError, ImageError
 from raypurify.images import Decoded, close_array, decode_image, encode_image, open_array
+from raypurify.methods import facts_for_all
 from raypurify.purifiers.batch import MAX_PIXELS, Facts, purify_opened, purify_pixels
 
 _ADDED = pa.schema([*FACTS, ERRORS.field("reason"), ERRORS.field("message")])
@@ -62,8 +63,9 @@ class Purify:
     the image as it was. Its cluster is -1, of no class, its distance NaN.
 
     ``device`` is by default "cuda" where the actor sees a GPU. Batches are those of the formats "numpy", "pandas", and
-    "pyarrow", the last with encoded images only. Raises BundleError for the bundle, and DataError for batches without
-    such a column or with columns of the added names: mistakes in the pipeline, not in an image.
+    "pyarrow", the last with encoded images only. Raises BundleError for the bundle, ConfigError for one whose images
+    are not for all, and DataError for batches without such a column or with columns of the added names: mistakes in the
+    pipeline, not in an image.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Purify:
         format: str = "png",
         max_pixels: int = MAX_PIXELS,
     ):
+        facts_for_all(bundle)
         self.purifier = raypurify.load(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.column, self.into, self.prefix = column, into, prefix
         self.format, self.max_pixels = format, max_pixels

@@ -1,4 +1,4 @@
-"""A job and an endpoint with a sparse front end: done where its decoder learned alone, otherwise refused at once."""
+"""A job, an endpoint and a pipeline with a sparse front end: done where its decoder learned alone, or refused."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +11,7 @@ from raypurify.bulk.job import purify
 from raypurify.containers.ledger import STATE
 from raypurify.errors import ConfigError
 from raypurify.purifiers.batch import purify_pixels
+from raypurify.ray import Purify
 
 
 @pytest.fixture
@@ -48,3 +49,5 @@ def test_one_that_learned_with_a_classifier_is_refused(images, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="for the classifier that its decoder learned with alone"):
         build({"bundle": bundle, "no_auth": True})
+    with pytest.raises(ConfigError, match="for the classifier that its decoder learned with alone"):
+        Purify(bundle)
