@@ -19,8 +19,8 @@ from raypurify.purifiers.base import checked
 from raypurify.purifiers.bundled import Bundled, Work, weighted
 from raypurify.purifiers.transform import generator_of
 
-# Pixels that are coded at a time: of 500 atoms and stride 2 their coefficients take 32 MiB.
-PIXELS = 1 << 16
+# Coefficients that are made at a time, 32 MiB of them: with 500 atoms and stride 2 those of 2¹⁶ pixels.
+COEFFICIENTS = 1 << 23
 # Of the weights in a bundle's file: whose they are.
 _DECODER, _CLASSIFIER = "decoder.", "classifier."
 
@@ -128,7 +128,8 @@ class FrontEndPurifier(Bundled):
             return images
         encoder, (height, width) = self.encoder, images.shape[-2:]
         if not straight:
-            return in_strips(encoder, self.decoder, images, self.draws(images), PIXELS)
+            most = COEFFICIENTS * encoder.stride**2 // len(encoder.dictionary)
+            return in_strips(encoder, self.decoder, images, self.draws(images), most)
         values = encoder.survivors(images, self.draws(images)).values
         code = encoder.quantised(values)
         if encoder.quantise:

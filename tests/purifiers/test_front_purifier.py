@@ -12,6 +12,8 @@ from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.methods import checked_facts, classifier_facts, classifier_of, facts_for_all
+from raypurify.nets.front_encoder import FrontEncoder
+from raypurify.purifiers import front_end
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,24 @@ def test_gradients_are_those_through_what_survives(purifier, images):
     torch.testing.assert_close(purifier.purify_differentiably(images), purifier.purify(images).images)
 
 
+def test_of_many_atoms_fewer_pixels_are_coded_at_a_time(purifier, monkeypatch):
+    """Settings of a bundle from elsewhere may have 8192 atoms and stride 1: 64 times the memory for a pixel."""
+    sizes, code = [], FrontEncoder.code
+
+    def measured(*args):
+        sizes.append((made := code(*args)).numel())
+        return made
+
+    images = torch.rand(3, 3, 120, 60)
+    whole = purifier.purify(images).images
+    monkeypatch.setattr(FrontEncoder, "code", measured)
+    monkeypatch.setattr(front_end, "COEFFICIENTS", 1200)
+    torch.testing.assert_close(purifier.purify(images).images, whole)
+    # What a strip's first and last rows of pixels see is coded beside.
+    assert max(sizes) <= 1200 + 4 * 8 * 15
+    assert len(sizes) > 3
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 31), (33, 10)])
 def test_images_of_any_size_keep_it(purifier, height, width):
     assert purifier.purify(torch.rand(1, 3, height, width)).images.shape == (1, 3, height, width)
@@ -125,7 +145,7 @@ def test_tensors_that_do_not_fit_the_settings_are_refused(bundle, supervised, tm
         about["settings"]["decoder"]["channels"] = [7, 4]
 
     def deeper(tensors, about):
-        about["settings"]["decoder"]["depth"] = 6002
+        about["settings"]["decoder"]["depth"] = 998
 
     def more_classes(tensors, about):
         about["classes"] = [*about["classes"], "frog"]
