@@ -1,9 +1,14 @@
 """Settings of the sparse front end (Bakiskan et al.): of its dictionary of patches, its encoder and its decoder."""
 
-from pydantic import Field, PositiveInt, model_validator
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from raypurify.regions import AtomSettings, check_kept
 from raypurify.trees import SettingsModel
+
+Channels = Annotated[int, Field(ge=1, le=8192)]
+"""Channels of a layer of the decoder."""
 
 
 class FrontDictionarySettings(AtomSettings):
@@ -53,13 +58,13 @@ class DecodingSettings(SettingsModel):
     (300, 100)
     """
 
-    channels: tuple[PositiveInt, PositiveInt] = Field(
+    channels: tuple[Channels, Channels] = Field(
         (300, 100), description="between its three layers; the authors' code has these"
     )
     supervised: bool = Field(
         False, description="learn with a classifier, by cross-entropy, to classify; false: alone, to give images back"
     )
-    depth: int = Field(32, ge=8, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
+    depth: int = Field(32, ge=8, le=1000, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
     rise: float = Field(0.5, gt=0, lt=1, description="share of the steps in which the rate rises; it falls in the rest")
 
 

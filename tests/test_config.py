@@ -180,6 +180,8 @@ def test_settings_of_a_front_end_that_cannot_go_together_are_refused():
         ("dictionary.size=20", "dictionary.size is 20, above data.image_size, 16"),
         ("decoder.depth=9", "decoder.depth is 9: a CIFAR ResNet has 6n + 2 layers: give 8, 14, 20 or 32"),
         ("decoder.channels=[8, 0]", "decoder.channels.1"),
+        ("decoder.channels=[1000000000, 8]", "decoder.channels.0"),
+        ("decoder.depth=60000002", "decoder.depth"),
         ("encoder.beta=1", "encoder.beta"),
         ("encoder.dropout=1", "encoder.dropout"),
     ):

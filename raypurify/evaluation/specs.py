@@ -27,6 +27,9 @@ OF_CLASSIFIERS = ("classifier", "centres")
 USUAL_EXPECTATION = (8, "logits")
 """How many draws of a random purifier are averaged, and of what, where nothing is said: no digest has it in it then."""
 
+MOST_DRAWS = 1000
+"""Of how many draws there is an object each, and without gradients averaged the images of all, in memory."""
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -177,7 +180,7 @@ class AttackSpec(BaseModel):
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
     worst: Paths | None = None
     minimal: bool | None = None
-    draws: int = Field(USUAL_EXPECTATION[0], ge=1)
+    draws: int = Field(USUAL_EXPECTATION[0], ge=1, le=MOST_DRAWS)
     average: str = USUAL_EXPECTATION[1]
     made_on: MadeOn | None = None
 
@@ -235,7 +238,7 @@ class PurifierSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     purifier: str
-    ensemble: int | None = Field(None, ge=2)
+    ensemble: int | None = Field(None, ge=2, le=MOST_DRAWS)
 
     @model_validator(mode="after")
     def _of_a_bundle(self) -> "PurifierSpec":
