@@ -46,7 +46,7 @@ class EncoderSettings(SettingsModel):
     top: int | None = Field(50, ge=1, description="T: coefficients of a patch that are kept; null: all")
     dropout: float = Field(0.95, ge=0, lt=1, description="p: share of these that is dropped at random; 0: none")
     quantise: bool = Field(True, description="keep signs alone (equation 3); false: the coefficients as they are")
-    beta: float = Field(3.0, gt=1, description="β: a coefficient counts from β·eps·‖d‖₁ on")
+    beta: float = Field(3.0, gt=1, allow_inf_nan=False, description="β: a coefficient counts from β·eps·‖d‖₁ on")
     eps: float = Field(8 / 255, ge=0, le=1, description="ε: size of the perturbation, under the largest change")
     seed: int = Field(0, ge=0, description="number of the draw: with an image's pixels it decides what is dropped")
 

@@ -182,6 +182,7 @@ def test_settings_of_a_front_end_that_cannot_go_together_are_refused():
         ("decoder.channels=[8, 0]", "decoder.channels.1"),
         ("decoder.channels=[1000000000, 8]", "decoder.channels.0"),
         ("decoder.depth=60000002", "decoder.depth"),
+        ("encoder.beta=.inf", "encoder.beta: Input should be a finite number"),
         ("encoder.beta=1", "encoder.beta"),
         ("encoder.dropout=1", "encoder.dropout"),
     ):
