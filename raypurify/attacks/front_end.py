@@ -11,7 +11,7 @@ from raypurify.attacks.base import Model
 from raypurify.nets.front_encoder import FrontEncoder
 
 SIGMA = 0.25
-"""How sharp the smooth stand-in for the quantisation is: the σ of the paper's Table 2."""
+"""How sharp the smooth stand-in for the quantisation is: the σ of the paper's Table 2, in units of ‖d‖₁."""
 
 
 class SparseFront(Protocol):
@@ -76,15 +76,18 @@ def quantised_through(encoder: FrontEncoder, values: Tensor, sigma: float | None
 
 
 def smooth_step(values: Tensor, norms: Tensor, thresholds: Tensor, sigma: float = SIGMA) -> Tensor:
-    """The smooth stand-in for the quantisation, ‖d‖₁/2 · (tanh((x − t)/σ) + tanh((x + t)/σ)) with t = β·ε·‖d‖₁.
+    """The smooth stand-in for the quantisation, ‖d‖₁/2 · (tanh((x − t)/s) + tanh((x + t)/s)), t = β·ε·‖d‖₁, s = σ·‖d‖₁.
 
     Bakiskan et al., eq. 10; its derivative is their eq. 9, far from the thresholds too, where it is small but has a
-    sign. ``norms`` ‖d‖₁ and ``thresholds`` t are of each atom.
+    sign. The equations have σ itself for s; the authors' code divides x by ‖d‖₁ first, and so it is here: an s of 0.25
+    leaves most coefficients, which are several units from their thresholds, next to no gradient. ``norms`` ‖d‖₁ and
+    ``thresholds`` t are of each atom.
 
     >>> smooth_step(torch.tensor([-9.0, 0.0, 9.0]), torch.tensor(2.0), torch.tensor(1.0)).tolist()
     [-2.0, 0.0, 2.0]
     """
-    return norms / 2 * (_tanh((values - thresholds) / sigma) + _tanh((values + thresholds) / sigma))
+    scale = sigma * norms
+    return norms / 2 * (_tanh((values - thresholds) / scale) + _tanh((values + thresholds) / scale))
 
 
 def _tanh(values: Tensor) -> Tensor:
