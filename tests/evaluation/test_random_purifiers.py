@@ -168,7 +168,7 @@ def test_checks_have_a_key_of_their_own_where_draws_are_said(tree, tmp_path):
         ({"draws": 3}, "draws and average are of a purifier, which this attacker does not know"),
         ({"knows": "bpda", "draws": 0}, "attacks.it.draws: Input should be greater than or equal to 1"),
         ({"knows": "bpda", "draws": 10**9}, "attacks.it.draws: Input should be less than or equal to 1000"),
-        ({"knows": "bpda", "average": "votes"}, "'logits', 'probabilities', 'gradients' or 'directions'"),
+        ({"knows": "bpda", "average": "votes"}, "choose one of logits, probabilities, gradients, directions"),
         ({"made_on": {"classifier": "third"}}, "'it' is made on 'third', which is none of net, twin"),
         ({"made_on": {"classifier": "net", "purifier": "JPEG"}}, "made_on needs a purifier where the attacker knows"),
         ({"knows": "bpda", "made_on": {"classifier": "net"}}, "made_on needs a purifier where the attacker knows"),
