@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raypurify.errors import ConfigError
 from raypurify.evaluation.activations import activation_sections
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
@@ -20,6 +21,7 @@ from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, l
 from raypurify.evaluation.report import write_report
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
+from raypurify.methods import checked_facts, method_of
 from raypurify.purifiers.draws import check_draws
 from raypurify.runtime.observed import observed
 from raypurify.runtime.pool import work_off
@@ -38,6 +40,7 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     """
     out, subjects = resolved_run(out), Subjects(grid)
     load_own(grid)
+    _check_pairs(grid)
     _check_subjects(subjects)
     batches, classes = read_grid_batches(grid.images, grid.batch)
     _check_classifiers(subjects, batches)
@@ -50,6 +53,23 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
         examples = example_pictures(plan, subjects, batches[0], classes)
         seen = activation_sections(plan, subjects, batches[0], classes)
         return write_report(plan, classes, checks, examples, seen)  # type: ignore[arg-type]  # no check is left undone
+
+
+def _check_pairs(grid: Grid) -> None:
+    """Raise ConfigError where a bundle whose images are for one classifier alone stands before another, unless that was
+    retrained, which may have been behind it."""
+    for name, spec in grid.purifiers.items():
+        if not spec.bundle:
+            continue
+        facts = checked_facts(spec.bundle)
+        whom = method_of(facts.manifest).for_whom(facts.manifest)
+        for classifier, other in grid.classifiers.items() if whom else ():
+            own = other.kind == "bundle" and checked_facts(other.path).digest == facts.digest
+            if name in grid.rows(classifier) and not (own or other.retrained):
+                raise ConfigError(
+                    f"purifier {name!r}: what its bundle makes of images is for {whom} alone, and classifier "
+                    f"{classifier!r} is another: give that one its purifiers in behind"
+                )
 
 
 def _check_subjects(subjects: Subjects) -> None:

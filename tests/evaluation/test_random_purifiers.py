@@ -15,6 +15,7 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.grid import CellName, load_grid
 from raypurify.evaluation.plan import CheckName, make_plan
+from raypurify.evaluation.run import _check_pairs, evaluate
 from raypurify.evaluation.sanity import Subject, accuracy_of, check_convergence, check_uphill
 from raypurify.evaluation.specs import AttackSpec, PurifierSpec
 from raypurify.evaluation.subjects import Subjects
@@ -178,6 +179,16 @@ def test_checks_have_a_key_of_their_own_where_draws_are_said(tree, tmp_path):
 def test_what_does_not_fit_is_refused(tree, attack, message):
     with pytest.raises(ConfigError, match=message):
         load_grid(with_attack(tree, **attack))
+
+
+def test_images_for_one_classifier_stand_before_no_other(tree, tmp_path):
+    bundle = str(write_front_end(tmp_path / "supervised", supervised=True))
+    own, net = {"kind": "bundle", "path": bundle}, tree["classifiers"]["net"]
+    front = {"none": {"purifier": "none"}, "front": {"purifier": "bundle", "bundle": bundle}}
+    tree = with_attack(tree | {"purifiers": front})
+    with pytest.raises(ConfigError, match=r"'front'.* alone, and classifier 'net' is another"):
+        evaluate(load_grid(tree | {"classifiers": {"own": own, "net": net}}), tmp_path / "out")
+    _check_pairs(load_grid(tree | {"classifiers": {"own": own, "net": net | {"behind": "none"}}}))
 
 
 def test_uphill_is_judged_with_the_draws_held(network, cifar_images, monkeypatch):
