@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "method_of",
     "opened",
+    "opened_for_all",
 ]
 
 
@@ -88,13 +89,19 @@ def facts_for_all(where: Where) -> BundleFacts:
     >>> facts_for_all("cifar10").manifest.method
     'rsfp'
     """
-    facts = checked_facts(where)
-    if whom := method_of(facts.manifest).for_whom(facts.manifest):
+    opened_for_all(where)
+    return checked_facts(where)
+
+
+def opened_for_all(where: Where) -> tuple[Method, BundleFolder]:
+    """A bundle as ``opened`` gives it, whose files nobody has looked at. Raises ConfigError as ``facts_for_all``."""
+    method, folder = opened(where)
+    if whom := method.for_whom(folder.manifest):
         raise ConfigError(
-            f"bundle {facts.where}: what it makes of images is for {whom} alone; take one fitted without that, or "
+            f"bundle {folder.place}: what it makes of images is for {whom} alone; take one fitted without that, or "
             "evaluate the two together in a grid"
         )
-    return facts
+    return method, folder
 
 
 def classifier_facts(where: Where) -> BundleFacts:

@@ -77,11 +77,12 @@ def build(args: dict[str, Any]) -> serve.Application:
     Raises ConfigError for settings that are wrong or say nothing about who may call, and for a bundle whose images are
     not for all; BundleError for the bundle.
     """
-    from raypurify.methods import facts_for_all
+    from raypurify.methods import opened_for_all
 
     settings: ServeSettings = parse_settings(args)
     check_hops()
-    facts_for_all(settings.bundle)
+    # Its files are looked at by replicas, which try again: they may be on their way.
+    opened_for_all(settings.bundle)
     ends: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": settings.timeout_s}
     if "max_surge_percent" in signature(serve.Deployment.options).parameters:  # as of Ray 2.60
         ends["max_surge_percent"] = _SURGE

@@ -170,13 +170,21 @@ def load_supervision(file: Where, network: nn.Module) -> tuple[Supervision, floa
         data = resolve(file).read()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         settings = RobustTrainingSettings(**json.loads(header["__metadata__"]["supervision"]))
+        state = load(data)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise _unreadable(file, e) from e
+    try:
         held = supervision_of(settings, network=network)
         if held is None:
-            raise ValueError("its settings hold features by nothing")
-        held.load_state_dict(load(data))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise TrainingError(
-            f"cannot read centres from {file}: {one_line(e)[:300]}; "
-            f"give the {SUPERVISION} beside the network that it is of"
-        ) from e
+            raise ConfigError("its settings hold features by nothing")
+        held.load_state_dict(state)
+    except (ConfigError, RuntimeError) as e:
+        raise _unreadable(file, e) from e
     return held.eval().requires_grad_(False), settings.alpha
+
+
+def _unreadable(file: Where, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"cannot read centres from {file}: {one_line(error)[:300]}; "
+        f"give the {SUPERVISION} beside the network that it is of"
+    )

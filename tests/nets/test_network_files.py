@@ -12,6 +12,17 @@ from raypurify.nets import WideResNet
 from raypurify.nets.store import ARCHITECTURES, load_network
 from raypurify.training.supervision import MADE_OF, SUPERVISION, load_supervision, save_supervision, supervision_of
 
+FRONT = {
+    "atoms": 3,
+    "size": 2,
+    "stride": 2,
+    "top": 1,
+    "dropout": 0.0,
+    "quantise": True,
+    "beta": 3.0,
+    "eps": 0.03,
+    "channels": [2, 2],
+}
 SMALL = {
     "wide_resnet": {"depth": 10, "width": 1, "classes": 2, "dropout": 0.0},
     "dae": {"width": 1, "side": 8},
@@ -19,6 +30,13 @@ SMALL = {
     "dncnn": {"width": 1, "depth": 3},
     "comdefend": {"width": 1, "noise": 1.0},
     "vgg16": {"classes": 2},
+    "front_end": FRONT,
+    "defended_classifier": {"front": FRONT, "depth": 8, "classes": 2},
+}
+# The others of a front end are no sizes.
+SIZES = {name: [*settings] for name, settings in SMALL.items()} | {
+    "front_end": ["atoms", "size", "stride", "channels"],
+    "defended_classifier": ["depth", "classes"],
 }
 # 10³⁰ is of the form 6n + 4, as the depths of wide networks are.
 BAD = (0, -1, "8", None, [1], 10**30, float("nan"), float("inf"))
@@ -30,7 +48,7 @@ def states():
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"), [(name, setting) for name, settings in SMALL.items() for setting in settings]
+    ("name", "setting"), [(name, setting) for name, settings in SIZES.items() for setting in settings]
 )
 def test_a_size_that_is_none_is_refused_with_the_name_of_the_file(name, setting, states, tmp_path):
     path = tmp_path / "odd.safetensors"

@@ -127,7 +127,8 @@ def test_every_image_keeps_its_size_and_comes_with_its_facts(name, make, odd):
         assert (out.cluster == -1).all()
         assert out.distance.isnan().all()
         assert not out.flagged.any()
-    assert (out.iterations > 0).all() == (name in METHODS or name == "rsfp_global")
+    # A sparse front end iterates nothing.
+    assert (out.iterations > 0).all() == (name in {*METHODS, "rsfp_global"} - {"front_end"})
 
 
 @every_purifier
@@ -164,7 +165,9 @@ def test_black_white_and_grey_images_are_fine(name, make):
     out = make(name).purify(images)
     assert out.images.isfinite().all()
     assert out.relative_change.isfinite().all()
-    torch.testing.assert_close(out.images[0], images[0], atol=0.15 if name in REBUILT else 1e-6, rtol=0)
+    # What a decoder that has learned nothing makes of no code is grey of some kind.
+    if name != "front_end":
+        torch.testing.assert_close(out.images[0], images[0], atol=0.15 if name in REBUILT else 1e-6, rtol=0)
 
 
 @every_purifier
