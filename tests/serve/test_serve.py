@@ -442,7 +442,7 @@ def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
         assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
 
         answers = []
-        photo = encode(noisy(500, 500))
+        photo = encode(noisy(1000, 1000))
         callers = [
             threading.Thread(target=lambda: answers.append(client.post("/v1/purify", content=photo))) for _ in range(3)
         ]
