@@ -21,7 +21,7 @@ from raypurify.evaluation.plan import CellUnit, CheckUnit, GridPlan, GridUnit, l
 from raypurify.evaluation.report import write_report
 from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
-from raypurify.methods import checked_facts, method_of
+from raypurify.methods import opened
 from raypurify.purifiers.draws import check_draws
 from raypurify.runtime.observed import observed
 from raypurify.runtime.pool import work_off
@@ -61,10 +61,10 @@ def _check_pairs(grid: Grid) -> None:
     for name, spec in grid.purifiers.items():
         if not spec.bundle:
             continue
-        facts = checked_facts(spec.bundle)
-        whom = method_of(facts.manifest).for_whom(facts.manifest)
+        method, bundle = opened(spec.bundle)
+        whom = method.for_whom(bundle.manifest)
         for classifier, other in grid.classifiers.items() if whom else ():
-            own = other.kind == "bundle" and checked_facts(other.path).digest == facts.digest
+            own = other.kind == "bundle" and opened(other.path)[1].digest == bundle.digest
             if name in grid.rows(classifier) and not (own or other.retrained):
                 raise ConfigError(
                     f"purifier {name!r}: what its bundle makes of images is for {whom} alone, and classifier "

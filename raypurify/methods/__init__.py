@@ -76,10 +76,7 @@ def checked_facts(where: Where) -> BundleFacts:
     >>> checked_facts("cifar10").manifest.method
     'rsfp'
     """
-    method, folder = opened(where)
-    facts = _read_facts(folder)
-    _check(method, facts)
-    return facts
+    return _facts(*opened(where))
 
 
 def facts_for_all(where: Where) -> BundleFacts:
@@ -89,8 +86,7 @@ def facts_for_all(where: Where) -> BundleFacts:
     >>> facts_for_all("cifar10").manifest.method
     'rsfp'
     """
-    opened_for_all(where)
-    return checked_facts(where)
+    return _facts(*opened_for_all(where))
 
 
 def opened_for_all(where: Where) -> tuple[Method, BundleFolder]:
@@ -135,6 +131,12 @@ def opened(where: Where) -> tuple[Method, BundleFolder]:
     method = method_of(folder.manifest)
     check_files(method, set(folder.manifest.files), str(folder.place))
     return method, folder
+
+
+def _facts(method: Method, folder: BundleFolder) -> BundleFacts:
+    facts = _read_facts(folder)
+    _check(method, facts)
+    return facts
 
 
 def _check(method: Method, facts: BundleFacts) -> None:
