@@ -43,13 +43,14 @@ def replace_file(folder, name, data):
     ("name", "side", "first", "held_out"),
     [
         ("cifar10", 32, "airplane", 5000),
+        ("cifar10-front-end", 32, "airplane", 5000),
         ("cifar10-region", 32, "airplane", 5000),
         ("cifar10-stl", 32, "airplane", 5000),
         ("imagenet10", 64, "tench", 400),
     ],
 )
 def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
-    assert shipped_bundles() == ["cifar10", "cifar10-region", "cifar10-stl", "imagenet10"]
+    assert shipped_bundles() == ["cifar10", "cifar10-front-end", "cifar10-region", "cifar10-stl", "imagenet10"]
     purifier = raypurify.load(name)
     bundle = purifier.bundle
     assert sum(f.bytes for f in bundle.manifest.files.values()) <= 16e6

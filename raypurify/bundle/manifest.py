@@ -136,7 +136,7 @@ def shipped_bundles() -> list[str]:
     """Names of the bundles inside the package.
 
     >>> shipped_bundles()
-    ['cifar10', 'cifar10-region', 'cifar10-stl', 'imagenet10']
+    ['cifar10', 'cifar10-front-end', 'cifar10-region', 'cifar10-stl', 'imagenet10']
     """
     folder = resources.files("raypurify.bundles")
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / MANIFEST).is_file())
