@@ -1,6 +1,5 @@
 """The calibrate stage: the bundle, measured on validation images no stage was trained on."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from raypurify.purifiers.region_sparse import region_sparse_tensors
 from raypurify.purifiers.rsfp import RSFP, rsfp_tensors
 from raypurify.purifiers.stl import stl_tensors
 from raypurify.runtime.progress import Progress
+from raypurify.runtime.resources import local_cores
 from raypurify.storage import Place
 from raypurify.training.calibration import measure_attacked, measure_change, measure_choice, measure_clean
 from raypurify.training.data import VALIDATION, batches, read_part
@@ -133,7 +133,7 @@ def _write(
     """
     nothing = Calibration(distance_threshold=0.0, quantile=0.5, images=0)
     # Ray gives a task of one CPU one thread, but nothing else of a fit runs beside this one.
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(local_cores())
     with tempfile.TemporaryDirectory() as draft:
         save_bundle(draft, tensors, **about, calibration=nothing, measured={})
         purifier = load(draft, device)

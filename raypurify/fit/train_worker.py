@@ -1,6 +1,5 @@
 """One Ray Train worker: its share of the batches, through the plain training loop, with checkpoints."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from raypurify.clusters.files import load_clusters
 from raypurify.config import TrainingSettings
 from raypurify.errors import TrainingError
 from raypurify.fit.feed import epoch_tables, steps_of, training_units
+from raypurify.runtime.resources import local_cores
 from raypurify.storage import Place
 from raypurify.training import Batch, train_epochs
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
@@ -35,7 +35,7 @@ def work(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(max(1, local_cores() // context.get_local_world_size()))
     settings: TrainingSettings = config["settings"]
     folder, prepared, side, seed = (config[name] for name in ("folder", "prepared", "side", "seed"))
     units = training_units(prepared)

@@ -1,6 +1,5 @@
-"""What the Ray cluster of this session has."""
+"""What this machine and the Ray cluster of this session have."""
 
-import os
 from typing import NamedTuple
 
 
@@ -14,7 +13,18 @@ class Resources(NamedTuple):
     @property
     def cores(self) -> int:
         """How many processes can compute at a time: a local Ray may count more CPUs than the machine has."""
-        return self.cpus if self.nodes > 1 else min(self.cpus, os.cpu_count() or 1)
+        return self.cpus if self.nodes > 1 else min(self.cpus, local_cores())
+
+
+def local_cores() -> int:
+    """The cores that this process may use, which in a container with a quota are fewer than the machine has.
+
+    >>> local_cores() >= 1
+    True
+    """
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def cluster_resources() -> Resources:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from raypurify.runtime.resources import local_cores
+
 # A task on a host that vanishes without a word counts as running until its connection is found dead: by Ray's own
 # settings after seven minutes. Nodes that know nothing of these settings take a question a minute, and no more.
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "60000", "RAY_grpc_client_keepalive_timeout_ms": "30000"}
@@ -66,7 +68,7 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         with _on_loopback() if address.startswith("127.") else contextlib.nullcontext():
             ray.init(address=address, **common)
     else:
-        cpus = num_cpus or max(4, os.cpu_count() or 1)
+        cpus = num_cpus or max(4, local_cores())
         with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)

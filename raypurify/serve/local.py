@@ -45,14 +45,14 @@ def serving(
     callers are refused and those who are in get their answer, for half a minute at most. Raises ConfigError or
     BundleError before Ray is started.
     """
-    from raypurify.runtime.resources import cluster_resources
+    from raypurify.runtime.resources import cluster_resources, local_cores
     from raypurify.runtime.session import joins_cluster, ray_session
     from raypurify.serve.settings import parse_settings
 
     args = {"bundle": str(bundle), "num_cpus": replica_cpus, "num_gpus": replica_gpus, **settings}
     by_cpus = "max_replicas" not in args and replica_cpus > 0 and not replica_gpus
     if by_cpus:
-        args["max_replicas"] = _room(num_cpus or os.cpu_count() or 1, args)
+        args["max_replicas"] = _room(num_cpus or local_cores(), args)
     if token is None:
         if not _is_loopback(host):
             raise ConfigError(
