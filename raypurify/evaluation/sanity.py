@@ -87,8 +87,8 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     ``other`` is a classifier to transfer from. Sizes are L∞, small enough that one step does not do everything. An
     image more or less is noise where two accuracies ought to be in order, so one is allowed; of a defence that draws at
     random twice the standard error of their difference over draws besides. Gradients are held against finite
-    differences where the model is a module; where they are another function's by intent, as those of a purifier that is
-    passed by a surrogate, they need to point uphill.
+    differences where the model is a module that computes in double precision; of another, and where they are another
+    function's by intent, as those of a purifier that is passed by a surrogate, they need to point uphill.
     """
 
     def accuracy(attack: Callable, victim: Model = subject.model) -> Accuracy:
@@ -127,7 +127,7 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
             f"PGD {by_eps[2]}, Square with 300 queries {black}{count}",
         ),
         check_gradients(subject.model, images[:8], labels[:8])
-        if isinstance(subject.model, nn.Module)
+        if computes_in_double(subject.model, images[:1])
         else check_uphill(subject, images[:8], labels[:8]),
         check_convergence(subject, images, labels),
     ]
@@ -136,6 +136,18 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
         figures = f"PGD {by_eps[2]}, from another classifier {moved}{count}"
         checks.insert(5, Check("the white box is no weaker than a transfer", no_more(by_eps[2], moved), figures))
     return checks
+
+
+def computes_in_double(model: Model, images: Tensor) -> bool:
+    """Whether a model is a module that gives logits in double precision when it is turned to that. One that casts what
+    it is given does not, and so does one that was exported with constants in single precision."""
+    if not isinstance(model, nn.Module):
+        return False
+    try:
+        with torch.no_grad():
+            return copy.deepcopy(model).double()(images.double()).dtype == torch.float64
+    except RuntimeError:
+        return False
 
 
 def check_gradients(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, step: float = 1e-5) -> Check:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from raypurify.errors import ConfigError
 from raypurify.nets.encoder import Encoder
+from raypurify.nets.precision import at_least_single
 from raypurify.nets.wide_resnet import MEAN, STD
 
 # Channels of the 3×3 convolutions between max-pools, configuration D of the paper's table 1.
@@ -46,9 +47,9 @@ class VGG16(Encoder):
         self.head = nn.Linear(self.dim, classes)
 
     def latents(self, images: Tensor) -> Tensor:
-        """The features before the linear layer, (N, 512), float32 whatever the autocast precision."""
+        """The features before the linear layer, (N, 512), float32 under autocast, float64 of a network in double."""
         x = (images - MEAN) / STD
-        return self.features(x.contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
+        return at_least_single(self.features(x.contiguous(memory_format=torch.channels_last))).mean((2, 3))
 
     def forward(self, images: Tensor, with_latents: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         latents = self.latents(images)

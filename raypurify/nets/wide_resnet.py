@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from raypurify.errors import ConfigError
 from raypurify.nets.encoder import Encoder
+from raypurify.nets.precision import at_least_single
 
 MEAN, STD = 0.5, 0.25
 
@@ -61,10 +62,10 @@ class WideResNet(Encoder):
         nn.init.zeros_(self.head.bias)
 
     def latents(self, images: Tensor) -> Tensor:
-        """R(x): pooled features (N, dim), float32 whatever the autocast precision."""
+        """R(x): pooled features (N, dim), float32 under autocast, float64 of a network in double."""
         x = (images - MEAN) / STD
         x = self.features(x.contiguous(memory_format=torch.channels_last))
-        return x.float().mean((2, 3))
+        return at_least_single(x).mean((2, 3))
 
     def forward(self, images: Tensor, with_latents: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         latents = self.latents(images)

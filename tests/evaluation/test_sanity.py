@@ -9,9 +9,18 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.plan import CheckName
-from raypurify.evaluation.sanity import Subject, check_attacks, check_convergence, check_gradients, check_uphill
+from raypurify.evaluation.sanity import (
+    Subject,
+    check_attacks,
+    check_convergence,
+    check_gradients,
+    check_uphill,
+    computes_in_double,
+)
 from raypurify.evaluation.subjects import Subjects, predict
+from raypurify.nets import WideResNet
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.nets.vgg import VGG16
 
 
 class Masked(nn.Module):
@@ -55,6 +64,31 @@ def test_vanishing_gradients_are_caught(cifar_images, data_file):
 def test_gradients_of_another_function_are_caught(cifar_images, data_file):
     images, labels = cifar_images("test.parquet", 8)
     assert not check_gradients(Stairs(network(data_file)), images, labels).passed
+
+
+class Casting(Masked):
+    """A classifier that casts what a part of it gives, and so cannot be turned to double precision."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network)
+        self.head = nn.Linear(10, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.network(images).float())
+
+
+def test_gradients_of_what_knows_single_precision_alone_need_to_point_uphill(cifar_images, data_file):
+    images, labels = cifar_images("test.parquet", 8)
+    names = [check.name for check in check_attacks(Subject(Casting(network(data_file))), images, labels)]
+    assert "gradients are finite and point uphill" in names
+
+
+@pytest.mark.parametrize("net", [WideResNet(10, 1, 10), VGG16(10)], ids=lambda net: type(net).__name__)
+def test_our_own_networks_are_held_against_differences_in_double_precision(net):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert computes_in_double(net.eval(), images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.latents(images).dtype == torch.float32
 
 
 def test_a_loss_that_still_rises_is_caught(cifar_images, data_file):
