@@ -98,9 +98,14 @@ class FrontEncoder(nn.Module):
         self.register_buffer("dictionary", torch.zeros(atoms, 3, size, size))
 
     def fill(self, dictionary: Tensor) -> "FrontEncoder":
-        """Take a dictionary (L, 3, b, b), its atoms scaled to norm 1, and give the encoder itself."""
-        scaled = dictionary / torch.linalg.vector_norm(dictionary, dim=(1, 2, 3), keepdim=True)
-        self.dictionary.copy_(scaled)
+        """Take a dictionary (L, 3, b, b), its atoms scaled to norm 1, and give the encoder itself.
+
+        Atoms of norm 1, to what float32 holds, stay as they are to the bit.
+        """
+        # In float32 the norm of such an atom comes out a unit in the last place off; dividing by that moves projections
+        # by as much, and of two that are nearly equal at the cut after the T-th, the other one would be kept.
+        exact = dictionary.double()
+        self.dictionary.copy_(exact / torch.linalg.vector_norm(exact, dim=(1, 2, 3), keepdim=True))
         return self
 
     @property

@@ -108,6 +108,27 @@ def test_entries_that_a_threshold_below_eps_lets_through_do_change_sign():
     assert attacked < 0
 
 
+def test_atoms_of_norm_1_stay_as_they_are_to_the_bit():
+    """Other atoms by a rounding, other projections by a rounding: and of two that are nearly equal, another is kept."""
+    atoms = torch.randn(400, 3, 4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.double)
+    unit = (atoms / atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).float()
+    encoder = FrontEncoder(atoms=400, top=15, dropout=0.0).fill(unit)
+    assert torch.equal(encoder.dictionary, unit)
+    # Scaled in float32 some would not.
+    assert not torch.equal(unit / unit.flatten(1).norm(dim=1).view(-1, 1, 1, 1), unit)
+    assert torch.equal(encoder.fill(4 * unit).dictionary, unit)
+
+
+def test_of_equal_projections_there_are_never_more_than_t():
+    """No rule says which of them is kept, here as in the authors' code: any, but T of them."""
+    atom = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(8))
+    encoder = FrontEncoder(atoms=6, top=3, dropout=0.0).fill(atom.expand(6, -1, -1, -1))
+    images = torch.cat([images_of(1), torch.zeros(1, 3, 12, 10)])
+    assert (encoder.survivors(images).kept.sum(1) == 3).all()
+    counts = (encoder.code(images) != 0).sum(1)
+    assert counts.flatten(1).amax(1).tolist() == [3, 0]
+
+
 def test_seeds_decide_what_is_dropped_whatever_the_batch():
     encoder, images = encoder_of(), images_of(4)
     seeds = torch.tensor([5, 6, 5, 7])
