@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from raypurify.attacks.adaptive import straight_through
 from raypurify.errors import ConfigError
 from raypurify.modules import PurifierModule
+from raypurify.nets.straight import straight_through
 from raypurify.purifiers import Purifier
 
 try:

@@ -5,7 +5,7 @@ on it unchanged. Which of them is the strongest is not known beforehand, so an h
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from raypurify.attacks.expectation import Expectation
 from raypurify.attacks.losses import margin
 from raypurify.csc import tikhonov_split
 from raypurify.errors import ConfigError
+from raypurify.nets.straight import straight_through
 
 if TYPE_CHECKING:
     from raypurify.purifiers import Bundled
@@ -89,27 +90,6 @@ def bpda(classifier: Model, purify: ImageMap, surrogate: str | Surrogate = "iden
         return classifier(straight_through(surrogate(images, purified), purified))
 
     return model
-
-
-def straight_through(smooth: Tensor, value: Tensor) -> Tensor:
-    """The tensor ``value``, to the bit, with the gradient of ``smooth``.
-
-    >>> x = torch.tensor(3.0, requires_grad=True)
-    >>> y = straight_through(2 * x, torch.tensor(7.0))
-    >>> y.item(), torch.autograd.grad(y, x)[0].item()
-    (7.0, 2.0)
-    """
-    return _Straight.apply(smooth, value)
-
-
-class _Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, smooth: Tensor, value: Tensor) -> Tensor:
-        return value.to(smooth).clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
 
 
 def eot(model: Model, samples: int, transform: ImageMap | None = None, average: str = "logits") -> Model:

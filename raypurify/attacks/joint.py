@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raypurify.attacks.adaptive import cluster_scores, straight_through, through_solver
+from raypurify.attacks.adaptive import cluster_scores, through_solver
 from raypurify.attacks.base import Model
 from raypurify.errors import ConfigError
+from raypurify.nets.straight import straight_through
 
 if TYPE_CHECKING:
     from raypurify.purifiers import Bundled

@@ -14,13 +14,12 @@ from raypurify.nets.cifar_resnet import CifarResNet
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
+from raypurify.nets.front_gradient import decoded_through
 from raypurify.nets.front_strips import in_strips
 from raypurify.purifiers.base import checked
 from raypurify.purifiers.bundled import Bundled, Work, weighted
 from raypurify.purifiers.transform import generator_of
 
-# Coefficients that are made at a time, 32 MiB of them: with 500 atoms and stride 2 those of 2¹⁶ pixels.
-COEFFICIENTS = 1 << 23
 # Of the weights in a bundle's file: whose they are.
 _DECODER, _CLASSIFIER = "decoder.", "classifier."
 
@@ -115,7 +114,8 @@ class FrontEndPurifier(Bundled):
         """Purified images (N, 3, H, W), differentiable in ``images``: for attackers who know the purifier.
 
         The gradient comes through the coefficients that survive alone, and through equation 3 as if it were the
-        identity: the paper's W-NFGA, identity. The other arguments, which those of other methods have, change nothing.
+        identity: the paper's W-NFGA, identity (``nets.front_gradient.decoded_through``). The other arguments, which
+        those of other methods have, change nothing.
         """
         return self._decoded(checked(images, self.min_size, "an atom").to(self.device), straight=True)
 
@@ -126,15 +126,8 @@ class FrontEndPurifier(Bundled):
     def _decoded(self, images: Tensor, straight: bool = False) -> Tensor:
         if not len(images):
             return images
-        encoder, (height, width) = self.encoder, images.shape[-2:]
-        if not straight:
-            most = COEFFICIENTS * encoder.stride**2 // len(encoder.dictionary)
-            return in_strips(encoder, self.decoder, images, self.draws(images), most)
-        values = encoder.survivors(images, self.draws(images)).values
-        code = encoder.quantised(values)
-        if encoder.quantise:
-            code = values + (code - values).detach()
-        return self.decoder(code, (height, width))
+        passed = decoded_through if straight else in_strips
+        return passed(self.encoder, self.decoder, images, self.draws(images))
 
     def _assemble(self) -> None:
         atoms, how = self.dictionaries, self.settings

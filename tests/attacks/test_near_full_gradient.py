@@ -6,11 +6,12 @@ from small_bundles import write_front_end
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from raypurify.attacks.front_end import near_full_gradient, quantised_through, smooth_step
+from raypurify.attacks.front_end import near_full_gradient
 from raypurify.errors import ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.evaluation.threat_model import Draws, differentiated, sight
+from raypurify.nets.front_gradient import quantised_through, smooth_step
 from raypurify.purifiers.draws import check_draws, draws_of
 
 

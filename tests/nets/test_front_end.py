@@ -10,6 +10,7 @@ from raypurify.errors import ConfigError
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
+from raypurify.nets.front_gradient import decoded_through
 from raypurify.nets.front_strips import in_strips
 from raypurify.nets.store import load_network, save_network
 
@@ -218,19 +219,53 @@ def test_images_come_back_at_their_size_and_patches_at_their_places(size, stride
         assert along.max() < at + size + 2
 
 
-@pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (3, 3), (8, 1)])
-def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
+def decoding_front(size: int, stride: int) -> FrontEnd:
+    """One whose pixels depend on their neighbours, whatever the code there."""
     torch.manual_seed(0)
     network = FrontEnd(atoms=30, size=size, stride=stride, top=5, dropout=0.5, channels=(4, 3)).eval()
     network.encoder.fill(torch.randn(30, 3, size, size))
     # Without a bias above 0 the rows that a strip lacks could not show.
     network.decoder.mixed.bias.data.fill_(0.3)
+    return network.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (3, 3), (8, 1)])
+def test_a_large_image_in_strips_is_what_it_is_whole(size, stride):
+    network = decoding_front(size, stride)
     images, seeds = images_of(3, 41, 17), torch.tensor([1, 2, 3])
     with torch.no_grad():
         whole = network(images, seeds)
         for most in (1, 17 * 9, 17 * 40, 17 * 41 * 2, 10**6):
             torch.testing.assert_close(in_strips(network.encoder, network.decoder, images, seeds, most), whole)
     assert whole.std() > 0.01
+
+
+@pytest.mark.parametrize("sigma", [None, 0.25])
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (5, 3), (8, 4)])
+def test_the_gradient_of_a_large_image_in_strips_is_that_of_the_whole(size, stride, sigma):
+    network, seeds, kept = decoding_front(size, stride), torch.tensor([1, 2]), []
+    images = images_of(2, 41, 17).requires_grad_()
+    weights = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+
+    def gradient(most: int) -> Tensor:
+        sizes = []
+
+        def kept_for_later(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(kept_for_later, lambda tensor: tensor):
+            made = decoded_through(network.encoder, network.decoder, images, seeds, sigma, most)
+        kept.append(sum(sizes))
+        torch.testing.assert_close(made, network(images, seeds))
+        return torch.autograd.grad((made * weights).sum(), images)[0]
+
+    whole = gradient(10**6)
+    assert whole.abs().amax() > 0
+    for most in (1, 17 * 9, 17 * 40):
+        torch.testing.assert_close(gradient(most), whole, rtol=1e-4, atol=1e-5)
+    # Of the codes of strips none waits for the gradient, of which the whole keeps several.
+    assert kept[-1] < kept[0] / 5
 
 
 def test_projections_are_rounded_as_float32_wherever_they_are_made():

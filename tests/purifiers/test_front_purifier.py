@@ -12,8 +12,8 @@ from raypurify.errors import BundleError, ConfigError
 from raypurify.evaluation.specs import PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.methods import checked_facts, classifier_facts, classifier_of, facts_for_all
+from raypurify.nets import front_strips
 from raypurify.nets.front_encoder import FrontEncoder
-from raypurify.purifiers import front_end
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_of_many_atoms_fewer_pixels_are_coded_at_a_time(purifier, monkeypatch):
     images = torch.rand(3, 3, 120, 60)
     whole = purifier.purify(images).images
     monkeypatch.setattr(FrontEncoder, "code", measured)
-    monkeypatch.setattr(front_end, "COEFFICIENTS", 1200)
+    monkeypatch.setattr(front_strips, "COEFFICIENTS", 1200)
     torch.testing.assert_close(purifier.purify(images).images, whole)
     # What a strip's first and last rows of pixels see is coded beside.
     assert max(sizes) <= 1200 + 4 * 8 * 15
