@@ -1,6 +1,6 @@
 """Settings of the sparse front end (Bakiskan et al.): of its dictionary of patches, its encoder and its decoder."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from raypurify.trees import SettingsModel
 
 Channels = Annotated[int, Field(ge=1, le=8192)]
 """Channels of a layer of the decoder."""
+
+Count = Annotated[int, Field(ge=1)]
+"""Coefficients of a patch."""
 
 
 class FrontDictionarySettings(AtomSettings):
@@ -66,6 +69,23 @@ class DecodingSettings(SettingsModel):
     )
     depth: int = Field(32, ge=8, le=1000, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
     rise: float = Field(0.5, gt=0, lt=1, description="share of the steps in which the rate rises; it falls in the rest")
+
+
+class BackwardSettings(SettingsModel):
+    """Settings of the gradient that an attacker takes of the sparse front end, beside the paper's own; of the authors'
+    code are a ``top`` above T, and ``dropped``.
+
+    >>> BackwardSettings().top is None
+    True
+    """
+
+    top: Count | Literal["all"] | None = Field(
+        None, description="through how many of a patch's largest coefficients; null: T, those that go forward"
+    )
+    dropped: bool = Field(False, description="also through coefficients that dropout dropped")
+    sigma: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="width of the smooth step, in ‖d‖₁; null: the paper's 0.25"
+    )
 
 
 def check_front(dictionary: FrontDictionarySettings, encoder: EncoderSettings, depth: int, side: int) -> None:

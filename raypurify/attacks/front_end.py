@@ -1,6 +1,6 @@
 """An attacker of the sparse front end (Bakiskan et al.): its gradient but for the quantisation, W-NFGA."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,13 +32,21 @@ def is_front(purifier: Any) -> bool:
     return isinstance(getattr(purifier, "encoder", None), FrontEncoder)
 
 
-def near_full_gradient(classifier: Model, purifier: SparseFront, smooth: bool = False, sigma: float = SIGMA) -> Model:
+def near_full_gradient(
+    classifier: Model,
+    purifier: SparseFront,
+    smooth: bool = False,
+    sigma: float = SIGMA,
+    top: int | Literal["all"] | None = None,
+    dropped: bool = False,
+) -> Model:
     """The model classifier(purify(x)) with the gradient of all but the quantisation: W-NFGA.
 
     Bakiskan et al., sections 4, 8.3 and 8.4. What goes forward is what is deployed. Backward, the purifier is passed as
     ``nets.front_gradient.decoded_through`` says: through the coefficients that survive alone, and through quantisation
-    as if it were the identity, or with ``smooth`` a smooth step of ``sigma``. Of images that require no gradient the
-    model gives ``purifier.purify``'s to the bit.
+    as if it were the identity, or with ``smooth`` a smooth step of ``sigma``; with ``top`` and ``dropped`` through
+    others, too, as the authors' code can. Of images that require no gradient the model gives ``purifier.purify``'s to
+    the bit.
 
     What the purifier draws is drawn anew for images that differ; an attacker averages over other draws by
     ``adaptive.eot``. W-AIGA, which takes the whole front end for the identity, is ``adaptive.bpda``.
@@ -47,7 +55,7 @@ def near_full_gradient(classifier: Model, purifier: SparseFront, smooth: bool = 
     def model(images: Tensor) -> Tensor:
         if not (images.requires_grad and torch.is_grad_enabled()):
             return classifier(purifier.purify(images).images)
-        seeds = purifier.draws(images)
-        return classifier(decoded_through(purifier.encoder, purifier.decoder, images, seeds, sigma if smooth else None))
+        passed = purifier.encoder, purifier.decoder, images, purifier.draws(images)
+        return classifier(decoded_through(*passed, sigma if smooth else None, top, dropped))
 
     return model

@@ -30,7 +30,7 @@ def attacked_images(
     draws = Draws(*spec.expectation, skip=subjects.ensemble(known))
     # The seed is of the key: the same images come out of whichever actor does this.
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
-    attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws)
+    attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws, spec.backward)
     if is_own(spec.attack):
         attacked = check_attacked(name.attack, attack, attacked, clean)
     if plan.grid.eight_bit:

@@ -21,8 +21,8 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
     Behind a purifier, what the attacker differentiates is attacked and what the defence answers is judged, which may be
     two things; the attack to transfer from is that on the classifier alone. Attacks on the choice of a cluster are
     judged by the choice. Of a purifier that draws at random the attacker averages as the first attack of the grid with
-    such knowledge does, and judged is what ``JUDGED`` draws, or ensembles of them, answer: the luck of one draw would
-    be taken for an attack that fails.
+    such knowledge does, which also says which gradient of a sparse front end is taken; and judged is what ``JUDGED``
+    draws, or ensembles of them, answer: the luck of one draw would be taken for an attack that fails.
     """
     network, device = subjects.classifier(name.classifier), subjects.device
     images = torch.from_numpy(batch.pixels).to(device).float() / 255
@@ -34,7 +34,8 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
     judged = JUDGED if is_random(defence) else 1
     # The attacker knows none of the draws that judge.
     draws = Draws(*subjects.grid.expectation(name.knows), skip=judged * together)
-    model, labels, loss = sight(name.knows, network, defence, images, labels, draws)
+    backward = subjects.grid.backward(name.knows)
+    model, labels, loss = sight(name.knows, network, defence, images, labels, draws, backward)
     if differentiated(name.knows, defence) == "choice":
         return check_attacks(Subject(model, loss=loss), images, labels)
 

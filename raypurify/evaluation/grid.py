@@ -21,6 +21,7 @@ from raypurify.evaluation.specs import (
     ReportSpec,
     RetrainingSpec,
 )
+from raypurify.fronts import BackwardSettings
 from raypurify.trees import apply_override
 
 MEAN = "mean of attacks"
@@ -189,6 +190,11 @@ class Grid(BaseModel):
         is none, what is averaged where nothing is said."""
         said = (spec.expectation for spec in self.attacks.values() if spec.knows == knows)
         return next(said, USUAL_EXPECTATION)
+
+    def backward(self, knows: str) -> BackwardSettings | None:
+        """Which gradient of a sparse front end the first attack of one who ``knows`` this takes, None for the paper's
+        own."""
+        return next((spec.backward for spec in self.attacks.values() if spec.knows == knows), None)
 
     def known(self, name: CellName) -> str:
         """The purifier of which the attacker of a cell may know: its own, or the one before what it is ``made_on``."""

@@ -13,7 +13,7 @@ file is never wrong. Of what classifiers, attacks and purifiers do it holds thei
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.code import code_digest
@@ -201,7 +201,8 @@ def _check_keys(
     def key(n: CheckName) -> str:
         parts = "checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common
         # Only where it is said, so that other keys stay.
-        said = grid.expectation(n.knows)
-        return fingerprint(*parts) if said == USUAL_EXPECTATION else fingerprint(*parts, said)
+        expectation, backward = grid.expectation(n.knows), grid.backward(n.knows)
+        said: list[Any] = [] if expectation == USUAL_EXPECTATION else [expectation]
+        return fingerprint(*parts, *said, *([backward.model_dump()] if backward else []))
 
     return {n: key(n) for n in names}

@@ -17,11 +17,15 @@ from raypurify.config import RobustTrainingSettings, TrainingSettings
 from raypurify.containers.registry import KINDS
 from raypurify.containers.source import Source, open_source
 from raypurify.evaluation.classifiers import CLASSIFIERS
+from raypurify.fronts import BackwardSettings
 
 # Purifiers of bundles, with the bundle that they are of where none is named.
 BUNDLED = {"bundle": None, "rsfp": "cifar10"}
 # What an attacker may know, see AttackSpec.
 KNOWS = ("classifier", "bpda", "bpda-smooth", "nfga", "nfga-smooth", "solver", "choice", "joint", "centres")
+NFGA = ("nfga", "nfga-smooth")
+"""Of these those who know a sparse front end, and take the gradient of ``AttackSpec.backward``."""
+
 # Of these the attacker knows no purifier.
 OF_CLASSIFIERS = ("classifier", "centres")
 USUAL_EXPECTATION = (8, "logits")
@@ -170,8 +174,9 @@ class AttackSpec(BaseModel):
     said, the sizes that are measured decide (``groups.groups_of``).
 
     Who knows a purifier that draws at random averages over ``draws`` of its draws, of what ``average`` says
-    (``attacks.expectation.Expectation``). ``made_on`` names what the attack is made on in the place of the classifier
-    and the purifier of a cell: a transfer.
+    (``attacks.expectation.Expectation``). ``backward`` is of "nfga" and "nfga-smooth": which gradient of a sparse front
+    end, where not the paper's own. ``made_on`` names what the attack is made on in the place of the classifier and the
+    purifier of a cell: a transfer.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -182,6 +187,7 @@ class AttackSpec(BaseModel):
     minimal: bool | None = None
     draws: int = Field(USUAL_EXPECTATION[0], ge=1, le=MOST_DRAWS)
     average: str = USUAL_EXPECTATION[1]
+    backward: BackwardSettings | None = None
     made_on: MadeOn | None = None
 
     @field_validator("average")
@@ -200,6 +206,10 @@ class AttackSpec(BaseModel):
             raise ValueError(
                 "draws and average are of a purifier, which this attacker does not know: say what it knows"
             )
+        if self.backward and self.knows not in NFGA:
+            raise ValueError(f"backward is of {' and '.join(NFGA)}, and knows is {self.knows}: leave it out")
+        if self.backward and self.backward.sigma and self.knows != "nfga-smooth":
+            raise ValueError("backward.sigma is of the smooth step: set knows to nfga-smooth, or leave it out")
         if self.made_on and (self.knows in OF_CLASSIFIERS) != (self.made_on.purifier is None):
             raise ValueError(
                 f"made_on needs a purifier where the attacker knows one, and none else; knows is {self.knows}"
@@ -223,6 +233,8 @@ class AttackSpec(BaseModel):
         left_out = {"worst", "minimal", "made_on"}
         if self.expectation == USUAL_EXPECTATION:
             left_out |= {"draws", "average"}
+        if self.backward is None:
+            left_out |= {"backward"}
         return self.model_dump(mode="json", exclude=left_out)
 
 

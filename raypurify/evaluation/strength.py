@@ -42,8 +42,8 @@ def families(grid: Grid) -> list[Family]:
             settings["step_size"] = f"{step / made.eps:.3g} of the strength"
         about = ", ".join(f"{key} {value}" for key, value in settings.items())
         title = f"{spec.attack} ({about})" if about else spec.attack
-        made_on = spec.made_on and spec.made_on.model_dump()
-        key = json.dumps([spec.attack, spec.knows, made.norm, settings, spec.expectation, made_on], sort_keys=True)
+        said = [one and one.model_dump() for one in (spec.made_on, spec.backward)]
+        key = json.dumps([spec.attack, spec.knows, made.norm, settings, spec.expectation, said], sort_keys=True)
         family = found.setdefault(key, Family(title, spec.knows, made.norm, {}))
         family.sizes[name] = made.eps * (GREY if made.norm == "linf" else 1)
     return list(found.values())

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
-from raypurify.attacks.front_end import is_front, near_full_gradient
+from raypurify.attacks.front_end import SIGMA, is_front, near_full_gradient
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
 from raypurify.errors import ConfigError
 from raypurify.evaluation.centres import Supervised, joint_loss
-from raypurify.evaluation.specs import USUAL_EXPECTATION
+from raypurify.evaluation.specs import NFGA, USUAL_EXPECTATION
+from raypurify.fronts import BackwardSettings
 from raypurify.purifiers import Purifier
 from raypurify.purifiers.draws import draws_of, is_random
-
-NFGA = ("nfga", "nfga-smooth")
 
 
 class Draws(NamedTuple):
@@ -91,20 +90,27 @@ def perturb(
     labels: Tensor,
     generator: torch.Generator,
     draws: Draws = USUAL,
+    backward: BackwardSettings | None = None,
 ) -> Tensor:
     """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.specs.AttackSpec` says.
 
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
-    choices it averages ``draws`` (EOT).
+    choices it averages ``draws`` (EOT), and of a sparse front end "nfga" takes the gradient of ``backward``.
     """
-    model, labels, loss = sight(knows, network, purifier, images, labels, draws)
+    model, labels, loss = sight(knows, network, purifier, images, labels, draws, backward)
     if getattr(attack, "own_objective", False):
         loss = None
     return attack(model, images, labels, generator=generator, loss=loss)
 
 
 def sight(
-    knows: str, network: nn.Module, purifier: Purifier, images: Tensor, labels: Tensor, draws: Draws = USUAL
+    knows: str,
+    network: nn.Module,
+    purifier: Purifier,
+    images: Tensor,
+    labels: Tensor,
+    draws: Draws = USUAL,
+    backward: BackwardSettings | None = None,
 ) -> Sight:
     """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,)."""
     passed = differentiated(knows, purifier)
@@ -121,15 +127,17 @@ def sight(
         with torch.no_grad():
             own = scores(images).argmax(1)
         return Sight(scores, own, margin)
-    return Sight(_drawn(purifier, draws, lambda one: _passed(passed, network, one)), labels, None)
+    return Sight(_drawn(purifier, draws, lambda one: _passed(passed, network, one, backward)), labels, None)
 
 
-def _passed(passed: str, network: nn.Module, purifier: Any) -> Model:
+def _passed(passed: str, network: nn.Module, purifier: Any, backward: BackwardSettings | None) -> Model:
     """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
     if passed in ("solver", "joint"):
         return (joint if passed == "joint" else through_solver)(network, purifier)
     if passed in NFGA:
-        return near_full_gradient(network, purifier, smooth=passed == "nfga-smooth")
+        how = backward or BackwardSettings()
+        smooth, sigma = passed == "nfga-smooth", how.sigma or SIGMA
+        return near_full_gradient(network, purifier, smooth, sigma, how.top, how.dropped)
     if passed == "gradient":
         return lambda images: network(purifier.transform(images).clamp(0, 1))
     surrogate = smooth_surrogate(purifier) if passed == "bpda-smooth" else "identity"

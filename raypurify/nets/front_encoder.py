@@ -17,12 +17,18 @@ Draws = torch.Generator | Tensor
 class Survivors(NamedTuple):
     """What of an image's coefficients is left before they are quantised.
 
-    ``projections`` (N, L, m, n) float32 is x̄ = Dᵀx of every patch; ``kept`` (N, L, m, n) bool says which of them are
-    among the patch's T largest and were not dropped.
+    ``projections`` (N, L, m, n) float32 is x̄ = Dᵀx of every patch; ``largest`` and ``left`` (N, L, m, n) bool say which
+    of them are among the patch's T largest, and which dropout leaves.
     """
 
     projections: Tensor
-    kept: Tensor
+    largest: Tensor
+    left: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """Those (N, L, m, n) bool that are among the T largest and were not dropped."""
+        return self.largest & self.left
 
     @property
     def values(self) -> Tensor:
@@ -137,7 +143,7 @@ class FrontEncoder(nn.Module):
         the same of them. Raises ConfigError where something is to be dropped and ``draws`` is not given.
         """
         projections = self.project(images)
-        return Survivors(projections, self._largest(projections) & self._left(projections, draws, first))
+        return Survivors(projections, self.largest(projections, self.top), self._left(projections, draws, first))
 
     def quantised(self, values: Tensor) -> Tensor:
         """Step 4 (equation 3) of values x̃ (N, L, m, n)."""
@@ -151,10 +157,11 @@ class FrontEncoder(nn.Module):
 
     forward = code
 
-    def _largest(self, projections: Tensor) -> Tensor:
-        if self.top is None:
+    def largest(self, projections: Tensor, top: int | None) -> Tensor:
+        """Which (N, L, m, n) bool of the projections of a patch are its ``top`` largest, or of fewer all; None: all."""
+        if top is None or top >= projections.shape[1]:
             return torch.ones_like(projections, dtype=torch.bool)
-        places = projections.detach().abs().topk(self.top, dim=1, sorted=False).indices
+        places = projections.detach().abs().topk(top, dim=1, sorted=False).indices
         return torch.zeros_like(projections, dtype=torch.bool).scatter_(1, places, True)
 
     def _left(self, projections: Tensor, draws: Draws | None, first: int) -> Tensor:

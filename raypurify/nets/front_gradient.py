@@ -1,10 +1,12 @@
 """A gradient for the sparse front end, whose quantisation has none (Bakiskan et al., sections 4 and 8.4)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from raypurify.nets.front_decoder import FrontDecoder
-from raypurify.nets.front_encoder import FrontEncoder
+from raypurify.nets.front_encoder import FrontEncoder, Survivors
 from raypurify.nets.front_strips import in_strips
 from raypurify.nets.straight import straight_through
 
@@ -18,14 +20,17 @@ def decoded_through(
     images: Tensor,
     seeds: Tensor,
     sigma: float | None = None,
+    top: int | Literal["all"] | None = None,
+    dropped: bool = False,
     most: int | None = None,
 ) -> Tensor:
     """What encoder and decoder make of images (N, 3, H, W), the draws by ``seeds`` (N,), with a gradient.
 
     Backward, decoder and projections have their own; the choice of the T largest and dropout hand it on through the
     coefficients that survive them alone, as max-pooling does; and quantisation as :func:`quantised_through` has it. A
-    coefficient that survives and is below its threshold is 0 forward and has a gradient all the same. ``most`` is that
-    of ``front_strips.in_strips``.
+    coefficient that survives and is below its threshold is 0 forward and has a gradient all the same. ``top`` and
+    ``dropped`` hand it on through others, too, as :func:`values_through` says. ``most`` is that of
+    ``front_strips.in_strips``.
 
     >>> encoder = FrontEncoder(atoms=6, top=2).fill(torch.randn(6, 3, 4, 4))
     >>> x = torch.rand(1, 3, 8, 9, requires_grad=True)
@@ -34,9 +39,32 @@ def decoded_through(
     """
 
     def code(some: Tensor, own: Tensor, first: int) -> Tensor:
-        return quantised_through(encoder, encoder.survivors(some, own, first).values, sigma)
+        values = values_through(encoder, encoder.survivors(some, own, first), top, dropped)
+        return quantised_through(encoder, values, sigma)
 
     return in_strips(encoder, decoder, images, seeds, most, code)
+
+
+def values_through(
+    encoder: FrontEncoder, found: Survivors, top: int | Literal["all"] | None = None, dropped: bool = False
+) -> Tensor:
+    """The values x̃ (N, L, m, n) of survivors, to the bit, with the gradient of more projections or fewer than survive.
+
+    That is of the ``top`` largest of each patch, None for the encoder's T, which go forward, or of "all"; of those that
+    dropout leaves, or with ``dropped`` of the others, too. The authors' code has all of these: a coefficient just below
+    the T-th is one that a small step brings among them, and one that was dropped may stay in the next draw.
+
+    >>> encoder = FrontEncoder(atoms=3, size=1, stride=1, top=1, dropout=0.0).fill(torch.rand(3, 3, 1, 1))
+    >>> found = encoder.survivors(torch.ones(1, 3, 1, 1, requires_grad=True))
+    >>> torch.autograd.grad(values_through(encoder, found, 2).sum(), found.projections)[0].sum().item()
+    2.0
+    """
+    if top is None and not dropped:
+        return found.values
+    projections = found.projections
+    largest = found.largest if top is None else encoder.largest(projections, None if top == "all" else top)
+    passed = largest if dropped else largest & found.left
+    return straight_through(projections * passed, found.values.detach())
 
 
 def quantised_through(encoder: FrontEncoder, values: Tensor, sigma: float | None = None) -> Tensor:

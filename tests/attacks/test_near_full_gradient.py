@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from small_bundles import write_front_end
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from raypurify.attacks import FGSM
 from raypurify.attacks.front_end import near_full_gradient
 from raypurify.errors import ConfigError
-from raypurify.evaluation.specs import PurifierSpec
+from raypurify.evaluation.specs import AttackSpec, PurifierSpec
 from raypurify.evaluation.subjects import make_purifier
-from raypurify.evaluation.threat_model import Draws, differentiated, sight
-from raypurify.nets.front_gradient import quantised_through, smooth_step
+from raypurify.evaluation.threat_model import Draws, differentiated, perturb, sight
+from raypurify.nets.front_gradient import decoded_through, quantised_through, smooth_step
 from raypurify.purifiers.draws import check_draws, draws_of
 
 
@@ -42,7 +44,10 @@ def differences(function, images: Tensor, count: int = 6, step: float = 1e-6) ->
 
 def stand_in(encoder, kept: Tensor, images: Tensor, sigma: float | None) -> Tensor:
     """What the backward pass differentiates, in double precision, by the words of the paper."""
-    values = conv2d(images, encoder.dictionary.double(), stride=encoder.stride) * kept
+    return stepped(encoder, conv2d(images, encoder.dictionary.double(), stride=encoder.stride) * kept, sigma)
+
+
+def stepped(encoder, values: Tensor, sigma: float | None) -> Tensor:
     if sigma is None or not encoder.quantise:
         return values
     norm = encoder.dictionary.double().abs().sum((1, 2, 3)).view(-1, 1, 1)
@@ -105,6 +110,56 @@ def test_what_does_not_survive_hands_nothing_on_and_what_is_below_its_threshold_
         assert below.any()
         assert (gradient[below] > 0).all()
         assert (gradient[~survivors.kept] == 0).all()
+
+
+@pytest.mark.parametrize("sigma", [None, 0.25])
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("top", [None, 1, 7, "all"])
+def test_the_gradient_can_go_through_what_did_not_survive(top, dropped, sigma, front_of, images):
+    """As in the authors' code: through the U largest, or all, and through what dropout dropped, each by the slope of
+    quantisation where it stands, which is 0 for what does not go forward."""
+    purifier = front_of()
+    encoder, seeds = purifier.encoder, purifier.draws(images)
+    x = images.clone().requires_grad_()
+    made = decoded_through(encoder, purifier.decoder, x, seeds, sigma, top, dropped)
+    torch.testing.assert_close(made, purifier.purify(images).images)
+    weight = torch.randn(made.shape, generator=torch.Generator().manual_seed(4))
+    (gradient,) = torch.autograd.grad((weight * made).sum(), x)
+
+    code = encoder.code(images, seeds).requires_grad_()
+    (of_code,) = torch.autograd.grad((weight * purifier.decoder(code, images.shape[-2:])).sum(), code)
+    found = encoder.survivors(images, seeds)
+    order = found.projections.abs().argsort(dim=1, descending=True).argsort(dim=1)
+    count = {None: encoder.top, "all": len(encoder.dictionary)}.get(top, top)
+    passed = (order < count) & (torch.ones_like(found.left) if dropped else found.left)
+    values, still = found.values.double(), found.projections.double()
+
+    def surrogate(y):
+        moved = (conv2d(y, encoder.dictionary.double(), stride=encoder.stride) - still) * passed
+        return (of_code * stepped(encoder, values + moved, sigma)).sum()
+
+    slopes, directions = differences(surrogate, images)
+    torch.testing.assert_close((directions * gradient).flatten(1).sum(1), slopes, rtol=1e-3, atol=1e-4)
+
+
+def test_a_grid_says_which_gradient(front_of, images):
+    network, labels = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(576, 2)), torch.zeros(2).long()
+    found = {}
+    for name, backward in {"plain": {}, "all": {"top": "all", "dropped": True}, "wide": {"sigma": 9.0}}.items():
+        spec = AttackSpec(attack="pgd", eps=0.1, knows="nfga-smooth", **({"backward": backward} if backward else {}))
+        assert ("backward" in spec.decisive) == bool(backward)
+        generator = torch.Generator().manual_seed(0)
+        known = front_of(), images, labels, generator, Draws(2), spec.backward
+        found[name] = perturb(FGSM(eps=0.01), spec.knows, network, *known)
+    assert not torch.equal(found["plain"], found["all"])
+    assert not torch.equal(found["plain"], found["wide"])
+    for wrong, message in (
+        ({"knows": "bpda", "backward": {"top": 3}}, "backward is of nfga and nfga-smooth, and knows is bpda"),
+        ({"knows": "nfga", "backward": {"sigma": 1.0}}, "backward.sigma is of the smooth step"),
+        ({"knows": "nfga", "backward": {"top": 0}}, "backward.top"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            AttackSpec(attack="pgd", eps=0.1, **wrong)
 
 
 def test_the_smooth_gradient_is_equation_9_far_from_the_thresholds_too():

@@ -255,7 +255,7 @@ def test_the_gradient_of_a_large_image_in_strips_is_that_of_the_whole(size, stri
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(kept_for_later, lambda tensor: tensor):
-            made = decoded_through(network.encoder, network.decoder, images, seeds, sigma, most)
+            made = decoded_through(network.encoder, network.decoder, images, seeds, sigma, most=most)
         kept.append(sum(sizes))
         torch.testing.assert_close(made, network(images, seeds))
         return torch.autograd.grad((made * weights).sum(), images)[0]
