@@ -25,8 +25,9 @@ from raypurify.fronts import BackwardSettings
 from raypurify.trees import apply_override
 
 MEAN = "mean of attacks"
-# What a classifier of a grid may have beside what it was before.
-_ADDED = ("retrained", "attacked_as", "behind")
+# Where a classifier of a grid stands; and what it may have beside what it was before.
+_PLACED = ("behind", "alone")
+_ADDED = ("retrained", "attacked_as", *_PLACED)
 
 
 class CellName(NamedTuple):
@@ -105,6 +106,10 @@ class Grid(BaseModel):
                 if purifier not in self.purifiers:
                     known = ", ".join(self.purifiers)
                     raise ValueError(f"classifier {name!r} is behind {purifier!r}, which is none of {known}")
+            if not self.rows(name):
+                raise ValueError(
+                    f"classifier {name!r} stands behind nothing: name a purifier in behind, or leave out alone"
+                )
         for name, seen in self.scenarios.items():
             for purifier, classifier in seen.items() if isinstance(seen, dict) else [("", seen)]:
                 if classifier not in self.classifiers:
@@ -118,9 +123,11 @@ class Grid(BaseModel):
         return self
 
     def rows(self, classifier: str) -> list[str]:
-        """The purifiers that a classifier of the grid stands behind: those it names, and whichever changes nothing."""
-        named = self.classifiers[classifier].behind
-        return [p for p, spec in self.purifiers.items() if named is None or p in named or spec.purifier == "none"]
+        """The purifiers that a classifier of the grid stands behind: those it names, and whichever changes nothing
+        unless it is never ``alone``."""
+        one = self.classifiers[classifier]
+        named = [*self.purifiers] if one.behind is None else one.behind
+        return [p for p in self.purifiers if (one.alone if p in self.bare else p in named)]
 
     @property
     def views(self) -> dict[str, dict[str, str]]:
@@ -175,7 +182,7 @@ class Grid(BaseModel):
     def before(self, classifier: str) -> str:
         """The classifier that a retrained one was before, where it is in the grid; else itself."""
         first = self.classifiers[classifier].model_copy(update=dict.fromkeys(_ADDED))
-        bare = {name: spec.model_copy(update={"behind": None}) for name, spec in self.classifiers.items()}
+        bare = {name: spec.model_copy(update=dict.fromkeys(_PLACED)) for name, spec in self.classifiers.items()}
         return next((name for name, spec in bare.items() if spec == first), classifier)
 
     def victim(self, classifier: str, spec: AttackSpec | None = None) -> str:

@@ -182,15 +182,15 @@ def _cell_keys(
 def _check_keys(
     grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: list[str]
 ) -> dict[CheckName, str]:
-    """What is checked: each classifier that is attacked, alone and behind each purifier for all that is known of it; of
-    attacks that are made on something else that alone."""
+    """What is checked: each classifier that is attacked, alone where it ever is, and behind each purifier for all that
+    is known of it; of attacks that are made on something else that alone."""
     if not grid.sanity:
         return {}
     knowing = [spec for spec in grid.attacks.values() if spec.knows != "classifier"]
     own = dict.fromkeys(spec.knows for spec in knowing if not spec.made_on)
     elsewhere = [spec.made_on for spec in grid.attacks.values() if spec.made_on]
     victims = dict.fromkeys([*map(grid.victim, grid.classifiers), *(one.classifier for one in elsewhere)])
-    names = [CheckName(c, "", "classifier") for c in victims]
+    names = [CheckName(c, "", "classifier") for c in victims if grid.classifiers[c].alone]
     names += [CheckName(c, p, k) for c in victims for p in grid.rows(c) if p in grid.defended for k in own]
     transferred = [(spec.made_on, spec.knows) for spec in knowing if spec.made_on]
     names += [CheckName(on.classifier, on.purifier, k) for on, k in transferred if on.purifier in grid.defended]

@@ -105,6 +105,7 @@ class ClassifierSpec(_Spec):
     centres: str | None = Field(None, description="what it was trained with, the supervision.safetensors beside it")
     attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
     behind: Paths | None = Field(None, description="the purifiers that it stands behind, beside none; default: all")
+    alone: bool = Field(True, description="false: never without a purifier, as images as they are say nothing to it")
 
     @model_validator(mode="after")
     def _taken(self) -> "ClassifierSpec":

@@ -35,6 +35,7 @@ def tree(data_file):
             "net": network,
             "other": {**other, "behind": "none"},
             "taken": {**network, "attacked_as": "other", "behind": "JPEG"},
+            "bound": {**network, "behind": "low-pass", "alone": False},
         },
         "attacks": {
             "clean": {"attack": "clean"},
@@ -76,7 +77,8 @@ def shown(plan) -> list:
 
 def test_a_classifier_stands_behind_what_it_names_and_no_purifier(worked, tree):
     pairs = {(name.classifier, name.purifier) for name in written(worked)}
-    assert pairs == {*(("net", p) for p in tree["purifiers"]), ("other", "none"), ("taken", "none"), ("taken", "JPEG")}
+    placed = {("other", "none"), ("taken", "none"), ("taken", "JPEG"), ("bound", "low-pass")}
+    assert pairs == {("net", p) for p in tree["purifiers"]} | placed
     rows = list(csv.DictReader((worked.out / "comparisons.csv").read().decode().splitlines()))
     assert {(row["classifier"], row["other"]) for row in rows} == {
         ("net", "none"),
@@ -246,6 +248,7 @@ def test_of_a_network_without_features_the_report_says_so(tree, worked_here, tmp
         ({"scenarios": {"gray": "no"}}, "scenario 'gray' names 'no', which is none of the classifiers"),
         ({"scenarios": {"gray": {"JPEG": "other"}}}, "scenario 'gray': 'other' stands behind none, not 'JPEG'"),
         ({"scenarios": {"gray": {"no": "net"}}}, "'net' stands behind none, JPEG, low-pass, not 'no'"),
+        ({"scenarios": {"gray": {"none": "bound"}}}, "scenario 'gray': 'bound' stands behind low-pass, not 'none'"),
         ({"report": {"attack": "clean"}}, "report.attack 'clean' is none of those that know the classifier alone"),
         ({"report": {"map": 3}}, "report.map: Extra inputs are not permitted"),
     ],
@@ -254,5 +257,8 @@ def test_wrong_layouts_are_refused_by_name(tree, change, message):
     with pytest.raises(ConfigError) as refused:
         load_grid({**tree, **change})
     assert message in str(refused.value)
+    nowhere = {"net": {**tree["classifiers"]["net"], "behind": "none", "alone": False}}
+    with pytest.raises(ConfigError, match="'net' stands behind nothing: name a purifier in behind, or leave out alone"):
+        load_grid({**tree, "classifiers": nowhere, "scenarios": {}})
     with pytest.raises(ConfigError, match="'net' is behind 'no', which is none of none, JPEG, low-pass"):
         load_grid({**tree, "classifiers": {"net": {**tree["classifiers"]["net"], "behind": ["no"]}}, "scenarios": {}})
