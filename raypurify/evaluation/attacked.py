@@ -27,7 +27,7 @@ def attacked_images(
         return stored.to(subjects.device)
     spec, known = plan.grid.attacks[name.attack], plan.grid.known(name)
     victim, defence = subjects.classifier(plan.grid.victim(name.classifier, spec)), subjects.purifier(known)
-    draws = Draws(*spec.expectation, skip=subjects.ensemble(known))
+    draws = Draws(*spec.expectation, skip=plan.grid.in_use(name))
     # The seed is of the key: the same images come out of whichever actor does this.
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
     attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws, spec.backward)

@@ -208,6 +208,13 @@ class Grid(BaseModel):
         made_on = self.attacks[name.attack].made_on
         return made_on.purifier if made_on and made_on.purifier else name.purifier
 
+    def in_use(self, name: CellName) -> int:
+        """How many of the first seeds the defences have that the attack of a cell is judged on: the ensemble of its
+        purifier, or of what is made elsewhere and carried over to all cells of its column the largest of the grid."""
+        spec = self.attacks[name.attack]
+        judged = self.purifiers if spec.made_on and spec.made_on.purifier else (name.purifier,)
+        return max(self.purifiers[one].ensemble or 1 for one in judged)
+
 
 def load_grid(source: str | Path | dict, data: str | None = None, overrides: Sequence[str] = ()) -> Grid:
     """A grid from a YAML file or its tree, then ``a.b=value`` overrides. ``{data}`` in its paths becomes ``data``.

@@ -174,6 +174,9 @@ def _cell_keys(
     decisive = spec.decisive, attack_code(spec)
     making, keeping = (code_digest(alone=(f"raypurify.evaluation.{module}",)) for module in ("attacked", "cells"))
     shared = images, grid.seed, grid.batch, grid.eight_bit
+    # That of what is known is in its digest.
+    own, in_use = grid.purifiers[grid.known(name)].ensemble or 1, grid.in_use(name)
+    shared = (*shared, in_use) if in_use != own else shared
     adversarial = fingerprint(classifiers[victim], decisive, known, *shared, making)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
     return CellKeys(adversarial, fingerprint(adversarial, keeping, *seen))

@@ -9,7 +9,7 @@ import torch
 from small_bundles import write_front_end
 
 from raypurify.errors import ConfigError
-from raypurify.evaluation import sanity
+from raypurify.evaluation import sanity, threat_model
 from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
@@ -23,12 +23,14 @@ from raypurify.evaluation.tables import read_csv
 from raypurify.evaluation.threat_model import Draws, sight
 from raypurify.nets.cifar_resnet import load_cifar_resnet
 from raypurify.purifiers import Denoiser, ResizePad
+from raypurify.purifiers.draws import draws_of
 from raypurify.purifiers.transform import generator_of
 from raypurify.storage import resolve
 
 COUNT = 4
 RANDOM = {"purifier": "resize_pad", "smallest": 0.5}
 STEP = {"attack": "pgd", "eps": 0.02, "steps": 2}
+BLANK = GridBatch(("0",), np.array([0]), np.zeros((1, 3, 32, 32), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,31 @@ def test_an_attack_made_on_another_is_carried_over(worked):
     assert len({*keys, worked.keys["twin", "from twin", "JPEG"][0].cell}) == 5
 
 
+def test_what_is_made_elsewhere_draws_none_of_the_seeds_that_answer(tree, worked_here, tmp_path, network, monkeypatch):
+    """One image and one seed give one draw: who had those of an ensemble would choose images by its answer."""
+    small = with_attack(tree, knows="bpda", draws=2, made_on={"classifier": "net", "purifier": "one"})
+    small |= {"attacks": small["attacks"] | {"own": {**STEP, "knows": "bpda", "draws": 2}}}
+    small |= {"classifiers": {"net": tree["classifiers"]["net"]}}
+    seen = []
+
+    def noted(purifier, count, skip=0):
+        seen.append((skip, count))
+        return draws_of(purifier, count, skip)
+
+    monkeypatch.setattr(threat_model, "draws_of", noted)
+    plan = worked_here(small, tmp_path / "out")
+    assert plan.grid.in_use(CellName("net", "it", "one")) == 5
+    # The carried over one, which is made once; the others behind each of their own.
+    assert sorted(seen) == [(1, 2), (5, 2), (5, 2)]
+    keys = {p: plan.keys["net", "it", p][0].adversarial for p in ("one", "five")}
+    three = {"purifiers": {**small["purifiers"], "five": {**RANDOM, "ensemble": 3}}}
+    other = make_plan(load_grid(small | three), resolve(tmp_path), [BLANK])
+    same = make_plan(load_grid(small), resolve(tmp_path), [BLANK])
+    assert keys["one"] == keys["five"]
+    assert other.keys["net", "it", "one"][0].adversarial != same.keys["net", "it", "one"][0].adversarial
+    assert other.keys["net", "own", "one"] == same.keys["net", "own", "one"]
+
+
 def test_what_it_was_made_on_says_which_images_were_right_before(worked):
     cell = CellName("net", "from twin", "one")
     right = column(worked, CellName("twin", "clean", "JPEG"), "correct")
@@ -145,11 +172,9 @@ def test_digests_have_what_is_new_only_where_it_is_said():
 
 
 def test_checks_have_a_key_of_their_own_where_draws_are_said(tree, tmp_path):
-    batch = GridBatch(("0",), np.array([0]), np.zeros((1, 3, 32, 32), np.uint8))
-
     def keys(**attack):
         grid = load_grid({**with_attack(tree, knows="bpda", **attack), "sanity": 1})
-        return make_plan(grid, resolve(tmp_path / "out"), [batch]).check_keys
+        return make_plan(grid, resolve(tmp_path / "out"), [BLANK]).check_keys
 
     plain, said, usual = keys(), keys(draws=9), keys(draws=8)
     behind = {name for name in plain if name.purifier}
