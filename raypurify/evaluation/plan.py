@@ -176,8 +176,8 @@ def _cell_keys(
     shared = images, grid.seed, grid.batch, grid.eight_bit
     # That of what is known is in its digest.
     own, in_use = grid.purifiers[grid.known(name)].ensemble or 1, grid.in_use(name)
-    shared = (*shared, in_use) if in_use != own else shared
-    adversarial = fingerprint(classifiers[victim], decisive, known, *shared, making)
+    draws = [] if in_use == own else [in_use]
+    adversarial = fingerprint(classifiers[victim], decisive, known, *shared, *draws, making)
     seen = [purifier] + ([classifiers[name.classifier]] if victim != name.classifier else [])
     return CellKeys(adversarial, fingerprint(adversarial, keeping, *seen))
 
