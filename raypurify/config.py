@@ -13,12 +13,7 @@ from raypurify.errors import ConfigError
 from raypurify.fronts import DecodingSettings, EncoderSettings, FrontDictionarySettings, check_front
 from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
-from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree
-
-
-def _without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
-    # A setting that came later is not written where it is not said: fits keep their fingerprints, bundles their bytes.
-    return {key: value for key, value in written.items() if key != name or value != default}
+from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree, without_default
 
 
 class DataSettings(SettingsModel):
@@ -213,7 +208,7 @@ class CscSettings(SettingsModel):
 
     @model_serializer(mode="wrap")
     def _unsaid(self, write: Any) -> dict[str, Any]:
-        return _without_default(write(self), "refine", 0)
+        return without_default(write(self), "refine", 0)
 
 
 class DictionarySettings(SettingsModel):
@@ -231,7 +226,7 @@ class DictionarySettings(SettingsModel):
 
     @model_serializer(mode="wrap")
     def _unsaid(self, write: Any) -> dict[str, Any]:
-        return _without_default(write(self), "image_size", None)
+        return without_default(write(self), "image_size", None)
 
 
 class CalibrationSettings(SettingsModel):
@@ -311,7 +306,7 @@ class Settings(SettingsModel):
         if self.method == "region_sparse":
             check_coding(self.patches, self.region, self.ablations, self.data.image_size)
         if self.method == "front_end":
-            check_front(self.dictionary, self.encoder, self.decoder.depth, self.data.image_size)
+            check_front(self.dictionary, self.encoder, self.decoder, self.data.image_size)
         return self
 
     @model_validator(mode="after")

@@ -1,17 +1,36 @@
 """Settings of the sparse front end (Bakiskan et al.): of its dictionary of patches, its encoder and its decoder."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from raypurify.regions import AtomSettings, check_kept
-from raypurify.trees import SettingsModel
+from raypurify.trees import SettingsModel, without_default
 
 Channels = Annotated[int, Field(ge=1, le=8192)]
 """Channels of a layer of the decoder."""
 
 Count = Annotated[int, Field(ge=1)]
 """Coefficients of a patch."""
+
+
+class Learner(NamedTuple):
+    """A classifier that a decoder can learn with: the ``title`` to read, the tensor of its network that has the
+    ``head``'s weights (classes, d), whether it can start from weights that a package carries, and the ``least`` side of
+    an image that it takes."""
+
+    title: str
+    head: str
+    pretrained: bool = False
+    least: int = 1
+
+
+LEARNERS = {
+    "cifar-resnet": Learner("a ResNet-{depth}", "linear.weight"),
+    "efficientnet-b0": Learner("an EfficientNet-B0", "network.classifier.1.weight"),
+    "efficientnet-lite0": Learner("an EfficientNet-Lite0", "network._fc.weight", pretrained=True, least=32),
+}
+"""Every classifier that a decoder can learn with, by its name in settings; ``nets.front_classifiers`` makes them."""
 
 
 class FrontDictionarySettings(AtomSettings):
@@ -67,8 +86,18 @@ class DecodingSettings(SettingsModel):
     supervised: bool = Field(
         False, description="learn with a classifier, by cross-entropy, to classify; false: alone, to give images back"
     )
-    depth: int = Field(32, ge=8, le=1000, description="layers of that classifier, a CIFAR ResNet: 6n + 2")
+    classifier: Literal[tuple(LEARNERS)] = Field(  # type: ignore[valid-type]  # known when it runs
+        "cifar-resnet", description="which one; the paper takes efficientnet-b0 for images of 160²"
+    )
+    depth: int = Field(32, ge=8, le=1000, description="layers of a cifar-resnet: 6n + 2")
+    pretrained: bool = Field(
+        False, description="it starts from the ImageNet weights of its package, which efficientnet-lite0 has"
+    )
     rise: float = Field(0.5, gt=0, lt=1, description="share of the steps in which the rate rises; it falls in the rest")
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        return without_default(without_default(write(self), "classifier", "cifar-resnet"), "pretrained", False)
 
 
 class BackwardSettings(SettingsModel):
@@ -88,14 +117,27 @@ class BackwardSettings(SettingsModel):
     )
 
 
-def check_front(dictionary: FrontDictionarySettings, encoder: EncoderSettings, depth: int, side: int) -> None:
-    """Raise ValueError where images of this ``side`` cannot be coded by these settings together, or no classifier has
-    this ``depth``.
+def check_front(
+    dictionary: FrontDictionarySettings, encoder: EncoderSettings, decoder: DecodingSettings, side: int
+) -> None:
+    """Raise ValueError where images of this ``side`` cannot be coded by these settings together, or there is no such
+    classifier.
 
-    >>> check_front(FrontDictionarySettings(), EncoderSettings(), 32, 32)
+    >>> check_front(FrontDictionarySettings(), EncoderSettings(), DecodingSettings(), 32)
     """
-    if (depth - 2) % 6:
-        raise ValueError(f"decoder.depth is {depth}: a CIFAR ResNet has 6n + 2 layers: give 8, 14, 20 or 32")
+    if (decoder.depth - 2) % 6:
+        raise ValueError(f"decoder.depth is {decoder.depth}: a CIFAR ResNet has 6n + 2 layers: give 8, 14, 20 or 32")
+    if decoder.supervised and side < (least := LEARNERS[decoder.classifier].least):
+        raise ValueError(
+            f"data.image_size is {side}, and decoder.classifier {decoder.classifier} takes images from {least}² on: "
+            "raise it, or choose another"
+        )
+    if decoder.pretrained and not (decoder.supervised and LEARNERS[decoder.classifier].pretrained):
+        having = ", ".join(name for name, one in LEARNERS.items() if one.pretrained)
+        raise ValueError(
+            f"decoder.pretrained is of a decoder that learns with {having}: set supervised and classifier so, or leave "
+            "pretrained out"
+        )
     if encoder.top is not None and encoder.top > dictionary.atoms:
         raise ValueError(f"encoder.top is {encoder.top}, of {dictionary.atoms} atoms: give {dictionary.atoms} at most")
     if dictionary.size > side:

@@ -26,6 +26,16 @@ class SettingsModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:
+    """Written settings without one of a name that has its default: for a setting that came later, which is not written
+    where it is not said, so that fits keep their fingerprints and bundles their bytes.
+
+    >>> without_default({"side": 8, "depth": 2}, "depth", 2)
+    {'side': 8}
+    """
+    return {key: value for key, value in written.items() if key != name or value != default}
+
+
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The tree of a YAML text, which is that of ``where``. Raises ConfigError for anything else than a mapping.
 

@@ -59,21 +59,21 @@ def write_region_sparse(folder: Path) -> Path:
     return _written(folder, "region_sparse", settings, region_sparse_tensors(_atoms()[0]), [None])
 
 
-def write_front_end(folder: Path, supervised: bool = False) -> Path:
+def write_front_end(folder: Path, supervised: bool = False, classifier: str = "cifar-resnet") -> Path:
     """A bundle of front_end, of which nothing was trained."""
     torch.manual_seed(0)
-    settings = small_front_settings(supervised)
+    settings = small_front_settings(supervised, classifier)
     network = front_of(settings, _atoms()[0], len(CLASSES)).eval()
     return _written(folder, "front_end", settings, front_end_tensors(network), [None])
 
 
-def small_front_settings(supervised: bool) -> Settings:
+def small_front_settings(supervised: bool, classifier: str = "cifar-resnet") -> Settings:
     """Settings of front_end for the atoms of these bundles."""
     settings = load_settings(preset="tiny-front-end")
     parts = {
         "dictionary": settings.dictionary.model_copy(update={"atoms": 8, "size": 8, "stride": 4}),
         "encoder": settings.encoder.model_copy(update={"top": 5, "dropout": 0.5}),
-        "decoder": settings.decoder.model_copy(update={"supervised": supervised, "depth": 8}),
+        "decoder": settings.decoder.model_copy(update={"supervised": supervised, "depth": 8, "classifier": classifier}),
     }
     return settings.model_copy(update=parts)
 

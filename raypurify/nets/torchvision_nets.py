@@ -52,6 +52,15 @@ def load_torchvision(name: str, weights: str | Path | None) -> nn.Module:
     return Normalised(network, mean, std).eval().requires_grad_(False)
 
 
+def efficientnet_b0(classes: int) -> Normalised:
+    """EfficientNet-B0 (Tan and Le 2019) of so many classes, as torchvision has it, its weights drawn.
+
+    The network takes images (N, 3, H, W) in [0, 1] of any size, standardises them by ImageNet's statistics and gives
+    logits (N, classes).
+    """
+    return Normalised(torchvision_models().efficientnet_b0(num_classes=classes), IMAGENET_MEAN, IMAGENET_STD)
+
+
 def weights_url(name: str, weights: str | Path) -> str | None:
     """Where torchvision's own weights of that name come from, which tells them from others; None for any other name."""
     models = torchvision_models()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raypurify.bundle import Bundle
 from raypurify.bundle.names import DECODER, DICTIONARIES
 from raypurify.bundle.tensors import Tensors, fitting
-from raypurify.nets.cifar_resnet import CifarResNet
+from raypurify.nets.front_classifiers import NETWORKS
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
@@ -145,10 +145,12 @@ class FrontEndPurifier(Bundled):
 def network_of(bundle: Bundle) -> nn.Module:
     """The classifier that a supervised decoder of a bundle of the method front_end learned with, of its classes.
 
-    It takes what that front end makes of images. Raises BundleError for weights that do not fit.
+    It takes what that front end makes of images. Raises BundleError for weights that do not fit, ConfigError where the
+    network needs a package that is missing.
     """
     # The method has checked that its file is as large as the settings say.
-    network = CifarResNet(bundle.settings.decoder.depth, len(bundle.manifest.classes))
+    how = bundle.settings.decoder
+    network = NETWORKS[how.classifier](how.depth, len(bundle.manifest.classes))
     with fitting(bundle):
         network.load_state_dict(_of(_CLASSIFIER, bundle))
     return network.eval()

