@@ -214,6 +214,11 @@ def test_images_for_one_classifier_stand_before_no_other(tree, tmp_path):
     with pytest.raises(ConfigError, match=r"'front'.* alone, and classifier 'net' is another"):
         evaluate(load_grid(tree | {"classifiers": {"own": own, "net": net}}), tmp_path / "out")
     _check_pairs(load_grid(tree | {"classifiers": {"own": own, "net": net | {"behind": "none"}}}))
+    # Without its front end it has never learned to see: neither cells nor checks of it alone.
+    bound = {"classifiers": {"own": own | {"alone": False}, "net": net | {"behind": "none"}}, "sanity": 1}
+    plan = make_plan(load_grid(tree | bound), resolve(tmp_path), [BLANK])
+    assert {(name.classifier, name.purifier) for name in plan.keys} == {("own", "front"), ("net", "none")}
+    assert {*plan.check_keys} == {CheckName("net", "", "classifier")}
 
 
 def test_uphill_is_judged_with_the_draws_held(network, cifar_images, monkeypatch):
