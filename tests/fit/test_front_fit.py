@@ -1,6 +1,7 @@
 """The whole fit of the method front_end on a local Ray, its decoder alone and with a classifier."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from raypurify.bundle import load_bundle
 from raypurify.bundle.names import DECODER, DICTIONARIES
 from raypurify.cli.texts import bundle_text, status_facts
 from raypurify.fit.graphs import stage_names
-from raypurify.fit.patches import load_dictionary
+from raypurify.fit.patches import DRAWN, FOUND, learn_patches, load_dictionary
 from raypurify.fit.run import fit
 from raypurify.methods import checked_facts, classifier_of
 from raypurify.nets.front_end import DefendedClassifier, FrontEnd
 from raypurify.nets.store import load_network
 from raypurify.patches.dictionary import draw_patches, learn_atoms
 from raypurify.storage import resolve
+from raypurify.training.patches import learned_dictionary, random_patches
 
 SIDE = 16
 
@@ -43,6 +45,37 @@ def test_the_dictionary_is_of_patches_as_they_are(run, small_front_settings):
     expected = learn_atoms(patches, 30, 1.0, 1, seed, lambda count: None, batch=5)
     assert torch.equal(load_dictionary(resolve(run / "dictionary")).flatten(1), expected)
     assert how.batch == 5
+
+
+def test_a_dictionary_that_was_stopped_goes_on_from_the_patches_it_has(run, small_front_settings, tmp_path):
+    """As a kill leaves it: some parts are drawn and none is learned from. What is there is not drawn again."""
+    how = small_front_settings.dictionary.model_copy(update={"images": 100})
+    source, seed = (resolve(run / "prepare"), 145, SIDE, how), small_front_settings.seed
+    drawn_from = partial(random_patches, settings=how, seed=seed)
+    learned_from = partial(learned_dictionary, settings=how, seed=seed, batch=how.batch)
+
+    def stopped(*given, **heard):
+        raise KeyError("stopped")
+
+    folder, whole = resolve(tmp_path / "stopped"), resolve(tmp_path / "whole")
+    with pytest.raises(KeyError, match="stopped"):
+        learn_patches(folder, *source, seed, drawn_from, stopped)
+    parts = sorted((tmp_path / "stopped" / DRAWN).iterdir())
+    assert len(parts) == 2
+    parts[1].unlink()
+    before = parts[0].stat().st_mtime_ns
+
+    def learned_of_the_first(patches, **heard):
+        assert parts[0].stat().st_mtime_ns == before
+        return learned_from(patches, **heard)
+
+    reports = [
+        learn_patches(folder, *source, seed, drawn_from, learned_of_the_first),
+        learn_patches(whole, *source, seed, drawn_from, learned_from),
+    ]
+    assert reports[0] == reports[1] == {"images": 100, "patches": 1500, "atoms": 30}
+    assert (folder / FOUND).read() == (whole / FOUND).read()
+    assert not (tmp_path / "stopped" / DRAWN).exists()
 
 
 def test_the_bundle_is_what_was_trained_and_says_what_it_measured(run, small_front_settings):
