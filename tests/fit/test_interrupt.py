@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import yaml
 from raypurify.bundle import load_bundle
 from raypurify.clusters.files import load_labels
 from raypurify.clusters.strata import fit_strata
+from raypurify.errors import TrainingError
 from raypurify.fit.class_latents import pieces_of, read_latents
 from raypurify.fit.graphs import stage_names
 from raypurify.fit.latents import PARTS
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import resolve
+from raypurify.training.checkpoint import read_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -108,6 +111,43 @@ def test_a_fit_of_region_sparse_goes_on_after_a_kill_with_the_same_dictionary(
     ]
     assert learned[0] == learned[1]
     assert load_bundle(tmp_path / "run" / "bundle").manifest.method == "region_sparse"
+
+
+def test_a_fit_of_front_end_goes_on_after_a_kill_in_each_of_its_own_stages_with_the_same_bytes(
+    tmp_path, small_set, small_front_settings
+):
+    tree = small_front_settings.model_dump(mode="json")
+    # Two files of patches, and so many steps that it is killed before the last of them.
+    tree["dictionary"] |= {"images": 110, "passes": 40}
+    tree["decoder"] |= {"supervised": True, "epochs": 6, "batch_size": 8, "checkpoint_steps": 2}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(tree))
+    arguments = ["fit", "--data", small_set, "--config", tmp_path / "settings.yaml", "--run-dir"]
+    command = [sys.executable, "-m", "raypurify", *map(str, arguments)]
+    run = tmp_path / "run"
+    drawn = run / "dictionary" / "patches"
+
+    def within_an_epoch() -> bool:
+        for file in run.glob("decoder/ray_train/*/checkpoint.pt"):
+            # Others are on their way, or out of date and gone.
+            with suppress(TrainingError):
+                found = read_checkpoint(file)
+                if found["epochs"] >= 2 and found["within"]["step"]:
+                    return True
+        return False
+
+    for ready in (lambda: drawn.exists() and any(drawn.iterdir()), within_an_epoch):
+        stopped = start_and_stop([*command, str(run)], ready, signal.SIGKILL)
+        assert stopped.returncode == -signal.SIGKILL
+    assert "dictionary: going on from an interrupted run" in stopped.stdout
+    assert not (run / "decoder" / "network.safetensors").exists()
+    for name in ("run", "undisturbed"):
+        done = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert ("decoder: going on from an interrupted run" in done.stdout) == (name == "run")
+        assert ("dictionary: complete, skipped" in done.stdout) == (name == "run")
+    for file in ("dictionary/dictionary.safetensors", "decoder/network.safetensors", "bundle/decoder.safetensors"):
+        one, other = ((tmp_path / name / file).read_bytes() for name in ("run", "undisturbed"))
+        assert one == other, file
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
