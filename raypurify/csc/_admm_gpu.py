@@ -1,12 +1,8 @@
 """ADMM's iteration on a GPU: the arithmetic of :func:`raypurify.csc.admm.solve_admm` in two kernels and two FFTs."""
 
-import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-
 import torch
 
+from raypurify.csc._gpu_use import fetch, launching, usable
 from raypurify.csc.admm import AdmmSettings, begin, inverses, limit_of, relative_residuals, shrink, solve_admm
 from raypurify.csc.convolution import atom_spectra
 
@@ -25,7 +21,7 @@ def applies(settings: AdmmSettings, signal: torch.Tensor, *others: torch.Tensor 
     if settings.nonneg and others[-1] is not None:
         return False
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (signal, *others))
-    return not recorded and _kernels_run(signal.device)
+    return not recorded and usable(signal.device, "ADMM", _both_agree)
 
 
 def solve_fused(
@@ -70,7 +66,7 @@ def iterate(
     codes = torch.empty_like(v)
     iterations, converged = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
 
-    with _on(device):
+    with launching(device):
         from raypurify.csc._gpu_kernels import correct_spectra, update_state
 
         def correction(z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -95,7 +91,7 @@ def iterate(
             if w is None:
                 w = correction(2 * shrink(v, threshold[:, None], settings.nonneg) - v, rows)
             z, norms = update_state(v, w, threshold, settings.relax, settings.nonneg)
-            read = _fetch(norms)
+            read = fetch(norms)
             # Half of the next iteration is under way before the host asks whether there is one: it leaves v as it is.
             w = correction(z, rows) if step < limit else None
             primal, dual = relative_residuals(*read().unbind(1))
@@ -104,48 +100,8 @@ def iterate(
     return codes, iterations.to(device), converged.to(device)
 
 
-def _fetch(numbers: torch.Tensor) -> Callable[[], torch.Tensor]:
-    # A function that waits for these numbers alone, and for nothing that is enqueued after them.
-    copy = numbers.to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event() if numbers.is_cuda else None
-    if arrived is not None:
-        arrived.record()
-
-    def read() -> torch.Tensor:
-        if arrived is not None:
-            arrived.synchronize()
-        return copy
-
-    return read
-
-
-def _on(device: torch.device) -> AbstractContextManager:
-    # Triton launches on the current device, whatever device its tensors are on.
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-@cache
-def _kernels_run(device: torch.device) -> bool:
-    """Whether Triton is there, can launch (it needs a C compiler, Python's headers and a GPU that it supports), and
-    finds what the plain iteration finds: a compiler's mistake would otherwise go into images unseen."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    try:
-        wrong = not (agrees(device, shared=True) and agrees(device, shared=False))
-    except Exception as error:
-        # What Triton raises differs between its versions and among its compilers.
-        warnings.warn(f"ADMM runs without its fused GPU kernels: {error!r}", RuntimeWarning, stacklevel=2)
-        return False
-    if wrong:
-        warnings.warn(
-            f"ADMM runs without its fused GPU kernels: on {torch.cuda.get_device_name(device)} they find other codes "
-            "than the plain iteration; please report it",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return not wrong
+def _both_agree(device: torch.device) -> bool:
+    return agrees(device, shared=True) and agrees(device, shared=False)
 
 
 def agrees(device: torch.device, shared: bool) -> bool:
