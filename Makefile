@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
-	$(BIN)/python -m pytest --doctest-modules raypurify --ignore raypurify/csc/_gpu_kernels.py
+	$(BIN)/python -m pytest --doctest-modules raypurify --ignore-glob 'raypurify/csc/_gpu_*.py'
 
 slow: $(VENV)/tested
 	$(BIN)/python -m pytest tests -m slow

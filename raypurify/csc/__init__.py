@@ -6,8 +6,9 @@ An image is split into a smooth low part and the remainder (``tikhonov``); the r
 images and channels, and knows neither clusters nor files.
 
 ``solve_cbpdn`` checks its input and picks a method for each image. A method is a function and an entry in
-``methods.METHODS``: coordinate descent (``cd``, its arrays ``_cd_arrays`` and loops ``_cd_kernels``) or ADMM (``admm``,
-on a GPU in the kernels of ``_admm_gpu``, with a mask ``admm_masked``). ``levels`` has the weights λ.
+``methods.METHODS``: coordinate descent (``cd``, its arrays ``_cd_arrays`` and loops ``_cd_kernels``; on a GPU
+``_descent_gpu``) or ADMM (``admm``, on a GPU in the kernels of ``_admm_gpu``, with a mask ``admm_masked``). ``levels``
+has the weights λ.
 Whatever found a code, ``optimality`` judges it, ``implicit`` differentiates it, and ``tiles`` codes what does not fit
 into memory.
 """

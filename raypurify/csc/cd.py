@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 # Imagenette (λ from 0.05 to 0.5): the objective is then at or below that of sporco with AutoRho at the same rel_tol.
 _TOL_PER_REL_TOL = 10.0
 # Where "until solved" gives up; images need 3 to 30 rounds.
-_CEILING = 10_000
+CEILING = 10_000
 # Per round a coefficient joins if its excess over λ is at least this share of the largest excess, and the sweeps stop
 # at that share of it. Measured: see docs/decisions.md.
-_SHARE, _SLACK = 0.1, 0.2
+SHARE, SLACK = 0.1, 0.2
 # The same two near the end, in units of the tolerance. Both are well below 1, or every round would push a few
 # coefficients elsewhere over the tolerance.
-_NEAR, _TIGHT = 0.3, 0.3
+NEAR, TIGHT = 0.3, 0.3
 # Images from this many pixels on share the threads among their blocks, smaller ones go to one thread each.
 _LARGE = 1 << 19
 
@@ -99,7 +99,7 @@ def solve_cd(
     images = signal.detach().contiguous().numpy()
     which, level, ratio = index.tolist(), levels(lmbda).tolist(), ratios(lmbda)
     atoms = {k: lay_out(bank[k].contiguous().numpy()) for k in sorted(set(which))} if ratio is None else {}
-    rounds = _CEILING if max_iter is None else max_iter
+    rounds = CEILING if max_iter is None else max_iter
 
     def solve(n: int, pool: ThreadPoolExecutor | None = None) -> ImageCode:
         start, weights = None if initial is None else initial[n], None if mask is None else mask[n].numpy()
@@ -160,9 +160,9 @@ def _solve_image(
             break
         done += 1
         excess = top / lmbda - 1
-        level = lmbda * (1 + max(_NEAR * tol, _SHARE * excess))
+        level = lmbda * (1 + max(NEAR * tol, SHARE * excess))
         active = arrays.WorkingSet(*kernels.join(patches, level, height, width, active, cells))
-        bound = lmbda * max(_TIGHT * tol, _SLACK * excess)
+        bound = lmbda * max(TIGHT * tol, SLACK * excess)
         kernels.descend(residual, atoms, active, squares, cells, lmbda, bound, nonneg)
     # A large image leaves no room for what is not needed any more.
     del screen, patches

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from raypurify.csc import _admm_gpu, cd
+from raypurify.csc import _admm_gpu, _descent_gpu, cd
 from raypurify.csc.admm import AdmmSettings, solve_admm
 from raypurify.csc.admm_masked import solve_masked
 from raypurify.csc.convolution import reconstruct
@@ -64,34 +64,83 @@ class Problem(NamedTuple):
 
 
 def by_descent(problem: Problem) -> Solution:
-    """Solve by coordinate descent, an image at a time (:mod:`raypurify.csc.cd`).
+    """Solve by coordinate descent: on a CPU an image at a time (:mod:`raypurify.csc.cd`), on a GPU by its kernels.
 
-    Raises DataError where the method cannot: λ = 0, a GPU, unrolled gradients, or no Numba.
+    Raises DataError where the method cannot: λ = 0, unrolled gradients, a CPU without Numba, or a GPU on which the
+    kernels do not run or cannot take such a problem.
     """
-    bank, index, signal, mask, lmbda, settings, initial, sparse, differentiable, _ = problem
-    if not (lmbda > 0).all() or signal.device.type != "cpu" or differentiable == "unrolled":
-        raise DataError('method="cd" needs lmbda > 0, tensors on the CPU and no unrolling; use method="admm"')
+    bank, index, signal, mask, lmbda, settings, initial, _, differentiable, _ = problem
+    if not (lmbda > 0).all() or differentiable == "unrolled":
+        raise DataError('method="cd" needs lmbda > 0 and no unrolling; use method="admm"')
+    tol = cd.tolerance(settings.rel_tol)
+    if _descent_gpu.applies(bank, signal):
+        parts = [_on_gpu(part, tol) for part in _descent_groups(problem)]
+        solution = Solution(*(torch.cat(field) for field in zip(*parts))) if len(parts) > 1 else parts[0]
+        return _differentiable(problem, solution) if differentiable else solution
+    if signal.device.type != "cpu":
+        raise DataError(
+            'method="cd" needs float32, atoms of at most 16×16 in up to 8 channels, and the package triton on a GPU; '
+            'use method="admm"'
+        )
     if not cd.available():
         raise DataError('method="cd" needs the package numba; install it or use method="admm"')
-    tol = cd.tolerance(settings.rel_tol)
     found = cd.solve_cd(bank, index, signal, lmbda, tol, settings.max_iter, settings.nonneg, initial, mask)
-    shape = (len(signal), bank.shape[1], *signal.shape[2:])
-    codes = _sparse_codes(found, shape) if sparse else _dense_codes(found, shape, signal.dtype)
-    if differentiable:
-        groups = _groups(problem)
-        parts = [(_atoms(bank, index[some]), codes[some], signal[some], _some(mask, some)) for some in groups]
-        solved = [(atoms, differentiate_implicitly(maps, atoms, part, weights)) for atoms, maps, part, weights in parts]
-        codes = torch.cat([maps for _, maps in solved])
-        rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
-        penalty = penalties(codes, lmbda)
-    else:
-        rests = [one.rest for one in found]
-        rest = torch.from_numpy(np.stack(rests) if len(rests) > 1 else rests[0][None])
-        penalty = torch.tensor([_penalty(one, weights) for one, weights in zip(found, lmbda.numpy())])
+    places = [np.concatenate([np.full((1, len(one.value)), n), one.place]) for n, one in enumerate(found)]
+    place = torch.from_numpy(np.concatenate(places, axis=1))
+    value = torch.from_numpy(np.concatenate([one.value for one in found]))
+    rests = [one.rest for one in found]
+    rest = torch.from_numpy(np.stack(rests) if len(rests) > 1 else rests[0][None])
     rounds = torch.tensor([one.rounds for one in found])
     violation = torch.tensor([one.violation for one in found], dtype=signal.dtype)
     top = torch.tensor([one.top for one in found], dtype=signal.dtype)
-    return Solution(codes, rest, rounds, violation <= (tol * levels(lmbda)).to(signal), penalty, violation, top)
+    penalty = torch.tensor([_penalty(one, weights) for one, weights in zip(found, lmbda.numpy())])
+    converged = violation <= (tol * levels(lmbda)).to(signal)
+    solution = Solution(_codes(problem, place, value), rest, rounds, converged, penalty, violation, top)
+    return _differentiable(problem, solution) if differentiable else solution
+
+
+def _on_gpu(problem: Problem, tol: float) -> Solution:
+    bank, index, signal, mask, lmbda, settings, initial, _, _, _ = problem
+    found = _descent_gpu.solve(bank, index, signal, lmbda, tol, settings.max_iter, settings.nonneg, initial, mask)
+    weights = lmbda[found.place[0], found.place[1] if lmbda.shape[1] > 1 else 0]
+    # Coefficients lie image by image, and their sums are taken so: atomic additions would round differently each time.
+    lengths = torch.bincount(found.place[0], minlength=len(signal))
+    penalty = torch.segment_reduce(weights * found.value.abs(), "sum", lengths=lengths)
+    converged = found.violation <= (tol * levels(lmbda)).to(signal)
+    codes = _codes(problem, found.place, found.value)
+    return Solution(codes, found.rest, found.rounds, converged, penalty, found.violation, found.top)
+
+
+def _descent_groups(problem: Problem) -> list[Problem]:
+    """The problem in parts that ``max_bytes`` allows; what an image is coded as does not depend on them."""
+    own_weights, masked = problem.lmbda.shape[1] > 1, problem.mask is not None
+    each = _descent_gpu.bytes_per_image(problem.bank, problem.signal, own_weights, masked)
+    size = max(1, problem.max_bytes // each)
+    images = torch.arange(len(problem.signal), device=problem.signal.device)
+    return [problem.part(some) for some in images.split(size)]
+
+
+def _codes(problem: Problem, place: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Codes, sparse or dense as asked, of the coefficients at ``place`` (4, k)."""
+    shape = (len(problem.signal), problem.bank.shape[1], *problem.signal.shape[2:])
+    if problem.sparse:
+        return torch.sparse_coo_tensor(place, value, shape, check_invariants=False)
+    codes = value.new_zeros(shape)
+    codes[tuple(place)] = value
+    return codes
+
+
+def _differentiable(problem: Problem, solution: Solution) -> Solution:
+    """The solution of descent with an implicit gradient."""
+    bank, index, signal, mask = problem.bank, problem.index, problem.signal, problem.mask
+    solved = []
+    for some in _groups(problem):
+        atoms = _atoms(bank, index[some])
+        maps = differentiate_implicitly(solution.codes[some], atoms, signal[some], _some(mask, some))
+        solved.append((atoms, maps))
+    codes = torch.cat([maps for _, maps in solved])
+    rest = signal - torch.cat([reconstruct(atoms, maps) for atoms, maps in solved])
+    return solution._replace(codes=codes, rest=rest, penalty=penalties(codes, problem.lmbda))
 
 
 def _penalty(code: cd.ImageCode, lmbda: np.ndarray) -> float:
@@ -169,20 +218,6 @@ def solve_by(method: Method, problem: Problem) -> Solution:
         tiled = solve_tiled(window, bank[one.index], one.signal, side, one.lmbda, settings.nonneg, one.mask)
         parts.append(tiled if problem.sparse else tiled._replace(codes=tiled.codes.to_dense()))
     return Solution(*(torch.cat(field) for field in zip(*parts)))
-
-
-def _dense_codes(found: list[cd.ImageCode], shape: tuple, dtype: torch.dtype) -> torch.Tensor:
-    codes = torch.zeros(shape, dtype=dtype)
-    for maps, one in zip(codes.numpy(), found):
-        maps[tuple(one.place)] = one.value
-    return codes
-
-
-def _sparse_codes(found: list[cd.ImageCode], shape: tuple) -> torch.Tensor:
-    places = [np.concatenate([np.full((1, len(one.value)), n), one.place]) for n, one in enumerate(found)]
-    values = torch.from_numpy(np.concatenate([one.value for one in found]))
-    indices = torch.from_numpy(np.concatenate(places, axis=1))
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
 
 
 def _atoms(bank: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
