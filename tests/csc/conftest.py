@@ -1,11 +1,31 @@
-"""Real high parts that the tests of this room share."""
+"""What the tests of this room share: real high parts, and where kernels in Triton run."""
 
+import importlib.util
 import io
+import os
 
 import pytest
 import torch
 
 from raypurify.csc import tikhonov_split
+
+# Triton looks at it when a module of kernels is imported: without a GPU they run in its interpreter, on CPU tensors.
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Where the kernels run in this session."""
+    pytest.importorskip("triton", reason="the GPU kernels need the package triton")
+    return torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+
+
+@pytest.fixture
+def cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")
