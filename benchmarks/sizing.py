@@ -18,7 +18,9 @@ def table() -> str:
     """Images a second of a bulk job for a CPU core, and of sparse coding alone for a GPU, as Markdown."""
     bulk = json.loads((FOLDER / "bulk.json").read_text("utf-8"))["tensors"]
     jobs = {one["set"]: one["jobs"]["Parquet"]["images_per_second"]["steady"] for one in bulk["sets"]}
-    coding = {one["case"]: one for one in map(json.loads, (FOLDER / "csc_gpu.jsonl").read_text("utf-8").splitlines())}
+    coding = [json.loads(line) for line in (FOLDER / "csc_gpu.jsonl").read_text("utf-8").splitlines()]
+    # Of the methods that a case was solved by, the quicker one.
+    coding = {one["case"]: one for one in sorted(coding, key=lambda one: -one["ms_per_image"])}
     cores, gpu = bulk["machine"]["cores"], coding[SETS[0][2]]["gpu"]
     rows = [
         f"| images, bundle | r, a CPU core ({bulk['machine']['cpu']}) | r, a GPU ({gpu}), at most |",
