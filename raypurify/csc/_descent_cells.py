@@ -66,7 +66,8 @@ class Grid(NamedTuple):
 def divide(length: int, atom: int) -> Side:
     """A side of the image in cells, for atoms that are ``atom ≤ length`` long, with the least window.
 
-    Among those, the division with the fewest colours, and then the fewest cells, is taken.
+    Among those, the division with the fewest colours is taken, then that whose cells fill powers of two best, and then
+    the fewest cells.
 
     >>> divide(224, 8)
     Side(parts=28, window=16, cell=8)
@@ -75,7 +76,7 @@ def divide(length: int, atom: int) -> Side:
     while True:
         fitting = [parts for parts in range(1, length + 1) if _fits(length, atom, parts, window)]
         if fitting:
-            parts = min(fitting, key=lambda p: (min(p, 2 + p % 2), p))
+            parts = min(fitting, key=lambda p: (min(p, 2 + p % 2), p * _power(-(-length // p)), p))
             return Side(parts, window, _power(-(-length // parts)))
         window *= 2
 
