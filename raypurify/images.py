@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image, features
 
 from raypurify.errors import DataError, ImageError
+from raypurify.png import write_png, writes_png
 from raypurify.scans import check_work, without_long_texts
 
 # Pillow knows AVIF since 11.3, and may be built without.
@@ -45,6 +46,8 @@ MORE_SUFFIXES = (".avif",) * _AVIF + (".heic", ".heif", ".hif") * _HEIF
 # Of an image that is purified, unless someone says otherwise.
 MAX_PIXELS = 1 << 24
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+# Whose files a choice of compression changes, not their pixels.
+COMPRESSIONS, LOSSLESS = ("small", "fast"), ("png", "webp")
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 # What an AVIF or HEIC says that it is, after "ftyp".
@@ -118,20 +121,36 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, min_size: int = 1
         raise ImageError("truncated", message) from error
 
 
-def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> bytes:
+def check_encoding(format: str, compression: str = "small") -> None:
+    """Raises :class:`DataError` where :func:`encode_image` would write no image in this way, of whatever pixels.
+
+    >>> check_encoding("webp", "fast")
+    """
+    if format not in SUFFIX:
+        raise DataError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
+    if compression not in COMPRESSIONS:
+        raise DataError(f"unknown compression {compression!r}; use one of {', '.join(COMPRESSIONS)}")
+    if compression == "fast" and format not in LOSSLESS:
+        raise DataError(f"{format} has one compression; leave it out, or write {' or '.join(LOSSLESS)}")
+    if compression == "fast" and format == "png" and not writes_png():
+        raise DataError("fast PNG needs `pip install 'raypurify[fast]'`, on every node; install it, or write webp")
+
+
+def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png", compression: str = "small") -> bytes:
     """Encode uint8 RGB ``pixels`` (H, W, 3) with the alpha, orientation, profile and grey or colour kind of ``like``.
 
     ``format`` is ``"png"`` or ``"webp"``, both lossless, or ``"jpeg"`` (quality 95, 4:4:4). WebP has no grey mode and
-    JPEG no alpha: the first stores grey as RGB, the second refuses (``unsupported-mode``). Equal input gives equal
-    bytes. Raises :class:`DataError` for pixels of another shape or type, :class:`ImageError` ``too-large`` for sides
-    the format cannot hold.
+    JPEG no alpha: the first stores grey as RGB, the second refuses (``unsupported-mode``). ``compression`` is
+    ``"small"``, or for lossless formats ``"fast"``: PNG by :mod:`raypurify.png`, which needs the extra ``fast``, and
+    WebP with less search. The pixels are the same. Equal input gives equal bytes. Raises :class:`DataError` for pixels
+    of another shape or type and what :func:`check_encoding` refuses, :class:`ImageError` ``too-large`` for sides the
+    format cannot hold.
 
     >>> like = decode_image(b"P5 2 1 255 " + bytes([7, 9]))
     >>> decode_image(encode_image(like.pixels, like)).pixels[0, :, 0].tolist()
     [7, 9]
     """
-    if format not in SUFFIX:
-        raise DataError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
+    check_encoding(format, compression)
     if pixels.dtype != np.uint8 or pixels.shape != like.pixels.shape:
         raise DataError(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 {like.pixels.shape}")
     if format == "jpeg" and like.alpha is not None:
@@ -145,15 +164,18 @@ def encode_image(pixels: np.ndarray, like: Decoded, format: str = "png") -> byte
         image = image.convert("L")
     if like.alpha is not None:
         image.putalpha(Image.fromarray(like.alpha))
+    exif = _exif(like.orientation)
+    if format == "png" and compression == "fast":
+        planes = np.asarray(image)
+        return write_png(planes.reshape(*planes.shape[:2], -1), like.icc, exif and exif.removeprefix(b"Exif\0\0"))
     options: dict[str, Any] = {
-        "png": {"compress_level": 1},
-        "webp": {"lossless": True, "exact": True, "quality": 20, "method": 1},
-        "jpeg": {"quality": 95, "subsampling": 0},
-    }[format]
-    if like.orientation != 1:
-        exif = Image.Exif()
-        exif[_ORIENTATION] = like.orientation
-        options["exif"] = exif.tobytes()
+        ("png", "small"): {"compress_level": 1},
+        ("webp", "small"): {"lossless": True, "exact": True, "quality": 20, "method": 1},
+        ("webp", "fast"): {"lossless": True, "exact": True, "quality": 0, "method": 0},
+        ("jpeg", "small"): {"quality": 95, "subsampling": 0},
+    }[format, compression]
+    if exif:
+        options["exif"] = exif
     # WebP would need the profile of a grey image to describe RGB.
     if like.icc and not (like.grey and format == "webp"):
         options["icc_profile"] = like.icc
@@ -338,6 +360,15 @@ def _alpha_of_key(image: Image.Image, data: bytes) -> np.ndarray | None:
         key = key * 255 // ((1 << bits) - 1)
     same = (levels == key).all(axis=-1) if levels.ndim == 3 else levels == key
     return np.where(same, 0, 255).astype(np.uint8)
+
+
+def _exif(orientation: int) -> bytes | None:
+    """The EXIF block of an image that is to be turned, None where it stands as it is."""
+    if orientation == 1:
+        return None
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    return exif.tobytes()
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,6 +11,11 @@ import zlib
 import numpy as np
 from PIL import Image, features
 
+from raypurify.png import writes_png
+
+# (format, compression) of which the pixels come back.
+LOSSLESS_WAYS = [("png", "small"), ("webp", "small"), ("webp", "fast"), *[("png", "fast")] * writes_png()]
+
 
 def pixels(height: int = 24, width: int = 20, seed: int = 0) -> np.ndarray:
     """A smooth random RGB picture, uint8 (H, W, 3)."""

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from bad_images import broken_images, encode, frames, odd_images, pixels, with_orientation
+from bad_images import LOSSLESS_WAYS, broken_images, encode, frames, odd_images, pixels, with_orientation
 from PIL import Image
 
 from raypurify.errors import DataError, ImageError
@@ -26,11 +26,11 @@ def test_an_odd_image_comes_back_in_its_own_kind(name):
         assert (written.mode, written.size) == (mode, size)
 
 
-@pytest.mark.parametrize("format", ["png", "webp"])
+@pytest.mark.parametrize(("format", "compression"), LOSSLESS_WAYS)
 @pytest.mark.parametrize("name", ODD)
-def test_a_lossless_round_trip_keeps_every_pixel_alpha_and_orientation(name, format):
+def test_a_lossless_round_trip_keeps_every_pixel_alpha_and_orientation(name, format, compression):
     first = decode_image(ODD[name][0])
-    again = decode_image(encode_image(first.pixels, first, format))
+    again = decode_image(encode_image(first.pixels, first, format, compression))
     np.testing.assert_array_equal(again.pixels, first.pixels)
     assert again.orientation == first.orientation
     if first.alpha is None:
@@ -152,6 +152,10 @@ def test_pixels_that_do_not_fit_are_refused():
         encode_image(like.pixels[:, 1:], like)
     with pytest.raises(DataError, match="unknown image format 'gif'"):
         encode_image(like.pixels, like, "gif")
+    with pytest.raises(DataError, match="unknown compression 'tiny'; use one of small, fast"):
+        encode_image(like.pixels, like, "png", "tiny")
+    with pytest.raises(DataError, match="jpeg has one compression; leave it out, or write png or webp"):
+        encode_image(like.pixels, like, "jpeg", "fast")
 
 
 def test_floats_and_pixels_round_half_up_and_clamp():

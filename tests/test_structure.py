@@ -22,6 +22,7 @@ GROUND = (
     "fronts",
     "config",
     "scans",
+    "png",
     "images",
     "pictures",
     "disk",
