@@ -22,7 +22,7 @@ import raypurify
 from raypurify.containers.image_column import is_image, likely
 from raypurify.containers.ledger import ERRORS, FACTS, OPTIONAL
 from raypurify.errors import DataError, ImageError
-from raypurify.images import Decoded, close_array, decode_image, encode_image, open_array
+from raypurify.images import Decoded, check_encoding, close_array, decode_image, encode_image, open_array
 from raypurify.methods import facts_for_all
 from raypurify.purifiers.batch import MAX_PIXELS, Facts, purify_opened, purify_pixels
 
@@ -49,10 +49,10 @@ class Purify:
 
     It takes images as Ray Data reads them, all of one size or of many, and gives them back in the same column
     (``into``: in another) and in the same kind: uint8 arrays (H, W, C) as such, of the same number of channels; bytes
-    of an image file as bytes of a file of ``format`` (``raypurify.images.encode_image``); structs {bytes, path, …} with
-    such bytes in them. The column is ``column``, by default the one that a Parquet file's images would be taken from:
-    ``image``, the one of a known name, or the only one. Batches in which columns have no value at all decide nothing
-    for later ones, and where none has images, each row is one without an image.
+    of an image file as bytes of a file of ``format`` and ``compression`` (``raypurify.images.encode_image``); structs
+    {bytes, path, …} with such bytes in them. The column is ``column``, by default the one that a Parquet file's images
+    would be taken from: ``image``, the one of a known name, or the only one. Batches in which columns have no value at
+    all decide nothing for later ones, and where none has images, each row is one without an image.
 
     Added are the columns of a job's ``provenance.parquet`` (cluster, class, distance, flagged, relative_change,
     iterations, mode, width, height, bundle, region, region_share) and of its ``errors.parquet`` (reason, message), each
@@ -77,12 +77,14 @@ class Purify:
         prefix: str = "",
         device: str | None = None,
         format: str = "png",
+        compression: str = "small",
         max_pixels: int = MAX_PIXELS,
     ):
         facts_for_all(bundle)
+        check_encoding(format, compression)
         self.purifier = raypurify.load(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.column, self.into, self.prefix = column, into, prefix
-        self.format, self.max_pixels = format, max_pixels
+        self.format, self.compression, self.max_pixels = format, compression, max_pixels
         self._told: dict[str, bool] = {}
 
     def __call__(self, batch: Any) -> Any:
@@ -147,7 +149,7 @@ class Purify:
     def _closed(self, value: Any, pixels: np.ndarray, like: Decoded) -> Any:
         if isinstance(value, np.ndarray):
             return close_array(pixels, like).reshape(value.shape)
-        data = encode_image(pixels, like, self.format)
+        data = encode_image(pixels, like, self.format, self.compression)
         return {**value, "bytes": data} if isinstance(value, dict) else data
 
 

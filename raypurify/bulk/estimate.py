@@ -49,7 +49,9 @@ class Estimate:
         )
 
 
-def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS) -> Estimate:
+def estimate(
+    source: Source, bundle: str, *, format: str = "png", max_pixels: int = MAX_PIXELS, compression: str = "small"
+) -> Estimate:
     """Purify a seeded sample of ``MEASURED`` images on one core twice; the second counts, as the first compiles."""
     import torch
 
@@ -62,7 +64,7 @@ def estimate(source: Source, bundle: str, *, format: str = "png", max_pixels: in
     try:
         for _ in range(2):
             begun = time.perf_counter()
-            images = [data for _, data, _ in purify_files(purify, files, format, max_pixels)]
+            images = [data for _, data, _ in purify_files(purify, files, format, max_pixels, compression)]
             seconds = time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)

@@ -34,6 +34,7 @@ def purify(
     bundle: str = "cifar10",
     *,
     format: str = "png",
+    compression: str = "small",
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     sheet: int = 8,
@@ -72,7 +73,8 @@ def purify(
     ``engine`` says who purifies: ``"local"``, threads of this process; ``"actors"`` of this job, each of the shape
     ``actor`` (what suits the cluster where it is None); ``"serve"``, the application "raypurify" that runs on this
     cluster with the same bundle; or ``"auto"``, one of the first two
-    (:func:`raypurify.bulk.engine.chosen_engine`). The bytes are the same.
+    (:func:`raypurify.bulk.engine.chosen_engine`). The bytes are the same. ``format`` and ``compression`` are those of
+    :func:`raypurify.images.encode_image`.
 
     Returns the summary, or None where other parts are not done. Raises SourceError, SinkError or BundleError.
     """
@@ -112,6 +114,7 @@ def purify(
             output,
             settings=settings,
             format=format,
+            compression=compression,
             arguments=_arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading}),
             drop_failed=drop_failed,
         )
@@ -162,6 +165,7 @@ def retry(output: str, *, address: str | None = None) -> Summary | None:
         output,
         arguments["bundle"],
         format=job["format"],
+        compression=settings.get("compression", "small"),
         max_pixels=settings["max_pixels"],
         sheet=0,
         limit=arguments["limit"],
@@ -184,6 +188,7 @@ def rehearse(
     bundle: str = "cifar10",
     *,
     format: str = "png",
+    compression: str = "small",
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
     limit: int | None = None,
@@ -198,7 +203,7 @@ def rehearse(
     with looking_for(output, overwrite, strict, reading=True, address=address) as looking:
         source = planned_for(output, inputs, limit, sample, overwrite, looking, **reading)
         output_of(output, source)
-        return estimate(source, bundle, format=format, max_pixels=max_pixels)
+        return estimate(source, bundle, format=format, max_pixels=max_pixels, compression=compression)
 
 
 def _arguments(inputs: list[str], bundle: str, choices: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from raypurify.bulk.shards import ActorShape, fit_pool
+from raypurify.bulk.shards import ActorShape, fit_pool, for_shape
 from raypurify.bulk.tally import Tally
 from raypurify.bulk.work import ShardOutcome, ShardWork, Sign, Work
 from raypurify.containers.at_work import AtWork
@@ -69,7 +69,7 @@ def work_off_here(
     with tally.observed(), _terminable():
         purifier = loaded.result()
         shape, size, _ = fit_pool(shape, len(shards), _cpus(), int(purifier.device.type == "cuda"), grows=False)
-        work = replace(work, device=str(purifier.device), threads=max(1, int(shape.cpus)))
+        work = for_shape(work, shape, str(purifier.device))
         tally.progress.begin()
         with _torch_threads(work.threads):
             _Threads(shards, work, purifier, note, size).run(tally, check)

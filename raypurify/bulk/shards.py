@@ -37,7 +37,8 @@ class ActorShape:
     """What one actor asks of the cluster: CPUs, which are also its threads, and a part of a GPU.
 
     Without ``gpus`` an actor takes none where the cluster has none; else as many actors share each GPU as there are
-    CPUs for, eight at most, because images are decoded and encoded on CPUs.
+    CPUs for, eight at most, because images are decoded and encoded on CPUs. Of a machine with more CPUs, alone, these
+    eight have as many more, if ``cpus`` is 1.
     """
 
     cpus: float = 1
@@ -77,7 +78,7 @@ def work_off_shards(
             check_endpoint(checked_facts(work.bundle).digest)
         count = sys.maxsize if more else len(shards)
         shape, size, most = fit_pool(shape, count, **_resources(address), engine=work.engine)
-        work = replace(work, device="cuda" if shape.gpus else "cpu", threads=max(1, int(shape.cpus)))
+        work = for_shape(work, shape, "cuda" if shape.gpus else "cpu")
         asks: dict[str, Any] = {"num_cpus": shape.cpus} | ({"num_gpus": shape.gpus} if shape.gpus else {})
         actor = ray.remote(**asks)(ShardActor)
         given, losses = ray.put(work), Losses()
@@ -185,6 +186,14 @@ def _named(error: Exception) -> str:
     return one_line(error) if isinstance(cause, RaypurifyError) else f"{type(cause).__name__}: {one_line(error)}"
 
 
+def for_shape(work: Work, shape: ActorShape, device: str) -> Work:
+    """The work as an actor of this shape does it: as many threads as it has CPUs, which on a GPU, and where they are
+    several, also decode and encode beside the purifier."""
+    threads = max(1, int(shape.cpus))
+    beside = work.engine != "serve" and (device != "cpu" or threads > 1)
+    return replace(work, device=device, threads=threads, coders=threads if beside else 0)
+
+
 def fit_pool(
     shape: ActorShape, shards: int, cpus: float, gpus: float, grows: bool, engine: str = "actors"
 ) -> tuple[ActorShape, int, int]:
@@ -193,7 +202,7 @@ def fit_pool(
     at the beginning, because each takes so little that many more would find room beside the replicas.
 
     >>> fit_pool(ActorShape(), 100, cpus=16, gpus=1, grows=False)
-    (ActorShape(cpus=1, gpus=0.125), 8, 8)
+    (ActorShape(cpus=2, gpus=0.125), 8, 8)
     >>> fit_pool(ActorShape(), 100, cpus=16, gpus=1, grows=True, engine="serve")
     (ActorShape(cpus=0.1, gpus=0), 16, 16)
     """
@@ -204,6 +213,8 @@ def fit_pool(
         share = min(MOST_ON_A_GPU, max(1, int(room / gpus))) if gpus else 0
         # Ray counts GPUs in ten-thousandths.
         shape = replace(shape, gpus=int(1e4 / share) / 1e4 if share else 0)
+        if share == MOST_ON_A_GPU and shape.cpus == ActorShape.cpus and not grows:
+            shape = replace(shape, cpus=int(cpus / (gpus * share)))
     if shape.gpus:
         room = max(1, min(room, int(gpus / shape.gpus)))
     size = min(shards, room)

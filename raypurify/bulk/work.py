@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from raypurify.containers.contract import Sink
@@ -32,8 +33,9 @@ SIGN_S = 2.0
 
 @dataclass(frozen=True)
 class Work:
-    """What every actor needs to do any shard; ``pictured`` are the rows that go into the contact sheet, ``decode_s``
-    and ``step_s`` what a step may take."""
+    """What every actor needs to do any shard; ``pictured`` are the rows that go into the contact sheet, ``coders`` the
+    threads that decode and encode beside the purifier (0: it waits for both), ``decode_s`` and ``step_s`` what a step
+    may take."""
 
     bundle: str
     sink: Sink
@@ -42,6 +44,7 @@ class Work:
     engine: str = "actors"
     device: str = "cpu"
     threads: int = 1
+    coders: int = 0
     decode_s: float = DECODE_S
     step_s: float = STEP_S
 
@@ -113,7 +116,8 @@ class ShardWork:
                     self._within(work.step_s)
 
         signed = time.monotonic()
-        for step in self._steps(purify_files(self._purify, files(), work.sink.format, work.max_pixels)):
+        given = (work.sink.format, work.max_pixels, work.sink.compression, work.coders)
+        for step in self._steps(purify_files(self._purify, files(), *given, partial(self._within, work.decode_s))):
             if step is None:
                 yield Sign(len(results))
                 continue
@@ -145,7 +149,8 @@ class ShardWork:
             self._within(self.work.decode_s)
             # Whatever it raises it will raise again.
             with suppress(Exception):
-                alone = purify_files(self._purify, [(0, row.data)], self.work.sink.format, self.work.max_pixels)
+                given = (self.work.sink.format, self.work.max_pixels, self.work.sink.compression)
+                alone = purify_files(self._purify, [(0, row.data)], *given)
                 for step in self._steps(alone):
                     if step is None:
                         yield Sign(row=row.row)

@@ -64,7 +64,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sink:
-    """An output that belongs to one job: the format of its images, the names of its shards, and its rows in all.
+    """An output that belongs to one job: the format and compression of its images, the names of its shards, and its
+    rows in all.
 
     ``ignored`` counts by its reason what of the input was passed over. ``renamed`` holds the few names of outputs that
     the container's writer cannot tell from a shard alone. ``keep_failed`` says that what else a row holds is written
@@ -79,6 +80,7 @@ class Sink:
     rows: int
     ignored: dict[str, int]
     renamed: dict[str, str]
+    compression: str = "small"
     keep_failed: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
     join: Callable[["Sink"], None] | None = None

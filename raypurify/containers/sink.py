@@ -21,12 +21,12 @@ from raypurify.containers.patterns import would_name
 from raypurify.containers.registry import CONTAINERS
 from raypurify.containers.rows import Row, Shard, file_id, stays_below
 from raypurify.containers.source import Source
-from raypurify.errors import ImageError, RaypurifyError, SinkError
-from raypurify.images import SUFFIX
+from raypurify.errors import DataError, ImageError, RaypurifyError, SinkError
+from raypurify.images import SUFFIX, check_encoding
 from raypurify.storage import Place, overlapping, redact, resolve
 
 # What jobs did that were recorded before these settings were.
-_EARLIER = {"drop_failed": True, "image_column": "image", "image_member": None}
+_EARLIER = {"drop_failed": True, "image_column": "image", "image_member": None, "compression": "small"}
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ def open_sink(
     *,
     settings: dict,
     format: str = "png",
+    compression: str = "small",
     overwrite: bool = False,
     arguments: dict | None = None,
     drop_failed: bool = False,
 ) -> Sink:
     """Claim an output for this job, or take up the same job again.
 
+    ``format`` and ``compression`` are those of :func:`raypurify.images.encode_image`.
     ``settings`` is everything else that decides the output's bytes (the bundle's digest among them), JSON values only;
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
@@ -67,12 +69,15 @@ def open_sink(
 
     For a source that grows (:func:`raypurify.containers.source.growing_source`) this is called each time.
     """
-    if format not in SUFFIX:
-        raise SinkError(f"unknown image format {format!r}; use one of {', '.join(SUFFIX)}")
+    try:
+        check_encoding(format, compression)
+    except DataError as error:
+        raise SinkError(f"{error}") from error
     shown = redact(uri)
     try:
         out = output_of(uri, source)
         container = CONTAINERS[source.kind]
+        settings = settings | {"compression": compression}
         if container.has_columns:
             settings = settings | {"image_column": source.image_column}
             if source.id_column:
@@ -115,6 +120,7 @@ def open_sink(
     return Sink(
         place=out,
         format=format,
+        compression=compression,
         shards=names,
         rows=source.rows,
         ignored=source.ignored,

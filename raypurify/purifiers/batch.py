@@ -1,19 +1,18 @@
 """Images of any sizes through a purifier that wants one size at a time; as pixels, or as files in and files out."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 
 from raypurify.errors import ImageError
 from raypurify.images import MAX_PIXELS, Decoded, decode_image, encode_image, to_float, to_pixels
+from raypurify.purifiers.beside import Coders, Facts
 from raypurify.purifiers.bundled import Bundled
 from raypurify.purifiers.localisation import share_of
 
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 18, 1 << 24
-
-Facts = dict[str, Any]
 
 
 def purify_pixels(
@@ -71,11 +70,22 @@ def purify_files(
     files: Iterable[tuple[Hashable, bytes]],
     format: str = "png",
     max_pixels: int = MAX_PIXELS,
+    compression: str = "small",
+    coders: int = 0,
+    waits: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Hashable, bytes | ImageError, Facts | None]]:
     """Purify (key, file bytes) pairs; yields (key, encoded image, provenance) or (key, ImageError, None), in any order.
 
-    ``purify``, what is purified together and what is raised are those of :func:`purify_opened`.
+    ``purify``, what is purified together and what is raised are those of :func:`purify_opened`. With ``coders``, so
+    many threads decode and encode while ``purify`` is at work (:mod:`raypurify.purifiers.beside`), to which as much is
+    given at a time as ``purify_pixels`` purifies together; ``waits`` is called before a decoder is waited for.
     """
+    if coders:
+        encode = partial(encode_image, format=format, compression=compression)
+        with Coders(coders, partial(_opened, max_pixels=max_pixels), encode) as threads:
+            opened = threads.decoded(files, waits)
+            yield from threads.encoded(purify_opened(purify, opened, BATCH_PIXELS))
+        return
     opened = ((key, _opened(data, max_pixels)) for key, data in files)
     for key, result in purify_opened(purify, opened):
         if isinstance(result, ImageError):
@@ -83,13 +93,15 @@ def purify_files(
             continue
         pixels, like, facts = result
         try:
-            yield key, encode_image(pixels, like, format), facts
+            yield key, encode_image(pixels, like, format, compression), facts
         except ImageError as error:
             yield key, error, None
 
 
 def purify_opened(
-    purify: Callable[[list[np.ndarray]], list], opened: Iterable[tuple[Hashable, Decoded | ImageError]]
+    purify: Callable[[list[np.ndarray]], list],
+    opened: Iterable[tuple[Hashable, Decoded | ImageError]],
+    batch_pixels: int | None = None,
 ) -> Iterator[tuple[Hashable, tuple[np.ndarray, Decoded, Facts] | ImageError]]:
     """Purify (key, decoded image) pairs; yields (key, (purified pixels, the image, provenance)), in any order.
 
@@ -97,21 +109,28 @@ def purify_opened(
     ImageError in the place of an image comes back as it is, and so does one of ``purify``.
 
     Decoded images wait for company of their size until 2²⁴ pixels are together, so memory is bounded and mixed sizes
-    still fill batches. What is purified together depends on the input alone: the same input gives the same bytes.
-    Raises what ``purify`` raised for another reason than the image.
+    still fill batches. With ``batch_pixels``, a batch of :func:`size_groups` is given to ``purify`` as soon as it is
+    full, and not with all that is together. What is purified together depends on the input alone, and not on this: the
+    same input gives the same bytes. Raises what ``purify`` raised for another reason than the image.
     """
-    window: list[tuple[Hashable, Decoded]] = []
+    # By size, or all at one place.
+    together: dict[tuple[int, ...], list[tuple[Hashable, Decoded]]] = {}
     pending = 0
     for key, image in opened:
         if isinstance(image, ImageError):
             yield key, image
             continue
-        window.append((key, image))
+        shape = image.pixels.shape if batch_pixels else ()
+        together.setdefault(shape, []).append((key, image))
         pending += image.pixels[..., 0].size
         if pending > WINDOW_PIXELS:
-            yield from _purify_window(purify, window)
-            window, pending = [], 0
-    yield from _purify_window(purify, window)
+            for size in [*together]:
+                yield from _purify_window(purify, together.pop(size))
+            pending = 0
+        elif batch_pixels and len(together[shape]) == _fits(shape, batch_pixels):
+            yield from _purify_window(purify, together.pop(shape))
+    for size in [*together]:
+        yield from _purify_window(purify, together.pop(size))
 
 
 def _opened(data: bytes, max_pixels: int) -> Decoded | ImageError:
@@ -144,7 +163,12 @@ def size_groups(images: Sequence[np.ndarray], batch_pixels: int = BATCH_PIXELS) 
     sizes: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(i)
-    for (height, width, _), members in sizes.items():
-        step = max(1, batch_pixels // (height * width))
+    for size, members in sizes.items():
+        step = _fits(size, batch_pixels)
         for first in range(0, len(members), step):
             yield members[first : first + step]
+
+
+def _fits(shape: tuple[int, ...], batch_pixels: int) -> int:
+    """How many images (H, W, 3) of one size are purified together."""
+    return max(1, batch_pixels // (shape[0] * shape[1]))

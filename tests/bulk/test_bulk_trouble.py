@@ -226,6 +226,7 @@ def test_unknown_engines_and_shapes_are_refused(tmp_path):
         (ActorShape(), 100, (64, 0, True), (0, 64, 100)),
         (ActorShape(cpus=4), 100, (2, 0, False), (0, 1, 1)),
         (ActorShape(), 1000, (16, 1, True), (0.125, 8, 1000)),
+        (ActorShape(), 1000, (60, 3, False), (0.125, 24, 24)),
         (ActorShape(), 1000, (12, 4, True), (0.3333, 12, 1000)),
         (ActorShape(gpus=1), 1000, (64, 4, True), (1, 4, 1000)),
         (ActorShape(gpus=0), 1000, (64, 4, True), (0, 64, 1000)),
@@ -236,4 +237,6 @@ def test_unknown_engines_and_shapes_are_refused(tmp_path):
 )
 def test_a_pool_fits_its_cluster(shape, shards, cluster, expected):
     fitted, size, most = fit_pool(shape, shards, *cluster)
+    # Of 20 CPUs for each GPU of a machine, eight actors have two.
+    assert fitted.cpus == (0.1 if "serve" in cluster else 2 if cluster == (60, 3, False) else shape.cpus)
     assert (fitted.gpus, size, most) == expected

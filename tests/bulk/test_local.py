@@ -26,7 +26,7 @@ import raypurify.bulk.work
 import raypurify.containers.folder
 from raypurify.bulk.actor import ShardActor
 from raypurify.bulk.engine import SMALL_SHARDS, after_deaths, chosen_engine
-from raypurify.bulk.job import purify
+from raypurify.bulk.job import purify, retry
 from raypurify.bulk.planning import SMALL
 from raypurify.bulk.shards import ActorShape
 from raypurify.bulk.work import Work
@@ -36,7 +36,7 @@ from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import committed
 from raypurify.containers.sink import status
 from raypurify.containers.source import open_source
-from raypurify.errors import ConfigError, RaypurifyError
+from raypurify.errors import ConfigError, RaypurifyError, SinkError
 from raypurify.runtime.poison import Care
 from raypurify.storage import overlapped, resolve
 
@@ -85,6 +85,25 @@ def both(inputs: Path, out: Path) -> None:
 
 def test_bytes_are_those_of_actors(local_ray, inputs, tmp_path):
     both(inputs / "folder", tmp_path)
+
+
+def test_threads_that_decode_and_encode_beside_the_purifier_change_no_byte(inputs, whole, tmp_path):
+    out = tmp_path / "out"
+    summary = purify([str(inputs / "folder")], str(out), sheet=0, engine="local", actor=ActorShape(cpus=3))
+    assert (summary.written, summary.reasons) == (IMAGES - 1, {"truncated": 1})
+    assert files_below(out) == whole
+
+
+@pytest.mark.parametrize("compression", ["small", "fast"])
+def test_a_job_says_how_its_files_are_compressed_and_goes_on_so(inputs, whole, tmp_path, compression):
+    pytest.importorskip("deflate", reason="needs raypurify[fast]")
+    out, other = str(tmp_path / "out"), {"small": "fast", "fast": "small"}[compression]
+    purify([str(inputs / "folder")], out, sheet=0, engine="local", compression=compression)
+    assert (files_below(tmp_path / "out") == whole) == (compression == "small")
+    with pytest.raises(SinkError, match=f"compression .*{compression}.*{other}"):
+        purify([str(inputs / "folder")], out, sheet=0, engine="local", compression=other)
+    assert retry(out).written == IMAGES - 1
+    assert json.loads((tmp_path / "out/_raypurify/job.json").read_text())["settings"]["compression"] == compression
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])

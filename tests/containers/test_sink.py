@@ -9,7 +9,7 @@ from bad_images import encode, pixels, with_orientation
 from provenance import facts
 
 from raypurify.containers import parquet
-from raypurify.containers.sink import finish, missing, open_sink, reopen_failed, status, write_shard
+from raypurify.containers.sink import finish, missing, open_sink, recorded_job, reopen_failed, status, write_shard
 from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import decode_image, encode_image
@@ -229,6 +229,12 @@ def test_another_job_is_refused_with_the_settings_that_differ(tmp_path, pictures
         open_sink(tmp_path / "out", source, settings={**SETTINGS, "csc": {"lmbda": 0.1}})
     with pytest.raises(SinkError, match=r'format \("png" → "webp"\)'):
         open_sink(tmp_path / "out", source, settings=SETTINGS, format="webp")
+    assert recorded_job(tmp_path / "out")["settings"]["compression"] == "small"
+    open_sink(tmp_path / "webp", source, settings=SETTINGS, format="webp")
+    with pytest.raises(SinkError, match=r'settings\.compression \("small" → "fast"\)'):
+        open_sink(tmp_path / "webp", source, settings=SETTINGS, format="webp", compression="fast")
+    with pytest.raises(SinkError, match="jpeg has one compression"):
+        open_sink(tmp_path / "jpeg", source, settings=SETTINGS, format="jpeg", compression="fast")
     (pictures / "more.png").write_bytes(encode(pixels()))
     with pytest.raises(SinkError, match=r"source\.digest .* source\.rows \(7 → 8\)"):
         open_sink(tmp_path / "out", open_source(pictures), settings=SETTINGS)

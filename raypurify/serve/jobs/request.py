@@ -32,6 +32,7 @@ class JobOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images written; jpeg itself purifies")
+    compression: Literal["small", "fast"] = Field("small", description="of png and webp: fast takes less time")
     overwrite: bool = Field(False, description="replace what an earlier job wrote to the output")
     retry_failed: bool = Field(False, description="do shards with failed images again")
     max_pixels: int = Field(_MOST_PIXELS, ge=1, le=_MOST_PIXELS, description="larger images become error rows")
