@@ -6,8 +6,10 @@ from collections.abc import Callable
 from raypurify.evaluation.clock import clock
 
 
-def in_turn(sides: dict[str, Callable[[], object]], repeat: int, warm: bool = True) -> dict[str, list[float]]:
-    """Seconds of every side, taken in turn, after one round that does not count if ``warm``."""
+def in_turn(
+    sides: dict[str, Callable[[], object]], repeat: int, warm: bool = True, clock: Callable[[], float] = clock
+) -> dict[str, list[float]]:
+    """Seconds of every side by ``clock``, taken in turn, after one round that does not count if ``warm``."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(repeat + warm):
         for name, run in sides.items():

@@ -488,6 +488,20 @@ def test_table_of_small_sets_is_that_of_the_committed_results(benchmark):
     assert shown == (bench.table(json.loads(bench.RESULTS.read_text("utf-8"))) if bench.RESULTS.exists() else "")
 
 
+@pytest.mark.parametrize(
+    ("script", "marker", "shown"),
+    [("encoding", "encoding", "tables"), ("encoding", "cores", "cores"), ("beside", "beside", "table")],
+)
+def test_tables_of_files_are_those_of_the_committed_results(benchmark, script, marker, shown):
+    bench = benchmark(script)
+    page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
+    found = page.partition(f"<!-- {marker} -->")[2].partition(f"<!-- /{marker} -->")[0].strip()
+    # Where there are no results, there is no table.
+    results = json.loads(bench.RESULTS.read_text("utf-8")) if bench.RESULTS.exists() else None
+    assert found == (getattr(bench, shown)(results) if results else "")
+    assert not results or results["command"] in page
+
+
 def test_tables_of_bulk_jobs_are_those_of_the_committed_results(benchmark):
     bench = benchmark("bulk")
     page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
