@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from raypurify.csc import _descent_gpu, cd
+from raypurify.csc import cd
 from raypurify.csc._checks import (
     check_dictionary,
     check_initial,
@@ -23,9 +23,6 @@ from raypurify.csc.padding import pad_mirrored
 # Coordinate descent beats ADMM while few coefficients are active. On CIFAR-10 the two meet at about this λ in units of
 # the root mean square of an image's high part (0.06 to 0.13); at 224² descent is three times quicker there still.
 _DESCENT_FROM = 0.03
-# The same on a GPU, by its kernels. Not measured: there too descent pays for what is active and ADMM for all, so what
-# few coefficients are on a CPU is taken for few.
-_DESCENT_FROM_ON_GPU = 0.03
 
 
 class SparseCode(NamedTuple):
@@ -88,7 +85,7 @@ def solve_cbpdn(
             default ρ the latter ends at the lower objective.
         method: ``"admm"`` (any device), ``"cd"`` (coordinate descent, every λ > 0: on a CPU with Numba; on a GPU with
             Triton, in float32, atoms of at most 16×16 in up to 8 channels) or ``"auto"``: per image the quicker of the
-            two, and ADMM wherever one of its settings below is given or descent cannot run.
+            two on a CPU, and ADMM on a GPU, where descent is not measured yet, and where one of its settings is given.
         index: (N,) integers, the dictionary of the bank that each image uses.
         max_iter: stop there even if unfinished; None: until solved (given up after 10,000, see ``converged``).
         rho: ADMM's penalty; None: ``50 λ + 1``, sporco's default, λ being the median of an image's where atoms differ.
@@ -138,7 +135,7 @@ def solve_cbpdn(
     if method == "auto":
         tuned = rho is not None or differentiable == "unrolled" or max_iter is not None or auto_rho
         seen = signal if mask is None else mask * signal
-        descends = torch.zeros(len(signal), dtype=torch.bool) if tuned else _prefers_descent(bank, seen, weights)
+        descends = torch.zeros(len(signal), dtype=torch.bool) if tuned else _prefers_descent(seen, weights)
     else:
         descends = torch.full((len(signal),), method == "cd")
     problem = Problem(bank, index, signal, mask, weights, settings, initial, sparse, differentiable, max_bytes)
@@ -157,12 +154,10 @@ def solve_cbpdn(
     return SparseCode(codes, reconstruction, code.iterations, objective, code.converged, residual, gap)
 
 
-def _prefers_descent(bank: torch.Tensor, signal: torch.Tensor, lmbda: torch.Tensor) -> torch.Tensor:
-    on_gpu = _descent_gpu.applies(bank, signal)
-    if not on_gpu and (signal.device.type != "cpu" or not cd.available()):
+def _prefers_descent(signal: torch.Tensor, lmbda: torch.Tensor) -> torch.Tensor:
+    if signal.device.type != "cpu" or not cd.available():
         return torch.zeros(len(signal), dtype=torch.bool)
-    least = _DESCENT_FROM_ON_GPU if on_gpu else _DESCENT_FROM
-    enough = levels(lmbda).to(signal) >= least * signal.detach().square().mean((1, 2, 3)).sqrt()
+    enough = levels(lmbda).to(signal) >= _DESCENT_FROM * signal.detach().square().mean((1, 2, 3)).sqrt()
     return enough & (lmbda > 0).all(1)
 
 
