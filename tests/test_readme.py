@@ -129,7 +129,7 @@ def test_results_are_those_of_the_shipped_bundle_and_the_committed_grid(benchmar
 
     facts = json.loads((RESULTS / name / "facts.json").read_text())
     grid = benchmark("evaluation_tables").grid_of(name)
-    # One that names a file of the data has its path in its digest, and a bundle that has to be fitted first is not here.
+    # One that names a file of the data has its path in its digest; a bundle that has to be fitted first is not here.
     told = {row: json.dumps(spec.settings) for row, spec in grid.purifiers.items()}
     named = {row for row, settings in told.items() if "DIR/" in settings or '"runs/' in settings}
 
