@@ -106,5 +106,5 @@ def _chosen(where: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray
     return one
 
 
-def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
+def _chunk(kind: bytes, data: bytes | bytearray) -> tuple[bytes | bytearray, ...]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
