@@ -23,9 +23,9 @@ from raypurify.storage import Place
 from raypurify.version import __version__
 
 STATEMENT = (
-    "Purification solves an optimisation problem for every image it is shown. RobustBench does not admit defences with "
-    "an optimisation loop at inference, because attacks on them are easily weaker than they could be: read figures of "
-    "attackers who know the purifier as upper bounds."
+    "Purification solves an optimisation problem for every image it is shown, or draws at random. RobustBench admits "
+    "neither defences with an optimisation loop at inference nor randomised ones, because attacks on them are easily "
+    "weaker than they could be: read figures of attackers who know the purifier as upper bounds."
 )
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,15 +15,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from free_ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +52,8 @@ def head(tmp_path_factory, store):
             except OSError:
                 assert processes[0].poll() is None, Path(log.name).read_text()
                 time.sleep(0.5)
+        else:
+            pytest.fail(f"the dashboard does not answer: {Path(log.name).read_text()}")
         for folder in folders[1:]:
             node = [*RAY, "start", "--block", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--disable-usage-stats"]
             node += [*ports, f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"]

@@ -154,7 +154,7 @@ def test_a_grid_without_scenarios_has_a_curve_for_each_classifier_and_one_streng
     cells, plain = written(worked), {**tree, "scenarios": {}}
     (section,) = strength_sections(load_grid(plain), cells)
     assert section.title == "Accuracy against strength: fgsm, classifier"
-    assert [name for name, _ in section.pictures] == [f"curve-0-{c}.png" for c in ("net", "other", "taken")]
+    assert [name for name, _ in section.pictures] == [f"curve-0-{c}.png" for c in ("net", "other", "taken", "bound")]
     del (attacks := dict(tree["attacks"]))["FGSM-2"]
     assert strength_sections(load_grid({**plain, "attacks": attacks}), cells) == []
 

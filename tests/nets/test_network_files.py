@@ -31,7 +31,7 @@ SMALL = {
     "comdefend": {"width": 1, "noise": 1.0},
     "vgg16": {"classes": 2},
     "front_end": FRONT,
-    "defended_classifier": {"front": FRONT, "depth": 8, "classes": 2},
+    "defended_classifier": {"front": FRONT, "depth": 8, "classes": 2, "classifier": "cifar-resnet"},
 }
 # The others of a front end are no sizes.
 SIZES = {name: [*settings] for name, settings in SMALL.items()} | {

@@ -3,10 +3,11 @@
 import logging
 
 import pytest
+from free_ports import free_port
 from small_bundles import WRITERS
 
 from raypurify.serve.local import serving
-from serve.endpoint import HEADERS, TOKEN, free_port
+from serve.endpoint import HEADERS, TOKEN
 
 # Pytest ends what has the scope of a package with the package: hence the empty __init__.py beside this file.
 

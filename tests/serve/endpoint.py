@@ -1,7 +1,5 @@
 """What tests of the endpoint share beside its fixtures: a token, pictures, and the same work in this process."""
 
-import socket
-
 import numpy as np
 import torch
 from bad_images import pixels
@@ -17,12 +15,6 @@ def noisy(height, width, seed=0):
     """A picture with something for the sparse coder to do."""
     noise = np.random.default_rng(seed).normal(0, 30, (height, width, 3))
     return (pixels(height, width, seed) + noise).clip(0, 255).astype(np.uint8)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def expected(bundle, data):

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_images import encode, pixels
+from free_ports import free_port
 
-from serve.endpoint import TOKEN, free_port
+from serve.endpoint import TOKEN
 from serve.test_jobs import files_below
 
 httpx = pytest.importorskip("httpx")

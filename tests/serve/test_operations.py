@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bad_images import encode
+from free_ports import free_port
 from PIL import Image
 from prometheus import scraped
 
@@ -24,7 +25,7 @@ import raypurify
 from raypurify.errors import ConfigError, ImageError, RaypurifyError
 from raypurify.serve import app as serve_app
 from raypurify.serve.replica import PurifierReplica
-from serve.endpoint import TOKEN, free_port, noisy
+from serve.endpoint import TOKEN, noisy
 from serve.variants import damage, variant
 
 ROLLING = "rolling"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_images import broken_images, encode, odd_images, pixels
+from free_ports import free_port
 from PIL import Image
 
 import raypurify
@@ -29,7 +30,7 @@ from raypurify.serve.auth import hash_token, token_fits
 from raypurify.serve.client import purify_there
 from raypurify.serve.local import serving
 from raypurify.serve.settings import parse_settings
-from serve.endpoint import HEADERS, TOKEN, expected, free_port, noisy
+from serve.endpoint import HEADERS, TOKEN, expected, noisy
 
 httpx = pytest.importorskip("httpx")
 
