@@ -63,11 +63,14 @@ def main() -> None:
     speeds = Speeds(copy_bandwidth(), product_speed())
     machine = {"gpu": torch.cuda.get_device_name(), "bandwidth": round(speeds.bandwidth / 1e12, 2)}
     machine["teraflops"] = round(speeds.operations / 1e12, 1)
-    with arguments.out.open("w", encoding="utf-8") as out:
+    # Earlier results stay until all cases are there.
+    unfinished = arguments.out.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8") as out:
         for record in cases(arguments.data, arguments.repeat, speeds):
             line = json.dumps(machine | record, ensure_ascii=False)
             print(line, flush=True)
-            out.write(line + "\n")
+            print(line, file=out, flush=True)
+    unfinished.replace(arguments.out)
 
 
 def cases(data: Path, repeat: int, speeds: Speeds):

@@ -106,9 +106,10 @@ def _both_agree(device: torch.device) -> bool:
 
 def agrees(device: torch.device, shared: bool) -> bool:
     """Whether :func:`iterate` finds the codes of the plain iteration on the CPU, for one small problem."""
-    draw = torch.Generator().manual_seed(0)
-    atoms = torch.randn(1 if shared else 6, 5, 3, 4, 4, generator=draw) / 7
-    signal = torch.randn(6, 3, 11, 12, generator=draw)
+    # Whatever dtype and device the process has for its own.
+    draw, kind = torch.Generator("cpu").manual_seed(0), {"dtype": torch.float32, "device": "cpu"}
+    atoms = torch.randn(1 if shared else 6, 5, 3, 4, 4, generator=draw, **kind) / 7
+    signal = torch.randn(6, 3, 11, 12, generator=draw, **kind)
     settings = AdmmSettings(lmbda=0.2, rel_tol=0.0, max_iter=6, rho=11.0, relax=1.8, auto_rho=False, nonneg=False)
     expected, *_ = solve_admm(atoms, signal, settings)
     atoms, signal = atoms.to(device), signal.to(device)

@@ -14,13 +14,16 @@ from raypurify.csc.optimality import extremes
 
 # Sides of atoms and channels beyond which a window does not fit into the registers of a program.
 _LONGEST, _CHANNELS = 16, 8
-# Keys of coefficients have 31 bits.
-_KEYS = 1 << 31
+# Keys of coefficients and offsets within an image have 31 bits, and so has a cell's number times a side.
+_KEYS, _SIDE = 1 << 31, 1 << 16
 # Times that every cell has its turn in a round. Cells at rest cost a glance, and none is waited for by the host.
 _TURNS = 6
-# Working memory of a pixel besides signal and result: the residual twice, while images leave, and with a mask W²; 2 of
-# the patches; and the working set twice, while coefficients join, with room for this many in a cell of 64 pixels.
+# Working memory of a pixel besides signal and result: the residual three times, while images leave, and with a mask W²;
+# 2 of the patches; and the working set three times, while coefficients join and images leave, with room for this many
+# in a cell of 64 pixels.
 _USUAL_ROOM, _CELL = 128, 64
+# Atoms (M, C, h, w) and sides of the images that the kernels are tried on.
+_TRIED = (((3, 2, 4, 3), (9, 11)), ((65, 3, 8, 8), (17, 19)))
 
 
 def applies(bank: torch.Tensor, signal: torch.Tensor) -> bool:
@@ -28,7 +31,10 @@ def applies(bank: torch.Tensor, signal: torch.Tensor) -> bool:
     if not signal.is_cuda or signal.dtype != torch.float32:
         return False
     count, channels, h, w = bank.shape[1:]
-    if max(h, w) > _LONGEST or channels > _CHANNELS or count * signal.shape[2] * signal.shape[3] >= _KEYS:
+    height, width = signal.shape[2:]
+    if max(h, w) > _LONGEST or channels > _CHANNELS or max(height, width) > _SIDE:
+        return False
+    if max(count, channels) * (height + h - 1) * (width + w - 1) >= _KEYS:
         return False
     return usable(signal.device, "Descent", agrees)
 
@@ -38,9 +44,10 @@ def bytes_per_image(bank: torch.Tensor, signal: torch.Tensor, own_weights: bool,
 
     Atoms with weights of their own make it a dictionary of its own, which is laid out three times.
     """
-    pixels = signal.shape[2] * signal.shape[3]
-    numbers = signal.shape[1] * (3 if masked else 2) + 2 + 2 * 2 * _USUAL_ROOM // _CELL
-    return 4 * (numbers * pixels + (3 * bank[0].numel() if own_weights else 0))
+    (height, width), (h, w) = signal.shape[2:], bank.shape[3:]
+    residuals = signal.shape[1] * (4 if masked else 3) * (height + h - 1) * (width + w - 1)
+    others = (2 + 3 * 2 * _USUAL_ROOM // _CELL) * height * width
+    return 4 * (residuals + others + (3 * bank[0].numel() if own_weights else 0))
 
 
 @torch.no_grad()
@@ -66,8 +73,11 @@ def solve(
     need.
     """
     index, ratio = index.to(signal.device), ratios(lmbda)
+    # Of the bank as it is given: a sum over more or fewer dictionaries may be rounded otherwise.
+    energies = bank.square().sum((2, 3, 4))
     if ratio is not None:
         ratio = ratio.to(signal)
+        energies = energies[index] * ratio.square()
         bank, index = bank[index] * ratio[:, :, None, None, None], torch.arange(len(signal), device=signal.device)
     grid = lay_grid(*signal.shape[2:], *bank.shape[3:])
     codes = first_codes(signal, bank.shape[1], grid, initial, ratio)
@@ -76,12 +86,13 @@ def solve(
     limit = CEILING if max_iter is None else max_iter
     bank, signal = bank.contiguous(), signal.detach().contiguous()
     with launching(signal.device):
-        done = [*_rounds(bank, index, signal, level, tol, limit, nonneg, codes, squares, grid)]
+        done = [*_rounds(bank, energies, index, signal, level, tol, limit, nonneg, codes, squares, grid)]
     return gather(done, bank.shape[1], signal.shape[2:], ratio)
 
 
 def _rounds(
     bank: torch.Tensor,
+    energies: torch.Tensor,
     index: torch.Tensor,
     signal: torch.Tensor,
     level: torch.Tensor,
@@ -98,7 +109,7 @@ def _rounds(
 
     count, channels, height, width = signal.shape
     h, w = bank.shape[3:]
-    taps, energies, colours = lay_taps(bank, height, width), bank.square().sum((2, 3, 4)), grid.colours(signal.device)
+    taps, colours = lay_taps(bank, height, width), grid.colours(signal.device)
     residual = signal.new_empty(count, channels, height + h - 1, width + w - 1)
     batch = Batch(torch.arange(count, device=signal.device), index, level, codes)
     best = signal.new_empty(count, -(-height // PATCH) * -(-width // PATCH))
@@ -157,14 +168,21 @@ def _judge(
 
 
 def agrees(device: torch.device) -> bool:
-    """Whether what the kernels find for a small problem is optimal, by arithmetic in double precision on the CPU."""
-    draw, tol = torch.Generator().manual_seed(0), 0.01
-    bank = torch.randn(2, 3, 2, 4, 3, generator=draw)
+    """Whether what the kernels find for small problems is optimal, by arithmetic in double precision on the CPU; on a
+    GPU also for atoms as many and as large as those of shipped bundles, which are other code of a compiler's."""
+    return all(_agrees(device, *sizes) for sizes in _TRIED[: 2 if device.type == "cuda" else 1])
+
+
+def _agrees(device: torch.device, atoms: tuple[int, ...], sides: tuple[int, int]) -> bool:
+    # Whatever dtype and device the process has for its own.
+    draw, kind, tol = torch.Generator("cpu").manual_seed(0), {"dtype": torch.float32, "device": "cpu"}, 0.01
+    bank = torch.randn(2, *atoms, generator=draw, **kind)
     bank = bank / torch.linalg.vector_norm(bank, dim=(2, 3, 4), keepdim=True)
-    signal, index = torch.randn(3, 2, 9, 11, generator=draw) / 3, torch.tensor([1, 0, 1])
-    lmbda = torch.tensor([[0.6], [0.7], [0.8]], dtype=torch.float64)
+    signal = torch.randn(3, atoms[1], *sides, generator=draw, **kind) / 3
+    index = torch.tensor([1, 0, 1], device="cpu")
+    lmbda = torch.tensor([[0.6], [0.7], [0.8]], dtype=torch.float64, device="cpu")
     found = solve(bank.to(device), index.to(device), signal.to(device), lmbda.to(device), tol, 50)
-    codes = torch.zeros(3, 3, 9, 11, dtype=torch.float64)
+    codes = torch.zeros(3, atoms[0], *sides, dtype=torch.float64, device="cpu")
     codes[tuple(found.place.cpu())] = found.value.cpu().double()
     return optimal(bank[index], codes, signal, found.rest.cpu(), lmbda, tol)
 

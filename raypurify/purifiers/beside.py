@@ -77,7 +77,8 @@ class Coders:
         waiting: deque[tuple[Hashable, _Task]] = deque()
         for key, data in files:
             waiting.append((key, self._given(self._files, _Task(self._opened, data))))
-            if len(waiting) > FILES_AHEAD:
+            # What is ready goes to the purifier, though the store has not given the rest.
+            while waiting and (len(waiting) > FILES_AHEAD or waiting[0][1].done()):
                 yield self._taken(*waiting.popleft(), waits)
         while waiting:
             yield self._taken(*waiting.popleft(), waits)

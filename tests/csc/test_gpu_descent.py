@@ -120,6 +120,22 @@ def test_what_is_chosen_badly_is_found_out_in_float32(device, monkeypatch):
     assert_solved(found, BANK, INDEX[1:2], SIGNAL[1:2], LMBDA[1:2])
 
 
+def test_an_image_that_seems_finished_is_screened_in_float32(device, monkeypatch):
+    # The chooser sees nothing at all, so that every image seems finished at once.
+    from raypurify.csc import _gpu_screen
+
+    right = _gpu_screen.lay_taps
+
+    def blind(*args):
+        taps = right(*args)
+        return taps._replace(chooser=torch.zeros_like(taps.chooser))
+
+    monkeypatch.setattr(_gpu_screen, "lay_taps", blind)
+    found = solve(device, BANK, INDEX[1:2], SIGNAL[1:2], LMBDA[1:2])
+    assert found.rounds.item() > 0
+    assert_solved(found, BANK, INDEX[1:2], SIGNAL[1:2], LMBDA[1:2])
+
+
 @pytest.mark.parametrize("nonneg", [False, True])
 def test_screening_finds_the_best_of_each_patch(device, nonneg):
     from raypurify.csc._gpu_screen import PATCH, lay_taps, screen
@@ -200,8 +216,8 @@ def test_rounds_end_at_the_limit_and_say_what_is_left(device):
 def test_solver_takes_the_kernels_where_they_apply(device, batch, monkeypatch):
     monkeypatch.setattr(_descent_gpu, "applies", lambda *_: True)
     atoms, signal, index, lmbda = (t.clone().to(device) for t in (BANK, SIGNAL, INDEX, LMBDA[:, 0]))
-    # One image at a time, as the memory allows no more, and as one is chosen for descent by itself.
-    code = solve_cbpdn(atoms, signal, lmbda, REL_TOL, index=index, sparse=True, max_bytes=80 * 11 * 13)
+    # One image at a time, as the memory allows no more.
+    code = solve_cbpdn(atoms, signal, lmbda, REL_TOL, method="cd", index=index, sparse=True, max_bytes=80 * 11 * 13)
     assert code.codes.is_sparse
     assert code.converged.all()
     assert torch.equal(code.codes.indices(), batch.place)
