@@ -1,5 +1,7 @@
 """ADMM's iteration on a GPU: the arithmetic of :func:`raypurify.csc.admm.solve_admm` in two kernels and two FFTs."""
 
+from typing import Any
+
 import torch
 
 from raypurify.csc._gpu_use import fetch, launching, usable
@@ -107,7 +109,8 @@ def _both_agree(device: torch.device) -> bool:
 def agrees(device: torch.device, shared: bool) -> bool:
     """Whether :func:`iterate` finds the codes of the plain iteration on the CPU, for one small problem."""
     # Whatever dtype and device the process has for its own.
-    draw, kind = torch.Generator("cpu").manual_seed(0), {"dtype": torch.float32, "device": "cpu"}
+    draw = torch.Generator("cpu").manual_seed(0)
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     atoms = torch.randn(1 if shared else 6, 5, 3, 4, 4, generator=draw, **kind) / 7
     signal = torch.randn(6, 3, 11, 12, generator=draw, **kind)
     settings = AdmmSettings(lmbda=0.2, rel_tol=0.0, max_iter=6, rho=11.0, relax=1.8, auto_rho=False, nonneg=False)

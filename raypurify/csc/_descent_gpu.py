@@ -1,6 +1,7 @@
 """Coordinate descent with a working set on a GPU: the algorithm of :mod:`raypurify.csc.cd` for a batch at once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -175,7 +176,8 @@ def agrees(device: torch.device) -> bool:
 
 def _agrees(device: torch.device, atoms: tuple[int, ...], sides: tuple[int, int]) -> bool:
     # Whatever dtype and device the process has for its own.
-    draw, kind, tol = torch.Generator("cpu").manual_seed(0), {"dtype": torch.float32, "device": "cpu"}, 0.01
+    draw, tol = torch.Generator("cpu").manual_seed(0), 0.01
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     bank = torch.randn(2, *atoms, generator=draw, **kind)
     bank = bank / torch.linalg.vector_norm(bank, dim=(2, 3, 4), keepdim=True)
     signal = torch.randn(3, atoms[1], *sides, generator=draw, **kind) / 3
