@@ -23,6 +23,7 @@ from raypurify.evaluation.subjects import Subjects
 from raypurify.files import write_json
 from raypurify.methods import opened
 from raypurify.purifiers.draws import check_draws
+from raypurify.runtime.allocator import keep_freed_memory
 from raypurify.runtime.observed import observed
 from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
@@ -131,6 +132,7 @@ class _Worker:
 
     def __init__(self, plan: GridPlan, device: str):
         torch.set_num_threads(1)
+        keep_freed_memory()
         install(plan.own)
         self.plan, self.subjects = plan, Subjects(plan.grid, device)
 
