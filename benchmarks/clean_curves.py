@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from validation_images import IMAGES
 
 import raypurify
 from raypurify.bundle import Calibration, shipped_bundles
@@ -27,7 +28,6 @@ from raypurify.images import decode_image
 from raypurify.training.batch import Batch
 from raypurify.training.calibration import measure_clean
 
-IMAGES = {"cifar10": "cifar10/train-*.parquet", "imagenet10": "imagenette224/train.parquet"}
 # The mean is rounded to three decimals; other devices round distances and close decisions otherwise.
 CLOSE = {"distance_mean": 1e-3, "robust": 5e-4, "cluster_class": 5e-4}
 CLOSE_THRESHOLD = 1e-4

@@ -334,7 +334,7 @@ def presets(method: str | None = None) -> list[str]:
     """Names of the presets that ship with the package, or of those of a method.
 
     >>> presets("stl")
-    ['cifar10-stl', 'tiny-stl']
+    ['cifar10-stl', 'imagenet10-stl', 'tiny-stl']
     """
     return [name for name in preset_names() if method is None or _method(preset_tree(name)) == method]
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from raypurify.errors import BundleError
 from raypurify.methods import METHODS, checked_facts
 
 FILES = METHODS["rsfp"].files
+PAGE = Path(__file__).parents[1] / "docs" / "bundles.md"
 
 
 @pytest.fixture
@@ -47,10 +50,11 @@ def replace_file(folder, name, data):
         ("cifar10-region", 32, "airplane", 5000),
         ("cifar10-stl", 32, "airplane", 5000),
         ("imagenet10", 64, "tench", 400),
+        ("imagenet10-region", 64, "tench", 400),
+        ("imagenet10-stl", 32, "tench", 400),
     ],
 )
 def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
-    assert shipped_bundles() == ["cifar10", "cifar10-front-end", "cifar10-region", "cifar10-stl", "imagenet10"]
     purifier = raypurify.load(name)
     bundle = purifier.bundle
     assert sum(f.bytes for f in bundle.manifest.files.values()) <= 16e6
@@ -59,6 +63,14 @@ def test_shipped_bundles_load_and_are_small_enough(name, side, first, held_out):
     assert bundle.manifest.training_data["validation"] == held_out
     norms = purifier.dictionaries.flatten(2).norm(dim=2)
     torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_the_docs_have_every_shipped_bundle_its_method_and_its_size():
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|.*\| ([\d.]+) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
+    facts = {name: read_facts(name).manifest for name in shipped_bundles()}
+    assert {name: (method, size) for name, method, size in rows} == {
+        name: (of.method, f"{sum(f.bytes for f in of.files.values()) / 1e6:.1f}") for name, of in facts.items()
+    }
 
 
 @pytest.mark.parametrize("name", shipped_bundles())

@@ -16,7 +16,8 @@ from raypurify.supervision import SupervisionSettings
 def test_every_preset_loads_under_its_own_name():
     names = (
         "cifar10 cifar10-front-end cifar10-front-end-paper cifar10-region cifar10-small cifar10-stl "
-        "imagenet10 imagenet10-front-end imagenet10-wide paper tiny tiny-front-end tiny-region tiny-stl"
+        "imagenet10 imagenet10-front-end imagenet10-region imagenet10-stl imagenet10-wide paper "
+        "tiny tiny-front-end tiny-region tiny-stl"
     )
     assert presets() == names.split()
     assert [load_settings(name).name for name in presets()] == presets()
@@ -62,7 +63,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
         (
             {"preset": "tiny", "overrides": ("method=stl",)},
-            "preset tiny is of method rsfp: those of stl are cifar10-stl, tiny-stl; choose one",
+            "preset tiny is of method rsfp: those of stl are cifar10-stl, imagenet10-stl, tiny-stl; choose one",
         ),
         (
             {"preset": "tiny", "overrides": ("strata.count=3",)},

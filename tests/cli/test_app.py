@@ -53,7 +53,7 @@ def test_fit_says_the_stages_and_the_presets_of_each_method(tmp_path):
     for method in GRAPHS:
         assert f"f {method}: {', '.join(stage_names(method))}" in said
     given = ["fit", "--data", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--method", "stl"]
-    with pytest.raises(ConfigError, match="those of stl are cifar10-stl, tiny-stl"):
+    with pytest.raises(ConfigError, match="those of stl are cifar10-stl, imagenet10-stl, tiny-stl"):
         CliRunner().invoke(app, [*given, "--preset", "tiny"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="no stage clusters; use one of prepare, dae, latents, strata, dictionaries"):
         CliRunner().invoke(app, [*given, "--preset", "tiny-stl", "--until", "clusters"], catch_exceptions=False)
