@@ -3,10 +3,10 @@
     python benchmarks/attack_reference.py --data DIR [--only ROW …] [--out benchmarks/results/attack_reference.csv]
 
 DIR holds ``cifar10/test.parquet`` and ``cifar10-resnet/``. The others are foolbox; pyautoattack, which has the code of
-Square and AutoAttack by their authors; and for UAP the loop of ``universal_by_adam``. Both sides have the same budget
-and number of steps, everything else as their authors set it, and no rounding to 8 bits, which the others do not know.
-Sizes are means over the images that were right before the attack, as parts of the budget. ``--only`` makes these rows
-again and keeps the others of the file.
+Auto-PGD, Square and AutoAttack by their authors; and for UAP the loop of ``universal_by_adam``. Both sides have the
+same budget and number of steps, everything else as their authors set it, and no rounding to 8 bits, which the others do
+not know. Sizes are means over the images that were right before the attack, as parts of the budget. ``--only`` makes
+these rows again and keeps the others of the file.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from pathlib import Path
 import foolbox
 import pyautoattack
 import torch
+from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import BIM, CW, FGSM, MIM, PGD, UAP, Attack, AutoAttack, DeepFool, Square
+from raypurify.attacks import APGD, BIM, CW, FGSM, MIM, PGD, UAP, Attack, AutoAttack, DeepFool, Square
 from raypurify.attacks.budget import size
 from raypurify.evaluation.batches import read_grid_batches
 from raypurify.evaluation.specs import ImagesSpec
@@ -57,6 +58,15 @@ def of_foolbox(attack: foolbox.Attack, eps: float) -> Perturb:
         # Many of its attacks go on for all images until the last is done.
         parts = zip(images.split(50), labels.split(50), strict=True)
         return torch.cat([attack(model, *part, epsilons=eps)[1] for part in parts])
+
+    return perturb
+
+
+def apgd_by_its_authors(eps: float, loss: str) -> Perturb:
+    """Their Auto-PGD of 100 steps, L∞, from one start."""
+
+    def perturb(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return APGDAttack(network, eps=eps, loss=loss, device="cpu").perturb(images, labels)
 
     return perturb
 
@@ -121,13 +131,15 @@ def pairs() -> dict[str, Pair]:
         ),
         "CW, L2": Pair(
             CW(l2, "l2", eight_bit=False), "9 × 100 steps", "foolbox",
-            of_foolbox(fb.L2CarliniWagnerAttack(binary_search_steps=9, steps=100), l2), images=50,
+            of_foolbox(fb.L2CarliniWagnerAttack(binary_search_steps=9, steps=100), l2),
         ),
+        "APGD-CE": Pair(APGD(linf), "100 steps", "pyautoattack", apgd_by_its_authors(linf, "ce")),
+        "APGD-DLR": Pair(APGD(linf, loss="dlr"), "100 steps", "pyautoattack", apgd_by_its_authors(linf, "dlr")),
         "Square": Pair(
             Square(4 * linf, queries=300), "300 queries", "pyautoattack", square_by_its_authors(4 * linf, 300)
         ),
         "AutoAttack": Pair(
-            AutoAttack(linf), "standard", "pyautoattack", autoattack_by_its_authors(linf), images=50
+            AutoAttack(linf), "standard", "pyautoattack", autoattack_by_its_authors(linf)
         ),
         "UAP": Pair(
             UAP(8 * linf), "100 steps of 64 images", "Adam on the pattern", universal_by_adam(8 * linf, 100),
