@@ -7,7 +7,7 @@
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in README.md and docs/*.md, every table is replaced by that of
 benchmarks/results/NAME; of NAME-papers, by those that lay NAME beside its papers; of checks, by what came of the checks
 of all grids; of purifiers, region_choices, stl_sweep and where_best, by what the script of this name prints. The text
-around tables stays. ``tests/test_readme.py`` refuses pages that differ from the results.
+around tables stays. ``tests/test_readme_tables.py`` refuses pages that differ from the results.
 """
 
 import csv

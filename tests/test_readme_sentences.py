@@ -1,0 +1,229 @@
+"""Figures in the sentences of README and docs are those of the committed results."""
+
+import csv
+import json
+
+import pytest
+from committed_results import REPOSITORY, RESULTS, cells_of, sentences_of
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet10"])
+def test_figures_of_the_bundles_are_those_of_their_manifests(name):
+    from raypurify.bundle import read_manifest
+
+    manifest = read_manifest(REPOSITORY / "raypurify" / "bundles" / name)
+    text = sentences_of("README.md")
+    clean, attacked, attack = (manifest.measured[part] for part in ("clean", "attacked", "attack"))
+    said = text.partition(f"`{name}`")[2] if name == "cifar10" else text.partition("That of `imagenet10`")[2]
+    budget = {"l2": f"L2 {attack['eps']}", "linf": f"L∞ {round(255 * attack['eps'])}/255"}[attack["norm"]]
+    assert (
+        f"right on {100 * clean['robust']:.1f} % of clean ones (n = {clean['images']}) and on "
+        f"{100 * attacked['robust_attacked']:.1f} % of those attacked with {attack['steps']}-step PGD at {budget} "
+        f"(n = {attacked['images']})"
+    ) in said
+    if name == "imagenet10":
+        assert f"from {manifest.training_data['train']:,} images" in said
+        assert (
+            f"leaves {100 * attacked['baseline_attacked']:.1f} %, `imagenet10` purifies to "
+            f"{100 * attacked['baseline_attacked_purified']:.1f} %, clean ones to "
+            f"{100 * attacked['baseline_clean_purified']:.1f} % of {100 * attacked['baseline_clean']:.1f} % "
+            f"(n = {attacked['images']})"
+        ) in said
+
+
+def ahead(name: str) -> dict[str, float]:
+    """How much more RSFP leaves than each other purifier on the mean over attacks, in points."""
+    means = {p: value for (_, attack, p), value in cells_of(name).items() if attack == "mean of attacks"}
+    return {p: means["RSFP"] - value for p, value in means.items() if p not in ("RSFP", "none")}
+
+
+def compared(name: str) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """By (attack, other purifier) how much more the reference leaves, in points, with the interval."""
+    with (RESULTS / name / "comparisons.csv").open(encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return {(r["attack"], r["other"]): tuple(100 * float(r[key]) for key in ("value", "low", "high")) for r in rows}
+
+
+def in_words(difference: tuple[float, float, float]) -> str:
+    return "{:.1f} ({:.1f} to {:.1f})".format(*difference)
+
+
+def retrained_in_words() -> str:
+    found = cells_of("cifar10-retrained")
+    known = {
+        attack: value for (c, attack, p), value in found.items() if (c, p) == ("retrained, known", "RSFP, stronger")
+    }
+    transfer = found["retrained", "mean of attacks", "RSFP, stronger"]
+    return (
+        f"right on {known['clean']:.1f} % of clean images and, attacked by one who has its new weights, on "
+        f"{known['mean of attacks']:.1f} % of attacked ones, the mean of attacks that fill their budget (n = 1000). An "
+        f"attacker who knows the purifier too (BPDA) leaves it {known['BPDA']:.1f} %; one who still has the weights "
+        f"from before the retraining, a transfer, {transfer:.1f} %"
+    )
+
+
+MEAN_AND_CLEAN = ("mean of attacks", "clean")
+NO_TRANSFORMATIONS = ("one dictionary", "STL", "STL, as RSFP chooses λ", "denoiser, noise 0.15")
+
+
+def others_in_words() -> str:
+    rows = compared("cifar10")
+    best = min(
+        (n for n in ahead("cifar10") if n not in NO_TRANSFORMATIONS), key=lambda n: rows["mean of attacks", n][0]
+    )
+    assert best == "non-local means, h 0.1"
+    transformed, stl = (rows["mean of attacks", name] for name in (best, "STL, as RSFP chooses λ"))
+    denoiser, one = ([rows[a, name] for a in MEAN_AND_CLEAN] for name in ("denoiser, noise 0.15", "one dictionary"))
+    value, low, high = transformed
+    return (
+        f"non-local means, by {value:.1f} points on the mean of attacks ({low:.1f} to {high:.1f}). Three come closer: "
+        "STL, with λ chosen as RSFP chooses it, is {:.1f} points behind ({:.1f} to {:.1f}), ".format(*stl)
+        + f"a small denoiser that is given noise to take away {in_words(denoiser[0])}, but "
+        + "{:.1f} on clean images ({:.1f} to {:.1f}), and RSFP with one dictionary ".format(*denoiser[1])
+        + f"for all images, which needs neither clusters nor a network, {in_words(one[0])}, and "
+        + "{:.1f} on clean ones ({:.1f} to {:.1f})".format(*one[1])
+    )
+
+
+def dictionaries_in_words() -> str:
+    found = cells_of("dictionaries")
+    mean = {p: value for (_, attack, p), value in found.items() if attack == "mean of attacks"}
+    more = {p: value - mean["64 atoms of 8×8"] for p, value in mean.items()}
+    return (
+        f"11×11 give {more['atoms of 11×11']:.1f} points more than 8×8 on the mean over FGSM and BIM, and 5×5 take "
+        f"{-more['atoms of 5×5']:.1f}. Twice the atoms give {more['128 atoms']:.2f}. None of these differences has an "
+        "interval. Against these attackers one dictionary for all images does about what thirty do: "
+        f"{-more['one dictionary']:.1f} points less"
+    )
+
+
+def sweep_in_words() -> str:
+    rows = compared("sweep")
+    paper, clean = (rows[attack, "paper"] for attack in MEAN_AND_CLEAN)
+    refit, noise = (rows["mean of attacks", name] for name in ("noise 10", "refit"))
+    one, kept = (rows[attack, "λ 0.3, refit"] for attack in MEAN_AND_CLEAN)
+    return (
+        "{:.1f} points ahead of the row *paper* on the mean of attacks ({:.1f} to {:.1f}), and ".format(*paper)
+        + "{:.1f} on clean images ({:.1f} to {:.1f}). Both settings have a part in it: without the ".format(*clean)
+        + "refit it is {:.1f} behind itself ({:.1f} to {:.1f}), without the noise ".format(*refit)
+        + f"{in_words(noise)}. One λ of 0.3 for all images and the refit do as well under attack "
+        + f"({one[0]:.1f} behind, −{-one[1]:.1f} to {one[2]:.1f}), at "
+        + "{:.1f} points of clean images ({:.1f} to {:.1f})".format(*kept)
+    )
+
+
+def imagenette_in_words() -> str:
+    small, large = (ahead(name) for name in ("imagenette", "imagenette-128"))
+    assert min(small, key=small.get) == min(large, key=large.get) == "TVM"
+    return (
+        f"(of TVM by {small['TVM']:.1f} points); at 128² TVM is ahead of RSFP (by {-large['TVM']:.1f} points). There "
+        "are no intervals of these differences"
+    )
+
+
+def robust_network_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    pgd, auto = (found["robust network", attack, "none"] for attack in ("PGD", "AutoAttack"))
+    return f"that attack leaves it {pgd:.1f} %, and AutoAttack of that size leaves it {auto:.1f} % (n = 1000)"
+
+
+def autoattack_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    bare, purified = (found["robust network", "AutoAttack", row] for row in ("none", "RSFP"))
+    return f"fare better under it, {purified:.1f} against {bare:.1f} %"
+
+
+def gray_box_worst_in_words() -> str:
+    found = cells_of("cifar10-linf")
+    of = {p: {a: v for (c, a, q), v in found.items() if (c, q) == ("robust network", p)} for p in ("none", "RSFP")}
+    bare, purified = (min(cells, key=cells.get) for cells in of.values())
+    assert (bare, purified) == ("AutoAttack", "MIM")
+    return (
+        f"worst case is {of['none'][bare]:.1f} % without it; with it {purified}, not {bare}, is the strongest of these "
+        f"attacks, so that it is {of['RSFP'][purified]:.1f} % at most"
+    )
+
+
+WORDS = {
+    retrained_in_words: "README.md",
+    others_in_words: "README.md",
+    dictionaries_in_words: "docs/algorithm.md",
+    sweep_in_words: "docs/algorithm.md",
+    imagenette_in_words: "docs/evaluation.md",
+    robust_network_in_words: "README.md",
+    autoattack_in_words: "docs/evaluation.md",
+    gray_box_worst_in_words: "docs/evaluation.md",
+}
+
+
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: words.__name__)
+def test_figures_in_words_are_those_of_the_committed_results(words):
+    assert words() in sentences_of(WORDS[words])
+
+
+CLAIMED = ("cifar10", "cifar10-adaptive", "cifar10-retrained", "figure5", "table1", "table2")
+
+
+def claims_in_words() -> list[str]:
+    """What docs/claims.md says in words, from everywhere."""
+    grids = {name: cells_of(name) for name in CLAIMED}
+    solver = grids["cifar10-adaptive"]["ResNet-56", "solver", "RSFP"]
+    bare, purified = (
+        {attack: grids["cifar10"]["ResNet-56", attack, row] for attack in ("clean", "BIM")} for row in ("none", "RSFP")
+    )
+    retrained = grids["cifar10-retrained"]["retrained, known", "clean", "RSFP, stronger"]
+    rows = {other: found for (attack, other), found in compared("cifar10").items() if attack == "mean of attacks"}
+    others = {name: found for name, found in rows.items() if name not in (*NO_TRANSFORMATIONS, "none")}
+    assert len(others) == 8
+    nearest, stl = min(others.values()), [rows[name] for name in ("STL", "STL, as RSFP chooses λ")]
+    dictionary = [compared("cifar10")[attack, "one dictionary"] for attack in ("clean", "mean of attacks")]
+    measured = json.loads((REPOSITORY / "raypurify/bundles/cifar10/manifest.json").read_text("utf-8"))["measured"]
+    clean, attacked = (measured["clean"]["cluster_class"], measured["attacked"]["cluster_class_attacked"])
+    mean = {
+        p: [v for (_, a, q), v in grids["table2"].items() if (a, q) == ("mean of attacks", p)] for p in ("none", "RSFP")
+    }
+    choices = json.loads((RESULTS / "choices.json").read_text("utf-8"))["attacks"]
+    farthest = choices["BIM, 20 steps"]["cells"]["farthest"]["minus_nearest"]["value"]
+    one = choices["clean"]["cells"]["one dictionary"]["minus_nearest"]["value"]
+    levels = {
+        (attack, p): grids["figure5"]["ResNet-56", attack, p]
+        for attack in ("2 grey levels", "24")
+        for p in ("none", "RSFP")
+    }
+    pull = [grids["table1"][row, "PGD", "none"] for row in ("PGDAT+RST (PGDAT)", "PGDAT (PGDAT)")]
+    return [
+        f"PGD leaves {pull[0]:.1f} % with it, {pull[1]:.1f} % without (n = 1000",
+        f"{levels['2 grey levels', 'RSFP']:.1f} for {levels['2 grey levels', 'none']:.1f} %",
+        f"{levels['24', 'RSFP']:.1f} for {levels['24', 'none']:.1f} %",
+        f"leaves a ResNet-56 behind RSFP {solver:.1f} % (n = 500)",
+        f"{bare['clean']:.1f} % falls to {purified['clean']:.1f} % (n = 1000)",
+        f"has {retrained:.1f} %",
+        f"under BIM {bare['BIM']:.1f} % becomes {purified['BIM']:.1f} % (n = 1000)",
+        f"{nearest[0]:.1f} points ahead of the best of eight others on the mean of attacks "
+        + f"({nearest[1]:.1f} to {nearest[2]:.1f}, n = 1000)",
+        "by {:.1f} points on the mean of attacks ({:.1f} to {:.1f}, n = 1000), each as shipped; ".format(*stl[0])
+        + "by {:.1f} ({:.1f} to {:.1f}) where STL chooses λ as RSFP does".format(*stl[1]),
+        "costs clean ones {:.1f} points ({:.1f} to {:.1f}), attacked ones ".format(*dictionary[0])
+        + "{:.1f} on the mean ({:.1f} to {:.1f}, n = 1000)".format(*dictionary[1]),
+        f"{-ahead('imagenette-128')['TVM']:.1f} points behind TVM (n = 100, no interval)",
+        f"for {100 * clean:.1f} % of clean images (n = 5000), for {100 * attacked:.1f} % of those attacked on another",
+        f"{min(mean['none']):.1f} to {max(mean['none']):.1f} % on the mean, becomes {min(mean['RSFP']):.1f} to "
+        f"{max(mean['RSFP']):.1f} %",
+        f"the dictionary that is farthest takes {-100 * farthest:.1f} points",
+        f"One dictionary costs clean images {-100 * one:.1f} points",
+    ]
+
+
+def test_claims_in_words_are_those_of_the_committed_results():
+    page = sentences_of("docs/claims.md")
+    assert [words for words in claims_in_words() if words not in page] == []
+
+
+def test_speed_is_that_of_the_committed_results():
+    lines = (REPOSITORY / "benchmarks" / "results" / "csc.jsonl").read_text("utf-8").splitlines()
+    cases = {record["case"]: record for record in map(json.loads, lines)}
+    small, large = cases["32², batch 64, λ = 0.2"], cases["224², batch 1, λ = 0.2"]
+    text = sentences_of("README.md")
+    assert f"is {small['speedup']:.0f} times as fast as sporco on 64 images of 32²" in text
+    assert f"and {large['speedup']:.0f} times on one of 224²" in text
+    assert max(small["excess"], large["excess"]) <= 0
