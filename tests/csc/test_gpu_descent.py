@@ -255,6 +255,34 @@ def test_kernels_that_do_not_run_are_warned_of(device):
         assert not usable(device, "Descent", broken)
 
 
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+    ids=lambda full: type(full).__name__ + str(full)[:6],
+)
+def test_a_card_that_was_full_once_is_asked_again(device, full):
+    asked = []
+
+    def at_first_without_room(_):
+        asked.append(None)
+        if len(asked) == 1:
+            raise full
+        return True
+
+    with pytest.raises(type(full)) as raised:
+        usable(device, "Descent", at_first_without_room)
+    assert raised.value is full
+    assert usable(device, "Descent", at_first_without_room)
+    assert usable(device, "Descent", at_first_without_room)
+    # What was found once is not found again.
+    assert len(asked) == 2
+
+
 def test_windows_of_a_colour_are_disjoint():
     for length, atom in itertools.product(range(1, 41), range(1, 17)):
         if atom > length:
