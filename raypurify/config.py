@@ -113,7 +113,7 @@ class AttackSettings(SettingsModel):
 
     norm: Literal["linf", "l2", "dissimilarity"] = "l2"
     eps: float = Field(0.5, gt=0)
-    steps: int = Field(2, ge=1, description="1: fast adversarial training")
+    steps: int = Field(2, ge=1, le=1000, description="1: fast adversarial training")
     step_size: float | None = Field(None, gt=0)
     random_start: bool = True
 

@@ -4,7 +4,7 @@ An attack is a frozen dataclass of settings, called as ``attack(model, images, l
 function from images to logits, so what an attacker knows is put into the model, not into the attack: ``adaptive`` and
 ``joint`` make models of a purifier and its classifier. ``base`` has the contract, ``budget`` the norms and how to stay
 within them, ``losses`` what is raised, ``ascent`` the loop of those that follow a gradient, ``success`` when an image
-counts as fooled, ``restarts`` what is kept of several attempts.
+counts as fooled, ``restarts`` what is kept of several attempts, ``passes`` how often an image may be asked about.
 
 To add an attack: one file with such a class, whose first settings are ``eps`` and ``norm``, and one entry in
 ``ATTACKS``. Grids find it there, and ``tests/attacks/test_attacks.py`` runs the contract over every entry; settings

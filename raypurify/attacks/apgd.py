@@ -19,7 +19,8 @@ from raypurify.attacks.budget import (
     unit_length,
 )
 from raypurify.attacks.losses import loss_of, values
-from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.passes import check_passes
+from raypurify.attacks.restarts import best_of
 from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
@@ -56,9 +57,7 @@ class APGD:
         check_norm(self.norm)
         check_size("eps", self.eps)
         loss_of(self.loss)
-        check_restarts(self.restarts, random_start=True)
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: APGD needs at least one step")
+        check_passes("APGD", steps=self.steps, restarts=self.restarts)
         if not 0 <= self.rho <= 1:
             raise ConfigError(f"rho={self.rho}: the share of steps that raise the loss is in [0, 1]")
 

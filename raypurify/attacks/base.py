@@ -26,7 +26,8 @@ class Attack(Protocol):
     loss (``DeepFool``, ``AutoAttack``) refuses one with ConfigError. One that is only itself by its own objective, as
     those and the margins of ``CW`` and ``Square``, says so by a class attribute ``own_objective = True``: a threat
     model that would give another loss then gives none. Images that are not floating point in [0, 1], and
-    labels that do not fit them, raise DataError; settings out of range raise ConfigError when the attack is made.
+    labels that do not fit them, raise DataError; settings out of range, and such as would ask
+    about an image without end (``passes``), raise ConfigError when the attack is made.
     """
 
     @property

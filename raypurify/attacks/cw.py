@@ -12,6 +12,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wid
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
 from raypurify.attacks.losses import margin
+from raypurify.attacks.passes import check_passes
 from raypurify.attacks.success import confirmed, lengthened, slack
 from raypurify.errors import ConfigError
 
@@ -68,8 +69,7 @@ class CW:
                 check_size(name, getattr(self, name))
         if self.fill and self.eps == math.inf:
             raise ConfigError("CW with fill lengthens perturbations to eps: give it a finite one")
-        if min(self.searches, self.steps) < 1:
-            raise ConfigError(f"searches={self.searches}, steps={self.steps}: CW needs at least one of each")
+        check_passes("CW", searches=self.searches, steps=self.steps)
 
     def __call__(
         self,

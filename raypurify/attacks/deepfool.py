@@ -18,6 +18,7 @@ from raypurify.attacks.budget import (
     step_direction,
 )
 from raypurify.attacks.losses import margin
+from raypurify.attacks.passes import check_passes
 from raypurify.attacks.success import confirmed, lengthened
 from raypurify.errors import ConfigError
 
@@ -64,10 +65,10 @@ class DeepFool:
         check_size("overshoot", self.overshoot)
         if self.fill and self.eps == math.inf:
             raise ConfigError("DeepFool with fill lengthens perturbations to eps: give it a finite one")
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: DeepFool needs at least one step")
         if self.classes < 2:
             raise ConfigError(f"classes={self.classes}: a border is between two classes")
+        # A step has a gradient for each class.
+        check_passes("DeepFool", steps=self.steps, classes=self.classes)
 
     def __call__(
         self,

@@ -14,9 +14,7 @@ from raypurify.errors import ConfigError
 
 
 def check_restarts(restarts: int, random_start: bool) -> None:
-    """Raise ConfigError for fewer restarts than one, or for several of an attack that always starts the same."""
-    if restarts < 1:
-        raise ConfigError(f"restarts={restarts}: an attack needs at least one")
+    """Raise ConfigError for several restarts of an attack that always starts the same."""
     if restarts > 1 and not random_start:
         raise ConfigError(f"restarts={restarts} are all the same without a random start: set random_start")
 

@@ -15,7 +15,8 @@ from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
 from raypurify.attacks.losses import margin, values
-from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.passes import check_passes
+from raypurify.attacks.restarts import best_of
 from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
@@ -54,9 +55,7 @@ class Square:
     def __post_init__(self) -> None:
         check_norm(self.norm)
         check_size("eps", self.eps)
-        if self.queries < 1:
-            raise ConfigError(f"queries={self.queries}: Square needs at least one")
-        check_restarts(self.restarts, random_start=True)
+        check_passes("Square", queries=self.queries, restarts=self.restarts)
         if not 0 < self.area <= 1:
             raise ConfigError(f"area={self.area}: the share of an image that a square covers is in (0, 1]")
 

@@ -14,6 +14,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, per_image
 from raypurify.attacks.losses import margin, values
+from raypurify.attacks.passes import check_passes
 from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
@@ -52,8 +53,7 @@ class StAdv:
         check_size("smoothness", self.smoothness)
         if self.step_size is not None:
             check_size("step_size", self.step_size)
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: StAdv needs at least one step")
+        check_passes("StAdv", steps=self.steps)
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, project, step_direction, unit_length
+from raypurify.attacks.passes import check_passes
 from raypurify.errors import ConfigError, DataError
 
 
@@ -52,8 +53,9 @@ class UAP:
         check_size("bound", self.bound)
         if self.step_size is not None:
             check_size("step_size", self.step_size)
-        if min(self.steps, self.batch_size) < 1:
-            raise ConfigError(f"steps={self.steps}, batch_size={self.batch_size}: a pattern needs at least one of each")
+        check_passes("UAP", steps=self.steps)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size}: a step needs at least one image")
 
     def __call__(
         self,

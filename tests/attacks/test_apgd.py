@@ -113,10 +113,6 @@ def test_the_loss_dlr_is_that_of_the_paper():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="steps=0"):
-        APGD(eps=0.1, steps=0)
-    with pytest.raises(ConfigError, match="restarts=0"):
-        APGD(eps=0.1, restarts=0)
     with pytest.raises(ConfigError, match="rho=2"):
         APGD(eps=0.1, rho=2)
     with pytest.raises(ConfigError, match="loss='cw'"):

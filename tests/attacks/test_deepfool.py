@@ -111,8 +111,6 @@ def test_a_model_without_slope_leaves_the_images():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="at least one step"):
-        DeepFool(eps=1.0, steps=0)
     with pytest.raises(ConfigError, match="classes=1"):
         DeepFool(eps=1.0, classes=1)
     with pytest.raises(ConfigError, match="overshoot=-1"):

@@ -70,8 +70,6 @@ def test_settings_are_checked():
     for band in (0, 1.5):
         with pytest.raises(ConfigError, match="band="):
             LowFrequency(eps=0.1, band=band)
-    with pytest.raises(ConfigError, match="steps=0"):
-        LowFrequency(eps=0.1, steps=0)
     with pytest.raises(ConfigError, match="restarts=2 are all the same"):
         LowFrequency(eps=0.1, restarts=2, random_start=False)
     with pytest.raises(ConfigError, match="loss='mse'"):
