@@ -17,6 +17,8 @@ from raypurify.purifiers.transform import Transform, check_seed, check_whole, ge
 
 PIECE = 1 << 22
 """Values of the patches of an image that are looked up, or joined to rows, together."""
+MOST_NEIGHBOURS = 512
+"""Neighbours to draw among: a search holds so many of each patch that it looks up."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Quilting(Transform):
     1. The image is cut into patches of ``patch``² pixels that overlap by ``overlap``; the last of a row or column
        overlaps by more, so that they end where the image does.
     2. Each patch is replaced by one of its ``neighbours`` nearest, in the Euclidean distance of pixels, among
-       ``patches`` of the bank: the nearest itself, or one of several drawn by ``seed`` and the image.
+       ``patches`` of the bank: the nearest itself, or one of several, 512 at most, drawn by ``seed`` and the image.
     3. Where they overlap, patches are parted along the cut of least squared difference (``seams``).
 
     Patches of 5² that overlap by 2, and one neighbour, are the defaults of the released code; for randomness the paper
@@ -61,8 +63,8 @@ class Quilting(Transform):
         if not isinstance(self.overlap, int) or self.overlap not in range(1, self.patch // 2 + 1):
             raise ConfigError(f"overlap={self.overlap!r}: need a whole number from 1 to half of patch={self.patch}")
         # ``patches_of`` and the bank say how many there can be.
-        for name, value in (("neighbours", self.neighbours), ("patches", self.patches)):
-            check_whole(name, value, 1, MAX_VALUES)
+        check_whole("patches", self.patches, 1, MAX_VALUES)
+        check_whole("neighbours", self.neighbours, 1, MOST_NEIGHBOURS)
         images, digest = read_bank(FOLDER / "patches.safetensors" if self.bank is None else self.bank)
         patches = patches_of(images, self.patch, self.patches)
         if len(patches) < self.neighbours:
@@ -91,7 +93,7 @@ class Quilting(Transform):
         if self.neighbours > 1:
             rng = generator_of(image.detach().cpu().numpy(), self.seed)
             drawn = torch.from_numpy(rng.integers(self.neighbours, size=(len(places), 1))).to(image.device)
-        found, some = [], QUERIES * max(1, PIECE // (QUERIES * bank.shape[1]))
+        found, some = [], QUERIES * max(1, PIECE // (QUERIES * max(bank.shape[1], self.neighbours)))
         for start in range(0, len(places), some):
             y, x = places[start : start + some].unbind(1)
             near = nearest_rows(windows[:, y, x].movedim(0, 1).flatten(1), bank, self.neighbours)

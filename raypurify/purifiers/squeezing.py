@@ -6,11 +6,15 @@ Its squeezers as purifiers, without the detector that the paper builds on the ch
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from raypurify.csc.padding import pad_mirrored
 from raypurify.errors import ConfigError
 from raypurify.purifiers.transform import Transform
+
+PIECE = 1 << 22
+"""Values of windows that are written down together: those of an image are its pixels times ``size``²."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Median(Transform):
     """Median filter: the median of the ``size``² pixels around each pixel, per channel, mirrored at the edge.
 
     An even window has its centre up and left of the pixel, and gives the upper of its two middle values: what Xu et al.
-    get from ``scipy.ndimage.median_filter``. They try 2 and 3 on colour images and keep 2.
+    get from ``scipy.ndimage.median_filter``. They try 2 and 3 on colour images and keep 2. Windows are taken
+    a ``PIECE`` at a time, so that memory does not grow with ``size``.
 
     >>> import torch
     >>> dot = torch.nn.functional.pad(torch.ones(1, 3, 1, 1), (2, 2, 2, 2))
@@ -59,6 +64,15 @@ class Median(Transform):
 
     def transform(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        padded = pad_mirrored(images, self.size // 2)
-        windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)[:, :, :height, :width]
-        return windows.flatten(-2).kthvalue(self.size**2 // 2 + 1).values
+        # Planes of their own, of which all windows are a view.
+        planes = pad_mirrored(images, self.size // 2).contiguous().flatten(0, 1)
+        windows = planes.unfold(1, self.size, 1).unfold(2, self.size, 1)[:, :height, :width]
+        return _of_rank(windows, self.size**2 // 2 + 1).reshape(images.shape)
+
+
+def _of_rank(windows: Tensor, rank: int) -> Tensor:
+    """The value of this rank, from 1, in each of the windows, (n, H, W) of (n, H, W, h, w), which share pixels."""
+    if windows.numel() <= max(PIECE, windows[:1, :1, :1].numel()):
+        return windows.flatten(-2).kthvalue(rank).values
+    axis = next(axis for axis, length in enumerate(windows.shape) if length > 1)
+    return torch.cat([_of_rank(half, rank) for half in windows.chunk(2, axis)], axis)
