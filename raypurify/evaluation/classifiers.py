@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raypurify.errors import ConfigError
-from raypurify.evaluation.own import made, own_callable
+from raypurify.evaluation.own import made, module_of, own_callable
 from raypurify.storage import resolve
 
 if TYPE_CHECKING:
@@ -37,15 +37,25 @@ def torchvision_digest(path: str, weights: str | None) -> str:
 
 class ClassifierKind(NamedTuple):
     """One kind of classifier: how it is loaded from ``path``, ``weights`` and ``settings`` of a
-    :class:`~raypurify.evaluation.specs.ClassifierSpec`; the module of its network, empty where ``path`` names it; the
-    digest of its weights, None where they may come from anywhere, so that only the network tells. ``settings`` says
+    :class:`~raypurify.evaluation.specs.ClassifierSpec`; the module of its network, by ``path``;
+    the digest of its weights, None where they may come from anywhere, so that only the network tells. ``settings`` says
     whether it takes any, ``foreign`` that it may be anything: it is tried first."""
 
     load: Callable[[str, str | None, Settings], "nn.Module"]
-    module: str
+    module: Callable[[str], str]
     digest: Callable[[str, str | None], str] | None = file_digest
     settings: bool = False
     foreign: bool = False
+
+
+def _always(module: str) -> Callable[[str], str]:
+    return lambda path: module
+
+
+def _module_of_bundle(path: str) -> str:
+    from raypurify.methods import opened
+
+    return opened(path)[0].classifier_code
 
 
 # torch and the networks are imported by those who load one.
@@ -100,15 +110,17 @@ def _python(path: str, weights: str | None, settings: Settings) -> "nn.Module":
 
 
 CLASSIFIERS = {
-    "cifar-resnet": ClassifierKind(_known("cifar-resnet"), "raypurify.nets.cifar_resnet"),
-    "wide-resnet": ClassifierKind(_known("wide-resnet"), "raypurify.nets.wide_resnet"),
-    "vgg16": ClassifierKind(_known("vgg16"), "raypurify.nets.vgg"),
-    "bundle": ClassifierKind(_bundle, "raypurify.nets.wide_resnet", bundle_digest),
-    "torchvision": ClassifierKind(_known("torchvision"), "raypurify.nets.torchvision_nets", torchvision_digest),
-    "efficientnet-lite": ClassifierKind(_known("efficientnet-lite"), "raypurify.nets.efficientnet_lite"),
-    "timm": ClassifierKind(_timm, "raypurify.nets.timm_nets", None, settings=True, foreign=True),
-    "torchscript": ClassifierKind(_torchscript, "raypurify.nets.torchscript", foreign=True),
-    "exported": ClassifierKind(_exported, "raypurify.nets.exported", foreign=True),
-    "python": ClassifierKind(_python, "", None, settings=True, foreign=True),
+    "cifar-resnet": ClassifierKind(_known("cifar-resnet"), _always("raypurify.nets.cifar_resnet")),
+    "wide-resnet": ClassifierKind(_known("wide-resnet"), _always("raypurify.nets.wide_resnet")),
+    "vgg16": ClassifierKind(_known("vgg16"), _always("raypurify.nets.vgg")),
+    "bundle": ClassifierKind(_bundle, _module_of_bundle, bundle_digest),
+    "torchvision": ClassifierKind(
+        _known("torchvision"), _always("raypurify.nets.torchvision_nets"), torchvision_digest
+    ),
+    "efficientnet-lite": ClassifierKind(_known("efficientnet-lite"), _always("raypurify.nets.efficientnet_lite")),
+    "timm": ClassifierKind(_timm, _always("raypurify.nets.timm_nets"), None, settings=True, foreign=True),
+    "torchscript": ClassifierKind(_torchscript, _always("raypurify.nets.torchscript"), foreign=True),
+    "exported": ClassifierKind(_exported, _always("raypurify.nets.exported"), foreign=True),
+    "python": ClassifierKind(_python, module_of, None, settings=True, foreign=True),
 }
 """Every kind of classifier by its name in a grid."""

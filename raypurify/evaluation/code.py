@@ -11,17 +11,22 @@ import raypurify
 from raypurify.evaluation import own
 from raypurify.version import __version__
 
-ROOMS = ("attacks", "clusters", "config", "csc", "evaluation", "nets", "purifiers", "training")
-"""Rooms whose modules decide what comes of an image, and the module of settings, which has their limits and defaults.
-Files that others read have digests in keys."""
+APART = {
+    "files that are read have digests in keys": ("disk", "stores", "storage", "files", "client", "containers"),
+    "only people read what it says": ("errors",),
+    "it finds the module of a bundle's method, which counts by itself": ("methods",),
+    "it is in every digest": ("version",),
+}
+"""Rooms that decide nothing of what comes of an image, by the reason why. All others count, new ones too: those that
+compute, and those of settings, which have limits and defaults."""
 
 _ROOT = Path(raypurify.__file__).parent
 
 
 def code_digest(*modules: str, alone: Sequence[str] = ()) -> str:
-    """The digest of the package's version, of the modules of these names, and of those of ``ROOMS`` that they import;
-    of modules ``alone`` without what these import. Of modules of a user's own (``own``) all that they import counts,
-    but what is installed.
+    """The digest of the package's version, of the modules of these names, and of those that they import, but for rooms
+    ``APART``; of modules ``alone`` without what these import. Of modules of a user's own (``own``) all that they import
+    counts, but what is installed.
 
     Comments, docstrings and the form of the text do not count. A module that is no file, as in a notebook, counts by
     its name alone.
@@ -42,7 +47,7 @@ def code_digest(*modules: str, alone: Sequence[str] = ()) -> str:
 
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """What a module says, and the modules of ``ROOMS`` that it imports."""
+    """What a module says, and the modules of raypurify that it imports and that count."""
     file = _file(module) or getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return "", ()
@@ -52,7 +57,7 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _read_own(module: str, source: own.Source) -> tuple[str, tuple[str, ...]]:
-    """What a module of the user's says, and the modules of the user's and of ``ROOMS`` that it imports."""
+    """What a module of the user's says, and the modules that it imports, of the user's and of those that count."""
     tree = _Bare().visit(own.parsed(source))
     ours = {where for name, part in own.imports(tree) if (where := _home(name, part))}
     theirs = {name for name in own.imports_of(module, source) if own.installed(name)}
@@ -62,13 +67,13 @@ def _read_own(module: str, source: own.Source) -> tuple[str, tuple[str, ...]]:
 def _file(module: str) -> Path | None:
     package, *path = module.split(".")
     base = _ROOT.joinpath(*path)
-    if package != "raypurify" or not path or path[0] not in ROOMS:
+    if package != "raypurify" or not path or any(path[0] in rooms for rooms in APART.values()):
         return None
     return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
 
 
 def _home(module: str, name: str) -> str | None:
-    """The module of ``ROOMS`` that holds what is imported as a name from a module, which may only hand it on."""
+    """The module that holds what is imported as a name from a module, which may hand it on; None if none counts."""
     if _file(f"{module}.{name}"):
         return f"{module}.{name}"
     file = _file(module)

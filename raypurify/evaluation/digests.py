@@ -48,7 +48,7 @@ def classifier_digest(spec: ClassifierSpec) -> str:
 
 def classifier_code(spec: ClassifierSpec) -> str:
     """The digest of the code of a classifier: of its network, and of how it is made and asked."""
-    network = CLASSIFIERS[spec.kind].module or module_of(spec.path)
+    network = CLASSIFIERS[spec.kind].module(spec.path)
     return code_digest(network, "raypurify.nets.normalised", alone=("raypurify.evaluation.subjects",))
 
 

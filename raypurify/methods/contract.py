@@ -29,8 +29,8 @@ class Method:
     "dictionaries" and "purification" stand for what it says itself. Neither needs torch. ``purifier`` makes the
     purifier of a bundle on a device, and ``code`` is the module that it is in. ``classifier`` gives the network of a
     bundle that tells its classes apart, None where a method has none; where not all bundles of a method have one,
-    ``classifies`` says which. ``for_whom`` names the only one whom the images of a bundle are for, None where they are
-    for all.
+    ``classifies`` says which, and ``classifier_code`` is the module of what makes it. ``for_whom`` names the only one
+    whom the images of a bundle are for, None where they are for all.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Method:
     purifier: "Callable[[Bundle, str | torch.device], Bundled]"
     classifier: "Callable[[Bundle], nn.Module] | None" = None
     classifies: Callable[[Manifest], bool] = lambda manifest: True
+    classifier_code: str = ""
     for_whom: Callable[[Manifest], str | None] = lambda manifest: None
 
 

@@ -96,5 +96,6 @@ FRONT_END = Method(
     purifier=_purifier,
     classifier=_classifier,
     classifies=_classifies,
+    classifier_code="raypurify.nets.front_classifiers",
     for_whom=_for_whom,
 )

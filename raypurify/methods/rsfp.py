@@ -58,4 +58,5 @@ RSFP = Method(
     code="raypurify.purifiers.rsfp",
     purifier=_purifier,
     classifier=_classifier,
+    classifier_code="raypurify.nets.wide_resnet",
 )

@@ -1,14 +1,19 @@
 """The digest of code follows what it does, and not how it is written down."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from small_bundles import write_front_end, write_rsfp
 
+import raypurify
 from raypurify.evaluation import code, digests
 from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.digests import attack_code, classifier_code, purifier_code
 from raypurify.evaluation.specs import AttackSpec, ClassifierSpec, PurifierSpec
+
+PACKAGE = Path(raypurify.__file__).parent
 
 
 @pytest.fixture
@@ -38,13 +43,69 @@ def test_a_digest_changes_with_what_is_done_alone(digest_of, monkeypatch):
     assert code_digest("no_such_module") == code_digest("no_such_module") != code_digest("another")
 
 
-def test_a_digest_holds_what_is_imported_through_packages(monkeypatch):
+@pytest.fixture
+def read_modules(monkeypatch):
+    """The modules that digests are made of, as they are read."""
     read, seen = code._read, []
     monkeypatch.setattr(code, "_read", lambda name: (seen.append(name), read(name))[1])
+    return seen
+
+
+def test_a_digest_holds_what_is_imported_through_packages(read_modules):
     code_digest("raypurify.purifiers.rsfp")
-    assert {"raypurify.csc.cbpdn", "raypurify.csc.tikhonov", "raypurify.purifiers.rewriting"} <= set(seen)
-    assert "raypurify.config" in seen
-    assert "raypurify.purifiers.jpeg" not in seen
+    assert {"raypurify.csc.cbpdn", "raypurify.csc.tikhonov", "raypurify.purifiers.rewriting"} <= set(read_modules)
+    assert "raypurify.config" in read_modules
+    assert "raypurify.purifiers.jpeg" not in read_modules
+
+
+@pytest.mark.parametrize(
+    ("module", "held"),
+    [
+        ("purifiers.region_sparse", {"regions", "supervision", "fronts", "trees", "config", "patches.omp"}),
+        ("purifiers.front_end", {"fronts", "regions", "config", "bundle.tensors", "nets.front_encoder"}),
+        ("purifiers.jpeg", {"images"}),
+        ("evaluation.threat_model", {"fronts", "supervision", "training.semantic.pcl"}),
+    ],
+)
+def test_a_digest_holds_settings_and_all_that_computes(module, held, read_modules):
+    code_digest(f"raypurify.{module}")
+    seen = {name.removeprefix("raypurify.") for name in read_modules}
+    assert held <= seen
+    assert not {name.split(".")[0] for name in seen} & {room for rooms in code.APART.values() for room in rooms}
+
+
+def test_rooms_count_unless_there_is_a_reason():
+    apart = [room for rooms in code.APART.values() for room in rooms]
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.*"))} - {"__init__"}
+    assert len(apart) == len(set(apart))
+    assert set(apart) <= rooms
+    # What has no reason to be apart is what there was, until somebody adds a room, which then counts.
+    computing = {"csc", "patches", "clusters", "nets", "bundle", "purifiers", "attacks", "training", "evaluation"}
+    settings = {"config", "trees", "supervision", "regions", "fronts"}
+    assert computing | settings | {"scans", "png", "images", "pictures"} <= rooms - set(apart)
+
+
+def test_a_room_that_is_new_counts(tmp_path, monkeypatch):
+    (tmp_path / "purifiers").mkdir()
+    (tmp_path / "purifiers" / "own.py").write_text("from raypurify.novel import SIZE")
+    (tmp_path / "novel.py").write_text("SIZE = 2")
+    monkeypatch.setattr(code, "_ROOT", tmp_path)
+    before = code_digest("raypurify.purifiers.own")
+    (tmp_path / "novel.py").write_text("SIZE = 3")
+    code._read.cache_clear()
+    assert code_digest("raypurify.purifiers.own") != before
+    code._read.cache_clear()
+
+
+def test_a_bundle_that_is_a_classifier_has_the_code_of_its_network(tmp_path, read_modules):
+    plain = write_rsfp(tmp_path / "rsfp")
+    defended = write_front_end(tmp_path / "front", supervised=True)
+    learners = {"cifar_resnet", "efficientnet_lite", "torchvision_nets"}
+    for bundle, held in ((plain, {"wide_resnet"}), (defended, learners)):
+        read_modules.clear()
+        classifier_code(ClassifierSpec(kind="bundle", path=str(bundle)))
+        assert {f"raypurify.nets.{name}" for name in held} <= set(read_modules)
+    assert "raypurify.nets.wide_resnet" not in read_modules
 
 
 def test_a_module_alone_counts_without_what_it_imports(digest_of, monkeypatch):

@@ -322,6 +322,9 @@ def test_classifiers_are_of_methods_that_have_one(method, bundle, purifier, imag
             classifier_of(bundle)
     else:
         assert classifier_of(bundle)(images[:, :, :32, :32]).shape == (3, len(CLASSES))
+    # By which a grid knows what its cells hang on.
+    assert bool(method.classifier_code) == bool(method.classifier)
+    assert not method.classifier_code or find_spec(method.classifier_code)
 
 
 def test_a_method_that_is_not_known_is_named_with_the_remedy(bundle, tmp_path):
