@@ -44,16 +44,18 @@ def test_a_log_gets_plain_lines_with_the_known_total(capsys):
 
 def test_a_terminal_gets_a_bar():
     code = (
-        "import time\n"
+        "import sys\n"
         "from raypurify.runtime.display import shown\n"
         "from raypurify.runtime.progress import Progress\n"
         "p = Progress(None, 8, 'images')\n"
         "with shown('purify', lambda: p.state):\n"
-        "    p.add(3); time.sleep(0.8); p.add(5); time.sleep(0.5)\n"
+        "    p.add(3); sys.stdin.read(); p.add(5)\n"
     )
     reader, writer = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=writer, stdout=writer, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=writer, stdout=writer, env=environment
+    )
     os.close(writer)
     seen = b""
     while True:
@@ -64,6 +66,8 @@ def test_a_terminal_gets_a_bar():
         if not part:
             break
         seen += part
+        if b"3/8 images" in seen and not process.stdin.closed:
+            process.stdin.close()
     assert process.wait(30) == 0
     text = seen.decode()
     assert "3/8 images" in text

@@ -451,8 +451,10 @@ def test_serve_ends_on_sigterm_when_everyone_has_an_answer(bundle):
             caller.start()
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        ready, late = client.get("/v2/health/ready"), client.post("/v1/purify", content=photo)
+        until = time.monotonic() + 30
+        while (ready := client.get("/v2/health/ready")).status_code == 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        late = client.post("/v1/purify", content=photo)
         assert (ready.status_code, ready.json()["error"].partition(":")[0]) == (503, "ending")
         assert (late.status_code, late.json()["error"], late.headers["retry-after"]) == (503, "ending", "1")
         for caller in callers:
