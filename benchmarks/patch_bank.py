@@ -1,12 +1,13 @@
 """A bank of clean images for quilting: what the package ships for CIFAR-10, and those of other images.
 
     python benchmarks/patch_bank.py --data DIR --out patches.safetensors
-    python benchmarks/patch_bank.py --images imagenette224/train.parquet --size 64 --out bank.safetensors
+    python benchmarks/patch_bank.py --data DIR --preset imagenet10 --size 64 --out bank.safetensors
+    python benchmarks/patch_bank.py --images train.parquet --size 64 --out bank.safetensors
 
-DIR holds ``cifar10/train-*.parquet``; of the images that the preset ``cifar10`` trains on, ``--count`` are chosen by
-seed, as many of each class. ``--images`` are labelled images of any other set, as ``raypurify evaluate`` takes them, of
-which it chooses ``--count`` and squashes them to a side of ``--size``. The first command's file, copied to
-``raypurify/purifiers/weights``, is what ships; its SHA-256 is ``Quilting.shipped``.
+Of the rows of DIR's ``cifar10/train-*.parquet``, or ``imagenette224/train.parquet``, that the preset trains on,
+``--count`` are chosen by seed, as many of each class. ``--images`` are labelled images of any other set, as ``raypurify
+evaluate`` takes them, of which it chooses ``--count``. ``--size`` squashes them to that side. The first command's file,
+copied to ``raypurify/purifiers/weights``, is what ships; its SHA-256 is ``Quilting.shipped``.
 """
 
 import argparse
@@ -18,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
+from validation_images import IMAGES
 
 from raypurify.config import load_settings
 from raypurify.evaluation.batches import read_grid_batches
 from raypurify.evaluation.specs import ImagesSpec
 from raypurify.fit.prepare import choose_split
-from raypurify.images import decode_image
+from raypurify.images import decode_image, squared
 
 
 def main() -> None:
@@ -31,12 +33,13 @@ def main() -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", type=Path)
     given.add_argument("--images")
+    parser.add_argument("--preset", choices=IMAGES, default="cifar10")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=250)
     parser.add_argument("--size", type=int, help="default: the images' own")
     arguments = parser.parse_args()
     if arguments.data:
-        images = of_cifar(arguments.data, arguments.count)
+        images = trained_on(arguments.data, arguments.count, arguments.preset, arguments.size)
     else:
         spec = ImagesSpec(paths=arguments.images, sample=arguments.count, size=arguments.size)
         images = read_grid_batches(spec, arguments.count)[0][0].pixels
@@ -44,14 +47,14 @@ def main() -> None:
     print(f"{images.shape} sha256 {hashlib.sha256(arguments.out.read_bytes()).hexdigest()}")
 
 
-def of_cifar(data: Path, count: int) -> np.ndarray:
-    """``count`` training images (count, 3, 32, 32) uint8 of CIFAR-10, in the order of the set."""
-    table = pa.concat_tables(map(pq.read_table, sorted(data.glob("cifar10/train-*.parquet"))))
-    settings = load_settings(preset="cifar10")
+def trained_on(data: Path, count: int, preset: str, size: int | None) -> np.ndarray:
+    """``count`` images (count, 3, H, W) uint8 that the preset trains on, in the order of the set."""
+    table = pa.concat_tables(map(pq.read_table, sorted(data.glob(IMAGES[preset]))))
+    settings = load_settings(preset=preset)
     rows = np.flatnonzero(choose_split(len(table), settings.data, settings.seed) == 1)
     rows = rows[balanced(table["label"].to_numpy()[rows], count)]
-    files = table["image"].take(rows).to_pylist()
-    return np.stack([decode_image(file).pixels.transpose(2, 0, 1) for file in files])
+    images = [decode_image(file).pixels for file in table["image"].take(rows).to_pylist()]
+    return np.stack([squared(image, size) if size else image.transpose(2, 0, 1) for image in images])
 
 
 def balanced(labels: np.ndarray, count: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """The rules of the house: who may import what, how a docstring begins, and how long a module may be."""
 
 import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -119,3 +121,19 @@ def test_no_module_is_long():
     lengths = {p: len(p.read_text().splitlines()) for p in PACKAGE.rglob("*.py")}
     assert not {str(p): n for p, n in lengths.items() if n > 400}
     assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "jobs", "examples"])
+def test_scripts_beside_the_package_import_what_it_has(folder):
+    """Nobody runs all of them at every change: a name that has moved would be found by the next user."""
+    missing = []
+    for script in (REPOSITORY / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "raypurify":
+                module = importlib.import_module(node.module)
+                missing += [
+                    f"{script.name}: {node.module}.{name.name}"
+                    for name in node.names
+                    if not hasattr(module, name.name) and not importlib.util.find_spec(f"{node.module}.{name.name}")
+                ]
+    assert missing == []
