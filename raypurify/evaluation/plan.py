@@ -25,9 +25,9 @@ from raypurify.evaluation.digests import (
     purifier_digest,
 )
 from raypurify.evaluation.grid import CellName, Grid
+from raypurify.evaluation.judged import Check
 from raypurify.evaluation.own import Sources, find_sources, install
-from raypurify.evaluation.sanity import Check
-from raypurify.evaluation.specs import USUAL_EXPECTATION
+from raypurify.evaluation.specs import OF_CLASSIFIERS, USUAL_EXPECTATION
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
 
@@ -185,15 +185,18 @@ def _cell_keys(
 def _check_keys(
     grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: list[str]
 ) -> dict[CheckName, str]:
-    """What is checked: each classifier that is attacked, alone where it ever is, and behind each purifier for all that
-    is known of it; of attacks that are made on something else that alone."""
+    """What is checked: each classifier that is attacked, alone where it ever is, also by who knows its training, and
+    behind each purifier for all that is known of that; of attacks that are made on something else that alone."""
     if not grid.sanity:
         return {}
-    knowing = [spec for spec in grid.attacks.values() if spec.knows != "classifier"]
+    knowing = [spec for spec in grid.attacks.values() if spec.knows not in OF_CLASSIFIERS]
     own = dict.fromkeys(spec.knows for spec in knowing if not spec.made_on)
     elsewhere = [spec.made_on for spec in grid.attacks.values() if spec.made_on]
     victims = dict.fromkeys([*map(grid.victim, grid.classifiers), *(one.classifier for one in elsewhere)])
-    names = [CheckName(c, "", "classifier") for c in victims if grid.classifiers[c].alone]
+    alone = [c for c in victims if grid.classifiers[c].alone]
+    names = [CheckName(c, "", "classifier") for c in alone]
+    if any(spec.knows == "centres" for spec in grid.attacks.values()):
+        names += [CheckName(c, "", "centres") for c in alone if grid.classifiers[c].centres]
     names += [CheckName(c, p, k) for c in victims for p in grid.rows(c) if p in grid.defended for k in own]
     transferred = [(spec.made_on, spec.knows) for spec in knowing if spec.made_on]
     names += [CheckName(on.classifier, on.purifier, k) for on, k in transferred if on.purifier in grid.defended]

@@ -10,11 +10,11 @@ from raypurify.evaluation.bits import BITS, write_bits
 from raypurify.evaluation.cells import read_columns
 from raypurify.evaluation.grid import CellName, Grid
 from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, right_before, taken_together
+from raypurify.evaluation.judged import Check
 from raypurify.evaluation.paper_comparison import compare_with_papers
 from raypurify.evaluation.plan import CheckName, GridPlan
 from raypurify.evaluation.quality import cost_section, quality_section
 from raypurify.evaluation.render import Section, slug, write_sections
-from raypurify.evaluation.sanity import Check
 from raypurify.evaluation.strength import strength_sections
 from raypurify.evaluation.subjects import make_attack
 from raypurify.evaluation.tables import DAGGER, Cell, as_csv, cell_of, checks_table, layout

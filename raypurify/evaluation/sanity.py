@@ -5,80 +5,22 @@ al. (PCL), section 6.6: an attack that fails them says nothing of a defence.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from raypurify.attacks import BIM, FGSM, PGD, Loss, Model
+from raypurify.attacks import BIM, FGSM, MIM, PGD, Attack, Model
 from raypurify.attacks.ascent import input_gradient
 from raypurify.attacks.square import Square
+from raypurify.evaluation.judged import Accuracy, Check, Subject, accuracy_of
+from raypurify.evaluation.random_search import check_random_search
 from raypurify.purifiers.transform import held_draws
 
 EPS = 2 / 255
 # Of the images whose loss falls along the gradient there may be this share: a purifier's answer has steps.
 DOWNHILL = 0.25
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: what is asked, whether it holds, and the figures behind it."""
-
-    name: str
-    passed: bool
-    figures: str
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The share of images that are right, and the ``variance`` of it that the draws of a random defence leave."""
-
-    value: float
-    variance: float = 0.0
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}"
-
-
-def accuracy_of(right: Tensor) -> Accuracy:
-    """The accuracy of images that are ``right`` (N,) bool, or right by each of K draws (K, N).
-
-    >>> accuracy_of(torch.tensor([[True, True], [True, False]]))
-    Accuracy(value=0.75, variance=0.0625)
-    """
-    value = float(right.float().mean())
-    if right.ndim == 1 or len(right) == 1:
-        return Accuracy(value)
-    share = right.float().mean(0)
-    # Of the mean of K draws of each image, estimated without bias from the same draws.
-    each = share * (1 - share) / (len(right) - 1)
-    return Accuracy(value, float(each.sum()) / len(share) ** 2)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is attacked, and how it is judged.
-
-    ``model`` is what the attacker differentiates, images to logits, and ``loss`` what it raises (None: cross-entropy).
-    ``answer`` says which class (N,) the defence gives to images in truth, one that draws at random (K, N) of K draws;
-    None: the largest logit of the model.
-    """
-
-    model: Model
-    answer: Callable[[Tensor], Tensor] | None = None
-    loss: Loss | None = None
-
-    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image, (N,)."""
-        logits = self.model(images)
-        return self.loss(logits, labels) if self.loss else cross_entropy(logits, labels, reduction="none")
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """The class of each image, (N,) or of each draw (K, N)."""
-        return self.answer(images) if self.answer else self.model(images).argmax(1)
 
 
 def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Module | None = None) -> list[Check]:
@@ -91,10 +33,13 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     function's by intent, as those of a purifier that is passed by a surrogate, they need to point uphill.
     """
 
-    def accuracy(attack: Callable, victim: Model = subject.model) -> Accuracy:
+    def right(attack: Attack, victim: Model = subject.model) -> Tensor:
         loss = subject.loss if victim is subject.model else None
         x = attack(victim, images, labels, generator=torch.Generator().manual_seed(0), loss=loss)
-        return accuracy_of(subject.predict(x) == labels)
+        return subject.predict(x) == labels
+
+    def accuracy(attack: Attack, victim: Model = subject.model) -> Accuracy:
+        return accuracy_of(right(attack, victim))
 
     def no_more(less: Accuracy, more: Accuracy) -> bool:
         return less.value <= more.value + 1 / len(images) + 1e-9 + 2 * math.sqrt(less.variance + more.variance)
@@ -106,9 +51,12 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
     count = f"; n = {len(images)}, one image of slack" + f", and the noise of {draws} draws" * (draws > 1)
     unbounded = accuracy(PGD(eps=1.0, steps=50))
     by_eps = [accuracy(PGD(eps=eps, steps=20)) for eps in (EPS / 4, EPS / 2, EPS, 4 * EPS)]
-    few, some, many = (accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5, 80))
-    by_steps = [few, some, by_eps[2], many]
-    single, iterated = accuracy(FGSM(eps=EPS)), accuracy(BIM(eps=EPS, steps=20))
+    few, some = (accuracy(PGD(eps=EPS, steps=steps)) for steps in (1, 5))
+    long, basic, momentum = (
+        right(attack) for attack in (PGD(eps=EPS, steps=80), BIM(eps=EPS, steps=20), MIM(eps=EPS, steps=20))
+    )
+    by_steps = [few, some, by_eps[2], accuracy_of(long)]
+    single, *iterated = accuracy(FGSM(eps=EPS)), accuracy_of(basic), accuracy_of(momentum), by_eps[2]
     black = accuracy(Square(eps=EPS, queries=300))
     checks = [
         Check(
@@ -118,14 +66,15 @@ def check_attacks(subject: Subject, images: Tensor, labels: Tensor, other: nn.Mo
         Check("accuracy falls with the number of steps", falls(by_steps), _listed(by_steps) + count),
         Check(
             "many steps are no weaker than one",
-            no_more(iterated, single),
-            f"BIM {iterated}, FGSM {single}{count}",
+            all(no_more(one, single) for one in iterated),
+            "BIM {}, MIM {}, PGD {}".format(*iterated) + f", FGSM {single}{count}",
         ),
         Check(
             "the white box is no weaker than the black one",
             no_more(by_eps[2], black),
             f"PGD {by_eps[2]}, Square with 300 queries {black}{count}",
         ),
+        check_random_search(subject, images, labels, EPS, [long, basic, momentum]),
         check_gradients(subject.model, images[:8], labels[:8])
         if computes_in_double(subject.model, images[:1])
         else check_uphill(subject, images[:8], labels[:8]),

@@ -10,14 +10,18 @@ from torch.nn import functional as F
 from raypurify.attacks import PGD
 from raypurify.config import RobustTrainingSettings
 from raypurify.errors import ConfigError, DataError, TrainingError
+from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.centres import Supervised, joint_loss
+from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.digests import classifier_digest
 from raypurify.evaluation.grid import load_grid
-from raypurify.evaluation.subjects import make_classifier
+from raypurify.evaluation.plan import CheckName, make_plan
+from raypurify.evaluation.subjects import Subjects, make_classifier
 from raypurify.evaluation.threat_model import perturb, sight
 from raypurify.nets import WideResNet
 from raypurify.nets.store import save_network
 from raypurify.purifiers import Unchanged
+from raypurify.storage import resolve
 from raypurify.training.start import drawn_network
 from raypurify.training.supervision import SUPERVISION, save_supervision, supervision_of
 
@@ -52,6 +56,11 @@ def images():
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
+def batch_of(images) -> GridBatch:
+    pixels = (images * 255).round().to(torch.uint8).numpy()
+    return GridBatch(tuple(map(str, range(len(pixels)))), LABELS.numpy(), pixels)
+
+
 def test_the_loss_is_that_of_the_training_image_by_image(place, classifier, images):
     model, loss = joint_loss(classifier)
     found = loss(model(images), LABELS)
@@ -84,6 +93,21 @@ def test_centres_change_no_answer_but_the_digest(place, classifier, images):
     plain = load_grid(grid_of(place, centres=None) | {"attacks": {}}).classifiers["net"]
     assert torch.equal(make_classifier(plain)(images), classifier(images))
     assert classifier_digest(plain) != classifier_digest(load_grid(grid_of(place)).classifiers["net"])
+
+
+def test_attacks_that_know_the_centres_are_checked_on_the_classifier_alone(place, images):
+    grid = load_grid(
+        grid_of(place) | {"sanity": 6, "purifiers": {"none": {"purifier": "none"}, "JPEG": {"purifier": "jpeg"}}}
+    )
+    names = make_plan(grid, resolve(place / "report"), [(pixels := batch_of(images))]).check_keys
+    assert [*names] == [CheckName("net", "", "classifier"), CheckName("net", "", "centres")]
+    plain, adaptive = ({one.name: one for one in compute_checks(Subjects(grid), name, pixels)} for name in names)
+    uphill = "gradients are finite and point uphill"
+    assert {*adaptive} - {*plain} == {"the white box is no weaker than a transfer", uphill}
+    assert adaptive[uphill].passed
+    # The losses that have been raised are two.
+    flat = "the loss is flat at the end"
+    assert adaptive[flat].figures != plain[flat].figures
 
 
 def test_what_lacks_centres_is_refused_by_name(place, tmp_path, classifier, images):

@@ -14,9 +14,10 @@ from raypurify.evaluation.attacked import read_attacked
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.grid import CellName, load_grid
+from raypurify.evaluation.judged import Subject, accuracy_of
 from raypurify.evaluation.plan import CheckName, make_plan
 from raypurify.evaluation.run import _check_pairs, evaluate
-from raypurify.evaluation.sanity import Subject, accuracy_of, check_convergence, check_uphill
+from raypurify.evaluation.sanity import check_convergence, check_uphill
 from raypurify.evaluation.specs import AttackSpec, PurifierSpec
 from raypurify.evaluation.subjects import Subjects
 from raypurify.evaluation.tables import read_csv
