@@ -1,27 +1,28 @@
 """PCL beside the losses it is compared with: networks of one budget, attacked (Mustafa et al., tables 3, 4, 5, 9, 11).
 
-    python benchmarks/semantic_losses.py --data DIR --out OUT [--only NAME …] [--seeds 3] [--epochs 60] [--depth 20]
-        [--images N] [--test-images 1000] [--attacks NAME …] [--set A=V …]
+    python benchmarks/semantic_losses.py --data DIR --out OUT [--only NAME …] [--seeds 3] [--epochs 60]
+        [--network resnet-20] [--images N] [--test-images 1000] [--attacks NAME …] [--set A=V …]
     python benchmarks/semantic_losses.py --table
 
-DIR holds ``cifar10/train-*.parquet`` and ``cifar10/test.parquet``. Every training of ``TRAININGS`` is of a CIFAR
-ResNet from random weights, on the images that the preset ``cifar10`` trains on, for the same epochs in the same order,
-the first two fifths by cross-entropy alone (the paper has 200 of 500). Its last network is attacked on the first test
-images, in float, by the attacks of ``ATTACKS``: AutoAttack is what the paper lacks. Where a training has centres the
-names with ``knows centres`` are the adaptive attacks of Table 4. ``--set`` changes a setting of every training.
+DIR holds ``cifar10/train-*.parquet`` and ``cifar10/test.parquet``. Every training of ``TRAININGS`` is of the network of
+that name in ``semantic_networks.py``, from random weights, on the images that the preset ``cifar10`` trains on, for the
+same epochs in the same order, the first two fifths by cross-entropy alone (the paper has 200 of 500). Its last network
+is attacked on the first test images, in float, by the attacks of ``ATTACKS``: AutoAttack is what the paper lacks. Where
+a training has centres the names with ``knows centres`` are the adaptive attacks of Table 4. ``--set`` changes a setting
+of every training.
 
-Layers: the paper's 3 is group 2 here and its 4 are the latents; its 5, a linear layer on them, is a branch at group 3.
-Losses have the weight 0.1 at the learning rate 0.1, where PCL has 1 at 0.01 in its authors' code: what decides whether
-squares of features diverge is the product. Nothing is tuned for any of them; a short training, in which all classes may
-be drawn into one point, wants ``--set alpha=0.01``.
+Layers are those of the paper's Table 1, whose networks are ``resnet-110`` and ``cnn-6``. In the smaller ResNets 3 is
+group 2 and 4 are the latents; 5, a linear layer on them, is a branch at group 3. Losses have the weight 0.1 at the
+learning rate 0.1, where PCL has 1 at 0.01 in its authors' code: what decides whether squares of features diverge is the
+product. Nothing is tuned for any of them; a short training, in which all classes may be drawn into one point, wants
+``--set alpha=0.01``.
 
 Everything is a file below OUT: run again after an interruption, or with more names, seeds or attacks, it goes on; other
-epochs, depth, images or settings need another OUT. On one GPU:
+epochs, networks, images or settings need another OUT. On one GPU, the paper's network:
 
-    CUDA_VISIBLE_DEVICES=0 python benchmarks/semantic_losses.py --data DIR --out OUT --epochs 100
+    CUDA_VISIBLE_DEVICES=0 python benchmarks/semantic_losses.py --data DIR --out OUT --network resnet-110 --epochs 100
 
-and ``--depth 110`` is as near to the paper's network as its basic blocks come. On two CPU cores:
-``--images 10000 --epochs 15 --test-images 200 --seeds 1 --attacks clean FGSM PGD``.
+On two CPU cores: ``--images 10000 --epochs 15 --test-images 200 --seeds 1 --attacks clean FGSM PGD``.
 """
 
 import argparse
@@ -29,7 +30,6 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import torch
 import yaml
 from cifar import split_images
 from denoisers import without_paths
+from semantic_networks import NETWORKS, held_at
 from torch import Tensor, nn
 from train_vgg import test_batches
 
@@ -46,7 +47,6 @@ from raypurify.config import RobustTrainingSettings
 from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.evaluation.clock import clock
 from raypurify.files import read_json, write_json
-from raypurify.nets.cifar_resnet import CifarResNet
 from raypurify.training.batch import Batch
 from raypurify.training.data import ImageSet
 from raypurify.training.measure import measure
@@ -58,8 +58,8 @@ from raypurify.training.supervision import SUPERVISION
 RESULTS = Path(__file__).parent / "results" / "semantic_losses.json"
 EPS = 0.03
 WARM_UP = 0.4
-# Group 2, the latents, a linear map of the last group: the paper's layers 3, 4 and 5.
-DEEP: dict[str, Any] = {"branches": [2, 3]}
+# Layers as the paper counts them.
+DEEP: dict[str, Any] = {"layers": (3, 4, 5)}
 PCL: dict[str, Any] = {"semantic": "pcl"}
 # Section 6.1 and the authors' code: ε from 0.01 to 0.05, the repulsion ten times weaker.
 BOTH: dict[str, Any] = {"images": "both", "eps_from": 0.01, "push": 1e-5}
@@ -76,11 +76,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "softmax + PGD": {"semantic": "none", **BOTH, "attack": PGD},
     "pcl + FGSM": PCL | DEEP | BOTH | {"attack": FGSM},
     "pcl + PGD": PCL | DEEP | BOTH | {"attack": PGD},
-    "pcl at layer 2": PCL | {"branches": [1], "latents": False},
-    "pcl at layer 3": PCL | {"branches": [2], "latents": False},
-    "pcl at layer 4": PCL,
-    "pcl at layer 5": PCL | {"branches": [3], "latents": False},
-    "pcl at layers 4, 5": PCL | {"branches": [3]},
+    "pcl at layer 2": PCL | {"layers": (2,)},
+    "pcl at layer 3": PCL | {"layers": (3,)},
+    "pcl at layer 4": PCL | {"layers": (4,)},
+    "pcl at layer 5": PCL | {"layers": (5,)},
+    "pcl at layers 4, 5": PCL | {"layers": (4, 5)},
 }
 _CW = {"eps": float("inf"), "searches": 1, "steps": 1000, "step_size": 0.01, "eight_bit": False}
 ATTACKS: dict[str, tuple[str, dict[str, Any]] | None] = {
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--network", default="resnet-20", choices=list(NETWORKS))
     parser.add_argument("--images", type=int, help="train on at most so many")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -130,8 +130,9 @@ def main() -> None:
         for name in arguments.only:
             found.setdefault(name, []).append(one(arguments, name, seed, images, held_out, tested))
             command = shlex.join(["python", "benchmarks/semantic_losses.py", *without_paths(sys.argv[1:])])
-            facts = {"command": command, "depth": arguments.depth, "epochs": arguments.epochs, "images": len(images)}
-            write_json(arguments.results, facts | {"test_images": arguments.test_images, "trainings": found})
+            facts = {"command": command, "network": arguments.network, "epochs": arguments.epochs}
+            facts |= {"images": len(images), "test_images": arguments.test_images}
+            write_json(arguments.results, facts | {"trainings": found})
 
 
 def one(
@@ -139,9 +140,9 @@ def one(
 ) -> dict:
     """The accuracies of one training with one seed; what is in its folder already is not done again."""
     folder = arguments.out / name.replace(" ", "-").replace(",", "") / str(seed)
-    settings = settings_of(name, arguments.epochs, arguments.batch_size, arguments.set)
-    network = drawn_network(partial(CifarResNet, arguments.depth), seed)
-    about, say = {"cifar_resnet": arguments.depth}, _say(name, seed)
+    settings = settings_of(name, arguments.network, arguments.epochs, arguments.batch_size, arguments.set)
+    studied = NETWORKS[arguments.network]
+    network, about, say = drawn_network(studied.make, seed), studied.about, _say(name, seed)
     lines = train_network_here(folder, network, images, held_out, settings, seed, architecture=about, say=say)
     network.eval().requires_grad_(False)
     done = read_json(folder / "figures.json") if (folder / "figures.json").exists() else {"accuracy": {}}
@@ -165,8 +166,8 @@ def one(
     return {"seed": seed, "accuracy": of_network, "last_epoch": kept, "seconds": seconds, "device": device}
 
 
-def settings_of(name: str, epochs: int, batch_size: int, changes: list[str]) -> RobustTrainingSettings:
-    """The settings of a training: what is common to all, its own, and what the command line changes."""
+def settings_of(name: str, network: str, epochs: int, batch_size: int, changes: list[str]) -> RobustTrainingSettings:
+    """The settings of a training: what is common to all, the network's, its own, and what the command line changes."""
     common = {
         "epochs": epochs,
         "warm_up": int(WARM_UP * epochs),
@@ -178,8 +179,10 @@ def settings_of(name: str, epochs: int, batch_size: int, changes: list[str]) -> 
         "guard": False,
     }
     changed = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in changes)}
-    semantic = TRAININGS[name]["semantic"]
-    return RobustTrainingSettings(**common | ({"alpha": 0.0} if semantic == "none" else {}) | TRAININGS[name] | changed)
+    studied, own = NETWORKS[network], dict(TRAININGS[name])
+    own |= held_at(studied, own.pop("layers")) if "layers" in own else {}
+    own |= {"alpha": 0.0} if own["semantic"] == "none" else {}
+    return RobustTrainingSettings(**common | studied.settings | own | changed)
 
 
 def knowing(attack: Attack, classifier: Supervised) -> Callable[..., Tensor]:

@@ -4,7 +4,7 @@ Each has a default under which a training is what it was before there was a choi
 that: fits keep their fingerprints, bundles their bytes.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -12,6 +12,9 @@ from raypurify.trees import SettingsModel
 
 # The losses that hold features to their class.
 OF_CLASSES = ("pcl", "center", "contrastive", "triplet")
+
+Features = Annotated[int, Field(ge=0, le=65536)]
+"""Features of a branch; 0: those that it finds."""
 
 
 class SupervisionSettings(SettingsModel):
@@ -29,9 +32,12 @@ class SupervisionSettings(SettingsModel):
     margin: float = Field(1.0, gt=0, description="contrastive, triplet: the margin m of eq. 14 and 15")
     latents: bool = Field(True, description="whether the semantic loss holds R(x), besides what it holds in branches")
     branches: tuple[int, ...] = Field(
-        (), description="groups of blocks, from 1, behind each of which a branch has cross-entropy and semantic loss"
+        (), description="groups of layers, from 1, behind each of which a branch has cross-entropy and semantic loss"
     )
-    branch_dim: int = Field(512, ge=1, le=65536, description="features that a branch maps a group's pooled output to")
+    branch_dim: Features | tuple[Features, ...] = Field(
+        512,
+        description="features that a branch maps a group's pooled output to, 0: no map; one for all, or of each branch",
+    )
     warm_up: int = Field(0, ge=0, description="first so many epochs by cross-entropy on clean images alone")
     images: Literal["attacked", "clean", "both"] = Field(
         "attacked", description="what a step learns from; both: clean and attacked images as one batch"
@@ -39,6 +45,16 @@ class SupervisionSettings(SettingsModel):
     eps_from: float | None = Field(
         None, gt=0, description="ε of each batch is drawn uniformly from here up to attack.eps; null: it is attack.eps"
     )
+
+    @property
+    def branch_dims(self) -> dict[int, int]:
+        """The features of each branch by its group, 0 for those that it finds there.
+
+        >>> SupervisionSettings(semantic="pcl", branches=(2, 3), branch_dim=(512, 0)).branch_dims
+        {2: 512, 3: 0}
+        """
+        each = self.branch_dim if isinstance(self.branch_dim, tuple) else (self.branch_dim,) * len(self.branches)
+        return dict(zip(self.branches, each))
 
     @model_serializer(mode="wrap")
     def _unsaid(self, write: Any) -> dict[str, Any]:
@@ -50,6 +66,10 @@ class SupervisionSettings(SettingsModel):
     def _applied(self) -> "SupervisionSettings":
         if len(set(self.branches)) < len(self.branches) or min(self.branches, default=1) < 1:
             raise ValueError(f"branches are {list(self.branches)}: give numbers of groups, from 1, each once")
+        if isinstance(self.branch_dim, tuple) and len(self.branch_dim) != len(self.branches):
+            raise ValueError(
+                f"branch_dim is {list(self.branch_dim)} for branches {list(self.branches)}: give one of each, or one"
+            )
         if self.branches and self.semantic == "mahalanobis":
             raise ValueError(
                 "branches have no clusters that mahalanobis could pull to: "

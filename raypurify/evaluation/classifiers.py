@@ -113,6 +113,8 @@ CLASSIFIERS = {
     "cifar-resnet": ClassifierKind(_known("cifar-resnet"), _always("raypurify.nets.cifar_resnet")),
     "wide-resnet": ClassifierKind(_known("wide-resnet"), _always("raypurify.nets.wide_resnet")),
     "vgg16": ClassifierKind(_known("vgg16"), _always("raypurify.nets.vgg")),
+    "bottleneck-resnet": ClassifierKind(_known("bottleneck-resnet"), _always("raypurify.nets.bottleneck_resnet")),
+    "cnn6": ClassifierKind(_known("cnn6"), _always("raypurify.nets.cnn6")),
     "bundle": ClassifierKind(_bundle, _module_of_bundle, bundle_digest),
     "torchvision": ClassifierKind(
         _known("torchvision"), _always("raypurify.nets.torchvision_nets"), torchvision_digest

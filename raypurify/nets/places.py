@@ -1,4 +1,4 @@
-"""Places in a network whose features a training may look at: behind each group of blocks, and before the last layer."""
+"""Places in a network whose features a training may look at: behind each group of layers, and before the last one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from raypurify.errors import ConfigError
+from raypurify.nets.bottleneck_resnet import BottleneckResNet
 from raypurify.nets.cifar_resnet import CifarResNet
+from raypurify.nets.cnn6 import CNN6
 from raypurify.nets.vgg import VGG16
 from raypurify.nets.wide_resnet import WideResNet, blocks_per_group
 
@@ -16,7 +18,7 @@ LATENTS = "latents"
 
 
 class Places(NamedTuple):
-    """Names of modules: those that end the groups of blocks, first to last, and the last linear layer."""
+    """Names of modules: those that end the groups of layers, first to last, and the last linear layer."""
 
     groups: tuple[str, ...]
     head: str
@@ -37,6 +39,9 @@ PLACES: dict[type[nn.Module], Callable[[Any], Places]] = {
     WideResNet: _wide_resnet,
     VGG16: _vgg16,
     CifarResNet: lambda network: Places(("layer1", "layer2", "layer3"), "linear"),
+    BottleneckResNet: lambda network: Places(("groups.0", "groups.1", "groups.2"), "head"),
+    # The wide linear layer is a group, as Table 1 has a loss behind it.
+    CNN6: lambda network: Places(("groups.0", "groups.1", "groups.2", "wide"), "head"),
 }
 """Networks whose places are known."""
 
@@ -76,8 +81,8 @@ def head_of(network: nn.Module) -> nn.Linear:
 def features_at(network: nn.Module, wanted: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within it, each pass through the network leaves its features at these places in the dictionary, by their names.
 
-    ``"latents"`` are the inputs (N, d) of the last layer; ``behind(g)`` the output of group g, globally pooled, (N,
-    channels). Float32 whatever the autocast precision. Raises ConfigError for a group that the network has not.
+    ``"latents"`` are the inputs (N, d) of the last layer; ``behind(g)`` the output of group g, a map globally pooled,
+    (N, channels). Float32 whatever the autocast precision. Raises ConfigError for a group that the network has not.
 
     >>> network = WideResNet(depth=10, width=1, classes=2)
     >>> with features_at(network, ["group1", "latents"]) as found:
@@ -128,6 +133,6 @@ def _keep_input(found: dict[str, Tensor]) -> Callable[..., None]:
 
 def _keep_pooled(found: dict[str, Tensor], place: str) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found[place] = output.float().mean((2, 3))
+        found[place] = output.float() if output.ndim == 2 else output.float().mean((2, 3))
 
     return hook

@@ -9,6 +9,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from raypurify.errors import TrainingError, one_line
+from raypurify.nets.bottleneck_resnet import BottleneckResNet
+from raypurify.nets.cnn6 import CNN6
 from raypurify.nets.compression import CompressionNetwork
 from raypurify.nets.dae import DenoisingAutoEncoder
 from raypurify.nets.dncnn import DnCNN
@@ -27,6 +29,8 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "dncnn": DnCNN,
     "comdefend": CompressionNetwork,
     "vgg16": VGG16,
+    "bottleneck_resnet": BottleneckResNet,
+    "cnn6": CNN6,
     "front_end": FrontEnd,
     "defended_classifier": DefendedClassifier,
 }

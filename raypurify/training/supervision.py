@@ -30,7 +30,8 @@ MADE_OF = {"alpha", "semantic", "push", "margin", "latents", "branches", "branch
 class Branch(nn.Module):
     """An auxiliary branch G_φ: a linear map of a group's pooled output (N, channels) to f^l (N, dim), and its logits.
 
-    Mustafa et al., eq. 10 and Table 1: global average pool, then a fully connected layer; one more has the classes.
+    Mustafa et al., eq. 10 and Tables 1 and 10: global average pool, then a fully connected layer, which some of their
+    branches have not (``dim`` 0: f^l is the pooled output); one more has the classes.
 
     >>> import torch
     >>> [tuple(part.shape) for part in Branch(16, dim=8, classes=2)(torch.rand(3, 16))]
@@ -39,7 +40,8 @@ class Branch(nn.Module):
 
     def __init__(self, channels: int, dim: int, classes: int):
         super().__init__()
-        self.embed, self.classify = nn.Linear(channels, dim), nn.Linear(dim, classes)
+        self.embed = nn.Linear(channels, dim) if dim else nn.Identity()
+        self.classify = nn.Linear(dim or channels, classes)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         features = self.embed(pooled)
@@ -138,13 +140,13 @@ def supervision_of(
     if name == "none" and not settings.branches:
         return None
     assert network is not None  # who trains has one
-    groups = [behind(group) for group in settings.branches]
-    where = [*groups, *([LATENTS] if settings.latents and name in OF_CLASSES else [])]
+    mapped = {behind(group): dim for group, dim in settings.branch_dims.items()}
+    where = [*mapped, *([LATENTS] if settings.latents and name in OF_CLASSES else [])]
     widths, classes = widths_at(network, where), head_of(network).out_features
 
     def make() -> Supervision:
-        branches = {place: Branch(widths[place], settings.branch_dim, classes) for place in groups}
-        dims = {place: settings.branch_dim if place in groups else widths[place] for place in where}
+        branches = {place: Branch(widths[place], dim, classes) for place, dim in mapped.items()}
+        dims = {place: mapped.get(place) or widths[place] for place in where}
         kind = SEMANTIC_LOSSES.get(name)
         losses = {place: kind(settings, classes, dim, None) for place, dim in dims.items()} if kind else {}
         return Supervision(losses, branches)

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raypurify.attacks import BIM
 from raypurify.evaluation import checked
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.judged import Subject
 from raypurify.evaluation.plan import CheckName
+from raypurify.evaluation.random_search import check_random_search
 from raypurify.evaluation.sanity import (
-    Subject,
+    EPS,
     check_attacks,
     check_convergence,
     check_gradients,
@@ -19,7 +22,9 @@ from raypurify.evaluation.sanity import (
 )
 from raypurify.evaluation.subjects import Subjects, predict
 from raypurify.nets import WideResNet
+from raypurify.nets.bottleneck_resnet import BottleneckResNet
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.nets.cnn6 import CNN6
 from raypurify.nets.vgg import VGG16
 
 
@@ -50,7 +55,7 @@ def test_an_undefended_classifier_passes_all_checks(cifar_images, data_file):
     images, labels = cifar_images("test.parquet", 10)
     other = load_cifar_resnet(data_file("cifar10-resnet/resnet32-d509ac18.th"))
     checks = check_attacks(Subject(network(data_file)), images, labels, other)
-    assert len(checks) == 8
+    assert len(checks) == 9
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]
 
 
@@ -83,7 +88,10 @@ def test_gradients_of_what_knows_single_precision_alone_need_to_point_uphill(cif
     assert "gradients are finite and point uphill" in names
 
 
-@pytest.mark.parametrize("net", [WideResNet(10, 1, 10), VGG16(10)], ids=lambda net: type(net).__name__)
+OURS = [WideResNet(10, 1, 10), VGG16(10), BottleneckResNet(11), CNN6()]
+
+
+@pytest.mark.parametrize("net", OURS, ids=lambda net: type(net).__name__)
 def test_our_own_networks_are_held_against_differences_in_double_precision(net):
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert computes_in_double(net.eval(), images)
@@ -109,6 +117,44 @@ def test_surrogates_need_to_point_uphill(cifar_images, data_file, factor, finds)
     assert check_uphill(Subject(model), images, labels).passed == finds
 
 
+@pytest.mark.parametrize(("factor", "missed"), [(1, False), (-1, True), (0, True)])
+def test_images_that_chance_finds_and_gradients_miss_are_caught(factor, missed):
+    """A plane so near that half of all directions cross it, its gradient right, reversed, or lost."""
+    normal = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images, labels = torch.full((6, 3, 8, 8), 0.5) + 1e-4 * normal.sign(), torch.zeros(6, dtype=torch.long)
+
+    def model(x: Tensor) -> Tensor:
+        x = x.detach() + factor * (x - x.detach())
+        height = ((x - 0.5) * normal).flatten(1).sum(1)
+        return torch.stack([height, torch.zeros_like(height)], 1)
+
+    subject, attack = Subject(model), BIM(eps=EPS, steps=5)
+    assert (subject.predict(images) == labels).all()
+    right = subject.predict(attack(model, images, labels)) == labels
+    check = check_random_search(subject, images, labels, EPS, [right], points=20)
+    assert check.passed != missed
+    assert check.figures.startswith("6 of 6" if missed else "0 of 0")
+    # By every draw of a random defence: right under gradients, and wrong where chance leads.
+    lucky = torch.stack([right, ~right])
+    assert check_random_search(subject, images, labels, EPS, [right, lucky], points=20).figures.startswith("0 of 0")
+
+
+def test_an_iterated_attack_that_is_weaker_than_one_step_is_caught():
+    """Uphill from where an image stands, and everywhere else the gradient of another function."""
+    images, labels = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+
+    def model(x: Tensor) -> Tensor:
+        there = (x.detach() == 0.5).flatten(1).all(1).float()[:, None, None, None]
+        x = x.detach() + (2 * there - 1) * (x - x.detach())
+        height = (x - 0.5 + 1e-3).flatten(1).sum(1)
+        return torch.stack([height, torch.zeros_like(height)], 1)
+
+    found = {check.name: check for check in check_attacks(Subject(model), images, labels)}
+    weaker = found["many steps are no weaker than one"]
+    assert not weaker.passed
+    assert weaker.figures.startswith("BIM 1.000, MIM 1.000, PGD 1.000, FGSM 0.000")
+
+
 def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_file, monkeypatch):
     images, labels = cifar_images("test.parquet", 4)
     batch = GridBatch(tuple(map(str, range(4))), labels.numpy(), (images * 255).round().to(torch.uint8).numpy())
@@ -124,9 +170,10 @@ def test_a_purifier_is_checked_by_what_it_answers_in_truth(cifar_images, data_fi
     monkeypatch.setattr(checked, "predict", lambda net, x: (seen.append(x), predict(net, x))[1])
     checks = compute_checks(Subjects(grid), CheckName("net", "low-pass", "solver"), batch)
     assert all(torch.allclose(255 * x, (255 * x).round(), atol=1e-3) for x in seen)
-    assert all("n = 4, one image of slack" in check.figures for check in checks[:6])
-    assert [check.name for check in checks][5:7] == [
+    assert all("n = 4, one image of slack" in check.figures for check in checks[:7])
+    assert [check.name for check in checks][5:8] == [
         "the white box is no weaker than a transfer",
+        "random search finds nothing that gradients miss",
         "gradients are finite and point uphill",
     ]
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]

@@ -30,6 +30,8 @@ SMALL = {
     "dncnn": {"width": 1, "depth": 3},
     "comdefend": {"width": 1, "noise": 1.0},
     "vgg16": {"classes": 2},
+    "bottleneck_resnet": {"depth": 11, "classes": 2},
+    "cnn6": {"classes": 2},
     "front_end": FRONT,
     "defended_classifier": {"front": FRONT, "depth": 8, "classes": 2, "classifier": "cifar-resnet"},
 }
@@ -72,7 +74,14 @@ def test_a_header_that_has_no_settings_is_refused_with_the_name_of_the_file(stat
 
 
 @pytest.mark.parametrize(
-    "odd", [{"branch_dim": 0}, {"branches": [7]}, {"semantic": "none", "branches": []}, {"semantic": "mahalanobis"}]
+    "odd",
+    [
+        {"branch_dim": -1},
+        {"branch_dim": [4, 4]},
+        {"branches": [7]},
+        {"semantic": "none", "branches": []},
+        {"semantic": "mahalanobis"},
+    ],
 )
 def test_centres_whose_settings_are_none_are_refused_with_the_name_of_the_file(odd, tmp_path):
     settings, network = RobustTrainingSettings(semantic="pcl", branches=[2], branch_dim=4), WideResNet(10, 1, 2)

@@ -13,8 +13,10 @@ from raypurify.attacks import FGSM, PGD
 from raypurify.config import AttackSettings, RobustTrainingSettings
 from raypurify.errors import ConfigError, TrainingError
 from raypurify.nets import WideResNet
+from raypurify.nets.bottleneck_resnet import BottleneckResNet
 from raypurify.nets.cifar_resnet import CifarResNet
-from raypurify.nets.places import features_at, head_of, widths_at
+from raypurify.nets.cnn6 import CNN6
+from raypurify.nets.places import features_at, head_of, places_of, widths_at
 from raypurify.nets.vgg import VGG16
 from raypurify.supervision import OF_CLASSES
 from raypurify.training import kind_of, train_epochs
@@ -77,16 +79,19 @@ def same(one, other) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("network", "groups"),
+    ("network", "features"),
     [
-        (WideResNet(10, 2, 3), (32, 64, 128)),
-        (VGG16(3), (64, 128, 256, 512, 512)),
-        (CifarResNet(8, 3), (16, 32, 64)),
+        (WideResNet(10, 2, 3), (32, 64, 128, 128)),
+        (VGG16(3), (64, 128, 256, 512, 512, 512)),
+        (CifarResNet(8, 3), (16, 32, 64, 64)),
+        (BottleneckResNet(11, 3), (64, 128, 256, 1024)),
+        (CNN6(3), (32, 64, 128, 512, 64)),
     ],
 )
-def test_features_are_those_of_the_pass_and_the_network_is_left_as_it_was(network, groups):
-    wanted = [*(f"group{i}" for i in range(1, len(groups) + 1)), "latents"]
-    assert tuple(widths_at(network.train(), wanted).values()) == (*groups, groups[-1])
+def test_features_are_those_of_the_pass_and_the_network_is_left_as_it_was(network, features):
+    count = len(places_of(network).groups)
+    wanted = [*(f"group{i}" for i in range(1, count + 1)), "latents"]
+    assert tuple(widths_at(network.train(), wanted).values()) == features
     assert network.training
     images = torch.rand(2, 3, 32, 32)
     with features_at(network.eval(), wanted) as found:
@@ -131,6 +136,19 @@ def test_the_objective_is_cross_entropy_and_the_losses_of_the_latents_and_of_eac
         expected = expected + 0.3 * held.losses[place](f, labels).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert set(figures) == {"accuracy", "pcl", "pcl_group1", "loss_group1", "pcl_group3", "loss_group3"}
+
+
+def test_a_branch_may_have_the_features_that_it_finds():
+    """Table 1: a global average pool, and the loss on what it gives."""
+    settings = settings_of(semantic="pcl", branches=[1, 3], branch_dim=[0, 8])
+    held = supervision_of(settings, network=new_network(), seed=1)
+    pooled = torch.rand(4, 16)
+    features, logits = held.branches["group1"](pooled)
+    assert features is pooled
+    assert (logits.shape, held.losses["group1"].centres.shape) == ((4, 2), (2, 16))
+    assert held.branches["group3"].embed.out_features == held.losses["group3"].centres.shape[1] == 8
+    with pytest.raises(ValueError, match=r"branch_dim is \[0\] for branches \[1, 3\]: give one of each, or one"):
+        settings_of(semantic="pcl", branches=[1, 3], branch_dim=[0])
 
 
 def test_branches_alone_are_deep_supervision_by_cross_entropy():
