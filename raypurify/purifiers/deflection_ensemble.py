@@ -28,11 +28,11 @@ class DeflectionEnsemble(PixelDeflection):
     3. The mean of these images.
 
     The classifier of the map is the one that is defended, so it has to be named, as in a grid: ``kind`` (cifar-resnet,
-    wide-resnet, vgg16, torchvision, efficientnet-lite), ``classifier``, the file or name of it, and ``weights`` for
-    torchvision's. ``digest`` is that of its weights. Prakash et al. average what the classifier says of each draw; a
-    purifier gives one image, so here the images are averaged: to first order the same, and the mean of many draws has
-    less of the deflections' own noise. ``draws`` are 1000 at most, in the memory of one, and ``classes`` 100. Needs the
-    extra ``evaluation``.
+    wide-resnet, vgg16, bottleneck-resnet, cnn6, torchvision, efficientnet-lite), ``classifier``, the file or name of
+    it, and ``weights`` for torchvision's. ``digest`` is that of its weights. Prakash et al. average what the classifier
+    says of each draw; a purifier gives one image, so here the images are averaged: to first order the same, and the
+    mean of many draws has less of the deflections' own noise. ``draws`` are 1000 at most, in the memory of one, and
+    ``classes`` 100. Needs the extra ``evaluation``.
 
     >>> DeflectionEnsemble()
     Traceback (most recent call last):

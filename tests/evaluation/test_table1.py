@@ -48,19 +48,6 @@ def test_papers_tables_are_whole(table):
     assert recovered(90, 90, 90) is None
 
 
-def test_a_folder_of_the_pull_is_of_one_study(benchmark, tmp_path):
-    bench = benchmark("pull")
-    settings = load_settings(preset="tiny")
-    for _ in range(2):
-        bench.claim(tmp_path, settings, 300)
-    for changed, images in ((settings, 200), (load_settings(preset="tiny", overrides=("robust.epochs=1",)), 300)):
-        with pytest.raises(SystemExit, match="other settings or images: give another --out"):
-            bench.claim(tmp_path, changed, images)
-    (tmp_path / "old" / "seed-0").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="give another --out"):
-        bench.claim(tmp_path / "old", settings, 300)
-
-
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (6, [4, 2]), (8, [4, 4])])
 def test_choices_are_of_as_many_images_as_asked(benchmark, count, sizes):
     bench = benchmark("choices")
@@ -71,20 +58,3 @@ def test_choices_are_of_as_many_images_as_asked(benchmark, count, sizes):
     assert [len(one.pixels) for one in some] == sizes
     with pytest.raises(SystemExit, match="has 8 images: give --images 8 or less"):
         bench.first_of(batches, 9)
-
-
-def test_what_the_pull_adds_is_the_mean_of_differences_of_the_same_seed(benchmark):
-    bench = benchmark("pull_measures")
-    measured = {0: (0.2, 0.5, 0.3), 0.05: (0.3, 0.5, 0.7)}
-    runs = [
-        {"start": "ce", "alpha": alpha, "seed": seed, **dict.fromkeys(bench.MEASURES, value)}
-        for alpha, values in measured.items()
-        for seed, value in enumerate(values)
-    ]
-    # A seed without its α = 0 counts for nothing.
-    runs.append({"start": "ce", "alpha": 0.05, "seed": 3, **dict.fromkeys(bench.MEASURES, 1.0)})
-    head, _, *rows = bench.table({"runs": runs}).splitlines()
-    assert "from PGD-AT, 3 seeds" in head
-    # Differences 10, 0 and 40: their standard deviation is 20.8, and t of two degrees is 4.30.
-    assert "| accuracy of the robust network, clean | 33.3 | +16.7 (-35.0 to +68.4) |" in rows
-    assert "| distance of a clean image to its cluster | 0.33 | +0.17 (-0.35 to +0.68) |" in rows
