@@ -164,6 +164,13 @@ class ClusterSettings(SettingsModel):
     form: Literal["pinv", "shrinkage", "low_rank", "ridge"] = "ridge"
     rank: int = Field(64, ge=1, description="axes that forms low_rank and ridge keep of a cluster's covariance")
     block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; a larger class is spread")
+    latents: Literal["baseline", "robust"] | None = Field(
+        None, description="whose latents distributions are of in the bundle; null: as robust.semantic needs it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, write: Any) -> dict[str, Any]:
+        return without_default(write(self), "latents", None)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ClusterSettings":

@@ -78,3 +78,13 @@ class SupervisionSettings(SettingsModel):
         if not self.latents and not self.branches:
             raise ValueError("latents is false and there are no branches, so that nothing is held: set one of them")
         return self
+
+
+def in_own_latents(chosen: str | None, semantic: str) -> bool:
+    """Whether a bundle looks for an image's cluster in the robust network's own latents: by ``clusters.latents``, or
+    where that leaves it open, by whether ``robust.semantic`` is a pull to the clusters in the baseline's.
+
+    >>> in_own_latents(None, "mahalanobis"), in_own_latents(None, "pcl"), in_own_latents("robust", "mahalanobis")
+    (False, True, True)
+    """
+    return chosen == "robust" if chosen else semantic != "mahalanobis"

@@ -117,8 +117,9 @@ def fit(
         str | None,
         typer.Option(
             help="End after this stage. Of rsfp: prepare, baseline, latents, clusters, samples, dictionaries, "
-            "robust_first, robust, calibrate; of stl: prepare, dae, latents, strata, samples, dictionaries, calibrate; "
-            "of region_sparse: prepare, dictionary, calibrate; of front_end: prepare, dictionary, decoder, calibrate."
+            "robust_first, robust, robust_latents, robust_clusters, calibrate; of stl: prepare, dae, latents, strata, "
+            "samples, dictionaries, calibrate; of region_sparse: prepare, dictionary, calibrate; of front_end: prepare, "
+            "dictionary, decoder, calibrate."
         ),
     ] = None,
     address: Address = None,

@@ -8,7 +8,15 @@ from raypurify.clusters.blocks import Block, EachBlock
 from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.clusters.elbow import choose_k
 from raypurify.clusters.estimates import Estimates, estimate_rows, estimate_scatters
-from raypurify.clusters.scatter import Scatter, gather_scatters, merge_scatters, pooled_within, scatter
+from raypurify.clusters.scatter import (
+    Scatter,
+    gather_known,
+    gather_scatters,
+    labels_of,
+    merge_scatters,
+    pooled_within,
+    scatter,
+)
 from raypurify.config import ClusterSettings
 
 
@@ -53,6 +61,28 @@ def cluster_class(
         scatters = gather_scatters(each_block, frame, centroids)
         estimates, sums = estimate_scatters(scatters, settings.form, settings.rank), _sums(scatters)
     return ClassClusters(rows, labels, ks, curve, estimates, sums)
+
+
+def estimate_class(
+    each_block: EachBlock,
+    whole: Block | None,
+    width: int,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    settings: ClusterSettings,
+) -> tuple[Estimates, ClassSums | None]:
+    """The distributions of clusters that are known, in other latents (n, ``width``) of the same images than they were
+    found in; and the class's sums, as in ``ClassClusters``.
+
+    ``rows`` (n,), ascending, are the numbers of the images, ``labels`` (n,) their clusters; ``each_block`` and
+    ``whole`` as for ``cluster_class``. Raises DataError for latents of other images.
+    """
+    if whole:
+        found = labels_of(whole.numbers, rows, labels)
+        parts = (whole.latents[found == k] for k in range(labels.max() + 1))
+        return estimate_rows(parts, settings.form, settings.rank), None
+    scatters = gather_known(each_block, rows, labels, width)
+    return estimate_scatters(scatters, settings.form, settings.rank), _sums(scatters)
 
 
 def sum_class(latents: np.ndarray, labels: np.ndarray) -> ClassSums:

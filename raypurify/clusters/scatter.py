@@ -1,13 +1,14 @@
 """Moments of rows that come in parts: count, mean, and sums of products about the mean, merged without cancellation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 
-from raypurify.clusters.blocks import Block, EachBlock, Frame
+from raypurify.clusters.blocks import Block, EachBlock, Frame, Pass
 from raypurify.clusters.lloyd import Scorer, Stack, stack
+from raypurify.errors import DataError
 
 # Bytes of d × d matrices that one pass over blocks may return.
 _MATRICES = 1 << 27
@@ -105,12 +106,54 @@ class Scatters(NamedTuple):
         return found
 
 
+class KnownScatters(NamedTuple):
+    """The pass that gathers the sums of some clusters whose images are known, as ``Scatters``.
+
+    ``labels`` (n,) are those of the latents with the numbers ``rows`` (n,), ascending. Raises DataError for others.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    clusters: Sequence[int]
+
+    def __call__(self, block: Block) -> list[Scatter | None]:
+        found = labels_of(block.numbers, self.rows, self.labels)
+        members = (block.latents[found == cluster] for cluster in self.clusters)
+        return [scatter(of_cluster) if len(of_cluster) else None for of_cluster in members]
+
+
+def labels_of(numbers: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The labels (n,) of latents with these numbers (n,), where those with the numbers ``rows``, ascending, have
+    ``labels``. Raises DataError for a number that is none of them.
+
+    >>> labels_of(np.array([7, 2]), rows=np.array([2, 5, 7]), labels=np.array([0, 1, 1]))
+    array([1, 0])
+    """
+    places = np.searchsorted(rows, numbers).clip(max=len(rows) - 1)
+    if len(other := numbers[rows[places] != numbers]):
+        raise DataError(
+            f"row {other.min()} has latents but no cluster: they are of other images than the clusters, fit again"
+        )
+    return labels[places]
+
+
 def gather_scatters(each_block: EachBlock, frame: Frame, centroids: np.ndarray) -> list[Scatter]:
     """The sums of the rows nearest to each of centroids (k, d) in the frame, in as few passes as memory allows."""
-    at_once = max(1, _MATRICES // (8 * centroids.shape[1] ** 2))
-    of, found = stack({0: centroids}), []
-    for start in range(0, len(centroids), at_once):
-        some = range(start, min(start + at_once, len(centroids)))
-        parts = zip(*each_block(Scatters(frame, of, some)))
+    of, (count, width) = stack({0: centroids}), centroids.shape
+    return _gathered(each_block, count, width, lambda some: Scatters(frame, of, some))
+
+
+def gather_known(each_block: EachBlock, rows: np.ndarray, labels: np.ndarray, width: int) -> list[Scatter]:
+    """The sums of the latents (…, ``width``) of each cluster, by the ``labels`` of their ``rows``, as few passes as
+    memory allows."""
+    return _gathered(each_block, labels.max() + 1, width, lambda some: KnownScatters(rows, labels, some))
+
+
+def _gathered(
+    each_block: EachBlock, count: int, width: int, look: Callable[[range], Pass[list[Scatter | None]]]
+) -> list[Scatter]:
+    at_once, found = max(1, _MATRICES // (8 * width**2)), []
+    for start in range(0, count, at_once):
+        parts = zip(*each_block(look(range(start, min(start + at_once, count)))))
         found += [merge_scatters(part for part in of_cluster if part) for of_cluster in parts]
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from raypurify.clusters.class_clusters import ClassSums, cluster_class, sum_class
+from raypurify.clusters.class_clusters import ClassClusters, ClassSums, cluster_class, estimate_class, sum_class
 from raypurify.clusters.covariance import Spectrum
 from raypurify.clusters.estimates import assemble, common_spectrum
 from raypurify.clusters.files import class_path, read_estimates, read_labels, read_sums, write_class, write_clusters
@@ -24,13 +24,22 @@ MAX_BYTES = 4 << 30
 
 
 def cluster(
-    folder: Place, latents: Place, classes: list[str], source_rows: int, settings: ClusterSettings, seed: int
+    folder: Place,
+    latents: Place,
+    classes: list[str],
+    source_rows: int,
+    settings: ClusterSettings,
+    seed: int,
+    known: Place | None = None,
 ) -> dict[str, Any]:
     """Write the files of all clusters (see ``clusters.files``) and ``elbow.png`` into ``folder``.
 
     Clusters are numbered over all classes: class 0's first. A class is a task, its result is a file of its own, and
     finished ones stay when the stage is interrupted. A class of more than ``settings.block_mb`` of latents spreads over
     the cluster block by block. Labels depend on the latents and the seed alone.
+
+    With ``known``, the folder of clusters that were found in other latents of the same images, these are kept, and only
+    their distributions are of ``latents``.
 
     Raises DataError for a latent that is not finite, by its row, and ConfigError where all factors would be too large.
     """
@@ -48,7 +57,10 @@ def cluster(
     done = sum(rows) - sum(rows[c] for c in wanted)
     progress = shared_progress(folder, sum(rows), "images", start=done)
     task = ray.remote(_cluster_class).options(max_retries=RETRIES)
-    running = {task.remote(files[c], of_class[c], settings, seed, classes[c], progress): c for c in wanted}
+    running = {
+        task.remote(files[c], of_class[c], settings, seed, classes[c], progress, known and class_path(known, c)): c
+        for c in wanted
+    }
     while running:
         (ready,), _ = ray.wait(list(running))
         ray.get(ready)
@@ -60,10 +72,22 @@ def cluster(
 
 
 def _cluster_class(
-    file: Place, pieces: list[Piece], settings: ClusterSettings, seed: int, name: str, progress: Any
+    file: Place,
+    pieces: list[Piece],
+    settings: ClusterSettings,
+    seed: int,
+    name: str,
+    progress: Any,
+    known: Place | None,
 ) -> None:
     latents = open_class(pieces, settings.block_mb << 20)
     each_block = latents.each_block if latents.whole else telling_passes(latents.each_block, f"class {name}", progress)
+    if known:
+        found = read_labels(known)
+        ks, curve = range(min(found.curve), max(found.curve) + 1), [*found.curve.values()]
+        again = estimate_class(each_block, latents.whole, pieces[0].width, found.rows, found.labels, settings)
+        write_class(file, ClassClusters(found.rows, found.labels, ks, curve, *again))
+        return
     count = sum(piece.rows for piece in pieces)
     write_class(file, cluster_class(each_block, latents.whole, count, settings, seed))
 

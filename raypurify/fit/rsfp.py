@@ -13,6 +13,7 @@ from raypurify.fit import shared
 from raypurify.fit.graph import Fit, Graph, Stage, always, part
 from raypurify.runtime.stages import StageOutput
 from raypurify.storage import Place, resolve
+from raypurify.supervision import in_own_latents
 
 
 def _architecture(fit: Fit) -> dict[str, Any]:
@@ -34,6 +35,17 @@ def _clusters(fit: Fit, folder: Place, latents: StageOutput) -> dict[str, Any]:
 
     settings = fit.settings
     return cluster(folder, latents.folder, fit.classes, fit.source.rows, settings.clusters, settings.seed)
+
+
+def _own_latents(settings: Settings) -> bool:
+    return in_own_latents(settings.clusters.latents, settings.robust.semantic)
+
+
+def _robust_clusters(fit: Fit, folder: Place, latents: StageOutput, clusters: StageOutput) -> dict[str, Any]:
+    from raypurify.fit.clustering import cluster
+
+    settings, rows = fit.settings, fit.source.rows
+    return cluster(folder, latents.folder, fit.classes, rows, settings.clusters, settings.seed, clusters.folder)
 
 
 def _robust(name: str, before: str) -> Stage:
@@ -113,14 +125,27 @@ GRAPH: Graph = (
     ),
     shared.latents("baseline"),
     # How large a block is decides where the work is done, not what comes of it.
-    Stage("clusters", ("latents",), lambda settings: {"clusters": part(settings.clusters, "block_mb")}, _clusters),
+    Stage(
+        "clusters",
+        ("latents",),
+        lambda settings: {"clusters": part(settings.clusters, "block_mb", "latents")},
+        _clusters,
+    ),
     shared.samples("clusters"),
     shared.dictionaries("clusters"),
     _robust("robust_first", "baseline"),
     _robust("robust", "robust_first|baseline"),
+    shared.latents("robust", "robust_latents", _own_latents),
+    Stage(
+        "robust_clusters",
+        ("robust_latents", "clusters"),
+        lambda settings: {"clusters": part(settings.clusters, "block_mb", "latents")},
+        _robust_clusters,
+        _own_latents,
+    ),
     Stage(
         "calibrate",
-        ("prepare", "baseline", "clusters", "dictionaries", "robust"),
+        ("prepare", "baseline", "robust_clusters|clusters", "dictionaries", "robust"),
         shared.calibrate_depends,
         _calibrate,
     ),

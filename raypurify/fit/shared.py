@@ -3,10 +3,11 @@
 Their bodies import late: names and fingerprints of stages are wanted where neither torch nor Ray is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from raypurify.config import Settings
-from raypurify.fit.graph import Fit, Stage, part
+from raypurify.fit.graph import Fit, Stage, always, part
 from raypurify.runtime.stages import StageOutput
 from raypurify.storage import Place
 
@@ -26,9 +27,9 @@ def _prepare(fit: Fit, folder: Place) -> dict[str, Any]:
 PREPARE = Stage("prepare", (), lambda settings: {"data": part(settings.data)}, _prepare)
 
 
-def latents(network: str) -> Stage:
-    """The stage latents, of the network that the stage ``network`` trains."""
-    return Stage("latents", ("prepare", network), lambda settings: {}, _latents)
+def latents(network: str, name: str = "latents", asked: Callable[[Settings], Any] = always) -> Stage:
+    """The stage latents, or one of another name, of the network that the stage ``network`` trains."""
+    return Stage(name, ("prepare", network), lambda settings: {}, _latents, asked)
 
 
 def _latents(fit: Fit, folder: Place, prepared: StageOutput, trained: StageOutput) -> dict[str, Any]:

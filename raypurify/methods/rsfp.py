@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from raypurify.bundle.manifest import BundleFacts
 from raypurify.bundle.names import DICTIONARIES, DISTRIBUTIONS, NETWORK
 from raypurify.methods.contract import Method
+from raypurify.supervision import in_own_latents
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,12 @@ def _check(facts: BundleFacts) -> None:
 
 def _lines(facts: BundleFacts) -> dict[str, str]:
     settings = facts.manifest.settings
+    own = in_own_latents(settings.clusters.latents, settings.robust.semantic)
+    measured = f"Mahalanobis distance by {settings.clusters.form}" + ", in the robust network's own latents" * own
     net, parameters = settings.network, facts.parameters(NETWORK)
     return {
         "network": f"WRN-{net.depth}-{net.width}, {parameters:,} parameters, input {settings.data.image_size}²",
-        "clusters": f"{len(facts.manifest.cluster_class)}, Mahalanobis distance by {settings.clusters.form}",
+        "clusters": f"{len(facts.manifest.cluster_class)}, {measured}",
     }
 
 

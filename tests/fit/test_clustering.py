@@ -20,7 +20,7 @@ from raypurify.files import read_json
 from raypurify.fit.clustering import cluster
 from raypurify.fit.latents import PARTS
 from raypurify.runtime.progress import FILE, describe
-from raypurify.storage import resolve
+from raypurify.storage import Place, resolve
 
 
 def write_latents(folder: Path, of_class: list[list[np.ndarray]], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,11 +46,10 @@ def planted(k: int, n: int, dim: int, seed: int) -> np.ndarray:
     return centres[rng.integers(k, size=n)] + rng.normal(size=(n, dim)) / np.sqrt(dim)
 
 
-def run(folder: Path, latents: Path, classes: int, rows: int, **settings):
+def run(folder: Path, latents: Path, classes: int, rows: int, known: Place | None = None, **settings):
     folder.mkdir(exist_ok=True)
-    report = cluster(
-        resolve(folder), resolve(latents), [f"class {c}" for c in range(classes)], rows, ClusterSettings(**settings), 0
-    )
+    names = [f"class {c}" for c in range(classes)]
+    report = cluster(resolve(folder), resolve(latents), names, rows, ClusterSettings(**settings), 0, known)
     return report, np.load(folder / "cluster_of_row.npy"), load_file(folder / "distributions.safetensors")
 
 
@@ -86,6 +85,44 @@ def test_a_class_in_blocks_gets_the_clusters_of_one_in_memory(in_memory, large, 
         np.testing.assert_allclose(state["rest"], expected.rest, rtol=1e-4)
         gram = np.einsum("kri,krj->kij", state["factors"], state["factors"])
         np.testing.assert_allclose(gram, expected.factors.mT @ expected.factors, rtol=1e-3, atol=1e-3 * gram.max())
+
+
+@pytest.mark.parametrize("block_mb", [256, 1], ids=["in memory", "in blocks"])
+def test_clusters_that_are_known_have_their_distributions_in_other_latents(in_memory, large, tmp_path, block_mb):
+    """Those of another network, of the same images: labels stay, and neither k-means nor the elbow is asked."""
+    latents, rows, written = large
+    _, of_row, before = run(tmp_path / "before", latents, 3, rows)
+    rng = np.random.default_rng(7)
+    turned = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    other = tmp_path / "other"
+    latents_of_row = np.empty((rows, 24), np.float32)
+    for c, (row, part) in enumerate(written):
+        latents_of_row[row] = moved = (3 * part @ turned + 1).astype(np.float32)
+        (other / PARTS / f"label={c}").mkdir(parents=True)
+        for i, some in enumerate(np.array_split(rng.permutation(len(row)), 3)):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(moved[some].reshape(-1)), 24)
+            table = pa.table({"row": row[some], "latent": column})
+            pq.write_table(table, other / PARTS / f"label={c}" / f"{i}.parquet", row_group_size=8000)
+    known = resolve(tmp_path / "before")
+    report, again, state = run(tmp_path / "after", other, 3, rows, known=known, block_mb=block_mb)
+    np.testing.assert_array_equal(again, of_row)
+    assert report["cluster_class"] == [0] * 5 + [1] * 3 + [2] * 2
+    curves = [read_json(resolve(tmp_path / name / "clusters.json"))["wcss"] for name in ("before", "after")]
+    assert curves[0] == curves[1]
+    expected = ClusterDistributions.fit(latents_of_row, of_row)
+    np.testing.assert_allclose(state["means"], expected.means, rtol=1e-4, atol=1e-5)
+    gram = np.einsum("kri,krj->kij", state["factors"], state["factors"])
+    np.testing.assert_allclose(gram, expected.factors.mT @ expected.factors, rtol=1e-3, atol=1e-3 * gram.max())
+    assert np.abs(state["means"] - before["means"]).max() > 1
+
+
+def test_clusters_of_other_images_are_refused(in_memory, large, tmp_path):
+    latents, rows, _ = large
+    run(tmp_path / "before", latents, 3, rows)
+    write_latents(tmp_path / "other", [[planted(2, 50, 24, seed=c)] for c in range(3)])
+    for block_mb in (256, 1):
+        with pytest.raises(DataError, match=r"row \d+ has latents but no cluster: they are of other images"):
+            run(tmp_path / f"{block_mb}", tmp_path / "other", 3, rows, known=resolve(tmp_path / "before"))
 
 
 def test_labels_are_those_of_fit_kmeans(local_ray, large, tmp_path):

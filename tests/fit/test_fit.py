@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 import raypurify
-from raypurify.bundle import load_bundle
+from raypurify.bundle import load_bundle, read_facts
 from raypurify.cli.texts import status_facts
+from raypurify.clusters import ClusterDistributions
+from raypurify.clusters.files import load_clusters
 from raypurify.config import DataSettings, Settings
 from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
@@ -22,12 +24,15 @@ from raypurify.fit.prepare import choose_split
 from raypurify.fit.rsfp import start_digest
 from raypurify.fit.run import fit
 from raypurify.fit.train import NETWORK
+from raypurify.methods import METHODS
 from raypurify.nets.store import load_network
 from raypurify.runtime.stages import MARKER, open_run, run_stage
 from raypurify.storage import resolve
 from raypurify.training.data import TRAIN, VALIDATION, read_part, read_pixels
 
-STAGES = stage_names("rsfp")
+# Of a network that is not pulled to the clusters.
+UNPULLED = ("robust_latents", "robust_clusters")
+STAGES = tuple(name for name in stage_names("rsfp") if name not in UNPULLED)
 
 
 def marker(run_dir: Path, stage: str) -> dict:
@@ -145,6 +150,29 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows_only(
         load_bundle(copy / "bundle").manifest.calibration.distance_threshold
         < load_bundle(small_run / "bundle").manifest.calibration.distance_threshold
     )
+
+
+def test_a_network_that_is_not_pulled_is_asked_in_its_own_latents(
+    small_run, small_set, small_settings, tmp_path, capsys
+):
+    """The images of a cluster stay, and with them dictionaries and all that came before."""
+    copy = tmp_path / "run"
+    shutil.copytree(small_run, copy)
+    robust = small_settings.robust.model_copy(update={"semantic": "pcl", "alpha": 0.01})
+    fit([str(small_set)], small_settings.model_copy(update={"robust": robust}), copy)
+    told = capsys.readouterr().out
+    assert all(f"{stage}: complete, skipped" in told for stage in ("clusters", "dictionaries", "robust_first"))
+    assert [marker(copy, stage)["state"] for stage in UNPULLED] == ["complete"] * 2
+    purifier, table = raypurify.load(copy / "bundle"), read_part(copy / "prepare", TRAIN)
+    rows, images = table["row"].to_numpy(), torch.from_numpy(read_pixels(table, 16).copy()).float() / 255
+    with torch.no_grad():
+        latents = load_network(copy / "robust" / NETWORK).latents(images).numpy()
+    labels = np.load(copy / "clusters" / "cluster_of_row.npy")[rows]
+    expected = ClusterDistributions.fit(latents, labels)
+    torch.testing.assert_close(purifier.distributions.means, expected.means, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(expected.means, load_clusters(copy / "clusters")[0].means, rtol=1e-2, atol=1e-2)
+    assert purifier.bundle.manifest.cluster_class == marker(copy, "clusters")["report"]["cluster_class"]
+    assert "own latents" in METHODS["rsfp"].lines(read_facts(copy / "bundle"))["clusters"]
 
 
 def test_clusters_are_the_same_again(small_run, small_settings, tmp_path):

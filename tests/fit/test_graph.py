@@ -46,6 +46,7 @@ BEFORE = {
         "calibrate": "6e11e93d7548",
     },
 }
+OPTIONAL = ("samples", "robust_first", "robust_latents", "robust_clusters")
 # Of these settings the first gives dictionaries a size of their own, the others change no output.
 PAPER = (
     "dictionaries.image_size=64",
@@ -60,6 +61,25 @@ def test_fits_of_before_there_were_graphs_go_on(preset):
     settings = load_settings(preset, overrides=PAPER if preset == "paper" else ())
     marks = fingerprints(GRAPHS["rsfp"], settings, "digest")
     assert {name: mark[:12] for name, mark in marks.items()} == BEFORE[preset]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [
+        ((), False),
+        (("robust.semantic=pcl",), True),
+        (("robust.semantic=pcl", "clusters.latents=baseline"), False),
+        (("clusters.latents=robust",), True),
+    ],
+)
+def test_distributions_are_of_the_latents_that_images_are_looked_for_in(overrides, own):
+    """Those of a network that is not pulled to the clusters are its own."""
+    marks, usual = (fingerprints(GRAPHS["rsfp"], load_settings("tiny", overrides=some), "") for some in (overrides, ()))
+    assert ("robust_latents" in marks, "robust_clusters" in marks) == (own, own)
+    calibrate = GRAPHS["rsfp"][-1]
+    assert ("robust_clusters" if own else "clusters") in calibrate.inputs(marks)
+    # Whose they are in the end says nothing of the clusters themselves.
+    assert {marks[name] == usual[name] for name in ("latents", "clusters", "dictionaries")} == {True}
 
 
 @pytest.mark.parametrize("method", GRAPHS)
@@ -89,7 +109,7 @@ def test_a_run_directory_says_its_method_and_older_ones_are_of_rsfp(tmp_path):
     assert begun_stages(resolve(tmp_path)) == ("rsfp", ())
     (tmp_path / "prepare").mkdir()
     (tmp_path / "prepare" / MARKER).write_text("{}")
-    others = [name for name in stage_names("rsfp") if name not in ("samples", "robust_first")]
+    others = [name for name in stage_names("rsfp") if name not in OPTIONAL]
     assert begun_stages(resolve(tmp_path)) == ("rsfp", tuple(others))
     claim(resolve(tmp_path), "rsfp")
     with pytest.raises(ConfigError, match="holds a fit of rsfp, not of stl: choose another run directory"):
