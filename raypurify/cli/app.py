@@ -118,8 +118,8 @@ def fit(
         typer.Option(
             help="End after this stage. Of rsfp: prepare, baseline, latents, clusters, samples, dictionaries, "
             "robust_first, robust, robust_latents, robust_clusters, calibrate; of stl: prepare, dae, latents, strata, "
-            "samples, dictionaries, calibrate; of region_sparse: prepare, dictionary, calibrate; of front_end: prepare, "
-            "dictionary, decoder, calibrate."
+            "samples, dictionaries, calibrate; of region_sparse: prepare, dictionary, calibrate; of front_end: "
+            "prepare, dictionary, decoder, calibrate."
         ),
     ] = None,
     address: Address = None,

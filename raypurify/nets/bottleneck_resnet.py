@@ -16,14 +16,14 @@ FEATURES = 1024
 class BottleneckResNet(Encoder):
     """ResNet-``depth`` of three groups of n bottleneck blocks, then FC(1024) and the linear head: depth 9n + 2.
 
-    | layer of PCL's Table 1 | | of images of 32² |
-    |---|---|---|
-    | 1 | Conv(16, 3×3), batch norm, ReLU | 16 × 32² |
-    | 2 | n blocks of Conv(16, 1×1), Conv(16, 3×3), Conv(64, 1×1) | 64 × 32² |
-    | 3 | n blocks of 32, 32, 128 | 128 × 16² |
-    | 4 | n blocks of 64, 64, 256, global average pool | 256 |
-    | 5 | FC(1024), whose output are the latents | 1024 |
-    | 6 | the head, FC(classes) | classes |
+    The layers of PCL's Table 1, and what each gives of images of 32²::
+
+        1   Conv(16, 3×3), batch norm, ReLU                                16 × 32²
+        2   n blocks of Conv(16, 1×1), Conv(16, 3×3), Conv(64, 1×1)        64 × 32²
+        3   n blocks of 32, 32 and 128 channels                            128 × 16²
+        4   n blocks of 64, 64 and 256, global average pool                256
+        5   FC(1024), whose output are the latents                         1024
+        6   the head, FC(classes)                                          classes
 
     Depth 110 is the table's, 12 blocks a group: 1,418,586 parameters for 10 classes. The network that its authors'
     code calls ResNet-110 has 18, which are 164 layers: 1,975,002 parameters. Batch norm is behind each convolution; a

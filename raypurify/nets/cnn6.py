@@ -17,14 +17,14 @@ WIDE, NARROW = 512, 64
 class CNN6(Encoder):
     """CNN-6, the network of PCL for MNIST and Fashion-MNIST, after the one of center loss (Wen et al., ECCV 2016).
 
-    | layer of PCL's Table 1 | | of images of 28² |
-    |---|---|---|
-    | 1 | Conv(32, 5×5) and PReLU, twice, max-pool of 2×2 | 32 × 14² |
-    | 2 | the same with 64 channels | 64 × 7² |
-    | 3 | the same with 128 | 128 × 3² |
-    | 4 | FC(512) of the flattened map | 512 |
-    | 5 | FC(64), whose output are the latents | 64 |
-    | 6 | the head, FC(classes) | classes |
+    The layers of PCL's Table 1, and what each gives of images of 28²::
+
+        1   Conv(32, 5×5) and PReLU, twice, max-pool of 2×2        32 × 14²
+        2   the same with 64 channels                              64 × 7²
+        3   the same with 128                                      128 × 3²
+        4   FC(512) of the flattened map                           512
+        5   FC(64), whose output are the latents                   64
+        6   the head, FC(classes)                                  classes
 
     The table has the pool within "× 2", which would leave nothing of 28²; here it follows each pair, as in Wen et al.
     Nothing is between the linear layers. Images have three channels, of grey ones equal: 1,420,272 parameters for 10
