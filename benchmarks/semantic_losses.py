@@ -14,8 +14,8 @@ of every training.
 Layers are those of the paper's Table 1, whose networks are ``resnet-110`` and ``cnn-6``. In the smaller ResNets 3 is
 group 2 and 4 are the latents; 5, a linear layer on them, is a branch at group 3. Losses have the weight 0.1 at the
 learning rate 0.1, where PCL has 1 at 0.01 in its authors' code: what decides whether squares of features diverge is the
-product. Nothing is tuned for any of them; a short training, in which all classes may be drawn into one point, wants
-``--set alpha=0.01``.
+product. The networks of the paper have less of either (``semantic_networks.GENTLE``). Nothing is tuned for any of them;
+a short training, in which all classes may be drawn into one point, wants ``--set alpha=0.01``.
 
 Everything is a file below OUT: run again after an interruption, or with more names, seeds or attacks, it goes on; other
 epochs, networks, images or settings need another OUT. On one GPU, the paper's network:

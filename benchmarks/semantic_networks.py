@@ -13,8 +13,9 @@ from raypurify.nets.cnn6 import CNN6
 
 
 class Studied(NamedTuple):
-    """A network: what makes it, what its checkpoints are of, and its places by the paper's numbers of layers, each a
-    group of layers with the features of a branch behind it (0: without a map), or None, the latents."""
+    """A network: what makes it, what its checkpoints are of, its places by the paper's numbers of layers, each a group
+    of layers with the features of a branch behind it (0: without a map), or None, the latents; and ``settings`` of its
+    own, of every training."""
 
     make: Callable[[], nn.Module]
     about: dict[str, Any]
@@ -27,17 +28,21 @@ BASIC = {2: (1, 512), 3: (2, 512), 4: None, 5: (3, 512)}
 RESNET_110 = {2: (1, 512), 3: (2, 512), 4: (3, 0), 5: None}
 CNN_6 = {1: (1, 0), 2: (2, 0), 3: (3, 0), 4: (4, 0), 5: None}
 
+# In first steps on a few images these diverge at the rate and weight that serve the others: in so deep a network, or
+# one without batch norm, the features that a linear layer maps are long. Weight decay shortens them in a long training,
+# which may want more.
+GENTLE = MappingProxyType({"lr": 0.02, "alpha": 0.01})
+
 NETWORKS = {
     **{
         f"resnet-{depth}": Studied(partial(CifarResNet, depth), {"cifar_resnet": depth}, BASIC)
         for depth in (8, 20, 32, 44, 56)
     },
     **{
-        f"resnet-{depth}": Studied(partial(BottleneckResNet, depth), {"bottleneck_resnet": depth}, RESNET_110)
+        f"resnet-{depth}": Studied(partial(BottleneckResNet, depth), {"bottleneck_resnet": depth}, RESNET_110, GENTLE)
         for depth in (110, 164)
     },
-    # Without batch norm and with linear layers one behind another, at the others' rate and weight it diverges.
-    "cnn-6": Studied(CNN6, {"cnn6": {}}, CNN_6, MappingProxyType({"lr": 0.005, "alpha": 0.01})),
+    "cnn-6": Studied(CNN6, {"cnn6": {}}, CNN_6, MappingProxyType(GENTLE | {"lr": 0.005})),
 }
 """By the names that ``--network`` takes: CIFAR ResNets of basic blocks, PCL's ResNet-110 of bottlenecks (164: as its
 authors' code has it), and its CNN-6."""

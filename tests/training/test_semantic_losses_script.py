@@ -52,7 +52,7 @@ def test_the_script_trains_attacks_goes_on_and_tells(
 
 @pytest.mark.parametrize(
     ("network", "branch_dims", "lr"),
-    [("resnet-20", {2: 512, 3: 512}, 0.1), ("resnet-110", {2: 512, 3: 0}, 0.1), ("cnn-6", {3: 0, 4: 0}, 0.005)],
+    [("resnet-20", {2: 512, 3: 512}, 0.1), ("resnet-110", {2: 512, 3: 0}, 0.02), ("cnn-6", {3: 0, 4: 0}, 0.005)],
 )
 def test_every_training_has_settings(benchmark, network, branch_dims, lr):
     script = benchmark("semantic_losses")
