@@ -55,7 +55,7 @@ from raypurify.training.single import train_network_here
 from raypurify.training.start import drawn_network
 from raypurify.training.supervision import SUPERVISION
 
-RESULTS = Path(__file__).parent / "results" / "semantic_losses.json"
+RESULTS = Path(__file__).parent / "results" / "semantic_losses-{}.json"
 EPS = 0.03
 WARM_UP = 0.4
 # Layers as the paper counts them.
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="default: below results/, by the network's name")
     parser.add_argument("--only", nargs="+", default=list(TRAININGS), choices=list(TRAININGS), metavar="NAME")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
@@ -118,8 +118,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A=V", help="one setting of every training")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    results = arguments.results or RESULTS.with_name(RESULTS.name.format(arguments.network))
     if arguments.table:
-        print(table(read_json(arguments.results)))
+        print(table(read_json(results)))
         return
     if not arguments.data or not arguments.out:
         parser.error("give --data and --out")
@@ -132,7 +133,7 @@ def main() -> None:
             command = shlex.join(["python", "benchmarks/semantic_losses.py", *without_paths(sys.argv[1:])])
             facts = {"command": command, "network": arguments.network, "epochs": arguments.epochs}
             facts |= {"images": len(images), "test_images": arguments.test_images}
-            write_json(arguments.results, facts | {"trainings": found})
+            write_json(results, facts | {"trainings": found})
 
 
 def one(
@@ -145,7 +146,9 @@ def one(
     network, about, say = drawn_network(studied.make, seed), studied.about, _say(name, seed)
     lines = train_network_here(folder, network, images, held_out, settings, seed, architecture=about, say=say)
     network.eval().requires_grad_(False)
-    done = read_json(folder / "figures.json") if (folder / "figures.json").exists() else {"accuracy": {}}
+    # Of other images there are other figures.
+    figures = folder / f"figures-{arguments.test_images}.json"
+    done = read_json(figures) if figures.exists() else {"accuracy": {}}
     wanted: dict[str, Callable | None] = {}
     for attack in arguments.attacks:
         made = ATTACKS[attack] and KNOWN[ATTACKS[attack][0]](**ATTACKS[attack][1])
@@ -158,7 +161,7 @@ def one(
             accuracy = measure(network, tested, attack=made)["accuracy"]
             done["accuracy"][attack] = round(accuracy, 4)
             print(f"{name}, seed {seed}, {attack}: {accuracy:.3f} ({clock() - begun:.0f} s)", flush=True)
-            write_json(folder / "figures.json", done)
+            write_json(figures, done)
     kept = {key: value for key, value in lines[-1].items() if not key.endswith(("seconds", "second"))}
     seconds = round(sum(line["seconds"] for line in lines), 1)
     device = device_name(next(network.parameters()).device)

@@ -28,9 +28,8 @@ BASIC = {2: (1, 512), 3: (2, 512), 4: None, 5: (3, 512)}
 RESNET_110 = {2: (1, 512), 3: (2, 512), 4: (3, 0), 5: None}
 CNN_6 = {1: (1, 0), 2: (2, 0), 3: (3, 0), 4: (4, 0), 5: None}
 
-# In first steps on a few images these diverge at the rate and weight that serve the others: in so deep a network, or
-# one without batch norm, the features that a linear layer maps are long. Weight decay shortens them in a long training,
-# which may want more.
+# Lower than for the others: in so deep a network, or one without batch norm, the features that a linear layer maps are
+# long at first, and so are the gradients of losses of their squares. Not tuned.
 GENTLE = MappingProxyType({"lr": 0.02, "alpha": 0.01})
 
 NETWORKS = {

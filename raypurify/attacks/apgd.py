@@ -19,8 +19,8 @@ from raypurify.attacks.budget import (
     unit_length,
 )
 from raypurify.attacks.losses import loss_of, values
-from raypurify.attacks.passes import check_passes
 from raypurify.attacks.restarts import best_of
+from raypurify.attacks.rounds import check_rounds
 from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
@@ -57,7 +57,7 @@ class APGD:
         check_norm(self.norm)
         check_size("eps", self.eps)
         loss_of(self.loss)
-        check_passes("APGD", steps=self.steps, restarts=self.restarts)
+        check_rounds("APGD", steps=self.steps, restarts=self.restarts)
         if not 0 <= self.rho <= 1:
             raise ConfigError(f"rho={self.rho}: the share of steps that raise the loss is in [0, 1]")
 

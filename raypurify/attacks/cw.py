@@ -12,7 +12,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, logits_at, wid
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, clip_to_ball, eight_bit, per_image
 from raypurify.attacks.losses import margin
-from raypurify.attacks.passes import check_passes
+from raypurify.attacks.rounds import check_rounds
 from raypurify.attacks.success import confirmed, lengthened, slack
 from raypurify.errors import ConfigError
 
@@ -69,7 +69,7 @@ class CW:
                 check_size(name, getattr(self, name))
         if self.fill and self.eps == math.inf:
             raise ConfigError("CW with fill lengthens perturbations to eps: give it a finite one")
-        check_passes("CW", searches=self.searches, steps=self.steps)
+        check_rounds("CW", searches=self.searches, steps=self.steps)
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ from raypurify.attacks.budget import (
     step_direction,
 )
 from raypurify.attacks.losses import margin
-from raypurify.attacks.passes import check_passes
+from raypurify.attacks.rounds import check_rounds
 from raypurify.attacks.success import confirmed, lengthened
 from raypurify.errors import ConfigError
 
@@ -68,7 +68,7 @@ class DeepFool:
         if self.classes < 2:
             raise ConfigError(f"classes={self.classes}: a border is between two classes")
         # A step has a gradient for each class.
-        check_passes("DeepFool", steps=self.steps, classes=self.classes)
+        check_rounds("DeepFool", steps=self.steps, classes=self.classes)
 
     def __call__(
         self,

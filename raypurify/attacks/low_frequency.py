@@ -24,8 +24,8 @@ from raypurify.attacks.budget import (
     unit_length,
 )
 from raypurify.attacks.losses import loss_of
-from raypurify.attacks.passes import check_passes
 from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.rounds import check_rounds
 from raypurify.errors import ConfigError
 
 
@@ -62,7 +62,7 @@ class LowFrequency:
             check_size("step_size", self.step_size)
         if not 0 < self.band <= 1:
             raise ConfigError(f"band={self.band}: the share of frequencies that a perturbation may have is in (0, 1]")
-        check_passes("LowFrequency", steps=self.steps, restarts=self.restarts)
+        check_rounds("LowFrequency", steps=self.steps, restarts=self.restarts)
         check_restarts(self.restarts, self.random_start)
         loss_of(self.loss)
 

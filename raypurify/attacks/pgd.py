@@ -10,8 +10,8 @@ from raypurify.attacks.ascent import ascend, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, random_in_ball
 from raypurify.attacks.losses import loss_of
-from raypurify.attacks.passes import check_passes
 from raypurify.attacks.restarts import best_of, check_restarts
+from raypurify.attacks.rounds import check_rounds
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PGD:
         if self.step_size is not None:
             check_size("step_size", self.step_size)
         check_size("momentum", self.momentum)
-        check_passes(type(self).__name__, steps=self.steps, restarts=self.restarts)
+        check_rounds(type(self).__name__, steps=self.steps, restarts=self.restarts)
         check_restarts(self.restarts, self.random_start)
         loss_of(self.loss)
 

@@ -15,8 +15,8 @@ from raypurify.attacks.ascent import check_batch, logits_at, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, per_image, project, unit_length
 from raypurify.attacks.losses import margin, values
-from raypurify.attacks.passes import check_passes
 from raypurify.attacks.restarts import best_of
+from raypurify.attacks.rounds import check_rounds
 from raypurify.attacks.success import fooled
 from raypurify.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Square:
     def __post_init__(self) -> None:
         check_norm(self.norm)
         check_size("eps", self.eps)
-        check_passes("Square", queries=self.queries, restarts=self.restarts)
+        check_rounds("Square", queries=self.queries, restarts=self.restarts)
         if not 0 < self.area <= 1:
             raise ConfigError(f"area={self.area}: the share of an image that a square covers is in (0, 1]")
 

@@ -14,7 +14,7 @@ from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_size, per_image
 from raypurify.attacks.losses import margin, values
-from raypurify.attacks.passes import check_passes
+from raypurify.attacks.rounds import check_rounds
 from raypurify.attacks.success import confirmed
 from raypurify.errors import ConfigError
 
@@ -53,7 +53,7 @@ class StAdv:
         check_size("smoothness", self.smoothness)
         if self.step_size is not None:
             check_size("step_size", self.step_size)
-        check_passes("StAdv", steps=self.steps)
+        check_rounds("StAdv", steps=self.steps)
 
     def __call__(
         self,

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from raypurify.attacks.ascent import check_batch, input_gradient, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, project, step_direction, unit_length
-from raypurify.attacks.passes import check_passes
-from raypurify.errors import ConfigError, DataError
+from raypurify.attacks.rounds import check_rounds
+from raypurify.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ class UAP:
         check_size("bound", self.bound)
         if self.step_size is not None:
             check_size("step_size", self.step_size)
-        check_passes("UAP", steps=self.steps)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size}: a step needs at least one image")
+        check_rounds("UAP", steps=self.steps)
+        check_rounds("UAP", batch_size=self.batch_size)
 
     def __call__(
         self,

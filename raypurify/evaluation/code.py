@@ -18,7 +18,8 @@ APART = {
     "it is in every digest": ("version",),
 }
 """Rooms that decide nothing of what comes of an image, by the reason why. All others count, new ones too: those that
-compute, and those of settings, which have limits and defaults."""
+compute, and those of settings, which have limits and defaults. Modules of ``evaluation`` count one by one, as ``plan``
+and ``digests`` name them, and what only puts weights into a network does not: they have digests, too."""
 
 _ROOT = Path(raypurify.__file__).parent
 

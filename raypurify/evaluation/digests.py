@@ -68,14 +68,15 @@ def purifier_code(spec: PurifierSpec) -> str:
 
 
 def attack_code(spec: AttackSpec) -> str:
-    """The digest of the code of an attack, with the version of a package that does its work, and of the threat model
-    where it knows the purifier; of one's own with the files that its settings name."""
-    knowing = () if spec.knows == "classifier" else ("raypurify.evaluation.threat_model",)
+    """The digest of the code of an attack, with the version of a package that does its work, and of the threat model,
+    with all that it uses where the purifier is known; of one's own with the files that its settings name."""
+    model = ("raypurify.evaluation.threat_model",)
+    knowing, alone = ((), model) if spec.knows == "classifier" else (model, ())
     if is_own(spec.attack):
-        return fingerprint(code_digest(module_of(spec.attack), *knowing), _files(spec.settings.values()))
+        return fingerprint(code_digest(module_of(spec.attack), *knowing, alone=alone), _files(spec.settings.values()))
     if spec.attack not in ATTACKS:
         return ""
-    code = code_digest(ATTACKS[spec.attack].__module__, *knowing)
+    code = code_digest(ATTACKS[spec.attack].__module__, *knowing, alone=alone)
     package = PACKAGES.get(spec.attack)
     return fingerprint(code, version(package)) if package and find_spec(package) else code
 

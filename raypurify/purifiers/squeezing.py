@@ -46,7 +46,7 @@ class Median(Transform):
 
     An even window has its centre up and left of the pixel, and gives the upper of its two middle values: what Xu et al.
     get from ``scipy.ndimage.median_filter``. They try 2 and 3 on colour images and keep 2. Windows are taken
-    a ``PIECE`` at a time, so that memory does not grow with ``size``.
+    a ``PIECE`` at a time, so that memory does not grow with ``size``, but where gradients are followed.
 
     >>> import torch
     >>> dot = torch.nn.functional.pad(torch.ones(1, 3, 1, 1), (2, 2, 2, 2))

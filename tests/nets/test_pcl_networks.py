@@ -76,7 +76,7 @@ def test_a_grid_takes_the_file_of_a_training(kind, tmp_path):
 
 @every_kind
 def test_training_with_the_branches_of_the_table_lowers_the_loss(kind):
-    """By cross-entropy and PCL at layers 3, 4 and 5, on four images."""
+    """By cross-entropy and PCL at layers 3, 4 and 5, on six images."""
     network = drawn(kind)
     settings = RobustTrainingSettings(
         semantic="pcl",
