@@ -61,6 +61,12 @@ class Block:
     keep: bool = False
     memo: dict = field(default_factory=dict)
 
+    def parts(self) -> Iterator[slice]:
+        """The places of some rows after the others, so many as a pass works on at a time."""
+        rows = max(_ROWS, _CHUNK // self.latents.shape[1])
+        for start in range(0, len(self.latents), rows):
+            yield slice(start, min(start + rows, len(self.latents)))
+
     def chunks(self, frame: Frame) -> Iterator[Chunk]:
         if not self.keep:
             return self._placed(frame)
@@ -70,9 +76,7 @@ class Block:
         return iter(kept[1])
 
     def _placed(self, frame: Frame) -> Iterator[Chunk]:
-        rows = max(_ROWS, _CHUNK // self.latents.shape[1])
-        for start in range(0, len(self.latents), rows):
-            part = slice(start, min(start + rows, len(self.latents)))
+        for part in self.parts():
             points = self.latents[part].astype(np.float64)
             points -= frame.origin
             points /= frame.step

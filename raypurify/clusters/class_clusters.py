@@ -10,7 +10,6 @@ from raypurify.clusters.elbow import choose_k
 from raypurify.clusters.estimates import Estimates, estimate_rows, estimate_scatters
 from raypurify.clusters.scatter import (
     Scatter,
-    gather_known,
     gather_scatters,
     labels_of,
     merge_scatters,
@@ -53,14 +52,9 @@ def cluster_class(
     ks = range(least, most + 1)
     frame, candidates = fit_candidates(each_block, ks, n_init=settings.n_init, seed=seed)
     curve = [candidate.inertia for candidate in candidates]
-    rows, labels, centroids = assign(each_block, frame, candidates[choose_k(curve, first_k=0)].centroids)
-    if whole:
-        parts, sums = (whole.latents[labels == k] for k in range(len(centroids))), None
-        estimates = estimate_rows(parts, settings.form, settings.rank)
-    else:
-        scatters = gather_scatters(each_block, frame, centroids)
-        estimates, sums = estimate_scatters(scatters, settings.form, settings.rank), _sums(scatters)
-    return ClassClusters(rows, labels, ks, curve, estimates, sums)
+    rows, labels, _ = assign(each_block, frame, candidates[choose_k(curve, first_k=0)].centroids)
+    estimates = _estimate(each_block, whole, len(frame.origin), rows, labels, settings)
+    return ClassClusters(rows, labels, ks, curve, *estimates)
 
 
 def estimate_class(
@@ -77,11 +71,22 @@ def estimate_class(
     ``rows`` (n,), ascending, are the numbers of the images, ``labels`` (n,) their clusters; ``each_block`` and
     ``whole`` as for ``cluster_class``. Raises DataError for latents of other images.
     """
+    return _estimate(each_block, whole, width, rows, labels, settings)
+
+
+def _estimate(
+    each_block: EachBlock,
+    whole: Block | None,
+    width: int,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    settings: ClusterSettings,
+) -> tuple[Estimates, ClassSums | None]:
     if whole:
         found = labels_of(whole.numbers, rows, labels)
         parts = (whole.latents[found == k] for k in range(labels.max() + 1))
         return estimate_rows(parts, settings.form, settings.rank), None
-    scatters = gather_known(each_block, rows, labels, width)
+    scatters = gather_scatters(each_block, rows, labels, width)
     return estimate_scatters(scatters, settings.form, settings.rank), _sums(scatters)
 
 

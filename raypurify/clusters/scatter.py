@@ -1,13 +1,12 @@
 """Moments of rows that come in parts: count, mean, and sums of products about the mean, merged without cancellation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 
-from raypurify.clusters.blocks import Block, EachBlock, Frame, Pass
-from raypurify.clusters.lloyd import Scorer, Stack, stack
+from raypurify.clusters.blocks import Block, EachBlock
 from raypurify.errors import DataError
 
 # Bytes of d × d matrices that one pass over blocks may return.
@@ -85,31 +84,10 @@ def pooled_within(scatters: Iterable[Scatter]) -> Scatter:
 
 
 class Scatters(NamedTuple):
-    """The pass that gathers the sums of some clusters, block → one Scatter each, or None where it has no row.
+    """The pass that gathers the sums of some ``clusters``, block → one Scatter each, or None where it has no row.
 
-    ``stack`` holds one run. A pass returns d² numbers for each of ``clusters``.
-    """
-
-    frame: Frame
-    stack: Stack
-    clusters: Sequence[int]
-
-    def __call__(self, block: Block) -> list[Scatter | None]:
-        found: list[Scatter | None] = [None] * len(self.clusters)
-        scorer = Scorer(self.stack, block.latents.dtype)
-        for chunk in block.chunks(self.frame):
-            labels, rows = scorer.labels(chunk)[0], block.latents[chunk.of_block]
-            for i, cluster in enumerate(self.clusters):
-                if (of_cluster := labels == cluster).any():
-                    part = scatter(rows[of_cluster])
-                    found[i] = merge_scatters([before, part]) if (before := found[i]) else part
-        return found
-
-
-class KnownScatters(NamedTuple):
-    """The pass that gathers the sums of some clusters whose images are known, as ``Scatters``.
-
-    ``labels`` (n,) are those of the latents with the numbers ``rows`` (n,), ascending. Raises DataError for others.
+    ``labels`` (n,) are those of the latents with the numbers ``rows`` (n,), ascending. A pass returns d² numbers for
+    each of ``clusters``, and needs memory for one chunk beside them. Raises DataError for latents of other numbers.
     """
 
     rows: np.ndarray
@@ -117,9 +95,14 @@ class KnownScatters(NamedTuple):
     clusters: Sequence[int]
 
     def __call__(self, block: Block) -> list[Scatter | None]:
-        found = labels_of(block.numbers, self.rows, self.labels)
-        members = (block.latents[found == cluster] for cluster in self.clusters)
-        return [scatter(of_cluster) if len(of_cluster) else None for of_cluster in members]
+        found: list[Scatter | None] = [None] * len(self.clusters)
+        labels = labels_of(block.numbers, self.rows, self.labels)
+        for part in block.parts():
+            for i, cluster in enumerate(self.clusters):
+                if (of_cluster := labels[part] == cluster).any():
+                    some = scatter(block.latents[part][of_cluster])
+                    found[i] = merge_scatters([before, some]) if (before := found[i]) else some
+        return found
 
 
 def labels_of(numbers: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -137,23 +120,16 @@ def labels_of(numbers: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.n
     return labels[places]
 
 
-def gather_scatters(each_block: EachBlock, frame: Frame, centroids: np.ndarray) -> list[Scatter]:
-    """The sums of the rows nearest to each of centroids (k, d) in the frame, in as few passes as memory allows."""
-    of, (count, width) = stack({0: centroids}), centroids.shape
-    return _gathered(each_block, count, width, lambda some: Scatters(frame, of, some))
-
-
-def gather_known(each_block: EachBlock, rows: np.ndarray, labels: np.ndarray, width: int) -> list[Scatter]:
-    """The sums of the latents (…, ``width``) of each cluster, by the ``labels`` of their ``rows``, as few passes as
-    memory allows."""
-    return _gathered(each_block, labels.max() + 1, width, lambda some: KnownScatters(rows, labels, some))
-
-
-def _gathered(
-    each_block: EachBlock, count: int, width: int, look: Callable[[range], Pass[list[Scatter | None]]]
-) -> list[Scatter]:
-    at_once, found = max(1, _MATRICES // (8 * width**2)), []
+def gather_scatters(each_block: EachBlock, rows: np.ndarray, labels: np.ndarray, width: int) -> list[Scatter]:
+    """The sums of the latents (n, ``width``) of each cluster, in as few passes as memory allows; ``rows`` (n,) and
+    ``labels`` (n,) as of ``Scatters``."""
+    count, at_once, found = int(labels.max()) + 1, max(1, _MATRICES // (8 * width**2)), []
     for start in range(0, count, at_once):
-        parts = zip(*each_block(look(range(start, min(start + at_once, count)))))
+        parts = zip(*each_block(Scatters(rows, labels, range(start, min(start + at_once, count)))))
         found += [merge_scatters(part for part in of_cluster if part) for of_cluster in parts]
     return found
+
+
+def scatter_block(block: Block) -> Scatter:
+    """The pass that gathers the sums of all rows, with memory for one chunk beside them."""
+    return merge_scatters(scatter(block.latents[part]) for part in block.parts())

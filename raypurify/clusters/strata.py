@@ -18,7 +18,7 @@ from raypurify.clusters.blocks import Block, EachBlock, Pass, T, survey
 from raypurify.clusters.covariance import moments_of
 from raypurify.clusters.kmeans import fit_kmeans
 from raypurify.clusters.neighbours import majority, nearest_rows
-from raypurify.clusters.scatter import gather_scatters
+from raypurify.clusters.scatter import merge_scatters, scatter_block
 from raypurify.config import StrataSettings
 from raypurify.errors import BundleError, DataError
 
@@ -204,8 +204,8 @@ def _whole(latents: Array) -> EachBlock:
 
 def _components(each_block: EachBlock, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (n,) of the rows ascending, mean (d,), ``count`` principal axes (p, d), components of the rows (n, p)."""
-    frame = survey(each_block)
-    [sums] = gather_scatters(each_block, frame, np.zeros((1, len(frame.origin))))
+    survey(each_block)
+    sums = merge_scatters(each_block(scatter_block))
     axes = moments_of(sums).spectrum.axes[:count]
     if not len(axes):
         raise DataError(f"all {sums.count} latents are equal: the auto-encoder learned nothing, train it again")

@@ -5,8 +5,7 @@ from sklearn.covariance import ledoit_wolf
 from raypurify.clusters.blocks import Block
 from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.clusters.covariance import moments, moments_of, shrink
-from raypurify.clusters.lloyd import stack
-from raypurify.clusters.scatter import Scatters, merge_scatters, scatter
+from raypurify.clusters.scatter import Scatters, merge_scatters, scatter, scatter_block
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
@@ -45,8 +44,8 @@ def test_the_pass_over_blocks_finds_the_moments_of_every_cluster():
         return [look(block) for block in blocks]
 
     frame, [found] = fit_candidates(each_block, [3])
-    _, labels, centroids = assign(each_block, frame, found.centroids)
-    of_block = each_block(Scatters(frame, stack({0: centroids}), range(3)))
+    rows, labels, _ = assign(each_block, frame, found.centroids)
+    of_block = each_block(Scatters(rows, labels, range(3)))
     assert None in of_block[0]
     for k, parts in enumerate(zip(*of_block)):
         merged = moments_of(merge_scatters(part for part in parts if part))
@@ -54,3 +53,14 @@ def test_the_pass_over_blocks_finds_the_moments_of_every_cluster():
         np.testing.assert_allclose(merged.spectrum.variances, alone.spectrum.variances, rtol=1e-6)
         assert merged.count == alone.count
         assert merged.fourth == pytest.approx(alone.fourth, rel=1e-6)
+
+
+def test_a_pass_goes_through_a_block_part_by_part():
+    """With memory for one part, and the sums of all."""
+    rows = np.random.default_rng(4).normal(size=(2500, 300)).astype(np.float32)
+    block = Block(rows, np.arange(2500))
+    assert len(list(block.parts())) == 3
+    [found] = Scatters(block.numbers, np.zeros(2500, np.int32), range(1))(block)
+    for sums in (found, scatter_block(block)):
+        assert sums.count == 2500
+        np.testing.assert_allclose(sums.second, scatter(rows).second, rtol=1e-6, atol=1e-3)
