@@ -95,20 +95,34 @@ EachBlock: TypeAlias = Callable[[Pass[T]], Iterable[T]]
 """Runs a function on every block and gives the results, in any order: a loop here, tasks on a cluster there."""
 
 
+class Extent(NamedTuple):
+    """The ``count`` of latents x (count, ``width``), and the ``largest`` |x|."""
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    width: int
+    largest: float
+
+
+def extent_of(each_block: EachBlock) -> Extent:
+    """The extent of a set of latents, by one pass. Raises DataError for a row that is not finite, by its number."""
+    extents, bad = zip(*each_block(_extent))
+    worst = [number for number in bad if number is not None]
+    if worst:
+        raise DataError(f"the latent of row {min(worst)} is not finite: the network diverged, or drop that image")
+    counts, widths, sizes = zip(*extents)
+    return Extent(sum(counts), widths[0], max(sizes))
+
+
 def survey(each_block: EachBlock) -> Frame:
     """The frame of a set of latents, by three passes: extent, mean, variance.
 
     Raises DataError for a row that is not finite, by its number.
     """
-    counts, sizes, dims, bad = zip(*each_block(_extent))
-    worst = [number for number in bad if number is not None]
-    if worst:
-        raise DataError(f"the latent of row {min(worst)} is not finite: the network diverged, or drop that image")
-    count, largest = sum(counts), max(sizes)
-    coarse = _frame(np.zeros(dims[0]), largest, count)
+    count, width, largest = extent_of(each_block)
+    coarse = _frame(np.zeros(width), largest, count)
     total = sum(each_block(_Total(coarse)))
     frame = _frame(coarse.latents(total / count), 2 * largest, count)
-    return frame._replace(variance=rounded_sum(sum(each_block(_Squares(frame)))) / dims[0] / count)
+    return frame._replace(variance=rounded_sum(sum(each_block(_Squares(frame)))) / width / count)
 
 
 def _frame(origin: np.ndarray, largest: float, count: int) -> Frame:
@@ -118,10 +132,11 @@ def _frame(origin: np.ndarray, largest: float, count: int) -> Frame:
     return Frame(np.rint(origin / step) * step, step, count)
 
 
-def _extent(block: Block) -> tuple[int, float, int, int | None]:
+def _extent(block: Block) -> tuple[Extent, int | None]:
     finite = np.isfinite(block.latents).all(1)
     bad = None if finite.all() else int(block.numbers[~finite].min())
-    return len(block.latents), float(np.abs(block.latents).max()), block.latents.shape[1], bad
+    count, width = block.latents.shape
+    return Extent(count, width, float(np.abs(block.latents).max())), bad
 
 
 class _Total(NamedTuple):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raypurify.clusters.blocks import Block, EachBlock
+from raypurify.clusters.blocks import Block, EachBlock, extent_of
 from raypurify.clusters.candidates import assign, fit_candidates
 from raypurify.clusters.elbow import choose_k
 from raypurify.clusters.estimates import Estimates, estimate_rows, estimate_scatters
@@ -13,6 +13,7 @@ from raypurify.clusters.scatter import (
     gather_scatters,
     labels_of,
     merge_scatters,
+    other_images,
     pooled_within,
     scatter,
 )
@@ -58,20 +59,19 @@ def cluster_class(
 
 
 def estimate_class(
-    each_block: EachBlock,
-    whole: Block | None,
-    width: int,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    settings: ClusterSettings,
+    each_block: EachBlock, whole: Block | None, rows: np.ndarray, labels: np.ndarray, settings: ClusterSettings
 ) -> tuple[Estimates, ClassSums | None]:
-    """The distributions of clusters that are known, in other latents (n, ``width``) of the same images than they were
-    found in; and the class's sums, as in ``ClassClusters``.
+    """The distributions of clusters that are known, in other latents of the same images than they were found in; and
+    the class's sums, as in ``ClassClusters``.
 
     ``rows`` (n,), ascending, are the numbers of the images, ``labels`` (n,) their clusters; ``each_block`` and
-    ``whole`` as for ``cluster_class``. Raises DataError for latents of other images.
+    ``whole`` as for ``cluster_class``. Raises DataError for a latent that is not finite, by its number, and for latents
+    of other images.
     """
-    return _estimate(each_block, whole, width, rows, labels, settings)
+    extent = extent_of(each_block)
+    if extent.count < len(rows):
+        raise other_images(f"of {len(rows)} rows with a cluster only {extent.count} have latents")
+    return _estimate(each_block, whole, extent.width, rows, labels, settings)
 
 
 def _estimate(

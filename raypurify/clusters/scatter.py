@@ -114,10 +114,20 @@ def labels_of(numbers: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.n
     """
     places = np.searchsorted(rows, numbers).clip(max=len(rows) - 1)
     if len(other := numbers[rows[places] != numbers]):
-        raise DataError(
-            f"row {other.min()} has latents but no cluster: they are of other images than the clusters, fit again"
-        )
+        raise other_images(f"row {other.min()} has latents but no cluster")
     return labels[places]
+
+
+def other_images(problem: str) -> DataError:
+    """The error of clusters that are of other images than latents: fitting again alone keeps stages that are complete.
+
+    >>> other_images("row 3 has latents but no cluster").args[0].partition(":")[0]
+    'row 3 has latents but no cluster'
+    """
+    return DataError(
+        f"{problem}: latents and clusters are of different images; "
+        "remove the run's folders of both and fit again, or choose another run directory"
+    )
 
 
 def gather_scatters(each_block: EachBlock, rows: np.ndarray, labels: np.ndarray, width: int) -> list[Scatter]:

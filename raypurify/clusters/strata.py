@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raypurify.clusters.arrays import Array, finite_rows
-from raypurify.clusters.blocks import Block, EachBlock, Pass, T, survey
+from raypurify.clusters.blocks import Block, EachBlock, Pass, T, extent_of
 from raypurify.clusters.covariance import moments_of
 from raypurify.clusters.kmeans import fit_kmeans
 from raypurify.clusters.neighbours import majority, nearest_rows
@@ -204,7 +204,7 @@ def _whole(latents: Array) -> EachBlock:
 
 def _components(each_block: EachBlock, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (n,) of the rows ascending, mean (d,), ``count`` principal axes (p, d), components of the rows (n, p)."""
-    survey(each_block)
+    extent_of(each_block)
     sums = merge_scatters(each_block(scatter_block))
     axes = moments_of(sums).spectrum.axes[:count]
     if not len(axes):

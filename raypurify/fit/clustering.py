@@ -41,7 +41,8 @@ def cluster(
     With ``known``, the folder of clusters that were found in other latents of the same images, these are kept, and only
     their distributions are of ``latents``.
 
-    Raises DataError for a latent that is not finite, by its row, and ConfigError where all factors would be too large.
+    Raises DataError for a latent that is not finite, by its row, and for ``known`` clusters of other images;
+    ConfigError where all factors would be too large.
     """
     import ray
 
@@ -85,7 +86,7 @@ def _cluster_class(
     if known:
         found = read_labels(known)
         ks, curve = range(min(found.curve), max(found.curve) + 1), [*found.curve.values()]
-        again = estimate_class(each_block, latents.whole, pieces[0].width, found.rows, found.labels, settings)
+        again = estimate_class(each_block, latents.whole, found.rows, found.labels, settings)
         write_class(file, ClassClusters(found.rows, found.labels, ks, curve, *again))
         return
     count = sum(piece.rows for piece in pieces)

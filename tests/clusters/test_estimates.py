@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raypurify.clusters.blocks import Block
-from raypurify.clusters.class_clusters import cluster_class, sum_class
+from raypurify.clusters.class_clusters import cluster_class, estimate_class, sum_class
 from raypurify.clusters.covariance import FORMS
 from raypurify.clusters.estimates import assemble, common_spectrum, estimate_rows
 from raypurify.clusters.fit import fit_distributions
@@ -63,6 +63,26 @@ def test_a_class_in_blocks_has_the_estimates_of_one_in_memory(form):
     again = sum_class(latents, one.labels)
     np.testing.assert_allclose(many.sums.within.second, again.within.second, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(many.sums.total.second, again.total.second, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [(), (5, 20)], ids=["in memory", "in blocks"])
+def test_clusters_that_are_known_are_refused_for_other_images_and_for_latents_that_are_not_finite(cuts):
+    latents = np.random.default_rng(2).normal(size=(60, 4)).astype(np.float32)
+    rows, labels, settings = 3 * np.arange(60), np.arange(60, dtype=np.int32) % 2, ClusterSettings()
+
+    def estimate(numbers: np.ndarray, found: np.ndarray):
+        blocks = [Block(found[part], numbers[part]) for part in np.split(np.arange(len(found)), cuts)]
+        return estimate_class(lambda look: map(look, blocks), None if cuts else blocks[0], rows, labels, settings)
+
+    assert estimate(rows, latents)[0].means.shape == (2, 4)
+    remedy = "different images; remove the run's folders of both and fit again, or choose another run directory"
+    with pytest.raises(DataError, match=f"row 4 has latents but no cluster: .* {remedy}"):
+        estimate(np.where(rows == 3, 4, rows), latents)
+    with pytest.raises(DataError, match=f"of 60 rows with a cluster only 40 have latents: .* {remedy}"):
+        estimate(rows[:40], latents[:40])
+    latents[7], latents[9] = np.nan, np.inf
+    with pytest.raises(DataError, match="the latent of row 21 is not finite"):
+        estimate(rows, latents)
 
 
 def test_equal_rows_have_no_covariance_in_common():

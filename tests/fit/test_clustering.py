@@ -121,7 +121,7 @@ def test_clusters_of_other_images_are_refused(in_memory, large, tmp_path):
     run(tmp_path / "before", latents, 3, rows)
     write_latents(tmp_path / "other", [[planted(2, 50, 24, seed=c)] for c in range(3)])
     for block_mb in (256, 1):
-        with pytest.raises(DataError, match=r"row \d+ has latents but no cluster: they are of other images"):
+        with pytest.raises(DataError, match=r"only 50 have latents: .* choose another run directory"):
             run(tmp_path / f"{block_mb}", tmp_path / "other", 3, rows, known=resolve(tmp_path / "before"))
 
 
@@ -138,17 +138,21 @@ def test_labels_are_those_of_fit_kmeans(local_ray, large, tmp_path):
         first += k
 
 
-def test_an_interrupted_stage_keeps_finished_classes(local_ray, large, tmp_path):
+@pytest.mark.parametrize("again", [False, True], ids=["clusters", "known clusters"])
+def test_an_interrupted_stage_keeps_finished_classes(local_ray, large, tmp_path, again):
     latents, rows, _ = large
-    folder = tmp_path / "c"
-    _, before, state = run(folder, latents, 3, rows)
+    folder, known = tmp_path / "c", None
+    if again:
+        run(tmp_path / "before", latents, 3, rows)
+        known = resolve(tmp_path / "before")
+    _, before, state = run(folder, latents, 3, rows, known=known)
     files = sorted(folder.glob("class-*.safetensors"))
     kept = [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
     (folder / FILE).unlink()
-    _, after, again = run(folder, latents, 3, rows)
+    _, after, resumed = run(folder, latents, 3, rows, known=known)
     np.testing.assert_array_equal(before, after)
-    assert all((state[name] == again[name]).all() for name in state)
+    assert all((state[name] == resumed[name]).all() for name in state)
     changed = [file.stat().st_mtime_ns != when for file, when in zip(files, kept)]
     assert changed == [False, True, False]
     progress = read_json(folder / FILE)
@@ -171,15 +175,21 @@ def test_classes_too_small_for_a_distribution(local_ray, tmp_path, form):
     np.testing.assert_allclose(found.distance(latents), expected.distance(latents), rtol=1e-3, atol=1e-4)
 
 
-def test_a_latent_that_is_not_finite_is_named_by_its_row(local_ray, tmp_path):
+@pytest.mark.parametrize("again", [False, True], ids=["clusters", "known clusters"])
+def test_a_latent_that_is_not_finite_is_named_by_its_row(local_ray, tmp_path, again):
     rows = np.random.default_rng(0).normal(size=(60, 4))
+    known = None
+    if again:
+        write_latents(tmp_path / "finite", [[rows[:30], rows[30:]]])
+        run(tmp_path / "before", tmp_path / "finite", 1, 60, k_max=2)
+        known = resolve(tmp_path / "before")
     rows[7] = np.nan
     row = write_latents(tmp_path, [[rows[:30], rows[30:]]])[0][0]
     first = sorted(
         row[np.isnan(pq.read_table(tmp_path / PARTS, partitioning=None).sort_by("row")["latent"].to_pylist())[:, 0]]
     )
     with pytest.raises(DataError, match=f"row {first[0]} is not finite"):
-        run(tmp_path / "c", tmp_path, 1, 60)
+        run(tmp_path / "c", tmp_path, 1, 60, known=known)
 
 
 def test_more_axes_than_a_bundle_may_hold_are_refused_before_the_work(local_ray, tmp_path, monkeypatch):
