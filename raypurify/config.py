@@ -131,7 +131,7 @@ class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
 
     loss: Literal["ce", "trades"] = Field("ce", description="ce: cross-entropy on adversarial images alone")
     beta: float = Field(6.0, gt=0, description="weight of the divergence in trades")
-    alpha: float = Field(0.05, ge=0, description="weight of the semantic loss")
+    alpha: float = Field(0.05, ge=0, description="weight of the semantic loss; 0: none, as semantic none")
     init: str = Field("baseline", description="baseline, random, first, or the path of another network.safetensors")
     guard: bool = Field(True, description="stop when accuracy under a multi-step attack collapses")
     attack: AttackSettings = AttackSettings()
@@ -165,7 +165,7 @@ class ClusterSettings(SettingsModel):
     rank: int = Field(64, ge=1, description="axes that forms low_rank and ridge keep of a cluster's covariance")
     block_mb: int = Field(256, ge=1, description="MiB of latents that one task holds; a larger class is spread")
     latents: Literal["baseline", "robust"] | None = Field(
-        None, description="whose latents distributions are of in the bundle; null: as robust.semantic needs it"
+        None, description="whose latents distributions are of in the bundle; null: as robust.semantic and alpha need it"
     )
 
     @model_serializer(mode="wrap")

@@ -80,11 +80,14 @@ class SupervisionSettings(SettingsModel):
         return self
 
 
-def in_own_latents(chosen: str | None, semantic: str) -> bool:
+def in_own_latents(chosen: str | None, semantic: str, alpha: float) -> bool:
     """Whether a bundle looks for an image's cluster in the robust network's own latents: by ``clusters.latents``, or
-    where that leaves it open, by whether ``robust.semantic`` is a pull to the clusters in the baseline's.
+    where that leaves it open, unless ``robust.semantic`` is a pull to the clusters in the baseline's, and its weight
+    ``robust.alpha`` is above 0.
 
-    >>> in_own_latents(None, "mahalanobis"), in_own_latents(None, "pcl"), in_own_latents("robust", "mahalanobis")
-    (False, True, True)
+    >>> in_own_latents(None, "mahalanobis", 0.05), in_own_latents(None, "pcl", 0.05)
+    (False, True)
+    >>> in_own_latents(None, "mahalanobis", 0.0), in_own_latents("baseline", "mahalanobis", 0.0)
+    (True, False)
     """
-    return chosen == "robust" if chosen else semantic != "mahalanobis"
+    return chosen == "robust" if chosen else semantic != "mahalanobis" or not alpha

@@ -14,7 +14,7 @@ A method has a graph of stages (``graphs.GRAPHS``); each reads the folders of so
     x          robust_first      a robust network to start from, where the settings ask for one    Ray Train
     x          robust            the robust network: PGD and the pull to the clusters              Ray Train
     x          robust_latents    what a robust network that is not pulled makes of these images    Ray Data, actors
-    x          robust_clusters   the distributions of the same clusters in those                 Ray tasks
+    x          robust_clusters   the distributions of the same clusters in those                   Ray tasks
     x     x    calibrate         the bundle, and what it measures on held-out images               a task
 
 ``run.fit`` works through them. A run directory, on a disk or in a store, has a folder for each stage, RUN/STAGE, and

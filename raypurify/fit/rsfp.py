@@ -30,22 +30,21 @@ def _baseline(fit: Fit, folder: Place, prepared: StageOutput) -> dict[str, Any]:
     return train(folder, *shape, start, settings.baseline, seed)
 
 
-def _clusters(fit: Fit, folder: Place, latents: StageOutput) -> dict[str, Any]:
-    from raypurify.fit.clustering import cluster
-
-    settings = fit.settings
-    return cluster(folder, latents.folder, fit.classes, fit.source.rows, settings.clusters, settings.seed)
-
-
 def _own_latents(settings: Settings) -> bool:
-    return in_own_latents(settings.clusters.latents, settings.robust.semantic)
+    return in_own_latents(settings.clusters.latents, settings.robust.semantic, settings.robust.alpha)
 
 
-def _robust_clusters(fit: Fit, folder: Place, latents: StageOutput, clusters: StageOutput) -> dict[str, Any]:
+def _clusters_depend(settings: Settings) -> dict[str, Any]:
+    # How large a block is decides where the work is done, whose latents a bundle has which clusters it takes.
+    return {"clusters": part(settings.clusters, "block_mb", "latents")}
+
+
+def _clusters(fit: Fit, folder: Place, latents: StageOutput, known: StageOutput | None = None) -> dict[str, Any]:
     from raypurify.fit.clustering import cluster
 
     settings, rows = fit.settings, fit.source.rows
-    return cluster(folder, latents.folder, fit.classes, rows, settings.clusters, settings.seed, clusters.folder)
+    arguments = (folder, latents.folder, fit.classes, rows, settings.clusters, settings.seed)
+    return cluster(*arguments, known.folder if known else None)
 
 
 def _robust(name: str, before: str) -> Stage:
@@ -124,25 +123,13 @@ GRAPH: Graph = (
         _baseline,
     ),
     shared.latents("baseline"),
-    # How large a block is decides where the work is done, not what comes of it.
-    Stage(
-        "clusters",
-        ("latents",),
-        lambda settings: {"clusters": part(settings.clusters, "block_mb", "latents")},
-        _clusters,
-    ),
+    Stage("clusters", ("latents",), _clusters_depend, _clusters),
     shared.samples("clusters"),
     shared.dictionaries("clusters"),
     _robust("robust_first", "baseline"),
     _robust("robust", "robust_first|baseline"),
     shared.latents("robust", "robust_latents", _own_latents),
-    Stage(
-        "robust_clusters",
-        ("robust_latents", "clusters"),
-        lambda settings: {"clusters": part(settings.clusters, "block_mb", "latents")},
-        _robust_clusters,
-        _own_latents,
-    ),
+    Stage("robust_clusters", ("robust_latents", "clusters"), _clusters_depend, _clusters, _own_latents),
     Stage(
         "calibrate",
         ("prepare", "baseline", "robust_clusters|clusters", "dictionaries", "robust"),

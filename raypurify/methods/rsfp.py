@@ -28,7 +28,7 @@ def _check(facts: BundleFacts) -> None:
 
 def _lines(facts: BundleFacts) -> dict[str, str]:
     settings = facts.manifest.settings
-    own = in_own_latents(settings.clusters.latents, settings.robust.semantic)
+    own = in_own_latents(settings.clusters.latents, settings.robust.semantic, settings.robust.alpha)
     measured = f"Mahalanobis distance by {settings.clusters.form}" + ", in the robust network's own latents" * own
     net, parameters = settings.network, facts.parameters(NETWORK)
     return {

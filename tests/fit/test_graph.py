@@ -69,11 +69,15 @@ def test_fits_of_before_there_were_graphs_go_on(preset):
         ((), False),
         (("robust.semantic=pcl",), True),
         (("robust.semantic=pcl", "clusters.latents=baseline"), False),
+        (("robust.semantic=pcl", "clusters.latents=robust"), True),
+        (("robust.semantic=none",), True),
+        (("robust.alpha=0",), True),
+        (("robust.alpha=0", "clusters.latents=baseline"), False),
         (("clusters.latents=robust",), True),
     ],
 )
 def test_distributions_are_of_the_latents_that_images_are_looked_for_in(overrides, own):
-    """Those of a network that is not pulled to the clusters are its own."""
+    """Those of a network that is not pulled to the clusters, by another loss or by a weight of 0, are its own."""
     marks, usual = (fingerprints(GRAPHS["rsfp"], load_settings("tiny", overrides=some), "") for some in (overrides, ()))
     assert ("robust_latents" in marks, "robust_clusters" in marks) == (own, own)
     calibrate = GRAPHS["rsfp"][-1]
