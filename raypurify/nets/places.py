@@ -62,7 +62,7 @@ def places_of(network: nn.Module) -> Places:
 
 
 def behind(group: int) -> str:
-    """What the place behind a group of blocks, counted from 1, is called.
+    """What the place behind a group of layers, counted from 1, is called.
 
     >>> behind(2)
     'group2'

@@ -1,6 +1,6 @@
 """What a robust training adds to a network while it trains: at each chosen place a semantic loss, and branches.
 
-Deep supervision is Mustafa et al., equations 8 to 10: an auxiliary branch G_φ behind a group of blocks has losses like
+Deep supervision is Mustafa et al., equations 8 to 10: an auxiliary branch G_φ behind a group of layers has losses like
 those at the network's end. Nothing of it is part of the trained network.
 """
 
