@@ -10,18 +10,23 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from raypurify.bundle import load_bundle
-from raypurify.clusters.files import load_labels
+from raypurify.clusters import ClusterDistributions
+from raypurify.clusters.files import load_clusters, load_labels
 from raypurify.clusters.strata import fit_strata
 from raypurify.errors import TrainingError
 from raypurify.fit.class_latents import pieces_of, read_latents
 from raypurify.fit.graphs import stage_names
 from raypurify.fit.latents import PARTS
+from raypurify.fit.train import NETWORK
+from raypurify.nets.store import load_network
 from raypurify.runtime.stages import MARKER
 from raypurify.storage import resolve
 from raypurify.training.checkpoint import read_checkpoint
+from raypurify.training.data import TRAIN, read_part, read_pixels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -148,6 +153,34 @@ def test_a_fit_of_front_end_goes_on_after_a_kill_in_each_of_its_own_stages_with_
     for file in ("dictionary/dictionary.safetensors", "decoder/network.safetensors", "bundle/decoder.safetensors"):
         one, other = ((tmp_path / name / file).read_bytes() for name in ("run", "undisturbed"))
         assert one == other, file
+
+
+def test_a_fit_without_the_pull_goes_on_after_a_kill_in_each_of_the_stages_that_it_alone_has(command):
+    run_dir, arguments = command
+    changes = ["baseline.epochs=1", "robust_first=null", "robust.init=baseline", "robust.alpha=0"]
+    arguments += [part for change in changes for part in ("--set", change)] + ["--until", "robust_clusters"]
+    for stage in ("robust_latents", "robust_clusters"):
+        stopped = start_and_stop(arguments, (run_dir / stage / MARKER).exists, signal.SIGKILL)
+        assert stopped.returncode == -signal.SIGKILL
+    assert "robust_latents: going on from an interrupted run" in stopped.stdout
+    again = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600)
+    assert again.returncode == 0, again.stderr
+    assert "robust_latents: complete, skipped" in again.stdout
+    assert "robust_clusters: going on from an interrupted run" in again.stdout
+    # What nobody stopped would be the same.
+    images = read_part(run_dir / "prepare", TRAIN)
+    folder = resolve(run_dir / "robust_latents" / PARTS)
+    rows, latents = read_latents([piece for c in range(3) for piece in pieces_of(folder / f"label={c}")])
+    latents, order = latents[np.argsort(rows)], np.argsort(images["row"].to_numpy())
+    assert (np.sort(rows) == images["row"].to_numpy()[order]).all()
+    with torch.no_grad():
+        pixels = torch.from_numpy(read_pixels(images, 16).copy()).float() / 255
+        undisturbed = load_network(run_dir / "robust" / NETWORK).latents(pixels).numpy()[order]
+    np.testing.assert_allclose(latents, undisturbed, rtol=1e-4, atol=1e-4)
+    found, of_row = load_clusters(run_dir / "robust_clusters")
+    assert (of_row == load_labels(run_dir / "clusters")).all()
+    expected = ClusterDistributions.fit(latents, of_row[np.sort(rows)])
+    torch.testing.assert_close(found.means, expected.means, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
