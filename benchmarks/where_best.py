@@ -1,4 +1,5 @@
-"""In which cells which purifier is best: of the committed results of the grids ``stl`` and ``stl-strength``.
+"""In which cells which purifier is best: of the committed results of the grids ``stl``,
+``stl-strength`` and ``imagenette``.
 
     python benchmarks/where_best.py
 
@@ -21,7 +22,7 @@ from raypurify.evaluation.tables import Cell, as_markdown
 HERE = Path(__file__).parent
 # Their bits lie beside.
 RESULTS = HERE / "results" / "stl" / "facts.json"
-GRIDS = ("stl", "stl-strength")
+GRIDS = ("stl", "stl-strength", "imagenette")
 SYSTEMS = ("RSFP", "STL", "RegionSparse")
 LEVEL = 0.05
 

@@ -302,6 +302,8 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
             others = ", ".join(differences)
             drops = not job["settings"].get("drop_failed", True) and old["settings"]["drop_failed"]
             remedy = "--drop-failed goes on with it; or " if drops and len(differences) == 1 else ""
+            if any(name.startswith("source.digest") for name in differences):
+                remedy = "files of its input have changed since: put them back, "
             raise SinkError(
                 f"{shown}: belongs to another job, with other {others}; {remedy}"
                 "choose another output, or replace this one by --overwrite"

@@ -4,12 +4,18 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+from raypurify.errors import ConfigError
 from raypurify.runtime.resources import local_cores
+
+# Seconds within which a cluster's head has to take a connection.
+PATIENCE = 10.0
 
 # A task on a host that vanishes without a word counts as running until its connection is found dead: by Ray's own
 # settings after seven minutes. Nodes that know nothing of these settings take a question a minute, and no more.
@@ -49,8 +55,12 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
     A local Ray counts at least 4 logical CPUs: pools of actors plus reading tasks must fit, or a job waits for ever. It
     listens on loopback, its metrics too, and is given a random token that lives in this process's environment alone,
     for the machine's other users, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
+
+    Raises ConfigError where nobody listens at the host and port of an address.
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_listened(address)
     if not verbose:
         # Warnings of Ray's C++ core about Ray Data's own actors are not for users; the log files keep what matters.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -72,6 +82,24 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
         with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+def _check_listened(address: str) -> None:
+    """Ray itself asks a head that is not there again and again, for longer than anybody waits."""
+    where = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = where.hostname, where.port
+    except ValueError as error:
+        raise ConfigError(f"address {address!r}: {error}; write HOST:PORT, or auto") from error
+    # "auto" and the like, which Ray looks up by itself.
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster listens at {address}: {error}; start it, or write the address that its `ray start` printed"
+        ) from error
 
 
 def _is_there() -> bool:
