@@ -11,7 +11,8 @@ from bad_images import encode
 
 from raypurify.bulk.job import purify
 from raypurify.errors import SourceError
-from raypurify.fit.graphs import stage_names
+from raypurify.fit.graph import asked_of
+from raypurify.fit.graphs import GRAPHS
 from raypurify.runtime.observed import actor_lost, observed
 from raypurify.runtime.progress import Progress
 
@@ -21,7 +22,7 @@ NEVER = {"ray_raypurify_flagged_images_total"}
 
 
 @pytest.fixture(scope="module")
-def samples(small_run, small_samples, tmp_path_factory):
+def samples(small_run, small_settings, small_samples, tmp_path_factory):
     """All samples of stages and jobs, after a fit, a purification, a stage that failed and an actor that died in it."""
     folder = tmp_path_factory.mktemp("metrics")
     (folder / "in").mkdir()
@@ -40,6 +41,7 @@ def samples(small_run, small_samples, tmp_path_factory):
 
     with pytest.raises(SourceError):
         broken()
+    stages = {stage.name for stage in asked_of(GRAPHS["rsfp"], small_settings)}
     wanted, until = {"calibrate", "purify", "evaluate"}, time.monotonic() + 60
     while time.monotonic() < until:
         found = [(name, dict(tags), value) for (name, tags), value in [*small_samples.items()] if "serve" not in name]
@@ -47,7 +49,7 @@ def samples(small_run, small_samples, tmp_path_factory):
         counted = {tags.get("stage") for name, tags, _ in found if name == "ray_raypurify_stage_work_total"}
         known = {tags["stage"] for name, tags, _ in found if name == "ray_raypurify_stage_done"}
         images = "ray_raypurify_images_total" in {name for name, *_ in found}
-        if images and wanted <= counted and {*stage_names("rsfp"), *wanted} <= ended & known:
+        if images and wanted <= counted and {*stages, *wanted} <= ended & known:
             return found, str(folder / "out"), str(small_run)
         time.sleep(1)
     pytest.fail(f"Ray exports {sorted({name for name, *_ in found})} alone, of {ended}")
@@ -74,7 +76,7 @@ def test_the_dashboard_asks_for_what_ray_exports(samples):
             assert tags <= exported[name], query
 
 
-def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
+def test_every_stage_of_a_fit_tells_how_far_it_is(samples, small_settings):
     found, out, run = samples
 
     def of(name, **tags):
@@ -84,7 +86,7 @@ def test_every_stage_of_a_fit_tells_how_far_it_is(samples):
             if sample[0] == f"ray_raypurify_{name}" and tags.items() <= sample[1].items()
         }
 
-    stages = set(stage_names("rsfp"))
+    stages = {stage.name for stage in asked_of(GRAPHS["rsfp"], small_settings)}
     assert {stage for stage, _ in of("stage_seconds", run=run)} == stages
     done, total = of("stage_done", run=run), of("stage_total", run=run)
     assert done == total

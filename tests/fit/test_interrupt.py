@@ -201,5 +201,7 @@ def test_training_goes_on_from_its_last_checkpoint(command, number):
     assert lines[:2] == before
     assert sorted({json.loads(line)["epoch"] for line in lines}) == list(range(8))
     assert len(lines) <= 10
-    assert all((run_dir / stage).is_dir() for stage in stage_names("rsfp"))
+    # Two are of networks that are not pulled to the clusters.
+    absent = [stage for stage in stage_names("rsfp") if not (run_dir / stage).is_dir()]
+    assert absent == ["robust_latents", "robust_clusters"]
     assert load_bundle(run_dir / "bundle").manifest.name == "small"
