@@ -124,7 +124,7 @@ def pairs() -> dict[str, Pair]:
             MIM(linf), "10 steps", "foolbox", of_foolbox(fb.LinfMomentumIterativeFastGradientMethod(), linf)
         ),
         "DeepFool": Pair(
-            DeepFool(linf, eight_bit=False), "50 steps", "foolbox", of_foolbox(fb.LinfDeepFoolAttack(), linf)
+            DeepFool(linf, "linf", eight_bit=False), "50 steps", "foolbox", of_foolbox(fb.LinfDeepFoolAttack(), linf)
         ),
         "DeepFool, L2": Pair(
             DeepFool(l2, "l2", eight_bit=False), "50 steps", "foolbox", of_foolbox(fb.L2DeepFoolAttack(), l2)
@@ -153,7 +153,9 @@ def compare(name: str, pair: Pair, data: Path) -> dict[str, str]:
     ((batch,), _) = read_grid_batches(
         ImagesSpec(paths=(str(data / "cifar10" / "test.parquet"),), limit=pair.images), pair.images
     )
-    images, labels = torch.from_numpy(batch.pixels).float() / 255, torch.from_numpy(batch.labels)
+    # Some of the others take views of what is in order alone.
+    images = torch.from_numpy(batch.pixels).float().contiguous() / 255
+    labels = torch.from_numpy(batch.labels)
     network = load_cifar_resnet(data / "cifar10-resnet" / WEIGHTS[pair.network]).requires_grad_(False)
     right = network(images).argmax(1) == labels
 
