@@ -13,7 +13,15 @@ from raypurify.errors import ConfigError
 from raypurify.fronts import DecodingSettings, EncoderSettings, FrontDictionarySettings, check_front
 from raypurify.regions import ABLATIONS, PatchSettings, RegionSettings, check_coding
 from raypurify.supervision import OF_CLASSES, SupervisionSettings
-from raypurify.trees import SettingsModel, apply_override, parse_yaml, preset_names, preset_tree, without_default
+from raypurify.trees import (
+    SettingsModel,
+    apply_override,
+    parse_yaml,
+    preset_names,
+    preset_tree,
+    problems_of,
+    without_default,
+)
 
 
 class DataSettings(SettingsModel):
@@ -379,7 +387,7 @@ def load_settings(
     try:
         return Settings.model_validate(tree)
     except ValidationError as e:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
+        problems = problems_of(e, Settings, "settings")
         raise ConfigError(f"settings not usable: {problems}; mend them in the file or by --set") from e
 
 

@@ -1,10 +1,12 @@
 """Trees of settings as YAML has them: of presets and files, changed by dotted overrides; what models of them are."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raypurify.errors import ConfigError
 
@@ -24,6 +26,45 @@ class SettingsModel(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], whole: str) -> str:
+    """What is wrong with a tree for a model, each fault by its dotted name, or as of the ``whole``; of a key that the
+    model does not have, the one that may have been meant.
+
+    >>> class Size(SettingsModel):
+    ...     side: int = 8
+    >>> try:
+    ...     Size.model_validate({"sides": 9})
+    ... except ValidationError as error:
+    ...     problems_of(error, Size, "size")
+    'sides: there is no such setting, perhaps side is meant'
+    """
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or whole}: {_said(one, model)}" for one in error.errors())
+
+
+def _said(problem: Any, model: type[BaseModel]) -> str:
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"]
+    *path, name = problem["loc"]
+    near = get_close_matches(str(name), _fields(model, path), 1)
+    meant = f", perhaps {'.'.join([*map(str, path), *near])} is meant" if near else ""
+    return f"there is no such setting{meant}"
+
+
+def _fields(model: Any, path: Sequence[int | str]) -> list[str]:
+    """The fields of the model below a path, none where no one model is there."""
+    for name in path:
+        field = model.model_fields.get(name)
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_model(kind)] if field else []
+        if len(kinds) != 1:
+            return []
+        model = kinds[0]
+    return list(model.model_fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def without_default(written: dict[str, Any], name: str, default: object) -> dict[str, Any]:

@@ -60,6 +60,10 @@ def test_overrides_win_over_the_file(tmp_path):
         ({"preset": "tiny", "overrides": ("csc.lambda=1",)}, "csc.lambda"),
         ({"preset": "tiny", "overrides": ("csc.lmbda=-1",)}, "csc.lmbda"),
         ({"preset": "tiny", "overrides": ("csc.lmbda",)}, "key.subkey=value"),
+        (
+            {"preset": "tiny", "overrides": ("csc.lambda=1",)},
+            "csc.lambda: there is no such setting, perhaps csc.lmbda is meant",
+        ),
         ({"preset": "tiny", "overrides": ("robust.attack.steps=10000000",)}, "robust.attack.steps"),
         ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
         (

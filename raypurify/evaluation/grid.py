@@ -22,7 +22,7 @@ from raypurify.evaluation.specs import (
     RetrainingSpec,
 )
 from raypurify.fronts import BackwardSettings
-from raypurify.trees import apply_override
+from raypurify.trees import apply_override, problems_of
 
 MEAN = "mean of attacks"
 # Where a classifier of a grid stands; and what it may have beside what it was before.
@@ -239,7 +239,7 @@ def load_grid(source: str | Path | dict, data: str | None = None, overrides: Seq
     try:
         grid = Grid.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'grid'}: {p['msg']}" for p in error.errors())
+        problems = problems_of(error, Grid, "grid")
         raise ConfigError(f"grid not usable: {problems}; mend them in the file or by --set") from error
     # Absolute, as what is found there has to be the same wherever this process goes.
     return grid.model_copy(update={"modules": tuple(str(Path(one).resolve()) for one in (*grid.modules, *folders))})

@@ -68,7 +68,7 @@ def test_settings_decide_a_purifiers_digest():
         (changed(images={"paths": "a"}, classifiers={}), "classifiers"),
         (changed(images={"paths": "a"}, reference="other"), "reference 'other' is none of the purifiers none, ours"),
         (changed(images={"paths": "a"}, batch=0), "batch"),
-        (changed(images={"paths": "a"}, colour=1), "colour: Extra inputs are not permitted"),
+        (changed(images={"paths": "a"}, colour=1), "colour: there is no such setting"),
         (changed(images={"paths": "a"}, papers=["x"]), "papers.0"),
         (changed(images={"paths": "a"}, retraining=retraining(epochs=0)), "usable: retraining.training.plain.epochs: "),
         (changed(images={"paths": "a"}, retraining=retraining(attack={"eps": 0})), "training.robust.attack.eps: "),

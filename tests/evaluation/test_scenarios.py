@@ -250,7 +250,7 @@ def test_of_a_network_without_features_the_report_says_so(tree, worked_here, tmp
         ({"scenarios": {"gray": {"no": "net"}}}, "'net' stands behind none, JPEG, low-pass, not 'no'"),
         ({"scenarios": {"gray": {"none": "bound"}}}, "scenario 'gray': 'bound' stands behind low-pass, not 'none'"),
         ({"report": {"attack": "clean"}}, "report.attack 'clean' is none of those that know the classifier alone"),
-        ({"report": {"map": 3}}, "report.map: Extra inputs are not permitted"),
+        ({"report": {"map": 3}}, "report.map: there is no such setting, perhaps report.maps is meant"),
     ],
 )
 def test_wrong_layouts_are_refused_by_name(tree, change, message):
