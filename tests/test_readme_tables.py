@@ -194,32 +194,22 @@ def test_table_of_peers_of_sparse_coding_is_that_of_the_committed_results(benchm
     assert found == benchmark("csc_peers").table(records)
 
 
-def test_table_of_training_is_that_of_the_committed_results(benchmark):
-    bench = benchmark("training")
-    found = block("docs/training.md", "training")
-    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8"))).strip()
-
-
-def test_table_of_denoisers_is_that_of_the_committed_results(benchmark):
-    bench = benchmark("denoisers")
-    found = block("docs/training.md", "denoisers")
-    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
-
-
-def test_table_of_the_shipped_fit_is_that_of_the_committed_results(benchmark):
-    bench = benchmark("fit_record")
-    found = block("docs/training.md", "cifar10-fit")
-    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
+@pytest.mark.parametrize(
+    ("page", "name", "script"),
+    [
+        ("docs/training.md", "training", "training"),
+        ("docs/training.md", "denoisers", "denoisers"),
+        ("docs/training.md", "cifar10-fit", "fit_record"),
+        ("docs/decisions.md", "stages", "stages"),
+    ],
+)
+def test_table_of_a_script_is_that_of_its_committed_results(benchmark, page, name, script):
+    bench = benchmark(script)
+    assert block(page, name) == bench.table(json.loads(bench.RESULTS.read_text("utf-8"))).strip()
 
 
 def test_the_table_of_sizes_is_that_of_the_committed_results(benchmark):
     assert block("docs/cluster.md", "sizing") == benchmark("sizing").table()
-
-
-def test_table_of_streamed_stages_is_that_of_the_committed_results(benchmark):
-    bench = benchmark("stages")
-    found = block("docs/decisions.md", "stages")
-    assert found == bench.table(json.loads(bench.RESULTS.read_text("utf-8")))
 
 
 def test_table_of_small_sets_is_that_of_the_committed_results(benchmark):
