@@ -46,8 +46,9 @@ class Tally:
         """Tell of the job while the block does it, and how much is done when that is interrupted."""
         try:
             with observed(self.run, "purify", lambda: self.progress.state):
-                if len(self.left) < self._count:
-                    log_event("stage_resumed", shards=self._count, committed=self._count - len(self.left))
+                if kept := self._count - len(self.left):
+                    text = f"purify: going on, {kept} of {self._count} shards were done before and are kept"
+                    log_event("stage_resumed", text, aside=True, shards=self._count, committed=kept)
                 yield
         except KeyboardInterrupt:
             say("interrupted", f"{self._count - len(self.left)} of {self._count} shards are done and kept")

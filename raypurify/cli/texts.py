@@ -122,7 +122,9 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
         return f"part done:  other parts of {place} are not; whoever ends last writes its tables"
     shown = f"{place}/{STATE}"
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
-    lines += [f"failed:     {count:,} {reason}" for reason, count in summary.reasons.items()]
+    for reason, count in summary.reasons.items():
+        first = f": {_on_a_line(summary.first[reason])}" if reason in summary.first else ""
+        lines.append(f"failed:     {count:,} {reason}{first}{' first' * (count > 1) if first else ''}")
     if summary.kept:
         lines.append(
             f"kept:       {summary.kept:,} rows of failed images, with all but the image; --drop-failed leaves them out"
@@ -139,6 +141,11 @@ def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
     if (out / STATE / "sheet.png").kind:
         lines.append(f"picture:    {shown}/sheet.png")
     return "\n".join(lines)
+
+
+def _on_a_line(name: str) -> str:
+    """A name as a terminal may be given it: without control characters, and not endless."""
+    return "".join(sign if sign.isprintable() else "�" for sign in name[:200])
 
 
 def _damaged_text(damaged: dict[str, str]) -> str:

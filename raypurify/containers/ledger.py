@@ -56,16 +56,16 @@ _MERGE_ROWS = 1 << 16
 # So many footers are read at once, of a store by as many connections as pyarrow has to it.
 _FOOTERS = 24
 # What job.json says, or follows from the settings.
-_UNRECORDED = ("passed_over", "kept", "unpurified", "damaged")
+_UNRECORDED = ("first", "passed_over", "kept", "unpurified", "damaged")
 
 
 @dataclass(frozen=True)
 class Summary:
     """A whole job in numbers: ``rows`` = ``written`` + ``failed``; ``reasons`` counts the failed by reason; ``flagged``
     lie further from every cluster than the calibrated clean images; ``mean_relative_change`` over the written.
-    ``passed_over`` says of what was ``ignored`` how much it was by its reason, ``kept`` how many of the failed stand in
-    the output without their image, ``unpurified`` how many as they were, ``damaged`` why files of the input cannot
-    be used; none of these is recorded."""
+    ``first`` names the first of each reason that failed, ``passed_over`` says of what was ``ignored`` how much it was
+    by its reason, ``kept`` how many of the failed stand in the output without their image, ``unpurified`` how many as
+    they were, ``damaged`` why files of the input cannot be used; none of these is recorded."""
 
     rows: int
     written: int
@@ -76,6 +76,7 @@ class Summary:
     reasons: dict[str, int]
     classes: dict[str, int]
     mean_relative_change: float | None
+    first: dict[str, str] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     unpurified: int = 0
@@ -196,6 +197,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
     Raises :class:`SinkError` where a part cannot be read, or they do not hold all ``rows``.
     """
     reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
     classes: Counter[str] = Counter()
     change, flagged = 0.0, 0
     written = failed = 0
@@ -216,6 +218,8 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
                 else:
                     failed += len(table)
                     reasons.update(table["reason"].to_pylist())
+                    for reason, name in zip(table["reason"].to_pylist(), table["id"].to_pylist()):
+                        first.setdefault(reason, name)
                 if waiting >= _MERGE_ROWS:
                     writer.write_table(pa.concat_tables(held))
                     held, waiting = [], 0
@@ -234,6 +238,7 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
         reasons=dict(sorted(reasons.items())),
         classes=dict(sorted(classes.items())),
         mean_relative_change=change / written if written else None,
+        first=first,
         passed_over=ignored,
     )
     recorded = {name: value for name, value in asdict(summary).items() if name not in _UNRECORDED}

@@ -260,6 +260,19 @@ def test_parquet_keeps_its_columns_and_says_what_failed(local_ray, tmp_path, dro
     assert [(e["id"], e["reason"]) for e in errors] == [("row-2", "empty"), ("row-6", "not-an-image")]
 
 
+def test_the_summary_names_the_first_image_that_failed_for_each_reason(local_ray, tmp_path):
+    root, good = tmp_path / "in", next(EXAMPLES.rglob("*.png")).read_bytes()
+    root.mkdir()
+    for name, data in {"a.png": good, "b\x1b.png": b"", "c.png": b"", "d.png": good[:200]}.items():
+        (root / name).write_bytes(data)
+    summary = purify([str(root)], str(tmp_path / "out"), sheet=0)
+    assert summary.first == {"empty": "b\x1b.png", "truncated": "d.png"}
+    lines = summary_text(summary, str(tmp_path / "out"), 1.0).splitlines()
+    assert "failed:     2 empty: b�.png first" in lines
+    assert "failed:     1 truncated: d.png" in lines
+    assert "d.png" not in (tmp_path / "out/_raypurify/summary.json").read_text()
+
+
 def test_arrays_come_out_as_they_came_in(local_ray, tmp_path, purified):
     """As corrupted sets lie: an array each, labels for all. Images that are too large stay as they were."""
     paths = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.png"))

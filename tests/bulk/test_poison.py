@@ -174,12 +174,17 @@ def test_an_interrupted_job_says_what_is_kept(local_ray, tmp_path, monkeypatch, 
         if status(out).committed:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("raypurify.containers.lease.Lease.check", interrupt)
-    with pytest.raises(SystemExit) as end:
-        app(["purify", str(folder), str(out), "--sheet", "0"])
+    asked = ["purify", str(folder), str(out), "--sheet", "0"]
+    with monkeypatch.context() as patched:
+        patched.setattr("raypurify.containers.lease.Lease.check", interrupt)
+        with pytest.raises(SystemExit) as end:
+            app(asked)
     assert end.value.code == 130
     kept = re.search(r"purify: ([0-4]) of 4 shards are done and kept", capsys.readouterr().err)
-    assert int(kept[1]) <= status(out).committed
+    assert int(kept[1]) <= (committed := status(out).committed)
+    with pytest.raises(SystemExit):
+        app(asked)
+    assert f"purify: going on, {committed} of 4 shards were done before and are kept" in capsys.readouterr().err
 
 
 def test_a_shard_tells_how_far_it_is(local_ray, tmp_path, monkeypatch):

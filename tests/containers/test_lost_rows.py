@@ -438,7 +438,7 @@ def test_the_texts_list_what_is_passed_over(tmp_path):
     from raypurify.containers.ledger import Summary
 
     ignored = {".jxl images that are not read": 2, "hidden names": 1, "links to folders": 1_000}
-    summary = Summary(1, 1, 0, 0, 1_003, 1, {}, {}, 0.0, ignored)
+    summary = Summary(1, 1, 0, 0, 1_003, 1, {}, {}, 0.0, passed_over=ignored)
     text = "2 .jxl images that are not read, 1 hidden names, 1,000 links to folders (--follow-links reads them)"
     line = f"ignored:    {text}"
     assert line in summary_text(summary, str(tmp_path), 1.0).splitlines()
