@@ -11,6 +11,7 @@ USE = (
     "bundles",
     "training",
     "evaluation",
+    "results",
     "observability",
     "sparse-coding",
     "from-sporco",

@@ -25,7 +25,7 @@ classes = purifier.bundle.manifest.classes
 labels = torch.tensor([classes.index(file.stem.partition("-")[2]) for file in files])
 
 # This attacker knows the classifier, but not that images are purified before it (gray-box). Attackers who know the
-# purifier too are in raypurify.attacks.adaptive, and they break it: docs/evaluation.md has the figures.
+# purifier too are in raypurify.attacks.adaptive, and they break it: docs/results.md has the figures.
 attack = PGD(eps=8 / 255, norm="linf", steps=4)
 attacked = attack(classifier, images, labels, generator=torch.Generator().manual_seed(0))
 

@@ -160,10 +160,10 @@ WORDS = {
     others_in_words: "README.md",
     dictionaries_in_words: "docs/algorithm.md",
     sweep_in_words: "docs/algorithm.md",
-    imagenette_in_words: "docs/evaluation.md",
+    imagenette_in_words: "docs/results.md",
     robust_network_in_words: "README.md",
-    autoattack_in_words: "docs/evaluation.md",
-    gray_box_worst_in_words: "docs/evaluation.md",
+    autoattack_in_words: "docs/results.md",
+    gray_box_worst_in_words: "docs/results.md",
 }
 
 

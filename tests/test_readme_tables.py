@@ -14,16 +14,16 @@ GRIDS = REPOSITORY / "benchmarks" / "grids"
 
 PLACES = [
     ("README.md", "cifar10"),
-    ("docs/evaluation.md", "cifar10-adaptive"),
-    ("docs/evaluation.md", "cifar10-linf"),
-    ("docs/evaluation.md", "cifar10-retrained"),
-    ("docs/evaluation.md", "cifar10-robust-retrained"),
-    ("docs/evaluation.md", "imagenette"),
-    ("docs/evaluation.md", "imagenette-settings"),
-    ("docs/evaluation.md", "rivals"),
-    ("docs/evaluation.md", "stl"),
-    ("docs/evaluation.md", "stl-strength"),
-    ("docs/evaluation.md", "sweep-adaptive"),
+    ("docs/results.md", "cifar10-adaptive"),
+    ("docs/results.md", "cifar10-linf"),
+    ("docs/results.md", "cifar10-retrained"),
+    ("docs/results.md", "cifar10-robust-retrained"),
+    ("docs/results.md", "imagenette"),
+    ("docs/results.md", "imagenette-settings"),
+    ("docs/results.md", "rivals"),
+    ("docs/results.md", "stl"),
+    ("docs/results.md", "stl-strength"),
+    ("docs/results.md", "sweep-adaptive"),
     ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),
     ("docs/claims.md", "figure5"),
@@ -44,7 +44,7 @@ def test_tables_are_those_of_the_committed_results(benchmark, page, name):
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette"])
 def test_papers_stand_beside_the_committed_results(benchmark, name):
     (table,) = benchmark("evaluation_tables").papers_tables(name)
-    assert table.strip() in block("docs/evaluation.md", f"{name}-papers")
+    assert table.strip() in block("docs/results.md", f"{name}-papers")
 
 
 def test_pages_have_the_tables_that_the_command_would_fill_in(benchmark):
@@ -52,7 +52,7 @@ def test_pages_have_the_tables_that_the_command_would_fill_in(benchmark):
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
         text = page.read_text("utf-8")
         assert tables.filled(text) == text, page
-    text = page_of("docs/evaluation.md")
+    text = page_of("docs/results.md")
     assert tables.filled(re.sub(r"\d\d\.\d \(.*?\)", "99.9", text)) == text
     assert "<!-- checks -->" in text
 
@@ -247,7 +247,7 @@ def test_no_attack_is_weaker_than_its_reference_and_the_table_says_so(benchmark)
     bench = benchmark("attack_reference")
     rows = bench.read_rows(bench.RESULTS)
     assert list(rows) == list(bench.pairs())
-    shown = block("docs/evaluation.md", "attack_reference")
+    shown = block("docs/results.md", "attack_reference")
     assert bench.table(rows).strip() in shown
     for name, row in rows.items():
         assert float(row["left"]) <= float(row["left_by_reference"]) + 0.01 + 1e-9, name

@@ -29,7 +29,7 @@ def right():
 
 @pytest.fixture(scope="module")
 def said():
-    text = (REPOSITORY / "docs" / "evaluation.md").read_text("utf-8")
+    text = (REPOSITORY / "docs" / "results.md").read_text("utf-8")
     return " ".join(text.partition("What of the paper's claims is seen at this size:")[2].partition("\n## ")[0].split())
 
 
