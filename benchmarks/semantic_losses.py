@@ -46,6 +46,7 @@ from raypurify.attacks import Attack
 from raypurify.config import RobustTrainingSettings
 from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.evaluation.clock import clock
+from raypurify.evaluation.intervals import wilson
 from raypurify.files import read_json, write_json
 from raypurify.training.batch import Batch
 from raypurify.training.data import ImageSet
@@ -55,7 +56,8 @@ from raypurify.training.single import train_network_here
 from raypurify.training.start import drawn_network
 from raypurify.training.supervision import SUPERVISION
 
-RESULTS = Path(__file__).parent / "results" / "semantic_losses-{}.json"
+RESULTS = Path(__file__).parent / "results" / "semantic_losses.json"
+USUAL = "resnet-20"
 EPS = 0.03
 WARM_UP = 0.4
 # Layers as the paper counts them.
@@ -106,19 +108,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--results", type=Path, help="default: below results/, by the network's name")
+    parser.add_argument("--results", type=Path, help="default: below results/; by the name of another network")
     parser.add_argument("--only", nargs="+", default=list(TRAININGS), choices=list(TRAININGS), metavar="NAME")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--network", default="resnet-20", choices=list(NETWORKS))
+    parser.add_argument("--network", default=USUAL, choices=list(NETWORKS))
     parser.add_argument("--images", type=int, help="train on at most so many")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--set", action="append", default=[], metavar="A=V", help="one setting of every training")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    results = arguments.results or RESULTS.with_name(RESULTS.name.format(arguments.network))
+    other = "" if arguments.network == USUAL else f"-{arguments.network}"
+    results = arguments.results or RESULTS.with_stem(RESULTS.stem + other)
     if arguments.table:
         print(table(read_json(results)))
         return
@@ -199,18 +202,22 @@ def knowing(attack: Attack, classifier: Supervised) -> Callable[..., Tensor]:
 
 
 def table(results: dict) -> str:
-    """Mean accuracies over the seeds in %, with the least and the largest, as Markdown."""
+    """Accuracies in %, as Markdown: of one seed with its 95 % interval, else means with the least and the largest."""
     trainings = results["trainings"]
     names = list(dict.fromkeys(attack for runs in trainings.values() for run in runs for attack in run["accuracy"]))
     rows = [f"| training | seeds | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
     for training, runs in trainings.items():
-        cells = []
-        for attack in names:
-            values = [100 * run["accuracy"][attack] for run in runs if attack in run["accuracy"]]
-            spread = f" ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "–")
+        of_attack = [[run["accuracy"][name] for run in runs if name in run["accuracy"]] for name in names]
+        cells = [_cell(values, results["test_images"]) for values in of_attack]
         rows.append(f"| {training} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _cell(values: list[float], images: int) -> str:
+    if not values:
+        return "–"
+    low, high = wilson(values[0] * images, images) if len(values) == 1 else (min(values), max(values))
+    return f"{100 * statistics.mean(values):.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _say(name: str, seed: int) -> Callable[[str], None]:
