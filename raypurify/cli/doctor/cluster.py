@@ -50,7 +50,8 @@ def examine_cluster(
 def _answers(nodes: Nodes) -> str:
     has = cluster_resources()
     wrong = [f"{name} {why}: see raylet.out in its logs, or take that node away" for name, why in nodes.wrong.items()]
-    return all_well(wrong, f"{nodes_text(has.nodes)}, {has.cpus} CPUs, {has.gpus} GPUs, and each answers")
+    cores = f" for {has.cores} cores, so that stages need not wait" if has.cores < has.cpus else ""
+    return all_well(wrong, f"{nodes_text(has.nodes)}, {has.cpus} CPUs{cores}, {has.gpus} GPUs, and each answers")
 
 
 def _clocks(nodes: Nodes) -> str:
