@@ -344,6 +344,11 @@ class Settings(SettingsModel):
         every = dict.fromkeys(name for names in SECTIONS.values() for name in names)
         return [name for name in every if name not in SECTIONS[self.method]]
 
+    def own_sections(self) -> list[str]:
+        """The names of the settings that are shared or of this method, in order."""
+        others = self._others()
+        return [name for name in type(self).model_fields if name not in others]
+
 
 def presets(method: str | None = None) -> list[str]:
     """Names of the presets that ship with the package, or of those of a method.
@@ -365,7 +370,7 @@ def load_settings(
     Raises ConfigError for an unknown preset, an unreadable file, an unknown key or a value out of range.
     """
     if preset and path:
-        raise ConfigError("give a preset or a settings file, not both; copy the preset into the file to start from it")
+        raise ConfigError("give a preset or a settings file, not both; raypurify settings --preset NAME makes a file")
     tree: dict[str, Any] = {}
     if preset:
         if preset not in presets():

@@ -165,10 +165,9 @@ def costs_in_words() -> str:
     stl, denoiser = (
         [size[name] / size["RSFP"] for size in seconds] for name in ("STL, as RSFP chooses λ", "denoiser, noise 0.15")
     )
-    return (
-        "STL, with λ so chosen, takes {:.2f} of the time at 32² and {:.2f} at 224², ".format(*stl)
-        + "the denoiser {:.2f} and {:.2f}".format(*denoiser)
-    )
+    return "STL, with λ so chosen, takes {:.2f} of the time at 32² and {:.2f} at 224², ".format(
+        *stl
+    ) + "the denoiser {:.2f} and {:.2f}".format(*denoiser)
 
 
 WORDS = {

@@ -18,6 +18,7 @@ from raypurify.cli.options import Address, FollowLinks, IdColumn, ImageColumn, I
 from raypurify.cli.outcome import INTERRUPTED, answer, tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
+from raypurify.cli.settings import settings
 from raypurify.errors import RaypurifyError
 
 app = typer.Typer(
@@ -294,6 +295,7 @@ command(app, demo, "raypurify demo", partly=PARTLY, again=_GOES_ON)
 command(app, purify, "raypurify purify photos/ clean/ --bundle cifar10", partly=PARTLY, again=_GOES_ON)
 command(app, retry_failed, "raypurify retry-failed clean/", partly=PARTLY, again=_GOES_ON)
 command(app, fit, "raypurify fit --data train.parquet --preset tiny --run-dir runs/tiny", again=_GOES_ON)
+command(app, settings, "raypurify settings --preset cifar10 > settings.yaml", done="told", progress=False)
 command(
     app,
     train,

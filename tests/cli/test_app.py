@@ -34,6 +34,7 @@ COMMANDS = {
     "purify": ("0 1 2 130", True, True),
     "retry-failed": ("0 1 2 130", True, True),
     "fit": ("0 2 130", True, True),
+    "settings": ("0 2 130", True, False),
     "train": ("0 2 130", True, True),
     "evaluate": ("0 2 130", True, True),
     "retrain": ("0 2 130", True, True),
