@@ -1,6 +1,8 @@
 """What a grid file may say, and how wrong ones are refused."""
 
 import os
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +46,19 @@ def test_a_file_is_read_and_its_data_folder_filled_in(tmp_path):
     assert make_attack("clean", grid.attacks["clean"]) is None
     assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.lmbda == 0.3
     assert make_purifier("ours", grid.purifiers["ours"]).settings.csc.tikhonov > 0
+
+
+def test_the_page_has_the_defaults_of_a_grid():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    table = page.partition("| key | default | |")[2].partition("\n\n")[0]
+    shown = re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.M)
+    assert len(shown) == 6
+    for names, values in shown:
+        for name, value in zip(names.split(", "), values.split(", "), strict=True):
+            found = load_grid(TREE, "data")
+            for part in name.strip("`").split("."):
+                found = getattr(found, part)
+            assert found == yaml.safe_load(value), name
 
 
 def test_one_setting_can_be_changed_from_outside():
