@@ -35,9 +35,16 @@ class DataSettings(SettingsModel):
 class NetworkSettings(SettingsModel):
     """Settings of the network, a WideResNet-depth-width."""
 
-    depth: int = Field(16, ge=8, le=1000)
-    width: int = Field(2, ge=1)
+    depth: int = Field(16, ge=8, le=1000, description="6n + 4, or 6n + 2 as RSFP counts")
+    width: int = Field(2, ge=1, le=1024)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("depth")
+    @classmethod
+    def _of_three_groups(cls, depth: int) -> int:
+        if depth % 6 not in (2, 4):
+            raise ValueError("give 6n + 4 (10, 16, 22, 28, 34, 70 …) or 6n + 2 (32 of the paper)")
+        return depth
 
 
 class TrainingSettings(SettingsModel):
@@ -275,7 +282,7 @@ class Settings(SettingsModel):
     )
     name: str = "custom"
     note: str = Field("", description="a word of caution, shown with the bundle")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     data: DataSettings = DataSettings()
     network: NetworkSettings = NetworkSettings()
     baseline: TrainingSettings = TrainingSettings()
@@ -300,7 +307,8 @@ class Settings(SettingsModel):
 
     @model_validator(mode="after")
     def _of_one_method(self) -> "Settings":
-        others = [name for name in self._others() if name in self.model_fields_set]
+        own = self.own_sections()
+        others = [name for name in type(self).model_fields if name in self.model_fields_set and name not in own]
         if others:
             owners = [method for method, names in SECTIONS.items() if set(others) <= {*names}] or [
                 method for method, names in SECTIONS.items() if others[0] in names
@@ -337,16 +345,12 @@ class Settings(SettingsModel):
     @model_serializer(mode="wrap")
     def _own(self, write: Any) -> dict[str, Any]:
         # Nor is the default method, so that fits and bundles without one keep their fingerprints and bytes.
-        unsaid = {*self._others(), *(("method",) if self.method == "rsfp" else ())}
-        return {name: value for name, value in write(self).items() if name not in unsaid}
-
-    def _others(self) -> list[str]:
-        every = dict.fromkeys(name for names in SECTIONS.values() for name in names)
-        return [name for name in every if name not in SECTIONS[self.method]]
+        said = {*self.own_sections()} - ({"method"} if self.method == "rsfp" else set())
+        return {name: value for name, value in write(self).items() if name in said}
 
     def own_sections(self) -> list[str]:
         """The names of the settings that are shared or of this method, in order."""
-        others = self._others()
+        others = {name for names in SECTIONS.values() for name in names} - {*SECTIONS[self.method]}
         return [name for name in type(self).model_fields if name not in others]
 
 

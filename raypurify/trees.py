@@ -6,13 +6,17 @@ from importlib import resources
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from raypurify.errors import ConfigError
+
+MOST = 2**63 - 1
+"""The largest whole number of a setting, which NumPy and torch take for a seed."""
 
 
 class SettingsModel(BaseModel):
     """Base of the models of settings: a key that they do not have is refused, and no value changes once it is checked.
+    Numbers are finite, ``MOST`` at most where they are whole, and a truth value is none.
 
     >>> class Size(SettingsModel):
     ...     side: int = 8
@@ -25,7 +29,18 @@ class SettingsModel(BaseModel):
     ...
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = {kind, *get_args(kind)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"{str(value).lower()} is a truth value; give a number")
+        if isinstance(value, int) and value > MOST and int in kinds:
+            raise ValueError(f"a number of {len(str(value))} digits; give {MOST} at most")
+        return value
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], whole: str) -> str:
@@ -45,7 +60,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], whole: str) -> s
 
 def _said(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] != "extra_forbidden":
-        return problem["msg"]
+        return problem["msg"].removeprefix("Value error, ")
     *path, name = problem["loc"]
     near = get_close_matches(str(name), _fields(model, path), 1)
     meant = f", perhaps {'.'.join([*map(str, path), *near])} is meant" if near else ""
@@ -85,7 +100,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
     if tree is None:
         return {}
@@ -103,6 +118,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     {'csc': {'lmbda': 0.1}}
     """
     key, sign, value = override.partition("=")
+    override = override if len(override) < 80 else f"{override[:80]}…"
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
     *parents, leaf = key.strip().split(".")
@@ -115,7 +131,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             )
     try:
         node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e
 
 

@@ -66,6 +66,22 @@ def test_overrides_win_over_the_file(tmp_path):
         ),
         ({"preset": "tiny", "overrides": ("robust.attack.steps=10000000",)}, "robust.attack.steps"),
         ({"preset": "tiny", "overrides": ("clusters.k_min=5",)}, "k_min is 5, above k_max, 4"),
+        *(
+            ({"preset": "tiny", "overrides": (override,)}, message)
+            for override, message in (
+                ("csc.lmbda=.inf", "csc.lmbda: Input should be a finite number"),
+                ("baseline.lr=1e400", "baseline.lr: Input should be a finite number"),
+                ("calibration.attack.eps=.nan", "calibration.attack.eps"),
+                ("csc.lmbda=yes", "csc.lmbda: true is a truth value; give a number"),
+                ("seed=true", "seed: true is a truth value; give a number"),
+                ("seed=-1", "seed"),
+                (f"seed={2**70}", "seed: a number of 22 digits; give 9223372036854775807 at most"),
+                ("network.depth=17", "network.depth: give 6n + 4"),
+                ("csc.lmbda=" + "[" * 5000, "the value is not valid YAML"),
+                ("seed=" + "9" * 5000, "the value is not valid YAML"),
+                ("name=2001-99-99", "the value is not valid YAML"),
+            )
+        ),
         (
             {"preset": "tiny", "overrides": ("method=stl",)},
             "preset tiny is of method rsfp: those of stl are cifar10-stl, imagenet10-stl, tiny-stl; choose one",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from raypurify.errors import ConfigError
 from raypurify.evaluation.own import is_own
@@ -22,7 +22,7 @@ from raypurify.evaluation.specs import (
     RetrainingSpec,
 )
 from raypurify.fronts import BackwardSettings
-from raypurify.trees import apply_override, problems_of
+from raypurify.trees import SettingsModel, apply_override, problems_of
 
 MEAN = "mean of attacks"
 # Where a classifier of a grid stands; and what it may have beside what it was before.
@@ -45,21 +45,21 @@ def _named(value: dict) -> dict:
     return value
 
 
-class Grid(BaseModel):
+class Grid(SettingsModel):
     """A grid: every classifier is attacked by every attack, and sees the images of every purifier.
 
     >>> load_grid({"images": {"paths": "a"}, "classifiers": {"net": {"kind": "bundle", "path": "cifar10"}}}).batch
     100
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str = "evaluation"
     images: ImagesSpec
     classifiers: Annotated[dict[str, ClassifierSpec], AfterValidator(_named), Field(min_length=1)]
-    attacks: Annotated[dict[str, AttackSpec], AfterValidator(_named)] = {}
-    purifiers: Annotated[dict[str, PurifierSpec], AfterValidator(_named)] = {"none": PurifierSpec(purifier="none")}
-    seed: int = 0
+    attacks: Annotated[dict[str, AttackSpec], AfterValidator(_named)] = Field({})
+    purifiers: Annotated[dict[str, PurifierSpec], AfterValidator(_named)] = Field(
+        {"none": PurifierSpec(purifier="none")}
+    )
+    seed: int = Field(0, ge=0)
     batch: int = Field(100, ge=1, description="images that are attacked and purified together")
     eight_bit: bool = Field(True, description="round attacked and purified images to 8 bits, as files are")
     sanity: int = Field(0, ge=0, description="images for the checks of the attacks themselves; 0: none")

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -18,6 +17,7 @@ from raypurify.containers.registry import KINDS
 from raypurify.containers.source import Source, open_source
 from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.fronts import BackwardSettings
+from raypurify.trees import SettingsModel
 
 # Purifiers of bundles, with the bundle that they are of where none is named.
 BUNDLED = {"bundle": None, "rsfp": "cifar10"}
@@ -35,14 +35,10 @@ MOST_DRAWS = 1000
 """Of how many draws there is an object each, and without gradients averaged the images of all, in memory."""
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
-class ReportSpec(_Spec):
+class ReportSpec(SettingsModel):
     """What a report shows of what a classifier sees: how many images, under which attack; 0 leaves a part out.
 
     >>> ReportSpec().maps
@@ -55,7 +51,7 @@ class ReportSpec(_Spec):
     attack: str | None = Field(None, description="default: the last of one who knows the classifier alone")
 
 
-class _InputSpec(_Spec):
+class _InputSpec(SettingsModel):
     """Where labelled images are, as ``open_source`` takes it."""
 
     paths: Paths
@@ -89,7 +85,7 @@ class ImagesSpec(_InputSpec):
     size: int | None = Field(None, ge=8)
 
 
-class ClassifierSpec(_Spec):
+class ClassifierSpec(SettingsModel):
     """One classifier: ``kind`` is a name of ``classifiers.CLASSIFIERS``, ``path`` its weights, a bundle, or a name.
 
     ``settings`` are arguments of what makes the network, for kinds that are made so.
@@ -148,7 +144,7 @@ class RetrainingSpec(_InputSpec):
         return self
 
 
-class MadeOn(_Spec):
+class MadeOn(SettingsModel):
     """On what an attack is made, to be carried over to every cell of its column: a classifier of the grid, and for an
     attacker who knows a purifier the one before it.
 
@@ -160,7 +156,7 @@ class MadeOn(_Spec):
     purifier: str | None = None
 
 
-class AttackSpec(BaseModel):
+class AttackSpec(SettingsModel):
     """One attack: a name of ``attacks.ATTACKS`` with ``eps``, ``norm`` and its other settings, or "clean"; or
     "package.module:name" of the user's own, with its settings.
 
@@ -180,7 +176,7 @@ class AttackSpec(BaseModel):
     purifier of a cell: a transfer.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     attack: str
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
@@ -239,7 +235,7 @@ class AttackSpec(BaseModel):
         return self.model_dump(mode="json", exclude=left_out)
 
 
-class PurifierSpec(BaseModel):
+class PurifierSpec(SettingsModel):
     """One defence: a name of ``purifiers.PURIFIERS`` or "package.module:name" of the user's own, with its settings; or
     "bundle" with a bundle of any method and settings other than its own, of the section ``Bundled.tunable``; "rsfp"
     with one of that method.
@@ -248,7 +244,7 @@ class PurifierSpec(BaseModel):
     classifier's softmax; images and all that is measured of them are those of the first, which is the purifier's own.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     purifier: str
     ensemble: int | None = Field(None, ge=2, le=MOST_DRAWS)
