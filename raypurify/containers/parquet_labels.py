@@ -16,7 +16,7 @@ Pair = tuple[int | str | None, str | None]
 def label_pairs(file: pq.ParquetFile, place: Place, named: str | None) -> set[Pair]:
     """The pairs of label and name that a file holds, of the column that is ``named`` without names.
 
-    Raises SourceError where the named one is not there or holds no labels.
+    Raises SourceError where the named one is not there, or it or a column ``label`` holds what is no label.
     """
     schema = file.schema_arrow
     if named is not None and named not in schema.names:
@@ -24,8 +24,12 @@ def label_pairs(file: pq.ParquetFile, place: Place, named: str | None) -> set[Pa
             f"{place}: has no column {named!r}; its columns are {', '.join(schema.names)}; name the one that holds the "
             "labels with --label-column (label_column in Python and in a grid)"
         )
-    if named is not None and not _is_label(kind := schema.field(named).type):
-        raise SourceError(f"{place}: column {named!r} is {kind}; expected integers or strings for labels")
+    column = named or "label"
+    if column in schema.names and not _is_label(kind := schema.field(column).type):
+        raise SourceError(
+            f"{place}: column {column!r} is {kind}; expected integers or strings for labels: convert it, or name "
+            "another with --label-column (label_column in Python and in a grid)"
+        )
     asked = ("label", "label_name") if named is None else (named,)
     names = [name for name in asked if name in schema.names and _is_label(schema.field(name).type)]
     pairs: set[Pair] = set()
@@ -33,7 +37,7 @@ def label_pairs(file: pq.ParquetFile, place: Place, named: str | None) -> set[Pa
         for batch in map(plain_batch, file.iter_batches(1 << 16, columns=names)):
             table = pa.table([_plain(batch[name]) for name in names], names).group_by(names).aggregate([])
             held = {name: table[name].to_pylist() for name in names}
-            pairs |= set(zip(*(held.get(name, [None] * len(table)) for name in (named or "label", "label_name"))))
+            pairs |= set(zip(*(held.get(name, [None] * len(table)) for name in (column, "label_name"))))
     return pairs
 
 

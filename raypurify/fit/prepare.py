@@ -20,6 +20,7 @@ from raypurify.training.data import FAILED, TRAIN, VALIDATION
 
 BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
+_LABELS = "a fit reads them from a column label (--label-column), or takes a folder with one sub-folder per class"
 
 
 def prepare(
@@ -35,6 +36,8 @@ def prepare(
     """
     import ray
 
+    if source.classes is None:
+        raise DataError(f"no image has a label: {_LABELS}")
     for part in (TRAIN, VALIDATION, FAILED):
         (folder / part).delete_folder()
     chosen = choose_split(source.rows, data, seed)
@@ -55,7 +58,7 @@ def prepare(
     rows.random_shuffle(seed=seed).write_parquet(
         folder.path, filesystem=folder.remote, partition_cols=["split"], row_group_size=GROUP_ROWS
     )
-    return _checked_report(folder, source)
+    return _checked_report(folder, source, data)
 
 
 def choose_split(rows: int, data: DataSettings, seed: int) -> np.ndarray:
@@ -105,7 +108,7 @@ def _decode_shards(batch: dict[str, np.ndarray], shards: Any, split: Any, side: 
     return pa.table({k: pa.array(v, t) for (k, v), t in zip(columns.items(), types)})
 
 
-def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
+def _checked_report(folder: Place, source: Source, data: DataSettings) -> dict[str, Any]:
     labels = {part: _column(folder / part, "label") for part in (TRAIN, VALIDATION)}
     failed = _column(folder / FAILED, "message")
     if failed:
@@ -115,17 +118,21 @@ def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
     if not known:
         raise DataError(f"none of the images could be read, the first: {failed[0] if failed else 'no image'}")
     if min(known) < 0:
-        raise DataError("images without a label: fit needs a label column, or a folder with one sub-folder per class")
-    classes = list(source.classes) if source.classes else [str(c) for c in range(max(known) + 1)]
+        unlabelled = [name for part in labels for name in _unlabelled(folder / part, labels[part])]
+        raise DataError(
+            f"{len(unlabelled)} images without a label, {unlabelled[0]} first: leave them out, or give them one; "
+            f"{_LABELS}"
+        )
+    classes = list(source.classes or ())
     if max(known) >= len(classes):
         raise DataError(f"label {max(known)} is out of range: the source names {len(classes)} classes")
     counts = np.bincount(labels[TRAIN], minlength=len(classes))
     if len(classes) < 2:
         raise DataError(f"all images are of one class ({classes[0]}): a classifier needs at least two")
     if (counts == 0).any():
-        raise DataError(
-            f"class {classes[int(counts.argmin())]!r} has no training image: add images or raise data.limit"
-        )
+        index = int(counts.argmin())
+        elsewhere = labels[VALIDATION].count(index), _column(folder / FAILED, "label").count(index)
+        raise DataError(f"class {classes[index]!r} has no training image{_why_none(*elsewhere, len(classes), data)}")
     return {
         "train": len(labels[TRAIN]),
         "validation": len(labels[VALIDATION]),
@@ -133,6 +140,20 @@ def _checked_report(folder: Place, source: Source) -> dict[str, Any]:
         "classes": classes,
         "per_class": counts.tolist(),
     }
+
+
+def _unlabelled(folder: Place, labels: list[int]) -> list[str]:
+    return [name for name, label in zip(_column(folder, "id"), labels) if label < 0]
+
+
+def _why_none(held_out: int, failed: int, classes: int, data: DataSettings) -> str:
+    """Why a class has no training image, and what mends it."""
+    if held_out or failed:
+        gone = f"{held_out} are held out and {failed} could not be read"
+        return f", as {gone}: add images, or lower data.validation"
+    if data.limit:
+        return f" among the {data.limit} that data.limit leaves: raise it, or add images"
+    return f", and labels go up to {classes - 1}: number classes from 0 without a gap, or give names as labels"
 
 
 def _column(folder: Place, name: str) -> list:

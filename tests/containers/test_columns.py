@@ -288,6 +288,7 @@ def test_columns_of_the_usual_names_may_be_named(tmp_path):
         ({"id_column": "half", "labels": False}, "column 'half' is double; expected strings or integers"),
         ({"id_column": "id", "labels": False}, "column 'id' has 12 empty rows"),
         ({"label_column": "half"}, "column 'half' is double; expected integers or strings"),
+        ({"renamed": "half"}, "column 'label' is double; expected integers or strings for labels: convert it, or name"),
         ({"label_column": "large"}, "column 'large' must hold class indices below 100,000"),
     ],
 )
@@ -295,6 +296,9 @@ def test_a_column_that_is_named_serves_or_is_refused(tmp_path, options, message)
     none = pa.array([None] * COUNT, pa.string())
     table = with_images(twice=["x"] * COUNT, half=[0.5] * COUNT, large=[100_000] * COUNT)
     table = table.append_column("id", none) if options.get("id_column") == "id" else table
+    if column := options.get("renamed"):
+        options = {}
+        table = table.drop_columns([n for n in ("label",) if n in table.column_names]).rename_columns({column: "label"})
     with pytest.raises(SourceError, match=message):
         open_source(put(tmp_path / "t.parquet", table), **options)
 

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bad_images import encode, pixels
 from PIL import Image
 
 import raypurify
@@ -20,7 +22,7 @@ from raypurify.containers.source import open_source
 from raypurify.errors import DataError, SinkError
 from raypurify.fit.clustering import cluster
 from raypurify.fit.graphs import stage_names
-from raypurify.fit.prepare import choose_split
+from raypurify.fit.prepare import choose_split, prepare
 from raypurify.fit.rsfp import start_digest
 from raypurify.fit.run import fit
 from raypurify.fit.train import NETWORK
@@ -246,8 +248,27 @@ def test_one_class_is_refused_by_name(local_ray, small_set, small_settings, tmp_
 
 def test_images_without_labels_are_refused(local_ray, small_set, small_settings, tmp_path):
     assert open_source(str(small_set / "across")).classes is None
-    with pytest.raises(DataError, match="without a label"):
+    with pytest.raises(DataError, match="no image has a label: a fit reads them from a column label"):
         fit([str(small_set / "across")], small_settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("labels", "changed", "message"),
+    [
+        ([3, 9] * 6, {}, "class '0' has no training image, and labels go up to 9: number classes from 0 without a gap"),
+        ([0, 1] * 5 + [0, None], {}, "1 images without a label, a-11 first: leave them out, or give them one"),
+        ([0] * 11 + [1], {"validation": 11}, "has no training image, as 1[01]? are held out and 0 could not be read"),
+        ([0] * 11 + [1], {"limit": 1}, "class '.' has no training image among the 1 that data.limit leaves"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_with_what_mends_them(local_ray, tmp_path, labels, changed, message):
+    image = encode(pixels())
+    ids = [f"a-{i}" for i in range(len(labels))]
+    table = pa.table({"image": pa.array([image] * len(labels), pa.binary()), "label": pa.array(labels), "id": ids})
+    pq.write_table(table, tmp_path / "in.parquet")
+    data = DataSettings(image_size=8, **{"validation": 1, **changed})
+    with pytest.raises(DataError, match=message):
+        prepare(resolve(tmp_path / "out"), open_source(tmp_path / "in.parquet"), data, seed=0)
 
 
 def test_latents_have_one_row_per_training_image(small_run):
