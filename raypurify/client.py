@@ -3,7 +3,6 @@
 import http.client
 import io
 import json
-import math
 import random
 import ssl
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from raypurify.errors import ConfigError, DataError, ImageError, RaypurifyError
+from raypurify.errors import ConfigError, DataError, ImageError, RaypurifyError, SourceError
 from raypurify.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +29,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _AGAIN = {429, 502, 503}
 _LATE = {408, 504}
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+# A week; clocks of sockets end somewhere beyond.
+_LONGEST_S = 604_800
+# What Pillow writes as PNG.
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 # An answer in PNG of the largest image that an endpoint takes may need this much.
 _MOST_BYTES = 1 << 28
 
@@ -59,8 +62,9 @@ class Client:
         bundle. The class is None where the bundle's clusters are of no class.
 
         A path or the bytes of an image file give the bytes of a PNG; a Pillow image gives one, and uint8 pixels
-        (H, W), (H, W, 3) or (H, W, 4) give pixels. Raises ImageError where the endpoint cannot purify the image,
-        DataError for other pixels, ConfigError where it wants another token or is not trusted, and RaypurifyError where
+        (H, W), (H, W, 3) or (H, W, 4) give pixels. CMYK and YCbCr are sent, and come back, as RGB. Raises ImageError
+        where the endpoint cannot purify the image, SourceError for a path that cannot be read, DataError for other
+        pixels, ConfigError where it wants another token or is not trusted, and RaypurifyError where
         there is no answer in time.
         """
         seconds = self.timeout if timeout is None else _checked_timeout(timeout)
@@ -153,6 +157,8 @@ class _TooLarge(RaypurifyError):
 
 def _checked_url(url: str) -> str:
     """The URL of an endpoint, without a slash at its end. Raises ConfigError where it is none."""
+    if not isinstance(url, str):
+        raise ConfigError(f"a URL of type {type(url).__name__}; give text like http://127.0.0.1:8000")
     if "@" in url.partition("://")[2].partition("/")[0]:
         # Not shown, as it may hold a password.
         raise ConfigError("the URL holds a user's name; leave that out, and give the endpoint's token as the token")
@@ -170,13 +176,19 @@ def _checked_url(url: str) -> str:
 
 
 def _checked_timeout(seconds: float) -> float:
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"a timeout of {seconds} seconds; give a number above zero")
+    if not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_S:
+        raise ConfigError(f"a timeout of {seconds!r} seconds; give a number above zero, {_LONGEST_S:,} at most")
     return seconds
 
 
 def _checked_token(token: str) -> str:
-    if not token.isascii() or not token.isprintable() or token != token.strip() or not token:
+    if (
+        not isinstance(token, str)
+        or not token.isascii()
+        or not token.isprintable()
+        or token != token.strip()
+        or not token
+    ):
         raise ConfigError("the token holds other than printable ASCII; give one that the endpoint was started with")
     return token
 
@@ -222,23 +234,43 @@ class _Answer(NamedTuple):
 
 
 def _file(image: Any) -> bytes:
-    if isinstance(image, bytes):
-        return image
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
     if isinstance(image, str | Path):
-        return Path(image).read_bytes()
+        try:
+            return Path(image).read_bytes()
+        except (OSError, ValueError) as error:
+            raise SourceError(f"cannot read the image {str(image)!r}: {error}; check the path") from error
     from PIL import Image
 
     if not isinstance(image, Image.Image):
-        if image.dtype.name != "uint8":
-            raise DataError(f"pixels of {image.dtype}; give uint8 pixels, (H, W, 3) or (H, W)")
-        image = Image.fromarray(image)
+        image = Image.fromarray(_checked_pixels(image))
+    elif image.mode in ("CMYK", "YCbCr"):
+        image = image.convert("RGB")
+    elif image.mode not in _MODES:
+        raise DataError(f"a Pillow image of mode {image.mode}; give one of {', '.join(_MODES)}, as by convert('RGB')")
+    if not image.width or not image.height:
+        raise DataError("an image without pixels; give one that has some")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
+def _checked_pixels(image: Any) -> "np.ndarray":
+    import numpy as np
+
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image of type {type(image).__name__}; give a path, bytes, a Pillow image or uint8 pixels")
+    colours = image.shape[2:]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (colours and colours[0] not in (3, 4)):
+        raise DataError(f"pixels of {image.dtype}, {image.shape}; give uint8 pixels, (H, W, 3), (H, W, 4) or (H, W)")
+    if not image.size:
+        raise DataError("an image without pixels; give one that has some")
+    return image
+
+
 def _like(image: Any, data: bytes) -> Any:
-    if isinstance(image, bytes | str | Path):
+    if isinstance(image, bytes | bytearray | memoryview | str | Path):
         return data
     import numpy as np
     from PIL import Image

@@ -21,7 +21,7 @@ import torch
 import raypurify
 from raypurify.containers.image_column import is_image, likely
 from raypurify.containers.ledger import ERRORS, FACTS, OPTIONAL
-from raypurify.errors import DataError, ImageError
+from raypurify.errors import ConfigError, DataError, ImageError
 from raypurify.images import Decoded, check_encoding, close_array, decode_image, encode_image, open_array
 from raypurify.methods import facts_for_all
 from raypurify.purifiers.batch import MAX_PIXELS, Facts, purify_opened, purify_pixels
@@ -64,8 +64,8 @@ class Purify:
 
     ``device`` is by default "cuda" where the actor sees a GPU. Batches are those of the formats "numpy", "pandas", and
     "pyarrow", the last with encoded images only. Raises BundleError for the bundle, ConfigError for one whose images
-    are not for all, and DataError for batches without such a column or with columns of the added names: mistakes in the
-    pipeline, not in an image.
+    are not for all, and for ``column`` or ``into`` of a name that is added, and DataError for batches without such a
+    column or with columns of the added names: mistakes in the pipeline, not in an image.
     """
 
     def __init__(
@@ -83,6 +83,11 @@ class Purify:
         facts_for_all(bundle)
         check_encoding(format, compression)
         self.purifier = raypurify.load(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if taken := {column, into} & {prefix + field.name for field in _ADDED}:
+            raise ConfigError(
+                f"{', '.join(map(repr, taken))}: a column of that name is added; choose a prefix or another column, "
+                'fn_constructor_kwargs={"prefix": "purified_", …}'
+            )
         self.column, self.into, self.prefix = column, into, prefix
         self.format, self.compression, self.max_pixels = format, compression, max_pixels
         self._told: dict[str, bool] = {}
@@ -228,6 +233,8 @@ def _check_kind(column: Any, name: str, values: list[Any]) -> None:
     """Raises DataError where a column holds no images of any kind, or of one that is not given back."""
     if isinstance(column, pa.ChunkedArray) and isinstance(column.type, pa.BaseExtensionType):
         raise DataError(f'column {name!r} holds arrays, as {column.type}: use batch_format="numpy" for them')
+    if isinstance(column, pa.ChunkedArray) and pa.types.is_fixed_size_binary(column.type):
+        raise DataError(f"column {name!r} is {column.type}, and files differ in size: cast it to binary")
     first = _first(values)
     if first is not None and not _is_image(first):
         raise DataError(f"column {name!r} holds values of the kind {_kind(first)}; {_WANTED}: convert it")

@@ -5,10 +5,14 @@ import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import raypurify
-from raypurify.errors import ConfigError, DataError, ImageError, RaypurifyError
+from raypurify.errors import ConfigError, DataError, ImageError, RaypurifyError, SourceError
+
+URL = "http://127.0.0.1:9"
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 BUSY = (503, {"Retry-After": "1"}, b'{"error": "busy", "message": "too many"}')
@@ -157,9 +161,38 @@ def test_an_answer_that_is_too_large_is_not_asked_for_again(monkeypatch):
         assert not raypurify.Client(url).ready()
 
 
-def test_what_cannot_be_sent_is_said():
-    import numpy as np
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((8, 8, 3)), DataError, "pixels of float64, .*; give uint8"),
+        (np.zeros((1, 8, 8, 3), np.uint8), DataError, r"\(1, 8, 8, 3\); give uint8"),
+        (np.zeros((8, 8, 5), np.uint8), DataError, "give uint8"),
+        (np.zeros((0, 8, 3), np.uint8), DataError, "without pixels"),
+        (Image.new("F", (8, 8)), DataError, "mode F; give one of"),
+        (None, DataError, "type NoneType"),
+        ([[0]], DataError, "type list"),
+        ("nowhere.png", SourceError, "cannot read the image 'nowhere.png'"),
+        (".", SourceError, "cannot read the image"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_sent_is_said(image, error, message):
+    with pytest.raises(error, match=message):
+        raypurify.Client("http://127.0.0.1:9").purify(image)
 
-    with pytest.raises(DataError, match="pixels of float64; give uint8"):
-        raypurify.Client("http://127.0.0.1:9").purify(np.zeros((8, 8, 3)))
-    assert not raypurify.Client("http://127.0.0.1:9").ready()
+
+@pytest.mark.parametrize("arguments", [(None,), (URL, b"token"), (URL, None, "5"), (URL, None, 1e300), (URL, None, 0)])
+def test_what_makes_no_client_is_said(arguments):
+    with pytest.raises(ConfigError, match="give"):
+        raypurify.Client(*arguments)
+
+
+@pytest.mark.parametrize("image", [Image.new("CMYK", (4, 4)), Image.new("YCbCr", (4, 4)), bytearray(b"file"), PNG])
+def test_what_can_be_made_a_file_is_sent(image):
+    with server((401, {}, b"")) as (url, asked), pytest.raises(ConfigError):
+        raypurify.Client(url).purify(image)
+    assert len(asked) == 1
+
+
+def test_nobody_there_is_not_ready():
+    assert not raypurify.Client(URL).ready()

@@ -11,7 +11,7 @@ import pytest
 
 import raypurify
 from raypurify.containers.ledger import FACTS
-from raypurify.errors import DataError
+from raypurify.errors import ConfigError, DataError
 from raypurify.images import decode_image, encode_image, open_array
 from raypurify.purifiers.batch import purify_files, purify_pixels
 from raypurify.ray import Purify
@@ -200,6 +200,18 @@ def test_mistakes_in_the_pipeline_are_told(step, batch, options, said):
     batch = {name: value if isinstance(value, np.ndarray) else objects([value]) for name, value in batch.items()}
     with pytest.raises(DataError, match=said):
         step(**options)(batch)
+
+
+@pytest.mark.parametrize("options", [{"into": "cluster"}, {"column": "p_mode", "prefix": "p_"}])
+def test_an_added_name_is_no_name_for_images(step, options):
+    with pytest.raises(ConfigError, match="a column of that name is added; choose a prefix"):
+        step(**options)
+
+
+def test_files_of_one_size_as_arrow_has_them_are_refused_in_words(step, files):
+    column = pa.array([files[0]], pa.binary(len(files[0])))
+    with pytest.raises(DataError, match="cast it to binary"):
+        step()(pa.table({"image": column}))
 
 
 def test_batches_of_rays_readers_are_understood(step, expected, files, tmp_path, local_ray):

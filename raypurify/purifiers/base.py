@@ -8,6 +8,8 @@ from torch import Tensor
 
 from raypurify.errors import DataError
 
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Purified:
@@ -57,10 +59,19 @@ def checked(images: Tensor, min_size: int, smallest: str) -> Tensor:
     >>> checked(torch.rand(2, 3, 8, 9).double(), 8, "an atom").dtype
     torch.float32
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if not isinstance(images, Tensor):
+        raise DataError(
+            f"images must be a tensor (N, 3, H, W) in [0, 1], not {type(images).__name__}: of pixels (N, H, W, 3) in "
+            "NumPy give torch.from_numpy(x).permute(0, 3, 1, 2) / 255; files are for raypurify purify"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype not in _FLOATS:
         raise DataError(
             "images must be a floating-point tensor (N, 3, H, W) in [0, 1], "
             f"not {images.dtype} of shape {tuple(images.shape)}"
+        )
+    if images.layout != torch.strided or images.is_meta:
+        raise DataError(
+            f"images must hold all their values, not {images.layout} on {images.device}: give a dense tensor"
         )
     height, width = images.shape[-2:]
     if min(height, width) < min_size:

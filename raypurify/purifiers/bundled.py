@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from raypurify.bundle import Bundle
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.bundle.tensors import fitting
-from raypurify.errors import DataError
+from raypurify.errors import ConfigError, DataError, one_line
 from raypurify.purifiers.base import Purified, checked, relative_change
 
 # What a network sees at a time on a CPU: the activations of more leave its cache.
@@ -45,12 +45,13 @@ class Bundled(ABC):
     ``classes_of_cluster``, for each cluster the name of its class, None where it is of none; ``min_size``; ``tunable``,
     the section of settings that says how images are rewritten, which a grid may change.
 
-    Raises BundleError for tensors that do not fit the manifest.
+    Raises BundleError for tensors that do not fit the manifest, and ConfigError for a device that cannot be used here.
     """
 
     tunable: ClassVar[str]
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "cpu"):
+        place = _usable(device)
         self.bundle, self.settings, self.digest = bundle, bundle.settings, bundle.digest
         with fitting(bundle):
             classes = bundle.manifest.classes
@@ -60,7 +61,7 @@ class Bundled(ABC):
             self._assemble()
             if not all(part.isfinite().all() for part in self.numbers()):
                 raise ValueError("they hold values that are not finite")
-        self._move(torch.device(device))
+        self._move(place)
 
     @abstractmethod
     def _assemble(self) -> None:
@@ -91,8 +92,7 @@ class Bundled(ABC):
         >>> purifier.to("cpu") is purifier
         True
         """
-        # As tensors name it, with its number.
-        device = torch.empty(0, device=device).device
+        device = _usable(device)
         if device == self.dictionaries.device:
             return self
         moved = copy(self)
@@ -210,6 +210,17 @@ def weighted(make: Callable[[], Net], weights: Mapping[str, Tensor]) -> Net:
     single = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
     network.load_state_dict(single, assign=True)
     return network
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device as tensors name it, with its number."""
+    try:
+        return torch.empty(0, device=device).device
+    # What torch raises differs with what is wrong: a name, a build without CUDA, a number too large.
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here: {one_line(error)}; give cpu, or cuda where torch finds a GPU"
+        ) from error
 
 
 def _of_unit_norm(atoms: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from raypurify.errors import ConfigError
+from raypurify.errors import ConfigError, RaypurifyError, one_line
 from raypurify.runtime.resources import local_cores
 
 # Seconds within which a cluster's head has to take a connection.
@@ -56,7 +56,8 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
     listens on loopback, its metrics too, and is given a random token that lives in this process's environment alone,
     for the machine's other users, unless ``RAY_AUTH_MODE`` says otherwise (or Ray was imported before and has read it).
 
-    Raises ConfigError where nobody listens at the host and port of an address.
+    Raises ConfigError where nobody listens at the host and port of an address, and RaypurifyError where a Ray does not
+    start in time.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
@@ -79,9 +80,23 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
             ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, local_cores())
-        with contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
+        with _busy_is_said(), contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
+
+
+@contextmanager
+def _busy_is_said() -> Iterator[None]:
+    try:
+        yield
+    # A bare Exception, which Ray raises on a machine that is too busy.
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise RaypurifyError(
+            f"Ray did not start in time: {one_line(error)}; the machine may be busy: run again later, or join a "
+            "cluster by --address"
+        ) from error
 
 
 def _check_listened(address: str) -> None:

@@ -203,6 +203,11 @@ def test_the_smallest_images_are_purified_and_smaller_ones_refused(name, make):
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "floating-point"),
         (torch.full((1, 3, 32, 32), 255.0), "in [0, 1]"),
         (torch.full((1, 3, 32, 32), float("nan")), "finite"),
+        (np.zeros((1, 32, 32, 3), np.uint8), "a tensor (N, 3, H, W) in [0, 1], not ndarray"),
+        ("photo.png", "not str"),
+        (torch.zeros(1, 3, 32, 32).to_sparse(), "dense"),
+        (torch.zeros(1, 3, 32, 32, device="meta"), "dense"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.float8_e4m3fn), "floating-point"),
     ],
 )
 def test_bad_tensors_are_named(name, bad, message, make):

@@ -6,7 +6,7 @@ import torch
 
 import raypurify
 from raypurify.csc import solve_cbpdn, tikhonov_split
-from raypurify.errors import DataError
+from raypurify.errors import ConfigError, DataError
 from raypurify.images import decode_image, to_float
 from raypurify.purifiers.rewriting import rewrite
 
@@ -183,3 +183,11 @@ def test_rules_of_choice_are_what_they_say(benchmark, purifier, images, out):
     nearer = torch.minimum(*(distances.gather(1, chosen[name][:, None]) for name in ("own class", "another class")))
     torch.testing.assert_close(nearer[:, 0], distances.amin(1))
     assert len(chosen["random"].unique()) > 2
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here: .*; give cpu"):
+        raypurify.load("cifar10", device)
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        raypurify.load("cifar10").to(device)
