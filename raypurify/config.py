@@ -83,8 +83,7 @@ class DenoisingSettings(TrainingSettings):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: momentum is its β₁")
     lr: float = Field(0.002, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    # Crops would have borders of black to rebuild.
-    augment: Literal["crop", "resized_crop", "none"] = "none"
+    augment: Literal["crop", "resized_crop", "none"] = "none"  # crops would have borders of black to rebuild
 
 
 class CompressionSettings(DenoisingSettings):
@@ -133,8 +132,7 @@ class AttackSettings(SettingsModel):
     random_start: bool = True
 
 
-# Names of networks that a robust training starts from: of the stage baseline, none, of the stage robust_first.
-INITS = ("baseline", "random", "first")
+INITS = ("baseline", "random", "first")  # what a robust training starts from: a stage's network, or none
 
 
 class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
@@ -154,8 +152,7 @@ class RobustTrainingSettings(TrainingSettings, SupervisionSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "RobustTrainingSettings":
         if self.init not in INITS and not self.init.endswith(".safetensors"):
-            names = ", ".join(INITS)
-            raise ValueError(f"init is {self.init!r}: give {names} or the path of a network.safetensors")
+            raise ValueError(f"init is {self.init!r}: give {', '.join(INITS)} or the path of a network.safetensors")
         if self.loss == "trades" and not self.attack.random_start:
             raise ValueError("loss trades needs attack.random_start: its divergence has no slope at the clean image")
         if self.loss == "trades" and self.images != "attacked":
@@ -307,8 +304,7 @@ class Settings(SettingsModel):
 
     @model_validator(mode="after")
     def _of_one_method(self) -> "Settings":
-        own = self.own_sections()
-        others = [name for name in type(self).model_fields if name in self.model_fields_set and name not in own]
+        others = [name for name in type(self).model_fields if name in self.model_fields_set - {*self.own_sections()}]
         if others:
             owners = [method for method, names in SECTIONS.items() if set(others) <= {*names}] or [
                 method for method, names in SECTIONS.items() if others[0] in names
@@ -391,8 +387,8 @@ def load_settings(
         apply_override(tree, override)
     asked = _method(tree)
     if preset and asked in list(SECTIONS) and asked != of_preset:
-        others = ", ".join(presets(asked))
-        raise ConfigError(f"preset {preset} is of method {of_preset}: those of {asked} are {others}; choose one")
+        others = f"those of {asked} are {', '.join(presets(asked))}"
+        raise ConfigError(f"preset {preset} is of method {of_preset}: {others}; choose one")
     try:
         return Settings.model_validate(tree)
     except ValidationError as e:
