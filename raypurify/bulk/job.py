@@ -117,6 +117,7 @@ def purify(
             compression=compression,
             arguments=_arguments(inputs, bundle, {"limit": limit, "sample": sample, **reading}),
             drop_failed=drop_failed,
+            alone=part is None,
         )
         sink = claim(source, overwrite=overwrite)
         if retry_failed:

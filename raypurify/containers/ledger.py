@@ -3,6 +3,7 @@
     job.json                       the job: source, settings, format; another job may not write here
     plan/*.arrow                   what was found in the files of the input (:mod:`raypurify.containers.looking`)
     lease*.json                    who is writing here now (:mod:`raypurify.containers.lease`)
+    overwriting                    there while what is recorded here is being removed, and counts no more
     pixels/, arrays.json           images of arrays before these are joined (:mod:`raypurify.containers.array_files`)
     errors/<shard>.parquet         the rows of a shard that could not be purified
     provenance/<shard>.parquet     what was done to the others; written last, so it marks the shard as committed
@@ -28,6 +29,7 @@ from raypurify.errors import RaypurifyError, SinkError
 from raypurify.storage import Place, overlapped
 
 STATE, LEASE, PLAN = "_raypurify", "lease", "plan"
+_JOB, _DISOWNED = "job.json", "overwriting"
 FORMAT_VERSION = 1
 PROVENANCE = pa.schema(
     [
@@ -114,7 +116,7 @@ def to_bytes(table: pa.Table, **options: Any) -> bytes:
 
 def read_job(out: Place) -> dict | None:
     """The job recorded in an output, None where there is none. Raises :class:`SinkError` on a damaged record."""
-    file = out / STATE / "job.json"
+    file = out / STATE / _JOB
     if file.kind is None:
         return None
     try:
@@ -132,17 +134,23 @@ def read_job(out: Place) -> dict | None:
 
 
 def known_job(out: Place) -> dict:
-    """The job recorded in an output of raypurify. Raises :class:`SinkError` where there is none, or it is damaged."""
+    """The job recorded in an output of raypurify. Raises :class:`SinkError` where there is none, it is damaged, or it
+    is being replaced by another."""
+    if disowned(out):
+        raise SinkError(
+            f"{out}: what an earlier job wrote here is being removed by --overwrite; wait for its end, or run the same "
+            "purify command again if it was ended"
+        )
     job = read_job(out)
     if job is None:
-        raise SinkError(f"{out}: holds no {STATE}/job.json, so it is no output of raypurify; check the path")
+        raise SinkError(f"{out}: holds no {STATE}/{_JOB}, so it is no output of raypurify; check the path")
     return job
 
 
 def write_job(out: Place, job: dict) -> None:
     """Record the job that an output belongs to, whole or not at all."""
     text = json.dumps(job, indent=2, sort_keys=True) + "\n"
-    (out / STATE / "job.json").write(text.encode(), scratch(out))
+    (out / STATE / _JOB).write(text.encode(), scratch(out))
 
 
 def differing(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -176,10 +184,26 @@ def errors_part(out: Place, shard: str) -> Place:
     return out / STATE / "errors" / f"{shard}.parquet"
 
 
+def disown(out: Place) -> None:
+    """From now on, and until :func:`own`, nothing that is recorded in an output counts."""
+    (out / STATE / _DISOWNED).write(b"run the purify command again that was ended\n", scratch(out))
+
+
+def disowned(out: Place) -> bool:
+    """Whether what is recorded in an output counts no more, as it is being removed, or was when that was ended."""
+    return (out / STATE / _DISOWNED).kind is not None
+
+
+def own(out: Place) -> None:
+    """What is recorded in an output counts again."""
+    (out / STATE / _DISOWNED).delete()
+
+
 def forget(out: Place) -> None:
-    """Remove every record of an output but the lease of who is about to write there."""
+    """Remove every record of an output but that of its job, which the next one replaces, and the lease of who is about
+    to write there."""
     for name in (out / STATE).names():
-        if not name.startswith(LEASE):
+        if name not in (_JOB, _DISOWNED) and not name.startswith(LEASE):
             (out / STATE / name).delete()
             (out / STATE / name).delete_folder()
 
@@ -248,7 +272,13 @@ def merge_parts(out: Place, shards: Sequence[str], rows: int, ignored: dict[str,
 
 
 def committed(out: Place) -> list[str]:
-    """The names of the shards of an output that are committed."""
+    """The names of the shards of an output that are committed, with all that is recorded of them."""
+    whole = {*_shards(out / STATE / "errors")}
+    return [shard for shard in marked(out) if shard in whole]
+
+
+def marked(out: Place) -> list[str]:
+    """The names of the shards of an output of which there is a provenance."""
     return _shards(out / STATE / "provenance")
 
 
@@ -279,8 +309,8 @@ def reopen_failed(out: Place) -> list[str]:
 
 
 def recorded_outputs(out: Place) -> list[str]:
-    """The files that the committed shards of an output have written, of which their provenance has the ids."""
-    parts = [marker(out, shard) for shard in committed(out)]
+    """The files that the recorded shards of an output have written, of which their provenance has the ids."""
+    parts = [marker(out, shard) for shard in marked(out)]
     tables = overlapped(partial(_read_part, schema=PROVENANCE), parts)
     ids = (identity for table in tables for identity in dict.fromkeys(table["output"].to_pylist()))
     return [name if (name := named_by_id(one)) == one or (out / name).kind else one for one in ids]

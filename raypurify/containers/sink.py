@@ -17,9 +17,10 @@ from raypurify.containers import ledger
 from raypurify.containers.array_rows import PIECES
 from raypurify.containers.contract import Sink
 from raypurify.containers.ledger import STATE, Status, Summary
+from raypurify.containers.overwriting import begun_anew
 from raypurify.containers.patterns import would_name
 from raypurify.containers.registry import CONTAINERS
-from raypurify.containers.rows import Row, Shard, file_id, stays_below
+from raypurify.containers.rows import Row, Shard, file_id
 from raypurify.containers.source import Source
 from raypurify.errors import DataError, ImageError, RaypurifyError, SinkError
 from raypurify.images import SUFFIX, check_encoding
@@ -52,6 +53,7 @@ def open_sink(
     overwrite: bool = False,
     arguments: dict | None = None,
     drop_failed: bool = False,
+    alone: bool = True,
 ) -> Sink:
     """Claim an output for this job, or take up the same job again.
 
@@ -60,8 +62,9 @@ def open_sink(
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
     others make one file per shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an
-    earlier job of raypurify has written there, and no other file. What else a row holds whose image failed is kept,
-    where the container can do that, unless ``drop_failed``. A job that was begun while files of its input were damaged
+    earlier job of raypurify has written there, and no other file; where that was ended on the way, whoever claims the
+    output next goes on with it, and has to be ``alone`` there. What else a row holds whose image failed is kept, where
+    the container can do that, unless ``drop_failed``. A job that was begun while files of its input were damaged
     is the same job when they are mended, and has their shards to do.
 
     Raises :class:`SinkError` where the output belongs to another job (naming the settings that differ), holds other
@@ -110,7 +113,7 @@ def open_sink(
             "settings": settings,
             "arguments": arguments or {},
         }
-        _claim(out, shown, json.loads(json.dumps(job)), source, overwrite)
+        _claim(out, shown, json.loads(json.dumps(job)), source, overwrite, alone)
     except RaypurifyError:
         raise
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
@@ -134,7 +137,7 @@ def open_sink(
 def check_claimable(uri: str | os.PathLike, overwrite: bool) -> None:
     """Raises :class:`SinkError` where a folder cannot become the output of any job."""
     with _reached(uri) as out:
-        if not overwrite and out.kind == "folder" and ledger.read_job(out) is None:
+        if not overwrite and out.kind == "folder" and not ledger.disowned(out) and ledger.read_job(out) is None:
             _check_empty(out, redact(uri))
 
 
@@ -263,18 +266,18 @@ def _check_apart(out: Place, source: Source) -> None:
         )
 
 
-def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -> None:
-    try:
-        old = ledger.read_job(out)
-    except SinkError:
-        if not overwrite:
-            raise
-        old = None
-    if overwrite:
-        if old is not None:
-            _remove_output(out, old, source)
-        ledger.forget(out)
-    elif old is not None:
+def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool, alone: bool) -> None:
+    old, anew = _standing(out, shown, overwrite)
+    if anew and not alone:
+        raise SinkError(
+            f"{shown}: what an earlier job wrote is removed only in part; run the same command without --shard, which "
+            "goes on with it"
+        )
+    if anew:
+        with begun_anew(out, old, source):
+            ledger.write_job(out, job)
+        return
+    if old is not None:
         before = {name: value for name, value in _EARLIER.items() if name in job["settings"]}
         old = old | {"settings": before | old["settings"]}
         damaged, planned = old["source"].get("damaged", {}).keys(), old["source"].get("planned")
@@ -315,9 +318,25 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool) -
                 f"{shown}: its shard {min(strange)} has another name now that other files are known; choose another "
                 "output, or replace this one by --overwrite --strict"
             )
-    else:
-        _check_empty(out, shown)
     ledger.write_job(out, job)
+
+
+def _standing(out: Place, shown: str, overwrite: bool) -> tuple[dict | None, bool]:
+    """The job that an output belongs to, and whether all that is recorded there has to go before another begins."""
+    anew = overwrite or ledger.disowned(out)
+    try:
+        old = ledger.read_job(out)
+        if old is None and not anew:
+            _check_empty(out, shown)
+            # Without their job, shards are committed to none; but another part may have begun in this moment.
+            if anew := bool(ledger.marked(out)):
+                old = ledger.read_job(out)
+                anew = old is None
+        return old, anew
+    except SinkError:
+        if not anew:
+            raise
+        return None, True
 
 
 def _check_empty(out: Place, shown: str) -> None:
@@ -333,13 +352,3 @@ def _identity(job: dict, more: bool) -> dict:
     loose = ("uris", "damaged", "shard_rows", "planned") + (("rows", "shards") if more else ("ids",))
     source = {key: value for key, value in job["source"].items() if key not in loose}
     return {key: value for key, value in job.items() if key != "arguments"} | {"source": source}
-
-
-def _remove_output(out: Place, job: dict, source: Source) -> None:
-    container = CONTAINERS.get(job["source"]["kind"])
-    names = {*(container.written(out) if container else ledger.recorded_outputs(out))}
-    if container and job["source"]["digest"] == source.digest:
-        names.update(container.unfinished(out, source.shards, SUFFIX[job["format"]]))
-    # An output may come from others, and its records then name what they like.
-    for name in filter(stays_below, names):
-        (out / name).delete()

@@ -5,8 +5,10 @@ import io
 import itertools
 import os
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from raypurify.containers.registry import CONTAINERS, container_of
 from raypurify.containers.selection import select
 from raypurify.containers.sink import finish, missing, open_sink, reopen_failed, status, write_shard
 from raypurify.containers.source import Source, open_source, read_shard
-from raypurify.errors import ImageError, SourceError
+from raypurify.errors import ImageError, SinkError, SourceError
 
 COUNT, SHARD = 40, 12
 # Told apart by what follows the picture.
@@ -421,6 +423,66 @@ def test_overwriting_removes_the_earlier_output_and_nothing_else(case, source, t
     assert left.keys() == mine.keys() | {"_raypurify/job.json"}
     assert all(left[name] == data for name, data in mine.items())
     assert missing(sink) == [source.shards[0].name]
+
+
+class Stopped(Exception):
+    """Where a kill would be."""
+
+
+def stopping(patched, at: int) -> None:
+    """Let the ``at``-th write or removal of a file raise instead."""
+    from raypurify.storage import Place
+
+    numbers, writing, delete, delete_folder = itertools.count(1), Place.writing, Place.delete, Place.delete_folder
+
+    def step() -> None:
+        if next(numbers) == at:
+            raise Stopped
+
+    def stop_delete(place: Place) -> None:
+        step()
+        delete(place)
+
+    def stop_delete_folder(place: Place) -> None:
+        for name in [*place.walk()] if place.kind == "folder" else ():
+            stop_delete(place / name[0])
+        delete_folder(place)
+
+    def stop_writing(place: Place, scratch: Place | None = None):
+        step()
+        return writing(place, scratch)
+
+    patched.setattr(Place, "writing", stop_writing)
+    patched.setattr(Place, "delete", stop_delete)
+    patched.setattr(Place, "delete_folder", stop_delete_folder)
+
+
+@pytest.mark.parametrize("case", {case.kind: name for name, case in CASES.items()}.values(), indirect=True)
+@pytest.mark.parametrize("before", [3, 5])
+def test_overwriting_that_is_stopped_anywhere_is_gone_on_with(case, folder, tmp_path, monkeypatch, before):
+    """By the same command, and without --overwrite; where nothing has happened yet, the earlier job stands."""
+    whole, out, standing = open_source(folder, shard_rows=2), tmp_path / "out", tmp_path / "before"
+    source = select(whole, limit=3)
+    purified(standing, select(whole, limit=before))
+    purified(tmp_path / "straight", source)
+    made = files(tmp_path / "straight")
+    for at in itertools.count(1):
+        for overwrite in (True, False):
+            shutil.copytree(standing, out)
+            with monkeypatch.context() as patched, suppress(Stopped):
+                stopping(patched, at)
+                open_sink(out, source, settings={}, overwrite=True)
+                assert at > 9
+                return
+            untouched = files(out) == files(standing)
+            assert untouched == (at == 1)
+            if untouched and not overwrite and before != 3:
+                with pytest.raises(SinkError, match="belongs to another job"):
+                    open_sink(out, source, settings={})
+            else:
+                purified(out, source, overwrite=overwrite)
+                assert files(out) == made
+            shutil.rmtree(out)
 
 
 def test_an_output_is_overwritten_by_another_container(case, source, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,16 @@ from bad_images import encode, pixels, with_orientation
 from provenance import facts
 
 from raypurify.containers import parquet
-from raypurify.containers.sink import finish, missing, open_sink, recorded_job, reopen_failed, status, write_shard
+from raypurify.containers.sink import (
+    check_claimable,
+    finish,
+    missing,
+    open_sink,
+    recorded_job,
+    reopen_failed,
+    status,
+    write_shard,
+)
 from raypurify.containers.source import open_source, read_shard
 from raypurify.errors import ImageError, SinkError
 from raypurify.images import decode_image, encode_image
@@ -350,6 +360,35 @@ def test_overwriting_removes_what_a_job_wrote_and_nothing_else(tmp_path):
     (tmp_path / "tables/_raypurify/provenance/t-00000.parquet").unlink()
     open_sink(tmp_path / "tables", source, settings={}, overwrite=True)
     assert {*files(tmp_path / "tables")} - {"_raypurify/job.json"} == {"old-00007.parquet"}
+
+
+def test_records_that_are_not_whole_commit_no_shard(tmp_path, pictures):
+    """Of a job that is not recorded, as a kill in an older version left them, of one of whose shards not all is
+    recorded, and of one that is being removed."""
+    source, out = open_source(pictures, shard_rows=2), tmp_path / "out"
+
+    def done() -> dict[str, bytes]:
+        sink = open_sink(out, source, settings={})
+        work(sink, source)
+        finish(sink)
+        return files(out)
+
+    whole, state = done(), out / "_raypurify"
+    for name in ("cat", "dog", "_raypurify/errors"):
+        shutil.rmtree(out / name)
+    (state / "job.json").unlink()
+    with pytest.raises(SinkError, match=r"out: what an earlier job wrote .* without --shard"):
+        open_sink(out, source, settings={}, alone=False)
+    assert done() == whole
+    (state / "errors/part-00001.parquet").unlink()
+    assert (status(out).committed, status(out).complete) == (3, False)
+    assert done() == whole
+    (state / "overwriting").touch()
+    for ask in (status, recorded_job, reopen_failed):
+        with pytest.raises(SinkError, match="out: what an earlier job wrote here is being removed by --overwrite"):
+            ask(out)
+    check_claimable(out, overwrite=False)
+    assert done() == whole
 
 
 def test_a_heavy_table_is_written_in_groups_of_rows(tmp_path, monkeypatch):
