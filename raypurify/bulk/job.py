@@ -19,7 +19,7 @@ from raypurify.containers.at_work import AtWork
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.selection import select, shards_of
-from raypurify.containers.sink import finish, missing, open_sink, output_of, recorded_job, reopen_failed
+from raypurify.containers.sink import finish, holds_files, missing, open_sink, output_of, recorded_job, reopen_failed
 from raypurify.errors import SinkError
 from raypurify.images import MAX_PIXELS
 from raypurify.methods import facts_for_all
@@ -93,9 +93,11 @@ def purify(
     # Row numbers, by which images are chosen, would move when a file is mended, and so would the shards of a part.
     strict, here = strict or bool(limit or sample or part), engine == "local"
     with ExitStack() as stack:
-        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address, here=here))
+        looking = stack.enter_context(looking_for(output, overwrite, strict, address=address, here=here, inputs=inputs))
         early = Early()
-        growing = None if strict or here else early
+        # All names of outputs are to be known before what is there is removed.
+        whole = strict or here or (overwrite and holds_files(output))
+        growing = None if whole else early
         sources = planned_in_parts(output, inputs, overwrite, looking, growing, **named, **reading)
         source = select(next(sources), limit, sample)
         settings = {"bundle": facts_for_all(bundle).digest, "max_pixels": max_pixels}
@@ -201,7 +203,7 @@ def rehearse(
     """What :func:`purify` would do and cost; nothing is written, and refused is what it would refuse of the input.
     ``reading`` are options of ``open_source``."""
     strict = strict or bool(limit or sample)
-    with looking_for(output, overwrite, strict, reading=True, address=address) as looking:
+    with looking_for(output, overwrite, strict, reading=True, address=address, inputs=inputs) as looking:
         source = planned_for(output, inputs, limit, sample, overwrite, looking, **reading)
         output_of(output, source)
         return estimate(source, bundle, format=format, max_pixels=max_pixels, compression=compression)

@@ -120,14 +120,15 @@ def looking_for(
     reading: bool = False,
     address: str | None = None,
     here: bool = False,
+    inputs: Sequence[str] = (),
 ) -> Iterator[Looking]:
     """How the job of an output looks into its input: by tasks of the cluster where there is much to look into, which is
     joined until the block ends, or ``here`` in any case. Damaged files are told of on standard error, unless
     ``strict``.
 
-    Raises SinkError where the output can be that of no job.
+    Raises SinkError where the output can be that of no job over the ``inputs``.
     """
-    check_claimable(output, overwrite)
+    check_claimable(output, overwrite, inputs)
     with ExitStack() as stack:
         yield Looking(
             each=in_threads if here else partial(_each, lambda: stack.enter_context(ray_session(address))),

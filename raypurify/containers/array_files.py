@@ -55,6 +55,11 @@ def records(out: Place) -> list[str]:
     return [name for name in names if isinstance(name, str) and name.lower().endswith((".npy", ".npz"))]
 
 
+def outputs(shards: Sequence[Shard], files: Sequence[InputFile], suffix: str) -> list[str]:
+    """The names of the files of an output (``Container.outputs``)."""
+    return [file.path for file in _outputs(shards, files)]
+
+
 class Joined(NamedTuple):
     """An array of the output: the name of its member, its type and shape, and its pieces, each with its rows; where
     there are none, it is the member of the input as it is."""

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from raypurify.containers.array_files import InputFile, joining, records
+from raypurify.containers.array_files import InputFile, joining, outputs, records
 from raypurify.containers.array_labels import labels_for
 from raypurify.containers.array_rows import ArrayCut, Member, read, write
 from raypurify.containers.contract import Container, Listing, Plan, Portion
@@ -162,6 +162,7 @@ ARRAYS = Container(
     read=read,
     pick=pick_rows,
     write=write,
+    outputs=outputs,
     written=records,
     joining=joining,
 )

@@ -133,11 +133,6 @@ def no_names(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     return {}
 
 
-def no_files(out: Place, shards: Sequence[Shard], suffix: str) -> tuple[str, ...]:
-    """``Container.unfinished`` of a container whose ``written`` finds all files of a job."""
-    return ()
-
-
 @dataclass(frozen=True)
 class Container:
     """One way in which a set of images lies on disk. All that a container can do, and all that others know of it.
@@ -158,8 +153,8 @@ class Container:
       there.
     * ``renamed(shards, suffix)`` is what ``Sink.renamed`` holds.
     * ``written(out)``: the files below an output that a job over this container wrote, which overwriting removes.
-    * ``unfinished(out, shards, suffix)``: the files there that those shards would write, committed or not; of the same
-      input they are the job's.
+    * ``outputs(shards, joins, suffix)``: the names of the files of the output that those shards write, of
+      ``Plan.joins``.
     * ``joining(shards, joins)`` is what ``Sink.join`` does, of ``Plan.joins``; None of a container whose shards write
       the files themselves. Images that failed stand in files that are joined as they were.
     * ``has_columns``: its images stand in a column that can be named; ``has_members``: they are members of samples
@@ -175,9 +170,9 @@ class Container:
     read: Callable[[Shard], Iterator[Row]]
     pick: Callable[[Any, Sequence[int]], Any]
     write: Callable[[Sink, Shard, Images], Outputs]
+    outputs: Callable[[Sequence[Shard], Any, str], Iterable[str]]
     renamed: Callable[[Sequence[Shard], str], dict[str, str]] = no_names
     written: Callable[[Place], Iterable[str]] = recorded_outputs
-    unfinished: Callable[[Place, Sequence[Shard], str], Iterable[str]] = no_files
     joining: Callable[[Sequence[Shard], Any], Callable[[Sink], None]] | None = None
     look: Callable[[Place, Asked], Look] | None = None
     hidden: str = "."

@@ -153,12 +153,10 @@ def renamed(shards: Sequence[Shard], suffix: str) -> dict[str, str]:
     return found
 
 
-def unfinished(out: Place, shards: Sequence[Shard], suffix: str) -> Iterator[str]:
-    """The files in an output that the shards would write (``Container.unfinished``)."""
-    there = {path for path, _ in out.walk()}
+def outputs(shards: Sequence[Shard], joins: None, suffix: str) -> Iterator[str]:
+    """The names of the outputs of all images (``Container.outputs``)."""
     other = renamed(shards, suffix)
-    paths = (path for shard in shards for path in shard.cut.paths)
-    return (name for path in paths if (name := other.get(path) or split_suffix(path)[0] + suffix) in there)
+    return (other.get(path) or split_suffix(path)[0] + suffix for shard in shards for path in shard.cut.paths)
 
 
 FOLDER = Container(
@@ -169,8 +167,8 @@ FOLDER = Container(
     read=read,
     pick=pick,
     write=write,
+    outputs=outputs,
     renamed=renamed,
-    unfinished=unfinished,
 )
 
 

@@ -112,7 +112,7 @@ def check_stamp(shard: Shard) -> None:
 def put_file(sink: Sink, shard: Shard, suffix: str, write: Callable[[BinaryIO], None]) -> Outputs:
     """Let ``write`` fill the one file of a shard, named after it, and return its name for every row (as
     ``Container.write``)."""
-    name = posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")
+    name = _file_of(shard, suffix)
     written: str | ImageError = file_id(name)
     try:
         with sink.putting(name) as file:
@@ -122,6 +122,11 @@ def put_file(sink: Sink, shard: Shard, suffix: str, write: Callable[[BinaryIO], 
     return dict.fromkeys(range(shard.first_row, shard.first_row + shard.rows), written)
 
 
+def shard_files(shards: Sequence[Shard], joins: None, suffix: str, own: str) -> list[str]:
+    """The files that :func:`put_file` writes, with the container's ``own`` suffix (``Container.outputs``)."""
+    return [_file_of(shard, own) for shard in shards]
+
+
 def numbered_files(out: Place, suffix: str) -> list[str]:
     """The files below an output that :func:`put_file` has written, those of uncommitted shards too: they are named
     like shards, and not older than the job."""
@@ -129,3 +134,7 @@ def numbered_files(out: Place, suffix: str) -> list[str]:
     since = (path for path, stamp in out.walk() if not isinstance(stamp, str) and stamp[1] >= begun)
     named = filter(re.compile(rf"(?!{STATE}/).*-\d{{5,}}{re.escape(suffix)}", re.DOTALL).fullmatch, since)
     return [*dict.fromkeys((*recorded_outputs(out), *named))]
+
+
+def _file_of(shard: Shard, suffix: str) -> str:
+    return posixpath.join(shard.cut.folder, f"{shard.name}{suffix}")

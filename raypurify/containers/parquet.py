@@ -31,6 +31,7 @@ from raypurify.containers.packed import (
     numbered_files,
     pick_rows,
     put_file,
+    shard_files,
 )
 from raypurify.containers.parquet_ids import ids_in, own_ids
 from raypurify.containers.parquet_labels import classes_of, label_pairs
@@ -188,6 +189,7 @@ PARQUET = Container(
     read=read,
     pick=pick_rows,
     write=write,
+    outputs=partial(shard_files, own=".parquet"),
     written=partial(numbered_files, suffix=".parquet"),
     hidden="._",
     has_columns=True,

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -62,7 +62,8 @@ def open_sink(
     ``arguments`` are recorded beside it and need not be the same when the job is taken up again.
     How outputs are named says the container of the source: an image of a folder keeps its name but for the suffix, the
     others make one file per shard, named after it, in the sub-folder of its input. ``overwrite`` first removes what an
-    earlier job of raypurify has written there, and no other file; where that was ended on the way, whoever claims the
+    earlier job of raypurify has written there, and no other file: one that has the name of an output is refused before,
+    so that a source must not grow then (:func:`holds_files`). Where that was ended on the way, whoever claims the
     output next goes on with it, and has to be ``alone`` there. What else a row holds whose image failed is kept, where
     the container can do that, unless ``drop_failed``. A job that was begun while files of its input were damaged
     is the same job when they are mended, and has their shards to do.
@@ -134,11 +135,24 @@ def open_sink(
     )
 
 
-def check_claimable(uri: str | os.PathLike, overwrite: bool) -> None:
-    """Raises :class:`SinkError` where a folder cannot become the output of any job."""
+def check_claimable(uri: str | os.PathLike, overwrite: bool, inputs: Sequence[str | os.PathLike] = ()) -> None:
+    """Raises :class:`SinkError` where a folder cannot become the output of any job, or of one over the ``inputs``, of
+    which those count that are named without a pattern."""
     with _reached(uri) as out:
         if not overwrite and out.kind == "folder" and not ledger.disowned(out) and ledger.read_job(out) is None:
+            places = []
+            for name in inputs:
+                # What is the matter with an input, who reads it says.
+                with suppress(OSError, ValueError, ImportError):
+                    places.append(resolve(name))
+            _check_overlap(out, places)
             _check_empty(out, redact(uri))
+
+
+def holds_files(uri: str | os.PathLike) -> bool:
+    """Whether an output holds anything but what jobs record. Raises :class:`SinkError` where it cannot be reached."""
+    with _reached(uri) as out:
+        return bool({*out.names()} - {STATE})
 
 
 def output_of(uri: str | os.PathLike, source: Source) -> Place:
@@ -257,9 +271,13 @@ def _text(error: ImageError) -> str:
     return str(error).encode("utf-8", "backslashreplace").decode()
 
 
-def _check_apart(out: Place, source: Source) -> None:
-    if place := overlapping(out, source.places):
+def _check_overlap(out: Place, places: Sequence[Place]) -> None:
+    if place := overlapping(out, places):
         raise SinkError(f"{out}: the output and the input {place} overlap; write to a folder beside the input")
+
+
+def _check_apart(out: Place, source: Source) -> None:
+    _check_overlap(out, source.places)
     if pattern := next((uri for uri in source.uris if would_name(uri, out)), None):
         raise SinkError(
             f"{out}: the next run would take the output for an input, as {pattern} fits it; name it otherwise"
@@ -274,7 +292,7 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool, a
             "goes on with it"
         )
     if anew:
-        with begun_anew(out, old, source):
+        with begun_anew(out, old, source, job["format"]):
             ledger.write_job(out, job)
         return
     if old is not None:
@@ -343,7 +361,7 @@ def _check_empty(out: Place, shown: str) -> None:
     if set(out.names()) - {STATE}:
         raise SinkError(
             f"{shown}: is not empty and no output of raypurify; "
-            "choose another folder, or write beside what is there by --overwrite"
+            "choose another folder, or write beside what is there by --overwrite, which replaces no file of others"
         )
 
 

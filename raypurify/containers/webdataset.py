@@ -20,7 +20,7 @@ import numpy as np
 from raypurify.containers.contract import Container, Listing, Plan, Portion
 from raypurify.containers.cuts import bytes_before, cut_bytes, cut_rows
 from raypurify.containers.look import Look
-from raypurify.containers.packed import digest_of, numbered_files, passed_in, pick_rows, unique_keys
+from raypurify.containers.packed import digest_of, numbered_files, passed_in, pick_rows, shard_files, unique_keys
 from raypurify.containers.rows import file_id
 from raypurify.containers.tar_members import Link
 from raypurify.containers.tar_names import path_within, stem_of
@@ -85,6 +85,7 @@ WEBDATASET = Container(
     read=read,
     pick=pick_rows,
     write=write,
+    outputs=partial(shard_files, own=".tar"),
     written=partial(numbered_files, suffix=".tar"),
     has_members=True,
     keeps_failed=True,

@@ -425,6 +425,25 @@ def test_overwriting_removes_the_earlier_output_and_nothing_else(case, source, t
     assert missing(sink) == [source.shards[0].name]
 
 
+def test_a_file_of_others_is_never_written_over(case, source, tmp_path):
+    """Where no job is recorded, and beside one."""
+    out, few, holding = tmp_path / "out", select(source, limit=3), tmp_path / "straight"
+    purified(holding, source)
+    first, *_, last = [name for name in files(holding) if not name.startswith("_raypurify/")]
+    for name, before in ((first, []), (last, [few])):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"mine")
+        for earlier in before:
+            purified(out, earlier, overwrite=True)
+        standing = files(out)
+        with pytest.raises(SinkError, match=rf"{name}: no job of raypurify wrote this file, .* move it away"):
+            open_sink(out, source, settings={}, overwrite=True)
+        assert files(out) == standing
+        (out / name).unlink()
+    purified(out, source, overwrite=True)
+    assert files(out) == files(holding)
+
+
 class Stopped(Exception):
     """Where a kill would be."""
 

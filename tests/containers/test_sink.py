@@ -271,6 +271,8 @@ def test_outputs_that_cannot_be_used_are_named(tmp_path, pictures):
     ]:
         with pytest.raises(SinkError, match=message):
             open_sink(out, source, settings={})
+    with pytest.raises(SinkError, match="overlap"):
+        check_claimable(pictures, False, ["nope://bucket", pictures / "cat/b.png"])
     with pytest.raises(SinkError, match="unknown image format 'gif'"):
         open_sink(tmp_path / "out", source, settings={}, format="gif")
     open_sink(tmp_path / "other", source, settings={}, overwrite=True)
