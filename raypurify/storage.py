@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
 from raypurify.disk import Stamp, delete_tree, folder_without_links, stamp_of, walk_disk
-from raypurify.stores import CONNECTIONS, STORES, of_fsspec, store_of, tuned, walk_store
+from raypurify.stores import CONNECTIONS, STORES, check_bucket, of_fsspec, store_of, tuned, walk_store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -261,7 +261,8 @@ def _opened_new(folder: int | None, name: str, flags: int) -> int:
 
 
 def resolve(uri: Where) -> Place:
-    """The place a path or URI names. Raises OSError or ValueError where its file system is unknown or out of reach.
+    """The place a path or URI names. Raises OSError or ValueError where its file system is unknown or out of reach, and
+    OSError where it is empty or names no bucket, as the value of a variable that is not set leaves it.
 
     >>> resolve("/data/images").path, resolve("file:///a%20b#c").path
     ('/data/images', '/a b#c')
@@ -270,13 +271,20 @@ def resolve(uri: Where) -> Place:
         return uri
     uri = os.fspath(uri)
     scheme = _SCHEME.match(uri)
+    if not uri or uri == "file://":
+        raise OSError("the path is empty, as where a variable is not set")
     if not scheme:
         path = os.path.abspath(uri)
         return bounded(Place(path), next((root for root in _BOUNDS if path.startswith(root + os.sep)), ""))
     if uri.startswith("file://"):
         return Place(unquote(urlsplit(uri, allow_fragments=False).path))
+    check_bucket(scheme[0], uri[scheme.end() :].partition("?")[0])
     remote, path = _of_pyarrow(uri) or of_fsspec(uri)
-    return Place(path, tuned(remote), scheme[0])
+    if remote.type_name in STORES:
+        # It may have been a key alone.
+        check_bucket(scheme[0], path)
+    # A path of HTTP is the whole URI.
+    return Place(path, tuned(remote), "" if path.startswith(scheme[0]) else scheme[0])
 
 
 def bounded(place: Place, root: str) -> Place:
@@ -290,7 +298,8 @@ def write_through_no_link(root: str) -> None:
 
 
 def redact(uri: str | os.PathLike) -> str:
-    """The URI without the user and password it may carry, and without those of its options that may be secret.
+    """The URI without the user and password it may carry, and without those of its options that may be secret; of an
+    empty one, quotes.
 
     >>> redact("s3://key:secret@bucket/images?region=eu&token=secret")
     's3://bucket/images?region=eu'
@@ -299,7 +308,7 @@ def redact(uri: str | os.PathLike) -> str:
     """
     uri = os.fspath(uri)
     if not _SCHEME.match(uri):
-        return uri
+        return uri or "''"
     shown, _, query = _SECRET.sub(r"\1\2", uri).partition("?")
     options = [option for option in query.split("&") if option.partition("=")[0] in _OPEN_OPTIONS and "@" not in option]
     return "?".join(filter(None, (shown, "&".join(options))))
@@ -361,7 +370,9 @@ def _of_pyarrow(uri: str) -> tuple[fs.FileSystem, str] | None:
     """The file system of a URI and the path in it; None where pyarrow does not know such."""
     escaped = _escaped(uri)
     try:
-        return fs.FileSystem.from_uri(escaped)
+        remote, path = fs.FileSystem.from_uri(escaped)
+        # Some it asks fsspec for by itself.
+        return None if isinstance(remote, fs.PyFileSystem) else (remote, path)
     except ArrowNotImplementedError:
         return None
     except ArrowInvalid as error:

@@ -4,16 +4,18 @@ A store gives a thousand keys at a time, and takes some 50 ms for that, so folde
 they are large enough: each costs a request of its own.
 """
 
+import errno
+import os
 import posixpath
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from itertools import chain, islice
 from typing import Any
 
-from pyarrow import fs
+from pyarrow import PythonFile, fs
 
 from raypurify.disk import Stamp
 
@@ -50,16 +52,77 @@ def store_of(remote: fs.FileSystem) -> object:
     return remote.type_name, options["endpoint_override"]
 
 
+def check_bucket(scheme: str, path: str) -> None:
+    """Raises OSError where a path behind the ``scheme`` of a URI, as ``s3://``, begins with no bucket or host."""
+    if not path.strip("/"):
+        raise OSError(f"no bucket or host stands behind {scheme}, as where a variable is not set")
+
+
 def of_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI that fsspec knows, and the path in it. Raises ValueError or ImportError."""
+    """The file system of a URI that fsspec knows, and the path in it. Raises ValueError, ImportError or OSError."""
     import fsspec
 
-    backend, path = fsspec.core.url_to_fs(uri)
-    return fs.PyFileSystem(_Listing(backend)), path
+    try:
+        backend, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise _os_error(error) from error
+    return fs.PyFileSystem(_Whole(backend)), path
 
 
-class _Listing(fs.FSSpecHandler):
-    """A file system of fsspec whose listings are whole: its own walk passes over folders that cannot be listed."""
+def _os_error(error: Exception) -> OSError:
+    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which raises OSError of whatever kind the errors of a file system are; of names that it cannot
+    write UnicodeError, as the local disk does."""
+
+    @wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except (OSError, UnicodeError):
+            raise
+        except Exception as error:
+            raise _os_error(error) from error
+
+    return called
+
+
+class _File:
+    """A file of fsspec whose errors are all OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._file, name)
+        return _plain(found) if callable(found) else found
+
+
+def _all_plain(handler: type) -> type:
+    for name in dir(handler):
+        if not name.startswith("_") and callable(getattr(handler, name)):
+            setattr(handler, name, _plain(getattr(handler, name)))
+    return handler
+
+
+@_all_plain
+class _Whole(fs.FSSpecHandler):
+    """A file system of fsspec whose listings are whole: its own walk passes over folders that cannot be listed. What is
+    wrong is an OSError, and nobody who is out of reach is taken for one who has no such file."""
+
+    def open_input_file(self, path: str) -> PythonFile:
+        if self.fs.info(path)["type"] == "directory":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return PythonFile(_File(self.fs.open(path, mode="rb")), mode="r")
+
+    open_input_stream = open_input_file
+
+    def open_output_stream(self, path: str, metadata: object) -> PythonFile:
+        return PythonFile(_File(self.fs.open(path, mode="wb")), mode="w")
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         from fsspec import AbstractFileSystem

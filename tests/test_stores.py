@@ -3,13 +3,21 @@
 import posixpath
 import random
 import threading
+from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
+import raypurify
 from raypurify import stores
+from raypurify.containers.sink import check_claimable, open_sink, status
 from raypurify.containers.source import open_source
-from raypurify.errors import SourceError
+from raypurify.errors import RaypurifyError, SourceError
+from raypurify.runtime.stages import resolved_run
 from raypurify.storage import resolve
+
+EXAMPLES = Path(raypurify.__file__).parent / "examples"
 
 
 @pytest.fixture
@@ -83,3 +91,75 @@ def test_a_listing_that_is_not_whole_is_an_error_and_never_fewer_files(serve, wh
     store = serve([f"in/{folder}/{k:02d}.png" for folder in range(10) for k in range(40)], fault=fault)
     with pytest.raises(SourceError, match=r"in: (cannot be listed|cannot be reached)"):
         open_source(store.uri("in"))
+
+
+@pytest.mark.parametrize("uri", ["", "file://", "s3://", "s3:///in", "s3://?region=eu", "s3://key:secret@", "hf://"])
+def test_what_a_variable_that_is_not_set_leaves_names_no_place(uri, monkeypatch, tmp_path):
+    """Above all not the current folder."""
+    monkeypatch.chdir(tmp_path)
+    source = open_source(EXAMPLES)
+    asked = [
+        lambda: open_source(uri),
+        lambda: check_claimable(uri, overwrite=True),
+        lambda: open_sink(uri, source, settings={}, overwrite=True),
+        lambda: status(uri),
+        lambda: raypurify.load(uri),
+        lambda: resolved_run(uri),
+    ]
+    for ask in asked:
+        with pytest.raises(RaypurifyError, match=r"path is empty|[Nn]o bucket|Missing bucket") as raised:
+            ask()
+        assert "secret" not in str(raised.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_store_that_pyarrow_asks_fsspec_for_is_one_of_fsspec():
+    pytest.importorskip("huggingface_hub")
+    place = resolve("hf://datasets/of/some")
+    assert (type(place.remote.handler), str(place)) == (stores._Whole, "hf://datasets/of/some")
+
+
+def test_a_place_that_is_named_by_its_whole_uri_shows_it_once():
+    pytest.importorskip("aiohttp")
+    assert str(resolve("http://127.0.0.1:1/a") / "b") == "http://127.0.0.1:1/a/b"
+
+
+class Unreachable(MemoryFileSystem):
+    """A store that does not answer, once one of its methods is replaced."""
+
+    protocol = "unreachable"
+    cachable = False
+
+
+class NoAnswer(Exception):
+    """An error that is none of the operating system's, as of httpx."""
+
+
+@pytest.mark.parametrize("faulty", ["__init__", "info", "ls", "find", "open", "rm", "mkdir", "read", "write"])
+def test_whatever_a_store_of_fsspec_raises_is_an_error_of_the_system(faulty, monkeypatch):
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    place = resolve("unreachable://in/folder")
+    for name in ("a", "gone"):
+        (place / name).write(b"data")
+
+    def fail(*args, **options):
+        raise NoAnswer("after 5 s")
+
+    monkeypatch.setattr(MemoryFile if faulty in ("read", "write") else Unreachable, faulty, fail)
+    said = []
+    for ask in (
+        lambda: resolve("unreachable://in"),
+        lambda: (place / "a").kind,
+        lambda: (place / "a").read(),
+        lambda: place.names(),
+        lambda: [*place.walk()],
+        lambda: (place / "b").write(b"data"),
+        lambda: (place / "new/b").write(b"data"),
+        lambda: (place / "gone").delete(),
+        lambda: place.delete_folder(),
+    ):
+        try:
+            ask()
+        except OSError as error:
+            said.append(str(error))
+    assert {*said} == {"NoAnswer: after 5 s"}

@@ -83,7 +83,7 @@ def attack_code(spec: AttackSpec) -> str:
 
 def _files(values: Iterable[Any]) -> list[str]:
     """The digests of the files among values of settings, however deep in lists and mappings."""
-    named = [resolve(text) for value in values for text in _texts(value)]
+    named = [resolve(text) for value in values for text in _texts(value) if text]
     return [hashlib.sha256(file.read()).hexdigest() for file in named if file.kind == "file"]
 
 
