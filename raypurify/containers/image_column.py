@@ -12,6 +12,7 @@ from raypurify.storage import Place
 
 # Names of image columns in public data sets, in lower case.
 _KNOWN = ("image", "img", "jpg", "png", "webp", "jpeg")
+_MOST_SHOWN = 100
 
 
 def find_image_column(place: Place, schema: pa.Schema, named: str | None) -> str:
@@ -82,8 +83,40 @@ def is_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
 
 
+def files_and_paths(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """The bytes of the image files of a column, and the paths, as bytes, that Hugging Face's structs may have instead.
+
+    >>> [part.to_pylist() for part in files_and_paths(pa.array([{"bytes": None, "path": "1.png"}, None]))]
+    [[None, None], [b'1.png', None]]
+    """
+    if not pa.types.is_struct(column.type):
+        return column, pa.nulls(len(column))
+    at = column.type.get_field_index("path")
+    named = at >= 0 and (pa.types.is_string(column.type[at].type) or pa.types.is_large_string(column.type[at].type))
+    paths = pc.struct_field(column, "path").cast(pa.large_binary()) if named else pa.nulls(len(column))
+    return pc.struct_field(column, "bytes"), paths
+
+
+def nothing_there(path: bytes | None) -> str:
+    """What is wrong with a row that has no bytes, but may have a path."""
+    if not path:
+        return "holds no image bytes"
+    shown = path.decode("utf-8", "replace")
+    return (
+        f"holds no image bytes, only the path {shown[:_MOST_SHOWN]!r}; put the files themselves there "
+        "(embed_table_storage of datasets.table)"
+    )
+
+
 def _hint(kind: pa.DataType) -> str:
     kind = plain_type(kind)
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return _hint(kind.field("bytes").type)
+    if pa.types.is_dictionary(kind):
+        plain = "; write it without a dictionary first (astype(object) in pandas, cast('binary') in PyArrow)"
+        return _hint(kind.value_type) or plain
+    if pa.types.is_fixed_size_binary(kind):
+        return "; for values of one length: write them as binary first (cast('binary') in PyArrow)"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "; for text, as URLs or base64: put the bytes of the files themselves there (b64decode; img2dataset)"
     if isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType | pa.ListViewType | pa.LargeListViewType):

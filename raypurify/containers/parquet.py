@@ -21,7 +21,14 @@ import pyarrow.parquet as pq
 
 from raypurify.containers.contract import Container, Images, Listing, Outputs, Plan, Portion, Sink
 from raypurify.containers.cuts import bytes_before, bytes_before_in_groups, cut_bytes, cut_rows
-from raypurify.containers.image_column import check_column, check_names, find_image_column, image_values
+from raypurify.containers.image_column import (
+    check_column,
+    check_names,
+    files_and_paths,
+    find_image_column,
+    image_values,
+    nothing_there,
+)
 from raypurify.containers.look import Asked, Look
 from raypurify.containers.packed import (
     FileCut,
@@ -137,15 +144,12 @@ def read(shard: Shard) -> Iterator[Row]:
         ids = _strings(batch[cut.id_column]) if own else [f"{cut.key}-{cut.start + number}" for number in numbers]
         labelled = next((name for name in labels_in if index and name in names), None)
         labels = batch[labelled].to_pylist() if labelled else [None] * count
-        column = batch[cut.column]
-        if pa.types.is_struct(column.type):
-            column = pc.struct_field(column, "bytes")
-        for identity, label, data in zip(ids, labels, column):
+        for identity, label, data, path in zip(ids, labels, *files_and_paths(batch[cut.column])):
             data = data.as_py()
             label = index.get(label) if isinstance(label, str) else label if label is not None and label >= 0 else None
             error = None
             if not data:
-                data, error = None, ImageError("empty", f"{shard.place}: row {identity} holds no image bytes")
+                data, error = None, ImageError("empty", f"{shard.place}: row {identity} {nothing_there(path.as_py())}")
             elif len(data) > MAX_FILE_BYTES:
                 message = f"{shard.place}: row {identity} holds {len(data):,} bytes, the limit is {MAX_FILE_BYTES:,}"
                 data, error = None, ImageError("too-large", message)

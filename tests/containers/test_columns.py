@@ -210,6 +210,10 @@ def test_the_column_of_the_first_file_is_that_of_all(tmp_path):
             {"image": pa.array([[{"bytes": b"x", "path": "p"}]] * COUNT)},
             "'image' is list.*several images in a row",
         ),
+        ({"image": pa.array(IMAGES).dictionary_encode()}, r"is dictionary<.*write it without a dictionary first"),
+        ({"image": pa.array(["x"] * COUNT).dictionary_encode()}, "is dictionary<.*text, as URLs or base64"),
+        ({"image": pa.array([b"1234"] * COUNT, pa.binary(4))}, r"is fixed_size_binary\[4\].*cast\('binary'\)"),
+        ({"image": [{"bytes": "aGVsbG8="}] * COUNT}, "is struct<.*text, as URLs or base64"),
         ({"image": [1.5] * COUNT}, "column 'image' is double; expected binary"),
         # A thumbnail is no stand-in for the image.
         ({"image": ["text"] * COUNT, "thumbnail": IMAGES}, "column 'image' is string; .*--image-column"),
@@ -218,6 +222,13 @@ def test_the_column_of_the_first_file_is_that_of_all(tmp_path):
 def test_columns_that_hold_no_image_files_are_refused_with_what_to_do(tmp_path, columns, message):
     with pytest.raises(SourceError, match=message):
         open_source(put(tmp_path / "t.parquet", pa.table(columns)))
+
+
+def test_the_remedies_for_bytes_of_other_types_are_ones(tmp_path):
+    same = [data[:7] for data in IMAGES]
+    for column in (pa.array(IMAGES).dictionary_encode(), pa.array(same, pa.binary(7))):
+        source = open_source(put(tmp_path / "t.parquet", pa.table({"image": column.cast("binary")})))
+        assert [row.data for row in rows_of(source)] in (IMAGES, same)
 
 
 def hugging_face(table, **types):

@@ -220,6 +220,8 @@ def test_hugging_face_images_and_class_names(tmp_path):
     rows = rows_of(source)
     assert [row.data for row in rows] == [PNG, None, None]
     assert [row.error and row.error.reason for row in rows] == [None, "empty", "empty"]
+    assert str(rows[1].error).endswith("holds no image bytes")
+    assert "no image bytes, only the path 'b.png'; put the files themselves there" in str(rows[2].error)
 
 
 def test_parquet_files_that_cannot_be_used_are_named(tmp_path):
