@@ -28,7 +28,7 @@ from raypurify.containers.array_rows import ArrayCut, Member, read, write
 from raypurify.containers.contract import Container, Listing, Plan, Portion
 from raypurify.containers.cuts import cut_bytes, cut_rows
 from raypurify.containers.look import Asked, Look
-from raypurify.containers.npy import Array, read_header, remedy, scan
+from raypurify.containers.npy import Array, read_header, remedy, scan, wanted
 from raypurify.containers.npz import member_of, opened_zip, start_of
 from raypurify.containers.packed import digest_of, keyed_within, passed_in, pick_rows
 from raypurify.containers.rows import file_id, split_suffix
@@ -103,10 +103,12 @@ def plan(listing: Listing, looks: Mapping[str, Look]) -> Plan:
     labels, values = _labels_in(looks)
     images = list(_images(listing, looks, labels, values))
     if not images:
-        held = [f"{path} is {member.array}" for path, one in looks.items() for member in _members(one)]
+        found = [(path, member.array) for path, one in looks.items() for member in _members(one)][:4]
+        held = ", ".join(f"{path} is {array}" for path, array in found) or "there is none"
+        steps = "; ".join(dict.fromkeys(wanted(array) for _, array in found)) or "write some by numpy.savez"
         raise SourceError(
-            f"{listing.root}: no array holds images: {', '.join(held[:4]) or 'there is none'}; expected images as "
-            "uint8 (N, H, W, 3), or (N, H, W, 1) of grey"
+            f"{listing.root}: no array holds images: {held}; expected images as uint8 (N, H, W, 3), or (N, H, W, 1) of "
+            f"grey; {steps}"
         )
     seen: dict[str, str] = {}
     for one in images:

@@ -16,6 +16,13 @@ from raypurify.errors import SourceError
 _MAX_HEADER = 10_000
 _MAX_ROWS, _MAX_LABELS = 10**8, 1 << 24
 _CHUNK = 4 << 20
+# What makes uint8 of arrays, by the kind of their type.
+_AS_BYTES = {
+    "f": "x = (x * 255).round().astype('uint8') of values in [0, 1]",
+    "b": "x = x.astype('uint8') * 255",
+    **dict.fromkeys("iu", "x = x.astype('uint8') of values in [0, 255]"),
+}
+_FROM_INT8 = "x = (x.astype('int16') + 128).astype('uint8') of values in [-128, 127]"
 
 
 class Readable(Protocol):
@@ -102,27 +109,48 @@ def read_header(file: Readable, size: int, shown: str) -> Array:
 
 def remedy(array: Array) -> str | None:
     """What makes images that are read of an array ``x`` that is none, in words; None where it needs nothing."""
-    kind, shape = np.dtype(array.dtype).kind, array.shape
-    steps = []
-    if kind == "O":
+    dtype, shape = np.dtype(array.dtype), array.shape
+    if dtype.kind == "O":
         return "objects are never unpickled: numpy.stack images of one size, save others as image files"
-    if kind == "f":
-        steps.append("x = (x * 255).round().astype('uint8') of values in [0, 1]")
-    elif np.dtype(array.dtype) != np.uint8:
-        steps.append("x = x.astype('uint8') of values in [0, 255]")
-    if len(shape) == 3:
-        steps.append("x = x[..., None] of many grey images, x[None] of one with colours")
-    elif len(shape) > 4:
-        steps.append(f"x = x.reshape(-1, {', '.join(map(str, shape[-3:]))})")
-    elif len(shape) == 4 and shape[3] not in (1, 3):
-        steps.append("x = x.transpose(0, 2, 3, 1)" if shape[1] in (1, 3) else "give images of 1 or 3 channels")
-    elif len(shape) == 4 and array.fortran:
-        steps.append("x = numpy.ascontiguousarray(x)")
+    if dtype.kind == "V":
+        return "in NumPy x = x['FIELD'] of the field that holds the images"
     if len(shape) < 3:
         return "leave it out where it is about others"
+    if dtype.kind not in _AS_BYTES:
+        return "values of this type are no pixels: leave it out"
+    steps = []
+    if dtype != np.uint8:
+        steps.append(_FROM_INT8 if dtype == np.int8 else _AS_BYTES[dtype.kind])
+    if len(shape) == 3:
+        steps.append("x = x[..., None] of many grey images, x[None] of one with colours")
+    if len(shape) > 4:
+        shape = shape[-4:]
+        steps.append(f"x = x.reshape(-1, {', '.join(map(str, shape[1:]))})")
+    if len(shape) == 4 and shape[3] not in (1, 3):
+        steps.append(_with_colours_last(*shape[1:]))
+    if array.fortran:
+        steps.append("x = numpy.ascontiguousarray(x)")
     if not steps and (0 in shape[1:] or math.prod(shape[1:]) > MAX_FILE_BYTES or shape[0] > _MAX_ROWS):
         return f"at most {_MAX_ROWS:,} of at most {MAX_FILE_BYTES:,} bytes and at least one pixel each: split it"
     return f"in NumPy {', then '.join(steps)}" if steps else None
+
+
+def wanted(array: Array) -> str:
+    """What to do about an array that holds no images, where no other does."""
+    if np.dtype(array.dtype).kind == "V":
+        return remedy(array) or ""
+    return "name the images too" if len(array.shape) < 3 else "save one image or more"
+
+
+def _with_colours_last(rows: int, columns: int, channels: int) -> str:
+    """What makes images of 1 or 3 channels, which come last, of others of these sides; an alpha channel goes."""
+    if channels in (2, 4) and rows not in (1, 3):
+        return f"x = x[..., :{channels - 1}] of colours before alpha"
+    if rows in (1, 3):
+        return "x = x.transpose(0, 2, 3, 1)"
+    if rows in (2, 4) and min(columns, channels) > 4:
+        return f"x = x.transpose(0, 2, 3, 1)[..., :{rows - 1}] of colours before alpha"
+    return "give images of 1 or 3 channels"
 
 
 def scan(file: Readable, size: int, shown: str) -> tuple[Array, str, np.ndarray | None]:

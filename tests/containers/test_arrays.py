@@ -291,11 +291,16 @@ def test_labels_that_changed_meanwhile_are_not_copied(tmp_path):
         finish(sink)
 
 
-def test_overwriting_replaces_files_of_its_names_and_later_removes_every_one(tmp_path):
+def test_overwriting_removes_every_file_of_a_job_and_none_of_others(tmp_path):
+    """What is only copied is the job's too."""
     source = open_source(layout(tmp_path / "in"), shard_rows=SHARD)
     (tmp_path / "out").mkdir()
     for name in ("labels", "fog"):
         np.save(tmp_path / f"out/{name}.npy", LABELS + 1)
+        with pytest.raises(SinkError, match=rf"{name}\.npy: no job of raypurify wrote this file"):
+            purified(tmp_path / "out", source, overwrite=True)
+        assert np.array_equal(np.load(tmp_path / f"out/{name}.npy"), LABELS + 1)
+        (tmp_path / f"out/{name}.npy").unlink()
     purified(tmp_path / "out", source, bad=range(2 * COUNT), overwrite=True)
     assert np.array_equal(np.load(tmp_path / "out/labels.npy"), LABELS)
     assert np.array_equal(np.load(tmp_path / "out/fog.npy"), IMAGES)
@@ -329,8 +334,11 @@ REFUSED = {
     "channels": (saved(np.zeros((2, 4, 4, 7), np.uint8)), "give images of 1 or 3 channels"),
     "Fortran order": (saved(np.asfortranarray(IMAGES)), r"in Fortran order; .*ascontiguousarray"),
     "no pixels": (saved(np.zeros((2, 0, 4, 3), np.uint8)), "at least one pixel"),
-    "no rows": (saved(np.zeros((0, 4, 4, 3), np.uint8)), r"no array holds images: .*uint8 \(0, 4, 4, 3\)"),
-    "labels alone": (saved(LABELS), r"no array holds images: .*int64 \(10,\); expected"),
+    "no rows": (
+        saved(np.zeros((0, 4, 4, 3), np.uint8)),
+        r"no array holds images: .*uint8 \(0, 4, 4, 3\); .*; save one image",
+    ),
+    "labels alone": (saved(LABELS), r"no array holds images: .*int64 \(10,\); expected .*; name the images too"),
     "cut short": (saved(IMAGES)[:-1], r"holds 1,567 of the 1,568 bytes .* cut short"),
     "more": (saved(IMAGES) + saved(IMAGES), "holds 3,136 bytes, .*write each array to a file of its own"),
     "a lie of the shape": (headed(ONE % "(1000000000000, 9999, 9999, 3)"), "cut short"),
@@ -361,6 +369,40 @@ def test_what_is_not_read_is_refused_with_what_makes_it_readable(tmp_path, name)
         packed.writestr("x.npy", data)
     with pytest.raises(SourceError, match=message):
         open_source(tmp_path / "z.npz")
+
+
+MADE = {
+    "bits": np.ones((2, 4, 4, 3), bool),
+    "signed bytes": np.full((2, 4, 4, 3), 127, np.int8),
+    "colours and alpha": np.full((2, 5, 5, 4), 255, np.uint8),
+    "grey and alpha": np.full((2, 5, 5, 2), 255, np.uint8),
+    "alpha first": np.ones((2, 4, 5, 5)),
+    "videos of colours first": np.full((2, 7, 3, 5, 5), 255, np.int32),
+    "grey images in Fortran order": np.asfortranarray(np.ones((2, 4, 5), bool)),
+    "a structured array": np.array([(np.full((4, 4, 3), 255), 7)] * 2, [("FIELD", "u1", (4, 4, 3)), ("label", int)]),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_line_of_numpy_makes_images_of_the_same_values(tmp_path, name):
+    np.save(tmp_path / "x.npy", MADE[name])
+    with pytest.raises(SourceError) as raised:
+        open_source(tmp_path / "x.npy")
+    held = {"x": MADE[name], "numpy": np}
+    for line in str(raised.value).partition("in NumPy ")[2].split(", then "):
+        exec(line.partition(" of ")[0], held)
+    np.save(tmp_path / "x.npy", held["x"])
+    assert open_source(tmp_path / "x.npy").rows == len(held["x"])
+    assert (held["x"] == 255).all()
+
+
+def test_files_without_any_array_of_images_say_what_to_save(tmp_path):
+    np.savez(tmp_path / "x.npz")
+    with pytest.raises(SourceError, match=r"there is none; .*write some by numpy\.savez"):
+        open_source(tmp_path / "x.npz")
+    np.save(tmp_path / "x.npy", np.zeros((2, 4, 4, 3), complex))
+    with pytest.raises(SourceError, match="no pixels: leave it out"):
+        open_source(tmp_path / "x.npy")
 
 
 def test_a_damaged_zip_is_named_at_every_length_and_bit(tmp_path):
