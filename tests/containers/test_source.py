@@ -202,7 +202,8 @@ def test_parquet_labels_and_class_names(tmp_path):
     assert classes_and_labels(label=[1, 0, -1], label_name=["b", "a", None]) == (("a", "b"), [1, 0, None])
     assert classes_and_labels(label=["cat", "ape", "cat"]) == (("ape", "cat"), [1, 0, 1])
     assert classes_and_labels(label_name=pa.array(["b", "a", "b"]).dictionary_encode()) == (("a", "b"), [1, 0, 1])
-    assert classes_and_labels(label=pa.array([[1], [2], []])) == (None, [None] * 3)
+    with pytest.raises(SourceError, match=r"column 'label' is list<.*; expected integers or strings for labels"):
+        classes_and_labels(label=pa.array([[1], [2], []]))
     pq.write_table(table(2, label=[0, 0], label_name=["a", "b"]), tmp_path / "t.parquet")
     with pytest.raises(SourceError, match="label 0 has more than one name: 'a' and 'b'"):
         open_source(tmp_path / "t.parquet")
