@@ -28,7 +28,7 @@ from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout,
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
 # Scripts whose ``table`` of their ``RESULTS`` stands in a page.
-SCRIPTS = {"purifiers", "region_choices", "stl_sweep", "where_best"}
+SCRIPTS = {"purifiers", "region_choices", "semantic_losses", "stl_sweep", "where_best"}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 

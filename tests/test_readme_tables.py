@@ -199,6 +199,7 @@ def test_table_of_peers_of_sparse_coding_is_that_of_the_committed_results(benchm
     [
         ("docs/training.md", "training", "training"),
         ("docs/training.md", "denoisers", "denoisers"),
+        ("docs/training.md", "semantic_losses", "semantic_losses"),
         ("docs/training.md", "cifar10-fit", "fit_record"),
         ("docs/decisions.md", "stages", "stages"),
     ],
