@@ -174,7 +174,7 @@ def test_an_answer_that_is_too_large_is_not_asked_for_again(monkeypatch):
         ("nowhere.png", SourceError, "cannot read the image 'nowhere.png'"),
         (".", SourceError, "cannot read the image"),
     ],
-    ids=str,
+    ids=["floats", "batch", "five channels", "empty", "mode", "none", "list", "nowhere", "folder"],
 )
 def test_what_cannot_be_sent_is_said(image, error, message):
     with pytest.raises(error, match=message):
