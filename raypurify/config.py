@@ -36,7 +36,7 @@ class NetworkSettings(SettingsModel):
     """Settings of the network, a WideResNet-depth-width."""
 
     depth: int = Field(16, ge=8, le=1000, description="6n + 4, or 6n + 2 as RSFP counts")
-    width: int = Field(2, ge=1, le=1024)
+    width: int = Field(2, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @field_validator("depth")
