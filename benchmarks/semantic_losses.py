@@ -22,7 +22,7 @@ epochs, networks, images or settings need another OUT. On one GPU, the paper's n
 
     CUDA_VISIBLE_DEVICES=0 python benchmarks/semantic_losses.py --data DIR --out OUT --network resnet-110 --epochs 100
 
-On two CPU cores in about two hours: what ``results/semantic_losses.json`` has as its command.
+On two CPU cores: what ``results/semantic_losses.json`` has as its command.
 """
 
 import argparse

@@ -187,8 +187,9 @@ def test_what_makes_no_client_is_said(arguments):
         raypurify.Client(*arguments)
 
 
-@pytest.mark.parametrize("image", [Image.new("CMYK", (4, 4)), Image.new("YCbCr", (4, 4)), bytearray(b"file"), PNG])
+@pytest.mark.parametrize("image", ["CMYK", "YCbCr", "I;16", "1", bytearray(b"file"), PNG])
 def test_what_can_be_made_a_file_is_sent(image):
+    image = Image.new(image, (4, 4)) if isinstance(image, str) else image
     with server((401, {}, b"")) as (url, asked), pytest.raises(ConfigError):
         raypurify.Client(url).purify(image)
     assert len(asked) == 1
