@@ -43,8 +43,8 @@ def test_tables_are_those_of_the_committed_results(benchmark, page, name):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette"])
 def test_papers_stand_beside_the_committed_results(benchmark, name):
-    (table,) = benchmark("evaluation_tables").papers_tables(name)
-    assert table.strip() in block("docs/results.md", f"{name}-papers")
+    for table in benchmark("evaluation_tables").papers_tables(name):
+        assert table.strip() in block("docs/results.md", f"{name}-papers")
 
 
 def test_pages_have_the_tables_that_the_command_would_fill_in(benchmark):

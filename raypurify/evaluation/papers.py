@@ -30,14 +30,16 @@ TABLES = {
             "STL (cluster)": (90.11, 85.67, 87.15, 88.03, 88.90, 89.04),
         },
     ),
-    "stl-5": PaperTable(
-        f"{STL}, Table 5: CIFAR-10, VGG-16 as it was; BIM, DeepFool, CW at 0.03",
+    "stl-6-64": PaperTable(
+        f"{STL}, Table 6a: ImageNet-10, VGG-16 as it was, 64×64; BIM, DeepFool, CW at 0.03",
         {
-            "No defense": (92.98, 58.16, 65.23, 18.03, 17.60, 9.36),
-            "MagNet": (90.35, 61.45, 65.21, 43.12, 65.35, 48.45),
-            "PixelDefend": (85.26, 68.10, 73.29, 77.29, 74.14, 75.79),
-            "STL": (82.85, 70.99, 74.87, 74.62, 78.54, 77.65),
-            "STL (cluster)": (83.60, 71.03, 75.47, 75.31, 79.59, 79.06),
+            "No defense": (86.65, 28.16, 30.80, 18.83, 8.11, 7.51),
+            "TVM": (81.72, 34.03, 47.44, 65.95, 69.43, 68.23),
+            "Quilting": (63.18, 45.41, 53.12, 56.96, 54.36, 55.63),
+            "Crop-Ens": (55.90, 45.70, 53.28, 53.69, 54.29, 53.20),
+            "PD-Ens": (79.46, 33.88, 55.26, 65.68, 69.19, 68.27),
+            "STL": (79.25, 54.72, 68.25, 72.45, 75.62, 74.14),
+            "STL (cluster)": (80.17, 57.29, 69.14, 72.34, 76.52, 75.21),
         },
     ),
     "stl-8": PaperTable(
@@ -63,7 +65,7 @@ TABLES = {
         None,
     ),
     "rsfp-3": PaperTable(
-        f"{RSFP}, Table III: CIFAR-10, VGG-16",
+        f"{RSFP}, Table III: CIFAR-10, VGG-16; the rows of others are STL's Table 5",
         {
             "No defense": (94.23, 58.16, 65.23, 18.03, 17.60, 9.36),
             "MagNet": (90.35, 61.45, 65.21, 43.12, 65.35, 48.45),
@@ -73,7 +75,7 @@ TABLES = {
         },
     ),
     "rsfp-4-64": PaperTable(
-        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 64×64",
+        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 64×64; the rows of others are STL's Table 2a, retrained classifiers",
         {
             "No defense": (86.65, 28.16, 30.80, 18.83, 8.11, 7.51),
             "TVM": (75.55, 59.97, 69.30, 71.56, 72.10, 71.87),
@@ -85,7 +87,7 @@ TABLES = {
         },
     ),
     "rsfp-4-128": PaperTable(
-        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 128×128",
+        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 128×128; the rows of others are STL's Table 6b",
         {
             "No defense": (89.91, 21.23, 24.09, 17.90, 5.84, 5.04),
             "TVM": (85.91, 25.68, 43.86, 65.86, 63.60, 61.29),
