@@ -24,6 +24,7 @@ PLACES = [
     ("docs/results.md", "stl"),
     ("docs/results.md", "stl-strength"),
     ("docs/results.md", "sweep-adaptive"),
+    ("docs/results.md", "systems-adaptive"),
     ("docs/algorithm.md", "dictionaries"),
     ("docs/algorithm.md", "sweep"),
     ("docs/claims.md", "figure5"),
