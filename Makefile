@@ -42,6 +42,7 @@ matrix: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
+	@echo "installing into $(VENV), torch and Ray with it: gigabytes"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import logging
 import random
 import ssl
 import time
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     Picture = str | Path | bytes | Image | np.ndarray
 
+_LOG = logging.getLogger("raypurify.client")
 PREFIX = "x-raypurify-"
+_PURIFY = "/v1/purify"
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Answers that another try may change: too many callers, and a proxy whose server is away.
 _AGAIN = {429, 502, 503}
@@ -42,8 +45,9 @@ class Client:
 
     ``url`` is where it listens, e.g. ``https://purify.example.org``; ``token`` what it asks for; ``timeout`` the
     seconds that a call may take in all, with all its tries. Whoever is refused because the endpoint is busy, ending or
-    away asks again when it says so, as long as there is time. Raises ConfigError for a URL that is none, a token that
-    no header can hold, and seconds without an end.
+    away asks again when it says so, as long as there is time; that there is none is logged at the first try, as a
+    warning of ``raypurify.client``. Raises ConfigError for a URL that is none, a token that no header can hold, and
+    seconds without an end.
 
         client = raypurify.Client("http://127.0.0.1:8000", token="...")
         image, facts = client.purify("photo.jpg")
@@ -68,7 +72,7 @@ class Client:
         there is no answer in time.
         """
         seconds = self.timeout if timeout is None else _checked_timeout(timeout)
-        answer = self._ask("POST", "/v1/purify", _file(image), seconds)
+        answer = self._ask("POST", _PURIFY, _file(image), seconds)
         try:
             if not answer.body.startswith(_PNG):
                 raise ValueError("no PNG")
@@ -114,6 +118,8 @@ class Client:
                     f"{self.url} gave no answer within {seconds:g} s, at last {said}; check that it runs, or give it "
                     "more time"
                 ) from problem
+            if problem and pause == _PAUSE_S:
+                _LOG.warning("%s gives no answer (%s); asking again for %g s", self.url, said, seconds)
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -172,7 +178,9 @@ def _checked_url(url: str) -> str:
         fits = False
     if not fits:
         raise ConfigError(f"{url!r} is no URL of an endpoint; give one like http://127.0.0.1:8000")
-    return url.rstrip("/")
+    if (base := url.rstrip("/")).endswith(_PURIFY):
+        raise ConfigError(f"{url!r} is the URL of purification; leave {_PURIFY} out: {base.removesuffix(_PURIFY)}")
+    return base
 
 
 def _checked_timeout(seconds: float) -> float:

@@ -174,4 +174,8 @@ def png(figure: Any) -> bytes:
 
 
 def _short(text: str, width: int = 26) -> str:
-    return text if len(text) <= width else "…" + text[1 - width :]
+    """The text, or of a longer one its end, of a path from the first folder or file that fits."""
+    if len(text) <= width:
+        return text
+    end = text[1 - width :]
+    return "…" + (end[end.index("/") :] if "/" in end else end)

@@ -1,5 +1,6 @@
 """The client of the endpoint against servers that refuse, leave, or lead astray; it needs no Ray."""
 
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -125,6 +126,22 @@ def test_what_another_try_does_not_change_is_told_at_once(answer, error, message
 def test_what_is_no_url_of_an_endpoint_is_refused_before_it_is_asked(url):
     with pytest.raises(ConfigError, match="is no URL of an endpoint; give one"):
         raypurify.Client(url)
+
+
+def test_the_url_that_curl_asks_is_told_from_that_of_the_endpoint():
+    with pytest.raises(ConfigError, match=r"leave /v1/purify out: http://h:8000$"):
+        raypurify.Client("http://h:8000/v1/purify/")
+
+
+def test_that_nothing_answers_is_logged_once(caplog):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(RaypurifyError, match="gave no answer within"):
+            raypurify.Client(url, timeout=1.5).purify(b"image")
+    (line,) = caplog.records
+    assert line.getMessage().startswith(f"{url} gives no answer (URLError: ")
+    assert line.getMessage().endswith("asking again for 1.5 s")
 
 
 def test_what_is_one_is_taken():

@@ -52,6 +52,11 @@ def serve(
         text = _token_text(token_file)
     tokens = [line for line in text.splitlines() if line.strip()]
     if not no_auth and not tokens:
+        if token_file is not None:
+            raise typer.BadParameter(
+                f"{token_file} holds no token: write one on a line, e.g. the output of `openssl rand -hex 16`",
+                param_hint="--token-file",
+            )
         raise typer.BadParameter(
             "no token: set RAYPURIFY_TOKEN, e.g. to the output of `openssl rand -hex 16`, or pass --no-auth",
             param_hint="RAYPURIFY_TOKEN",

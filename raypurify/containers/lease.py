@@ -4,9 +4,10 @@
     OUT/_raypurify/lease-2-of-8.json     who does every eighth shard of it, beside others that do the rest
 
 A lease counts while its holder lives: where holder and asker share a machine, as long as that process runs; elsewhere
-for ``EXPIRES`` seconds after its last sign. File systems and object stores have no common way to create a file only
-once, so a holder writes the lease and looks whether it stayed. Two jobs that pass each other in that moment do no harm:
-what they write is the same bytes, whole or not at all, and the one whose lease was taken over ends at its next sign.
+for ``EXPIRES`` seconds after its last sign, by clocks that agree to within seconds, as NTP sees to. File systems and
+object stores have no common way to create a file only once, so a holder writes the lease and looks whether it stayed.
+Two jobs that pass each other in that moment do no harm: what they write is the same bytes, whole or not at all, and the
+one whose lease was taken over ends at its next sign.
 """
 
 import json
@@ -17,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from raypurify.containers.ledger import LEASE, STATE
 from raypurify.errors import RaypurifyError, SinkError
@@ -128,15 +130,17 @@ def writer(out: Place) -> str | None:
 
 def _found(file: Place) -> dict | None:
     try:
-        found = json.loads(file.read()) if file.kind == "file" else None
-    except (ValueError, FileNotFoundError):
+        found: Any = json.loads(file.read()) if file.kind == "file" else None
+        # Damaged, it is none: whose it was writes it again at its next sign.
+        float(found["renewed"])
+    except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
-    return found if isinstance(found, dict) else None
+    return found
 
 
 def _lives(found: dict) -> float | None:
     """Seconds since the last sign of a holder that may be at work, None of one that is not."""
-    since = max(0.0, time.time() - float(found.get("renewed", 0)))
+    since = max(0.0, time.time() - float(found["renewed"]))
     if found.get("holder") in _RELEASED:
         return None
     if all(found.get(key) == value for key, value in _machine().items()):
@@ -149,9 +153,12 @@ def _machine() -> dict[str, str]:
     """This machine, or the container on it that numbers its own processes."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
+        # The numbering outside of containers is of one name everywhere, and hosts of a cloud may share theirs.
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
     except OSError:
-        numbering = ""
-    return {"host": socket.gethostname(), "numbering": numbering}
+        numbering = boot = ""
+    return {"host": socket.gethostname(), "numbering": numbering, "boot": boot}
 
 
 def _started(pid: int) -> str | None:

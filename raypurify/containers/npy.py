@@ -71,7 +71,8 @@ def read_header(file: Readable, size: int, shown: str) -> Array:
     """The header of an array file of ``size`` bytes, at whose beginning ``file`` stands. Raises SourceError naming
     ``shown`` where it is none, or the file holds fewer bytes than it says, or more."""
     try:
-        version = npy_format.read_magic(file)
+        if (version := npy_format.read_magic(file)) == (3, 0):
+            raise SourceError(f"{shown}: holds records; save the field of them that has images: x = x['FIELD']")
         lengths, read = {
             (1, 0): (2, npy_format.read_array_header_1_0),
             (2, 0): (4, npy_format.read_array_header_2_0),

@@ -5,7 +5,7 @@ import posixpath
 import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -61,14 +61,17 @@ def look(place: Place, asked: Asked) -> Look:
             digest.update(f"{where}{group.key}\0{_mark(group)}\n".encode("utf-8", "surrogateescape"))
             images += len(group.images)
             classes = max(classes, 0 if label is None else label + 1)
-    offsets, sizes = sum((tar.offsets for tar in tars), array("q")), sum((tar.sizes for tar in tars), array("q"))
-    arrays = {"offsets": pa.array(np.array(offsets, np.int64)), "sizes": pa.array(np.array(sizes, np.int64))}
+    arrays = {"offsets": _joined(tar.offsets for tar in tars), "sizes": _joined(tar.sizes for tar in tars)}
     if any(tar.links for tar in tars):
         arrays["links"] = pa.array(np.array([link for tar in tars for link in tar.links], np.int64).ravel())
     names = [tar.name.encode("utf-8", "surrogateescape").decode("latin-1") for tar in tars]
     held = [[name, tar.outer, len(tar.offsets), len(tar.links)] for name, tar in zip(names, tars)]
     facts = {"classes": classes, "images": images, "codec": codec, "tars": held}
     return Look(stamp, digest.hexdigest(), len(arrays["offsets"]), dict(passed), facts, arrays)
+
+
+def _joined(parts: Iterable[array]) -> pa.Array:
+    return pa.array(np.concatenate([np.zeros(0, np.int64), *(np.array(part, np.int64) for part in parts)]))
 
 
 def _scan(

@@ -65,7 +65,7 @@ def solve_tiled(
     if lmbda.shape[1] == 1:
         penalty = lmbda[:, 0] * magnitude.sum(0, True, dtype=torch.float64)
     else:
-        penalty = (lmbda[0, codes.indices()[1]] * magnitude).sum(0, True)
+        penalty = (lmbda[0, codes.indices()[1]] * magnitude).sum(0, True, dtype=torch.float64)
     steps, done = torch.cat(iterations).amax(0, True), torch.cat(converged).all(0, True)
     return Solution(codes, rest, steps, done, penalty, violation, top)
 

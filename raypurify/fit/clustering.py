@@ -105,8 +105,7 @@ def _put_together(
     owner: list[int] = []
     curves: list[dict[int, float]] = []
     axes, singular, common, width = 1, False, None, of_class[0][0].width
-    for c, file in enumerate(files):
-        one = read_labels(file)
+    for c, one in enumerate(overlapped(read_labels, files)):
         cluster_of_row[one.rows] = one.labels + len(owner)
         curves.append(one.curve)
         owner += [c] * one.clusters
@@ -116,7 +115,7 @@ def _put_together(
         axes = max(axes, len(common.variances))
     _check_bytes(len(owner), axes, width)
     sizes = np.bincount(cluster_of_row[cluster_of_row >= 0], minlength=len(owner))
-    state = assemble(map(read_estimates, files), sizes, axes, common, settings.form, np.float32)
+    state = assemble(overlapped(read_estimates, files), sizes, axes, common, settings.form, np.float32)
     write_clusters(folder, settings.form, state, cluster_of_row, owner, sizes, curves)
     (folder / "elbow.png").write(elbow_curves(classes, curves, np.bincount(owner).tolist()))
     return {"clusters": len(owner), "smallest": int(sizes.min()), "cluster_class": owner}

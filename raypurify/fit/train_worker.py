@@ -21,11 +21,10 @@ from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
 from raypurify.training.data import VALIDATION, clusters_of, read_part, read_pixels
 from raypurify.training.guard import guard_of
 from raypurify.training.kinds import kind_of
-from raypurify.training.order import some_of
+from raypurify.training.order import CHECKED_IMAGES, some_of
 from raypurify.training.record import add_line, device_name, keep_lines
 
 CHECKPOINT = "checkpoint.pt"
-CHECKED_IMAGES = 1024
 
 
 def work(config: dict[str, Any]) -> None:
@@ -117,10 +116,11 @@ def _counter(progress: Any) -> Callable[..., None]:
 
 def _checked(prepared: Place, side: int, seed: int, rank: int, world: int) -> list[Batch]:
     """This worker's share of the validation images that every epoch looks at."""
-    table = read_part(prepared, VALIDATION, ["row", "label", "image"])
-    if not len(table):
+    rows = read_part(prepared, VALIDATION, ["row"])["row"].to_numpy()
+    if not len(rows):
         raise TrainingError("there are no validation images: raise data.validation")
-    table = table.take(some_of(len(table), CHECKED_IMAGES, seed)[rank::world])
+    own = rows[some_of(len(rows), CHECKED_IMAGES, seed)[rank::world]]
+    table = read_part(prepared, VALIDATION, ["row", "label", "image"], own)
     images, labels = read_pixels(table, side).copy(), np.array(table.column("label"))
     return [
         Batch(torch.from_numpy(images[at : at + 256]), torch.from_numpy(labels[at : at + 256]))

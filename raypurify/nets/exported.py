@@ -9,6 +9,7 @@ prims', or with names that are none; guards and notes are left out; tensors are 
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,8 @@ _EXPRESSION = re.compile(
 _TREES = ("in_spec", "out_spec", "context")
 # Left out: notes for people, and what is written to be evaluated.
 _NOTES: dict[str, Any] = {"metadata": {}, "guards_code": []}
+# The switch of torch is the process's, and who ends first would take it from under another.
+_SWITCH = threading.Lock()
 
 
 class Exported(nn.Module):
@@ -122,12 +125,13 @@ def _check_text(text: str, key: str) -> None:
 def _tensors_alone() -> Iterator[None]:
     """Within the block torch reads pickles with ``weights_only``, whatever its own code asks for."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    with _SWITCH:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before

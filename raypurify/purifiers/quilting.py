@@ -105,7 +105,8 @@ class Quilting(Transform):
         return bank[chosen].float().unflatten(-1, (3, self.patch, self.patch))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def _placed(patches: Tensor, device: torch.device) -> Tensor:
-    """The patches in [0, 1], float64 as the search wants them; as float32 they are the values that images have."""
+    """The patches in [0, 1], float64 as the search wants them; as float32 they are the values that images have. Those
+    of the purifier that was last at work are kept, eight times as large as they were."""
     return patches.to(device).double() / 255

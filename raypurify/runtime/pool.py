@@ -13,8 +13,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from raypurify.errors import TrainingError
 from raypurify.runtime.observed import actor_lost
+from raypurify.runtime.poison import LIVES
 
-LIVES = 4
 # How often who waits for events may look at other things; how many actors may wait for a cluster to grow.
 TICK, LEAST_PENDING, MOST_PENDING = 1.0, 8, 64
 # Seconds until actors are started again after one that did not start, doubled with each in a row: what ails a node may
@@ -193,13 +193,15 @@ def work_off(
         call: ``call(actor, item)`` begins an item in an actor and returns its future.
 
     Raises:
-        TrainingError: ``LIVES`` actors died over one item, or as many for each place in the pool before they did
-            anything. What the work itself raises comes as it is.
+        TrainingError: ``LIVES`` actors died over one item, or as many for each place in the pool, one after the other,
+            before they did anything. What the work itself raises comes as it is.
     """
     pool = Pool(items, start, call, size)
     deaths: Counter[Named | None] = Counter()
     with closing(pool.events()) as events:
         for kind, item, error, _ in events:
+            if kind == "ready":
+                deaths[None] = 0
             if kind == "failed":
                 raise error.cause from error  # whose message is not a remote traceback
             if kind == "died":

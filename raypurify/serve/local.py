@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,8 @@ def serving(
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             serve.run(application, name=APP, route_prefix="/")
             try:
-                yield f"http://{host}:{port}"
+                # Of an IPv6 address the port is told apart by brackets.
+                yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             finally:
                 _finish(min(longest, _END_S))
         finally:
@@ -94,6 +96,7 @@ def run(bundle: str = "cifar10", host: str = "127.0.0.1", port: int = 8000, **op
     """Serve ``bundle`` until Ctrl-C or SIGTERM, with the options of :func:`serving`."""
     stop = threading.Event()
     before = {}
+    print(f"starting Ray and the replicas of {bundle}", file=sys.stderr, flush=True)
     with serving(bundle, host, port, **options) as url:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -114,20 +115,21 @@ def read_pixels(table: pa.Table, side: int) -> np.ndarray:
     return flat.reshape(-1, 3, side, side)
 
 
-def read_part(folder: Where, part: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a whole part of a prepared folder, in row order; for the validation images and for small columns."""
+def read_part(folder: Where, part: str, columns: list[str] | None = None, rows: np.ndarray | None = None) -> pa.Table:
+    """Read a part of a prepared folder, in row order, of it these ``rows`` where they are given; for the validation
+    images and for small columns."""
     place = resolve(folder) / part
-    return pq.read_table(place.path, columns=columns, filesystem=place.remote, partitioning=None).sort_by("row")
+    chosen = None if rows is None else pc.field("row").isin(rows)
+    return pq.read_table(
+        place.path, columns=columns, filesystem=place.remote, partitioning=None, filters=chosen
+    ).sort_by("row")
 
 
 def batches(table: pa.Table, side: int, size: int = 256) -> Iterator[Batch]:
     """Batches of the prepared images of a small table, in its order."""
-    images, labels = (
-        torch.from_numpy(read_pixels(table, side).copy()),
-        torch.from_numpy(table.column("label").to_numpy()),
-    )
+    images, labels = read_pixels(table, side), torch.from_numpy(table.column("label").to_numpy())
     for start in range(0, len(labels), size):
-        yield Batch(images[start : start + size], labels[start : start + size])
+        yield Batch(torch.from_numpy(images[start : start + size].copy()), labels[start : start + size])
 
 
 def _from_parquet(path: Path, side: int, part: str) -> ImageSet:

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Of the held-out images, as many as every epoch looks at.
+CHECKED_IMAGES = 1024
+
 
 def epoch_order(rows: int, epoch: int, seed: int = 0, rank: int = 0, world: int = 1) -> np.ndarray:
     """Positions (rows // world,) of the images that worker ``rank`` of ``world`` visits in ``epoch``.

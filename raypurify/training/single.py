@@ -24,13 +24,12 @@ from raypurify.training.data import ImageSet, clusters_of, count_classes
 from raypurify.training.guard import guard_of
 from raypurify.training.kinds import kind_of
 from raypurify.training.loop import train_epochs
-from raypurify.training.order import epoch_order, some_of
+from raypurify.training.order import CHECKED_IMAGES, epoch_order, some_of
 from raypurify.training.record import add_line, device_name, keep_lines, read_lines
 from raypurify.training.start import starting_network
 from raypurify.training.supervision import save_supervision
 
 NETWORK, CHECKPOINT, IDENTITY, CURVE = "network.safetensors", "checkpoint.pt", "training.json", "curve.png"
-CHECKED_IMAGES = 1024
 
 
 def _say(line: str) -> None:

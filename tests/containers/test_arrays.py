@@ -505,3 +505,10 @@ def test_a_record_of_files_names_no_others(tmp_path):
         record.write_text(text)
         open_sink(tmp_path / "out", source, settings={}, overwrite=True)
         assert len(files(tmp_path / "in")) == 4
+
+
+def test_records_of_any_names_are_said_to_be_some(tmp_path):
+    for name in ("image", "obrázek", "画像"):
+        np.save(tmp_path / "a.npy", np.zeros(3, [(name, np.uint8, (8, 8, 3))]))
+        with pytest.raises(SourceError, match=r"x = x\['FIELD'\]"):
+            open_source(tmp_path / "a.npy")

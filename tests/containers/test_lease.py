@@ -54,7 +54,9 @@ def test_a_holder_elsewhere_counts_until_it_has_been_silent(out):
         pass
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", '{"holder": "other"}', '{"renewed": null}', '{"renewed": "now"}']
+)
 def test_a_damaged_lease_holds_nothing(out, text):
     leave(out, text)
     with held(out):
@@ -80,6 +82,13 @@ def test_a_killed_holder_on_this_machine_does_not_count(tmp_path):
 def test_a_number_given_to_another_process_is_not_its_holder(out):
     leave(out, sign(pid=os.getpid(), started="1", **lease._machine()))
     with held(out):
+        pass
+
+
+def test_a_machine_of_the_same_name_is_another(out):
+    # Its processes are not among those here: it counts as long as its sign is new.
+    leave(out, sign(pid=os.getpid(), started="1", **lease._machine() | {"boot": "another"}))
+    with pytest.raises(SinkError, match="another job writes here"), held(out):
         pass
 
 

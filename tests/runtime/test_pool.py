@@ -1,5 +1,6 @@
 """A pool of actors: every item is done once, whichever actors die."""
 
+import itertools
 import os
 import time
 from contextlib import closing
@@ -51,7 +52,7 @@ def pool(local_ray, tmp_path):
         worker = ray.remote(num_cpus=cpus)(Worker)
 
         def start():
-            return worker.remote(tmp_path, deadly or {}, alive)
+            return worker.remote(tmp_path, deadly or {}, alive if isinstance(alive, bool) else next(alive))
 
         return list(work_off(items, "cluster", start, size, lambda actor, item: actor.work.remote(item)))
 
@@ -88,6 +89,12 @@ def test_an_item_that_kills_every_actor_ends_the_work_by_name(pool, tmp_path):
 def test_actors_that_die_at_once_end_the_work(pool):
     with pytest.raises(TrainingError, match=f"{LIVES} actors died before they did anything"):
         pool(range(3), size=1, alive=False)
+
+
+def test_actors_that_die_at_once_now_and_then_do_not(pool):
+    # As often as would end it in a row, with one that works after each.
+    lives = itertools.cycle([False, True])
+    assert pool(range(LIVES), size=1, deadly=dict.fromkeys(range(LIVES), 1), alive=lives) == list(range(LIVES))
 
 
 def test_an_error_of_the_work_comes_as_it_is(pool):
