@@ -32,6 +32,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _AGAIN = {429, 502, 503}
 _LATE = {408, 504}
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+# What OpenSSL says of a server that answers in plain text.
+_PLAIN = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
 # A week; clocks of sockets end somewhere beyond.
 _LONGEST_S = 604_800
 # What Pillow writes as PNG.
@@ -100,13 +102,18 @@ class Client:
             except http.client.InvalidURL as error:
                 raise ConfigError(f"{self.url} cannot be asked: {error}; mend it, or the proxy's URL") from error
             except (OSError, http.client.HTTPException) as error:
-                if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
+                if isinstance(_reason(error), ssl.SSLCertVerificationError):
                     raise ConfigError(
                         f"{self.url} shows a certificate that is not trusted here: {error}; set SSL_CERT_FILE to the "
                         "file of its authority"
                     ) from error
+                if _is_no_http(error):
+                    raise ConfigError(
+                        f"{self.url} does not speak {urlsplit(self.url).scheme}: {_reason(error)}; check http or "
+                        "https, and the port"
+                    ) from error
                 problem, wanted = error, 0.0
-                said = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
+                said = f"{type(error).__name__}: {_reason(error)}"
             else:
                 if answer.status not in _AGAIN:
                     return answer.checked(self.url)
@@ -133,6 +140,19 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 return _Answer(error.code, _lower(error.headers), _read(error, deadline))
+
+
+def _reason(error: Exception) -> Any:
+    """What a failed call failed for: urllib wraps it."""
+    return getattr(error, "reason", error)
+
+
+def _is_no_http(error: Exception) -> bool:
+    """Whether a server answered, and not in the protocol that it was asked in: no other try changes that."""
+    if isinstance(error, http.client.BadStatusLine):
+        return not isinstance(error, http.client.RemoteDisconnected)
+    reason = _reason(error)
+    return isinstance(reason, ssl.SSLError) and reason.reason in _PLAIN
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -144,6 +144,24 @@ def test_that_nothing_answers_is_logged_once(caplog):
     assert line.getMessage().endswith("asking again for 1.5 s")
 
 
+def test_a_server_of_another_protocol_is_told_of_at_once():
+    with server(FINE) as (url, asked), pytest.raises(ConfigError, match=r"does not speak https: .*; check http or"):
+        raypurify.Client(url.replace("http:", "https:")).purify(b"image")
+    assert not asked
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet():
+            connection, _ = listening.accept()
+            connection.recv(1 << 16)
+            connection.sendall(b"220 mail.example.org ESMTP\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        port = listening.getsockname()[1]
+        with pytest.raises(ConfigError, match="does not speak http: "):
+            raypurify.Client(f"http://127.0.0.1:{port}").purify(b"image")
+
+
 def test_what_is_one_is_taken():
     for url in ("http://[::1]:8000", "https://purify.example.org/with/a@path/"):
         assert raypurify.Client(url).url == url.rstrip("/")

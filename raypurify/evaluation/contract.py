@@ -40,6 +40,8 @@ def check_classifier(name: str, network: nn.Module, images: Tensor, labels: Tens
         raise ConfigError(f"{where} gives logits that are not finite; let it take images in [0, 1]")
     if (most := int(labels.max())) >= logits.shape[1]:
         raise ConfigError(f"{where} tells {logits.shape[1]} classes apart, the images have a label {most}; use another")
+    if (least := int(labels.min())) < 0:
+        raise ConfigError(f"the images have a label {least}, and classes count from 0; give every image its class")
 
 
 def check_attack(where: str, attack: Any) -> None:

@@ -25,6 +25,8 @@ from raypurify.fronts import BackwardSettings
 from raypurify.trees import SettingsModel, apply_override, problems_of
 
 MEAN = "mean of attacks"
+# In bytes: the name of a picture's file holds two of them, and files may be called 255.
+_LONGEST_NAME = 100
 # Where a classifier of a grid stands; and what it may have beside what it was before.
 _PLACED = ("behind", "alone")
 _ADDED = ("retrained", "attacked_as", *_PLACED)
@@ -40,8 +42,9 @@ class CellName(NamedTuple):
 
 def _named(value: dict) -> dict:
     for name in value:
-        if not name.strip() or "/" in name:
-            raise ValueError(f"{name!r} is no name")
+        # They are written into files of a line a row.
+        if not name.strip() or "/" in name or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"{name!r:.80} is no name; give one of {_LONGEST_NAME} printable bytes at most, without /")
     return value
 
 

@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from raypurify.evaluation.tables import as_markdown
@@ -33,7 +33,11 @@ class Section:
 
 
 def write_sections(out: Place, title: str, sections: Sequence[Section]) -> Place:
-    """Write ``report.md``, ``report.html`` and the pictures into ``out``; returns the HTML file's path."""
+    """Write ``report.md``, ``report.html`` and the pictures into ``out``; returns the HTML file's path.
+
+    Pictures of one file name, of names that differ in what no file's name has, are numbered.
+    """
+    sections = _told_apart(sections)
     for section in sections:
         for name, data in section.pictures:
             (out / name).write(data)
@@ -50,6 +54,20 @@ def slug(name: str) -> str:
     'low-pass--λ-0.1-2'
     """
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
+def _told_apart(sections: Sequence[Section]) -> list[Section]:
+    taken: set[str] = set()
+
+    def free(name: str) -> str:
+        stem, dot, end = name.rpartition(".")
+        names = (f"{stem}{number}{dot}{end}" for number in ("", *(f"-{k}" for k in range(2, len(taken) + 3))))
+        # Some file systems know no case.
+        found = next(one for one in names if one.casefold() not in taken)
+        taken.add(found.casefold())
+        return found
+
+    return [replace(one, pictures=tuple((free(name), data) for name, data in one.pictures)) for one in sections]
 
 
 def _markdown(title: str, sections: Sequence[Section]) -> str:

@@ -60,6 +60,8 @@ def write_report(
     for file, rows in (("comparisons.csv", compared), ("checks.csv", checked)):
         if rows:
             (out / file).write(as_csv(rows).encode())
+        else:  # an earlier grid may have left some
+            (out / file).delete()
     write_bits(out / BITS, columns)
     facts = {
         "images": len(next(iter(columns.values()))["id"]),

@@ -12,7 +12,6 @@ from raypurify.evaluation.activations import activation_sections
 from raypurify.evaluation.batches import GridBatch, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
 from raypurify.evaluation.checked import compute_checks
-from raypurify.evaluation.classifiers import CLASSIFIERS
 from raypurify.evaluation.contract import check_classifier, check_purified
 from raypurify.evaluation.examples import example_pictures
 from raypurify.evaluation.grid import Grid
@@ -40,6 +39,8 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     images raises.
     """
     out, subjects = resolved_run(out), Subjects(grid)
+    if not grid.attacks:
+        raise ConfigError("the grid has no attacks; name one, e.g. --set 'attacks.clean={attack: clean}'")
     load_own(grid)
     _check_pairs(grid)
     _check_subjects(subjects)
@@ -89,12 +90,11 @@ def _check_subjects(subjects: Subjects) -> None:
 
 
 def _check_classifiers(subjects: Subjects, batches: Sequence[GridBatch]) -> None:
-    """Of kinds that may be anything; of the others a loader has seen to it."""
-    for name, spec in subjects.grid.classifiers.items():
-        if CLASSIFIERS[spec.kind].foreign:
-            images = torch.from_numpy(batches[0].pixels[:2]).float() / 255
-            labels = torch.from_numpy(np.concatenate([batch.labels for batch in batches]))
-            check_classifier(name, subjects.classifier(name), images, labels)
+    """Of every kind: no loader has seen the images and their labels."""
+    images = torch.from_numpy(batches[0].pixels[:2]).float() / 255
+    labels = torch.from_numpy(np.concatenate([batch.labels for batch in batches]))
+    for name in subjects.grid.classifiers:
+        check_classifier(name, subjects.classifier(name), images, labels)
 
 
 def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit], address: str | None) -> None:

@@ -108,7 +108,10 @@ def test_an_attack_that_leaves_wrong_images_alone_fills_its_budget(tree, worked_
     attacks = {"clean": {"attack": "clean"}, "idle": {"attack": "idle"}}
     purifiers = {"none": {"purifier": "none"}}
     few = {"images": {**tree["images"], "limit": 100}, "purifiers": purifiers, "reference": None, "batch": 100}
+    for file in ("comparisons.csv", "checks.csv"):
+        (tmp_path / file).write_text("of an earlier grid")
     worked_here({**tree, **few, "attacks": attacks}, tmp_path)
+    assert not {"comparisons.csv", "checks.csv"} & {file.name for file in tmp_path.iterdir()}
     cells = {(one.attack, one.purifier): one for one in read_csv((tmp_path / "cells.csv").read_text("utf-8"))}
     assert cells["clean", "none"].accuracy < 0.95
     assert cells["idle", "none"].filled == pytest.approx(1, abs=0.02)

@@ -14,7 +14,9 @@ from raypurify.containers.source import read_shard
 from raypurify.errors import ConfigError, SourceError
 from raypurify.evaluation.digests import purifier_digest
 from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.render import Section, slug, write_sections
 from raypurify.evaluation.subjects import make_attack, make_purifier
+from raypurify.storage import resolve
 
 TREE = {
     "images": {"paths": "{data}/images"},
@@ -89,6 +91,9 @@ def test_settings_decide_a_purifiers_digest():
         (changed(images={"paths": "a"}, retraining=retraining(attack={"eps": 0})), "training.robust.attack.eps: "),
         (changed(images={"paths": "a"}, retraining={"paths": "b", "training": 3}), "training.plain: "),
         (changed(images={"paths": "a"}, attacks={"a/b": {"attack": "clean"}}), "'a/b' is no name"),
+        (changed(images={"paths": "a"}, attacks={"a\nb": {"attack": "clean"}}), "'a\\nb' is no name; give one"),
+        (changed(images={"paths": "a"}, attacks={"\ud800": {"attack": "clean"}}), "is no name; give one"),
+        (changed(images={"paths": "a"}, attacks={"č" * 51: {"attack": "clean"}}), "is no name; give one of 100"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "knows": "bpda"}}), "so it knows nothing"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "pgd", "knows": "all"}}), "attacks.c.knows"),
         (grouped("PGD"), "attack 'MIM' is of the group 'PGD', which another column is called: rename the group"),
@@ -156,3 +161,14 @@ def test_images_and_those_of_a_retraining_are_opened_as_the_grid_says(tmp_path):
         load_grid(changed(images={**table, "image_column": None})).images.open()
     with pytest.raises(ConfigError, match=r"images\.kind: Input should be 'images', 'parquet', 'tars' or 'arrays'"):
         load_grid(changed(images={**table, "kind": "tar"}))
+
+
+def test_pictures_of_names_that_files_do_not_tell_apart_are_two(tmp_path):
+    pictures = [(f"images-{slug(name)}.png", name.encode()) for name in ("a b", "a-b", "A/B")]
+    write_sections(
+        resolve(tmp_path), "t", [Section("one", pictures=(pictures[0],)), Section("two", (), None, (*pictures[1:],))]
+    )
+    found = re.findall(r"\]\((.*)\)", (tmp_path / "report.md").read_text())
+    assert [(tmp_path / name).read_bytes() for name in found] == [b"a b", b"a-b", b"A/B"]
+    assert found[0] == "images-a-b.png"
+    assert len({name.lower() for name in found}) == 3

@@ -313,6 +313,8 @@ def test_outputs_are_checked_before_figures_rest_on_them(folder):
     check_classifier("net", network, images, labels)
     with pytest.raises(ConfigError, match="tells 4 classes apart, the images have a label 4; use another"):
         check_classifier("net", network, images, labels + 1)
+    with pytest.raises(ConfigError, match="the images have a label -1, and classes count from 0"):
+        check_classifier("net", network, images, labels - 1)
     attack = Subjects(grid).attack("a")
     with pytest.raises(ConfigError, match=r"attack 'a' gives values outside \[0, 1\]"):
         check_attacked("a", attack, attack(network, images, labels), images)

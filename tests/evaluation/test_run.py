@@ -196,8 +196,13 @@ def test_images_that_cannot_be_used_are_named(tree, tmp_path, local_ray):
     (folder / "b" / "2.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"image b/2.png: .*needs every image"):
         evaluate(load_grid({**tree, "images": {"paths": str(folder)}}), tmp_path / "out")
+    few = {"classifiers": {"net": {**tree["classifiers"]["ResNet-20"], "outputs": [3]}}, "papers": []}
+    with pytest.raises(ConfigError, match="'net' tells 1 classes apart, the images have a label"):
+        evaluate(load_grid({**tree, **few}), tmp_path / "out")
     with pytest.raises(ConfigError, match="attack 'x': unknown 'magic'"):
         evaluate(load_grid({**tree, "attacks": {"x": {"attack": "magic"}}}), tmp_path / "out")
+    with pytest.raises(ConfigError, match="the grid has no attacks; name one"):
+        evaluate(load_grid({**tree, "attacks": {}}), tmp_path / "out")
 
 
 @pytest.mark.slow
