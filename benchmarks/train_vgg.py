@@ -8,12 +8,12 @@ RUN gets ``network.safetensors`` (for ``{kind: vgg16, path: RUN/network.safetens
 ``curve.png`` and ``vgg.json`` with the command and the test accuracy. On a GPU where there is one; run again after an
 interruption, it goes on from the last checkpoint.
 
-On one GPU, in minutes:
+On one GPU:
 
     CUDA_VISIBLE_DEVICES=0 python benchmarks/train_vgg.py --data DIR --out RUN --epochs 60 --batch-size 256 --lr 0.2
 
-An epoch of all images takes minutes of one core that has instructions of bfloat16, and half an hour of two that have
-none: there, ``--images 10000 --epochs 15 --checkpoint-steps 20``.
+On a CPU with instructions of bfloat16, as ``results/vgg/network.json`` has it; on one without, which takes longer,
+``--images 10000 --epochs 15 --checkpoint-steps 20``.
 """
 
 import argparse

@@ -47,8 +47,8 @@ class Client:
 
     ``url`` is where it listens, e.g. ``https://purify.example.org``; ``token`` what it asks for; ``timeout`` the
     seconds that a call may take in all, with all its tries. Whoever is refused because the endpoint is busy, ending or
-    away asks again when it says so, as long as there is time; that there is none is logged at the first try, as a
-    warning of ``raypurify.client``. Raises ConfigError for a URL that is none, a token that no header can hold, and
+    away asks again when it says so, as long as there is time; where nothing answers the first try, a warning of
+    ``raypurify.client`` says so. Raises ConfigError for a URL that is none, a token that no header can hold, and
     seconds without an end.
 
         client = raypurify.Client("http://127.0.0.1:8000", token="...")

@@ -39,13 +39,12 @@ class ClassifierKind(NamedTuple):
     """One kind of classifier: how it is loaded from ``path``, ``weights`` and ``settings`` of a
     :class:`~raypurify.evaluation.specs.ClassifierSpec`; the module of its network, by ``path``;
     the digest of its weights, None where they may come from anywhere, so that only the network tells. ``settings`` says
-    whether it takes any, ``foreign`` that it may be anything: it is tried first."""
+    whether it takes any."""
 
     load: Callable[[str, str | None, Settings], "nn.Module"]
     module: Callable[[str], str]
     digest: Callable[[str, str | None], str] | None = file_digest
     settings: bool = False
-    foreign: bool = False
 
 
 def _always(module: str) -> Callable[[str], str]:
@@ -120,9 +119,9 @@ CLASSIFIERS = {
         _known("torchvision"), _always("raypurify.nets.torchvision_nets"), torchvision_digest
     ),
     "efficientnet-lite": ClassifierKind(_known("efficientnet-lite"), _always("raypurify.nets.efficientnet_lite")),
-    "timm": ClassifierKind(_timm, _always("raypurify.nets.timm_nets"), None, settings=True, foreign=True),
-    "torchscript": ClassifierKind(_torchscript, _always("raypurify.nets.torchscript"), foreign=True),
-    "exported": ClassifierKind(_exported, _always("raypurify.nets.exported"), foreign=True),
-    "python": ClassifierKind(_python, module_of, None, settings=True, foreign=True),
+    "timm": ClassifierKind(_timm, _always("raypurify.nets.timm_nets"), None, settings=True),
+    "torchscript": ClassifierKind(_torchscript, _always("raypurify.nets.torchscript")),
+    "exported": ClassifierKind(_exported, _always("raypurify.nets.exported")),
+    "python": ClassifierKind(_python, module_of, None, settings=True),
 }
 """Every kind of classifier by its name in a grid."""

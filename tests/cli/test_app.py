@@ -105,6 +105,13 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arg
     assert not run.stdout
 
 
+def test_a_file_without_a_token_is_named(tmp_path):
+    (tmp_path / "tokens").write_text("\n \n")
+    done = CliRunner().invoke(app, ["serve", "--token-file", str(tmp_path / "tokens")])
+    assert done.exit_code == 2
+    assert "holds no token" in done.output
+
+
 def test_a_damaged_bundle_is_one_line_and_exit_code_2(tmp_path):
     shutil.copytree(BUNDLE, tmp_path / "b")
     with (tmp_path / "b" / "network.safetensors").open("ab") as file:
