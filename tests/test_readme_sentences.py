@@ -265,6 +265,19 @@ def test_claims_in_words_are_those_of_the_committed_results():
     assert [words for words in claims_in_words() if words not in page] == []
 
 
+@pytest.mark.parametrize(("table", "images"), [("rsfp-3", 56), ("rsfp-4-64", 32)])
+def test_the_papers_figures_are_those_of_as_few_images(table, images):
+    from raypurify.evaluation.intervals import wilson
+    from raypurify.evaluation.papers import TABLES
+
+    shares = [images * figure / 100 for figure in TABLES[table].rows["RSFP"][1:]]
+    # The paper cuts figures off at two digits.
+    assert [round(share) for share in shares] == pytest.approx(shares, abs=images * 0.01 / 100)
+    said = sentences_of("docs/claims.md")
+    assert f"1/{images} in Table" in said
+    assert "75 % has the interval {:.1f} to {:.1f} (n = 56)".format(*(100 * bound for bound in wilson(42, 56))) in said
+
+
 def test_speed_is_that_of_the_committed_results():
     lines = (REPOSITORY / "benchmarks" / "results" / "csc.jsonl").read_text("utf-8").splitlines()
     cases = {record["case"]: record for record in map(json.loads, lines)}

@@ -73,8 +73,7 @@ class CellUnit:
 
 @dataclass(frozen=True)
 class CheckUnit:
-    """A unit of work: the checks of the attacks on one classifier, alone or behind a purifier. It counts as one
-    cell."""
+    """A unit of work: the checks of the attacks on one classifier, alone or behind a purifier."""
 
     name: CheckName
     size: int = 1
@@ -116,9 +115,9 @@ class GridPlan:
         return self.out / "checks" / f"{self.check_keys[name]}.json"
 
     @property
-    def total(self) -> int:
-        """The size of all units, done or not."""
-        return sum(map(len, self.keys.values())) + len(self.check_keys)
+    def cells(self) -> int:
+        """The number of cells, done or not."""
+        return sum(map(len, self.keys.values()))
 
     def units(self) -> list[GridUnit]:
         """What is still to do: the cells that are missing, and the checks that are missing or not whole."""

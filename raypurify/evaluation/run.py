@@ -102,7 +102,6 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
         import ray
 
         has = cluster_resources()
-        size = min(len(units), has.gpus or max(1, has.cores))
         worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
         shared, stored = ray.put(plan), [ray.put(batch) for batch in batches]
         some = ray.put(_first(batches, plan.grid.sanity))
@@ -112,12 +111,19 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
                 return actor.check.remote(unit, some)
             return actor.compute.remote(unit, stored[unit.batch])
 
-        progress = Progress(plan.out, plan.total, "cells", start=plan.total - sum(unit.size for unit in units))
-        with observed(str(plan.out), "evaluate", lambda: progress.state, title=plan.grid.name):
-            for unit in work_off(
-                units, "cell", lambda: worker.remote(shared, "cuda" if has.gpus else "cpu"), size, call
-            ):
-                progress.add(unit.size, note=unit.note)
+        def start() -> Any:
+            return worker.remote(shared, "cuda" if has.gpus else "cpu")
+
+        # One after the other: a check takes as long as many cells, and would make nonsense of the time that is left.
+        kinds = (CellUnit, "evaluate", "cell", plan.cells), (CheckUnit, "check", "check", len(plan.check_keys))
+        for kind, stage, noun, total in kinds:
+            if not (todo := [unit for unit in units if isinstance(unit, kind)]):
+                continue
+            size = min(len(todo), has.gpus or max(1, has.cores))
+            progress = Progress(plan.out, total, f"{noun}s", start=total - sum(unit.size for unit in todo))
+            with observed(str(plan.out), stage, lambda state=progress.state: state, plan.grid.name):  # type: ignore[misc]
+                for unit in work_off(todo, noun, start, size, call):
+                    progress.add(unit.size, note=unit.note)
 
 
 def _first(batches: Sequence[GridBatch], count: int) -> GridBatch:

@@ -43,18 +43,18 @@ def make(file, text=""):
 
 def test_units_are_what_is_missing(tree, plan):
     one = plan(tree)
-    assert one.total == 2 * 2 * 2 * 2 + 2
+    assert one.cells == 2 * 2 * 2 * 2
     expected = [
         CellUnit(c, a, k, ("none", "JPEG")) for c in tree["classifiers"] for a in tree["attacks"] for k in (0, 1)
     ]
     assert set(one.units()) == {*expected, CheckUnit(alone("first")), CheckUnit(alone("second"))}
-    assert sum(unit.size for unit in one.units()) == one.total
+    assert sum(unit.size for unit in one.units()) == one.cells + 2
     make(one.cell(CellName("first", "checks", "JPEG"), 1))
     make(one.checks(alone("second")), json.dumps([{"name": "a", "passed": True, "figures": "b"}]))
     left = one.units()
     assert CellUnit("first", "checks", 1, ("none",)) in left
     assert CheckUnit(alone("second")) not in left
-    assert sum(unit.size for unit in left) == one.total - 2
+    assert sum(unit.size for unit in left) == one.cells
 
 
 @pytest.mark.parametrize("text", ["", '[{"name": "a", "pas', "[", "\0"])
