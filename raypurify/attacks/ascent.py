@@ -120,3 +120,15 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         # Written so that NaN fails too.
         if not (low >= 0 and high <= 1):
             raise DataError(f"attacked images span [{low:.4g}, {high:.4g}]: scale them to [0, 1]")
+
+
+def step_sizes(eps: float, norm: str, steps: int, each: float | None = None) -> list[float]:
+    """The size of every step of an attack of so many: ``each``, or 2.5·eps/steps, and under ``"dissimilarity"`` falling
+    from eps by eps/steps (``PGD`` says why).
+
+    >>> step_sizes(0.4, "dissimilarity", 4), step_sizes(0.4, "linf", 2)
+    ([0.4, 0.30000000000000004, 0.2, 0.1], [0.5, 0.5])
+    """
+    if each is None and norm == "dissimilarity":
+        return [eps * (1 - done / steps) for done in range(steps)]
+    return [2.5 * eps / steps if each is None else each] * steps

@@ -124,6 +124,36 @@ def eight_bit(images: Tensor) -> Tensor:
     return (images * 255).round() / 255
 
 
+# In grey levels: 0.031 is written for 8/255.
+_NEARLY = 0.1
+
+
+def whole_levels(eps: float) -> int:
+    """How many grey levels of 8 bits an L∞ budget has room for; what is a tenth of a level short counts as whole.
+
+    >>> whole_levels(8 / 255), whole_levels(0.031), whole_levels(0.01)
+    (8, 8, 2)
+    """
+    return math.floor(min(255 * eps + _NEARLY, 255))
+
+
+def as_file(perturbed: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
+    """The perturbed images (N, ...) in [0, 1] as files of 8 bits hold them, within an L∞ budget of ``eps``.
+
+    There rounding keeps to the :func:`whole_levels` of the budget; under other norms it may lengthen a perturbation,
+    and shortens others. ``images`` are those before, of 8 bits.
+
+    >>> x = torch.full((1, 3, 2, 2), 100 / 255)
+    >>> (255 * (as_file(x + 0.01, x, 0.01, "linf") - x)).round().unique()
+    tensor([2.])
+    """
+    if norm != "linf":
+        return eight_bit(perturbed)
+    most = whole_levels(eps)
+    levels = ((perturbed * 255).round() - (images * 255).round()).clamp(-most, most)
+    return ((images * 255).round() + levels) / 255
+
+
 def step_direction(grad: Tensor, norm: str) -> Tensor:
     """The direction of size 1 that raises a linear function with gradient ``grad`` the most, per image.
 

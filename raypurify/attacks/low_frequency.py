@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import check_batch, input_gradient, wide
+from raypurify.attacks.ascent import check_batch, input_gradient, step_sizes, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import (
     check_norm,
@@ -34,7 +34,7 @@ class LowFrequency:
     """PGD among the perturbations that have low frequencies alone: the first ``band`` of the DCT's along each side.
 
     x′ = x + δ with Pδ = δ, where P keeps the first ⌈band · side⌉ rows and columns of the orthonormal DCT-II of each
-    channel. A step adds P sign(P∇) under ``"linf"``, P∇ otherwise, scaled to ``step_size`` (default 2.5·eps/steps);
+    channel. A step adds P sign(P∇) under ``"linf"``, P∇ otherwise, scaled to ``step_size`` (default: as ``PGD``'s);
     what leaves the ball is scaled back into it, not clipped, so that no high frequency comes in. Only where x′ is
     clipped to [0, 1] does δ have others. It is weaker than PGD on a classifier alone, which is no reason to leave it
     out where something treats the bands of an image differently. ``loss`` and ``restarts`` are those of ``PGD``.
@@ -94,9 +94,8 @@ class LowFrequency:
     def _climb(
         self, model: Model, clean: Tensor, delta: Tensor, labels: Tensor, dtype: torch.dtype, raised: Loss
     ) -> Tensor:
-        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         delta, unit = self._within(delta, clean), unit_length(clean, self.norm)
-        for _ in range(self.steps):
+        for step_size in step_sizes(self.eps, self.norm, self.steps, self.step_size):
             gradient, _ = input_gradient(model, (clean + delta).clamp(0, 1), labels, dtype, raised)
             # To unit size first: a square of a confident network's gradient is 0 in float32.
             gradient = dct_band(over_largest(gradient), self.band)

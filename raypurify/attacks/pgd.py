@@ -1,12 +1,11 @@
 """Projected gradient descent: Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from raypurify.attacks.ascent import ascend, wide
+from raypurify.attacks.ascent import ascend, step_sizes, wide
 from raypurify.attacks.base import Loss, Model
 from raypurify.attacks.budget import check_norm, check_size, random_in_ball
 from raypurify.attacks.losses import loss_of
@@ -55,12 +54,8 @@ class PGD:
         loss_of(self.loss)
 
     @property
-    def _step(self) -> float | Sequence[float]:
-        if self.step_size is not None:
-            return self.step_size
-        if self.norm == "dissimilarity":
-            return [self.eps * (1 - done / self.steps) for done in range(self.steps)]
-        return 2.5 * self.eps / self.steps
+    def _step(self) -> list[float]:
+        return step_sizes(self.eps, self.norm, self.steps, self.step_size)
 
     def __call__(
         self,

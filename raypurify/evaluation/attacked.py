@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from raypurify.attacks.budget import eight_bit
+from raypurify.attacks.budget import as_file
 from raypurify.evaluation.contract import check_attacked
 from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.own import is_own
@@ -30,11 +30,12 @@ def attacked_images(
     draws = Draws(*spec.expectation, skip=plan.grid.in_use(name))
     # The seed is of the key: the same images come out of whichever actor does this.
     generator = torch.Generator().manual_seed(int(file.name[:15], 16))
-    attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws, spec.backward)
+    rounded = plan.grid.eight_bit
+    attacked = perturb(attack, spec.knows, victim, defence, clean, labels, generator, draws, spec.backward, rounded)
     if is_own(spec.attack):
         attacked = check_attacked(name.attack, attack, attacked, clean)
-    if plan.grid.eight_bit:
-        attacked = eight_bit(attacked)
+    if rounded:
+        attacked = as_file(attacked, clean, attack.eps, attack.norm)
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
     file.write(save({"images": stored.cpu().contiguous()}))
     return attacked

@@ -1,6 +1,7 @@
 """The images of an evaluation, read through ``containers`` and cut into batches."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,3 +53,10 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
         for k in range(0, len(ids), size)
     ]
     return batches, source.classes or ()
+
+
+def first_images(batches: Sequence[GridBatch], count: int) -> GridBatch:
+    """The first so many images as one batch."""
+    ids = sum((batch.ids for batch in batches), ())[:count]
+    labels, pixels = (np.concatenate([getattr(b, n) for b in batches])[:count] for n in ("labels", "pixels"))
+    return GridBatch(ids, labels, pixels)

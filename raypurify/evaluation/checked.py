@@ -36,20 +36,21 @@ def compute_checks(subjects: Subjects, name: CheckName, batch: GridBatch) -> lis
         model, labels, loss = sight(name.knows, network, Unchanged(), images, labels)
         return check_attacks(Subject(model, partial(predict, network), loss), images, labels, network)
     if not name.purifier:
-        other = next((c for c in subjects.grid.classifiers if c != name.classifier), None)
+        other = subjects.grid.other(name.classifier)
         return check_attacks(Subject(network), images, labels, subjects.classifier(other) if other else None)
     defence, together = subjects.purifier(name.purifier), subjects.ensemble(name.purifier)
     judged = JUDGED if is_random(defence) else 1
     # The attacker knows none of the draws that judge.
     draws = Draws(*subjects.grid.expectation(name.knows), skip=judged * together)
     backward = subjects.grid.backward(name.knows)
-    model, labels, loss = sight(name.knows, network, defence, images, labels, draws, backward)
+    rounded = subjects.grid.eight_bit
+    model, labels, loss = sight(name.knows, network, defence, images, labels, draws, backward, rounded)
     if differentiated(name.knows, defence) == "choice":
         return check_attacks(Subject(model, loss=loss), images, labels)
 
     def answer(x: Tensor) -> Tensor:
         each = [one.purify(x).images for one in draws_of(defence, judged * together)]
-        seen = [eight_bit(one) for one in each] if subjects.grid.eight_bit else each
+        seen = [eight_bit(one) for one in each] if rounded else each
         return torch.stack([predict(network, *seen[k : k + together]) for k in range(0, len(seen), together)])
 
     return check_attacks(Subject(model, answer, loss), images, labels, network)

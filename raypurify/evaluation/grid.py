@@ -195,6 +195,10 @@ class Grid(SettingsModel):
             return spec.made_on.classifier
         return self.classifiers[classifier].attacked_as or classifier
 
+    def other(self, classifier: str) -> str | None:
+        """The first other classifier, from which attacks on this one are transferred in its checks."""
+        return next((name for name in self.classifiers if name != classifier), None)
+
     def expectation(self, knows: str) -> tuple[int, str]:
         """What the first attack of one who ``knows`` this averages over a random purifier (``AttackSpec``); where there
         is none, what is averaged where nothing is said."""

@@ -7,10 +7,8 @@ import numpy as np
 
 from raypurify.evaluation.grid import MEAN, CellName, Grid
 from raypurify.evaluation.intervals import mean_interval, paired, paired_mean
+from raypurify.evaluation.specs import OF_CLASSIFIERS
 from raypurify.evaluation.tables import Cell, cell_of
-
-FILLED = 0.9
-"""The share of its budget that an attack uses on average, at least, to stand in the mean over attacks."""
 
 Columns = dict[CellName, dict[str, np.ndarray]]
 """What became of every image, by cell: "correct" (n,) bool, "before" of :func:`right_before`, others of
@@ -36,7 +34,7 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
     The mean is over attacks of an attacker who knows the classifier alone, so that all purifiers face the same images.
     One that leaves most of its budget unused looks for the least change that does, and is undone by anything: it counts
     where the perturbation of an image that was right before, unchanged ones included, has on average ``FILLED`` of the
-    budget or more, against every classifier; or as ``minimal`` says in the grid.
+    budget or more (``Cell.fills``), against every classifier; or as ``minimal`` says in the grid.
     """
     averaged: list[str] = []
     minimal: list[str] = []
@@ -45,7 +43,7 @@ def groups_of(grid: Grid, cells: dict[CellName, Cell]) -> Groups:
         for group in spec.worst or ():
             worst.setdefault(group, []).append(name)
         if name in grid.gray:
-            fills = all(cells[CellName(c, name, grid.rows(c)[0])].filled >= FILLED for c in grid.classifiers)
+            fills = all(cells[CellName(c, name, grid.rows(c)[0])].fills for c in grid.classifiers)
             least = not fills if spec.minimal is None else spec.minimal
             (minimal if least else averaged).append(name)
     return Groups(averaged, minimal, worst, grid.reference)
@@ -57,7 +55,7 @@ def right_before(grid: Grid, columns: Columns, name: CellName) -> np.ndarray:
     spec = grid.attacks[name.attack]
     clean = next((attack for attack, one in grid.attacks.items() if one.attack == "clean"), "")
     bare = next((purifier for purifier, one in grid.purifiers.items() if one.purifier == "none"), "")
-    known = bare if spec.knows == "classifier" else grid.known(name)
+    known = bare if spec.knows in OF_CLASSIFIERS else grid.known(name)
     seen = CellName(grid.victim(name.classifier, spec), clean, known)
     return columns[seen]["correct"] if seen in columns else np.ones(len(columns[name]["correct"]), bool)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from raypurify.evaluation.batches import GridBatch
+from raypurify.evaluation.batches import GridBatch, first_images
 from raypurify.evaluation.code import code_digest
 from raypurify.evaluation.digests import (
     attack_code,
@@ -150,6 +150,7 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
         "purifiers": {name: purifier_digest(spec) for name, spec in grid.purifiers.items()},
     }
     images = [batch.digest for batch in batches]
+    checked = first_images(batches, grid.sanity).digest
     names = [CellName(c, a, p) for c in grid.classifiers for a in grid.attacks for p in grid.rows(c)]
     codes = {name: purifier_code(spec) for name, spec in grid.purifiers.items()}
     decided = {name: [digests["purifiers"][name], code] for name, code in codes.items()}
@@ -158,7 +159,7 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
         for name, spec in grid.classifiers.items()
     }
     keys = {name: tuple(_cell_keys(grid, classifiers, decided, name, mark) for mark in images) for name in names}
-    return GridPlan(grid, out, digests, keys, _check_keys(grid, classifiers, decided, images), own)
+    return GridPlan(grid, out, digests, keys, _check_keys(grid, classifiers, decided, checked), own)
 
 
 def read_checks(file: Place) -> list[Check] | None:
@@ -172,7 +173,7 @@ def _cell_keys(
 ) -> CellKeys:
     spec, purifier = grid.attacks[name.attack], purifiers[name.purifier]
     victim = grid.victim(name.classifier, spec)
-    known = purifiers[grid.known(name)] if spec.knows != "classifier" else None
+    known = purifiers[grid.known(name)] if spec.knows not in OF_CLASSIFIERS else None
     decisive = spec.decisive, attack_code(spec)
     making = code_digest(alone=("raypurify.evaluation.attacked",))
     keeping = code_digest(*KEEPING, alone=("raypurify.evaluation.cells",))
@@ -186,7 +187,7 @@ def _cell_keys(
 
 
 def _check_keys(
-    grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: list[str]
+    grid: Grid, classifiers: dict[str, str], purifiers: dict[str, list[str]], images: str
 ) -> dict[CheckName, str]:
     """What is checked: each classifier that is attacked, alone where it ever is, also by who knows its training, and
     behind each purifier for all that is known of that; of attacks that are made on something else that alone."""
@@ -205,10 +206,11 @@ def _check_keys(
     names += [CheckName(on.classifier, on.purifier, k) for on, k in transferred if on.purifier in grid.defended]
     modules = "raypurify.evaluation.sanity", "raypurify.evaluation.threat_model"
     code = code_digest(*modules, alone=("raypurify.evaluation.checked",))
-    common = [*classifiers.values()], grid.sanity, images, code
 
     def key(n: CheckName) -> str:
-        parts = "checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, common
+        # Behind a purifier there is rounding, and alone another classifier to transfer from.
+        beside = grid.eight_bit if n.purifier else classifiers.get(grid.other(n.classifier) or "")
+        parts = "checks", classifiers[n.classifier], purifiers.get(n.purifier), n.knows, images, code, beside
         # Only where it is said, so that other keys stay.
         expectation, backward = grid.expectation(n.knows), grid.backward(n.knows)
         said: list[Any] = [] if expectation == USUAL_EXPECTATION else [expectation]

@@ -9,7 +9,7 @@ from raypurify.evaluation import figures
 from raypurify.evaluation.bits import BITS, write_bits
 from raypurify.evaluation.cells import read_columns
 from raypurify.evaluation.grid import CellName, Grid
-from raypurify.evaluation.groups import FILLED, Columns, Groups, comparisons, groups_of, right_before, taken_together
+from raypurify.evaluation.groups import Columns, Groups, comparisons, groups_of, right_before, taken_together
 from raypurify.evaluation.judged import Check
 from raypurify.evaluation.paper_comparison import compare_with_papers
 from raypurify.evaluation.plan import CheckName, GridPlan
@@ -17,7 +17,7 @@ from raypurify.evaluation.quality import cost_section, quality_section
 from raypurify.evaluation.render import Section, slug, write_sections
 from raypurify.evaluation.strength import strength_sections
 from raypurify.evaluation.subjects import make_attack
-from raypurify.evaluation.tables import DAGGER, Cell, as_csv, cell_of, checks_table, layout
+from raypurify.evaluation.tables import DAGGER, FILLED, Cell, as_csv, cell_of, checks_table, layout
 from raypurify.files import write_json
 from raypurify.storage import Place
 from raypurify.version import __version__
@@ -99,7 +99,7 @@ def _accuracy(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[S
             f"{one.attack}: {one.dissimilarity:.3f} / {255 * one.linf:.1f}" for one in sizes if one.dissimilarity
         )
         text = (
-            f"Accuracy in % with 95 % intervals (Wilson), {count:,} images, the same in every cell.",
+            f"Accuracy in % with 95 % intervals (Wilson; normal for means), {count:,} images, the same in every cell.",
             f"Mean dissimilarity and L∞ in grey levels of the attacked images: {facts}." if facts else "",
             *_about_mean(groups),
             *_about_daggers([one for one in cells.values() if one.classifier == classifier]),
@@ -144,7 +144,7 @@ def _comparison(compared: list[dict]) -> list[Section]:
     ]
     text = (
         f"Accuracy of {compared[0]['reference']} minus that of each other purifier, image by image the same; p by "
-        "McNemar's exact test, for means by the normal one.",
+        "McNemar's exact test, for means by exchanging the two image by image.",
     )
     return [Section("Compared on the same images", text, (["classifier", "attack", "other", "points", "p"], body))]
 

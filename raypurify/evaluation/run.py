@@ -9,7 +9,7 @@ import torch
 
 from raypurify.errors import ConfigError
 from raypurify.evaluation.activations import activation_sections
-from raypurify.evaluation.batches import GridBatch, read_grid_batches
+from raypurify.evaluation.batches import GridBatch, first_images, read_grid_batches
 from raypurify.evaluation.cells import compute_cells
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.contract import check_classifier, check_purified
@@ -104,7 +104,7 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
         has = cluster_resources()
         worker = ray.remote(num_cpus=1, num_gpus=1 if has.gpus else 0)(_Worker)
         shared, stored = ray.put(plan), [ray.put(batch) for batch in batches]
-        some = ray.put(_first(batches, plan.grid.sanity))
+        some = ray.put(first_images(batches, plan.grid.sanity))
 
         def call(actor: Any, unit: GridUnit) -> Any:
             if isinstance(unit, CheckUnit):
@@ -124,13 +124,6 @@ def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit
             with observed(str(plan.out), stage, lambda state=progress.state: state, plan.grid.name):  # type: ignore[misc]
                 for unit in work_off(todo, noun, start, size, call):
                     progress.add(unit.size, note=unit.note)
-
-
-def _first(batches: Sequence[GridBatch], count: int) -> GridBatch:
-    """The first so many images as one batch."""
-    ids = sum((batch.ids for batch in batches), ())[:count]
-    labels, pixels = (np.concatenate([getattr(b, n) for b in batches])[:count] for n in ("labels", "pixels"))
-    return GridBatch(ids, labels, pixels)
 
 
 class _Worker:

@@ -12,6 +12,8 @@ import numpy as np
 from raypurify.evaluation.grid import CellName
 from raypurify.evaluation.intervals import wilson
 
+FILLED = 0.9
+"""The share of its budget that an attack uses on average, at least, to stand in the mean over attacks."""
 SIZES = "mean size / budget"
 DAGGER = "†"
 
@@ -51,6 +53,17 @@ class Cell:
         return self.size / self.budget if self.budget > 0 else math.nan
 
     @property
+    def fills(self) -> bool:
+        """Whether the attack uses ``FILLED`` of its budget on average, of an L∞ one what whole grey levels can be."""
+        # It loads torch, for which tables in files do not wait.
+        from raypurify.attacks.budget import whole_levels
+
+        room = self.budget
+        if self.norm == "linf" and (levels := whole_levels(self.budget)):
+            room = min(room, levels / 255)
+        return self.size >= FILLED * room
+
+    @property
     def held(self) -> bool:
         """Whether the attacker's gradient took for a constant what depends on the image, which ``done`` says behind a
         comma."""
@@ -72,7 +85,9 @@ def cell_of(name: CellName, columns: dict[str, np.ndarray], seconds: float = mat
     low, high = wilson(int(correct.sum()), len(correct))
 
     def mean(fact: str) -> float:
-        return float(columns[fact].mean()) if fact in columns else math.nan
+        # The dissimilarity of a black image has no bound, and would leave the others no mean.
+        values = columns[fact][~np.isinf(columns[fact])] if fact in columns else np.empty(0)
+        return float(values.mean()) if values.size else math.nan
 
     means = mean("dissimilarity"), mean("linf"), mean("flagged")
 

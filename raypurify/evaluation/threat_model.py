@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raypurify.attacks import Attack, Loss, Model
 from raypurify.attacks.adaptive import bpda, cluster_scores, eot, smooth_surrogate, through_solver
+from raypurify.attacks.budget import eight_bit
 from raypurify.attacks.front_end import SIGMA, is_front, near_full_gradient
 from raypurify.attacks.joint import joint
 from raypurify.attacks.losses import margin
@@ -16,6 +17,7 @@ from raypurify.errors import ConfigError
 from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.evaluation.specs import NFGA, USUAL_EXPECTATION
 from raypurify.fronts import BackwardSettings
+from raypurify.nets.straight import straight_through
 from raypurify.purifiers import Purifier
 from raypurify.purifiers.draws import draws_of, is_random
 
@@ -91,13 +93,15 @@ def perturb(
     generator: torch.Generator,
     draws: Draws = USUAL,
     backward: BackwardSettings | None = None,
+    rounded: bool = True,
 ) -> Tensor:
     """The images (N, 3, H, W) of an attacker who ``knows`` what :class:`~raypurify.evaluation.specs.AttackSpec` says.
 
     What it does where the purifier lacks what that takes, says :func:`differentiated`; of a purifier with random
-    choices it averages ``draws`` (EOT), and of a sparse front end "nfga" takes the gradient of ``backward``.
+    choices it averages ``draws`` (EOT), and of a sparse front end "nfga" takes the gradient of ``backward``. With
+    ``rounded`` the classifier is shown purified images of 8 bits.
     """
-    model, labels, loss = sight(knows, network, purifier, images, labels, draws, backward)
+    model, labels, loss = sight(knows, network, purifier, images, labels, draws, backward, rounded)
     if getattr(attack, "own_objective", False):
         loss = None
     return attack(model, images, labels, generator=generator, loss=loss)
@@ -111,8 +115,13 @@ def sight(
     labels: Tensor,
     draws: Draws = USUAL,
     backward: BackwardSettings | None = None,
+    rounded: bool = True,
 ) -> Sight:
-    """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,)."""
+    """What an attacker who ``knows`` looks at on ``images`` (N, 3, H, W) of these ``labels`` (N,).
+
+    Purified images are files before the classifier sees them: with ``rounded`` the attacker's model rounds them to 8
+    bits, too, or attacks that stop at a success would take for one what rounding undoes. Its gradient is passed on.
+    """
     passed = differentiated(knows, purifier)
     if passed == "classifier":
         return Sight(network, labels, None)
@@ -127,10 +136,15 @@ def sight(
         with torch.no_grad():
             own = scores(images).argmax(1)
         return Sight(scores, own, margin)
-    return Sight(_drawn(purifier, draws, lambda one: _passed(passed, network, one, backward)), labels, None)
+    classifier = _of_files(network) if rounded else network
+    return Sight(_drawn(purifier, draws, lambda one: _passed(passed, classifier, one, backward)), labels, None)
 
 
-def _passed(passed: str, network: nn.Module, purifier: Any, backward: BackwardSettings | None) -> Model:
+def _of_files(classifier: Model) -> Model:
+    return lambda purified: classifier(straight_through(purified, eight_bit(purified)))
+
+
+def _passed(passed: str, network: Model, purifier: Any, backward: BackwardSettings | None) -> Model:
     """Classifier ∘ purifier, the purifier passed by its own gradient or by a surrogate."""
     if passed in ("solver", "joint"):
         return (joint if passed == "joint" else through_solver)(network, purifier)

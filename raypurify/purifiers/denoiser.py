@@ -42,6 +42,11 @@ class Denoiser(Learned):
             raise ConfigError(f"noise={self.noise!r}: σ of the noise is a number from 0 to 1")
         super().__post_init__()
 
+    @property
+    def random(self) -> bool:
+        """Whether another seed can give another result."""
+        return self.noise > 0
+
     def transform(self, images: Tensor) -> Tensor:
         if self.noise and len(images):
             pixels = images.detach().cpu().numpy()

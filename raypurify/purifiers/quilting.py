@@ -73,6 +73,11 @@ class Quilting(Transform):
         object.__setattr__(self, "min_size", self.patch)
         object.__setattr__(self, "_patches", patches)
 
+    @property
+    def random(self) -> bool:
+        """Whether another seed can give another result."""
+        return self.neighbours > 1
+
     def transform(self, images: Tensor) -> Tensor:
         return torch.stack([self._quilted(image) for image in images]) if len(images) else images.clone()
 

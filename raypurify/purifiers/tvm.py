@@ -48,6 +48,11 @@ class TotalVariation(Transform):
             raise ConfigError(f"drop={self.drop!r}, lmbda={self.lmbda!r}: need 0 ≤ drop < 1, lmbda > 0 and finite")
         check_whole("steps", self.steps, 1, MOST_STEPS)
 
+    @property
+    def random(self) -> bool:
+        """Whether another seed can give another result."""
+        return self.drop > 0
+
     def transform(self, images: Tensor) -> Tensor:
         kept = [generator_of(x, self.seed).random(x.shape) >= self.drop for x in images.detach().cpu().numpy()]
         weight = torch.from_numpy(np.stack(kept)).to(images) if kept else images

@@ -9,7 +9,7 @@ import torch
 
 from raypurify.attacks import ATTACKS
 from raypurify.evaluation.bits import main, read_bits, recompute
-from raypurify.evaluation.tables import read_csv
+from raypurify.evaluation.tables import Cell, read_csv
 
 COUNT = 24
 
@@ -187,3 +187,14 @@ def test_a_budget_that_is_no_norm_stands_beside_the_mean(tree, worked_here, tmp_
     assert (bent.norm, bent.budget) == ("flow", 0.5)
     assert bent.linf > 0
     assert json.loads((tmp_path / "facts.json").read_text())["groups"]["minimal"] == ["bent"]
+
+
+def test_what_fills_an_l_inf_budget_is_what_whole_grey_levels_can():
+    def cell(size, budget, norm="linf"):
+        return Cell("net", "PGD", "none", 0.5, 0.4, 0.6, 9, 0, size, 0, 0, size=size, norm=norm, budget=budget)
+
+    # Of 1.275 levels files can hold one.
+    assert cell(1 / 255, 0.005).fills
+    assert not cell(0.5 / 255, 0.005).fills
+    assert not cell(1 / 255, 0.005, "l2").fills
+    assert not cell(7 / 255, 0.031).fills

@@ -14,7 +14,8 @@ from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.centres import Supervised, joint_loss
 from raypurify.evaluation.checked import compute_checks
 from raypurify.evaluation.digests import classifier_digest
-from raypurify.evaluation.grid import load_grid
+from raypurify.evaluation.grid import CellName, load_grid
+from raypurify.evaluation.groups import right_before
 from raypurify.evaluation.plan import CheckName, make_plan
 from raypurify.evaluation.subjects import Subjects, make_classifier
 from raypurify.evaluation.threat_model import perturb, sight
@@ -123,3 +124,14 @@ def test_what_lacks_centres_is_refused_by_name(place, tmp_path, classifier, imag
     (tmp_path / SUPERVISION).write_bytes(b"nothing of the kind")
     with pytest.raises(TrainingError, match="cannot read centres from"):
         Supervised(classifier.network, tmp_path / SUPERVISION)
+
+
+def test_who_knows_centres_knows_no_purifier(place, images):
+    tree = grid_of(place) | {"purifiers": {"none": {"purifier": "none"}, "JPEG": {"purifier": "jpeg"}}}
+    tree["attacks"] = {"clean": {"attack": "clean"}, **tree["attacks"]}
+    grid = load_grid(tree)
+    keys = make_plan(grid, resolve(place / "out"), [batch_of(images)]).keys
+    assert keys["net", "adaptive", "none"][0].adversarial == keys["net", "adaptive", "JPEG"][0].adversarial
+    bits = {name: {"correct": np.arange(6) % 2 == (name.purifier == "none")} for name in keys}
+    behind = right_before(grid, bits, CellName("net", "adaptive", "JPEG"))
+    assert behind.tolist() == bits["net", "clean", "none"]["correct"].tolist()

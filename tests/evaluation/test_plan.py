@@ -143,3 +143,23 @@ def test_what_is_checked_is_what_attackers_differentiate(tree, plan):
     known = plan({**tree, "attacks": attacks, "classifiers": classifiers}).check_keys
     assert set(known) == {name for name in names if name.classifier == "first"}
     assert not plan({**tree, "sanity": 0}).check_keys
+
+
+def test_keys_of_checks_hold_what_is_checked_and_no_more(tree, tmp_path):
+    pixels = [np.full((1, 3, 8, 8), k, np.uint8) for k in range(3)]
+    batches = [GridBatch((f"{k}",), np.array([k]), one) for k, one in enumerate(pixels)]
+    tree = {**tree, "attacks": {"known": {"attack": "pgd", "eps": 0.1, "knows": "bpda"}}}
+
+    def keys(tree, count=2):
+        return make_plan(load_grid(tree), resolve(tmp_path / "out"), batches[:count]).check_keys
+
+    before, behind = keys(tree), CheckName("first", "JPEG", "bpda")
+    assert keys(tree, 3) == before  # the checks see the first two alone
+    assert not {*keys({**tree, "sanity": 3}, 3).values()} & {*before.values()}
+    unrounded = keys({**tree, "eight_bit": False})
+    assert unrounded[behind] != before[behind]
+    assert unrounded[alone("first")] == before[alone("first")]
+    (tmp_path / "second").write_text("another")
+    changed = keys(tree)
+    assert changed[behind] == before[behind]
+    assert changed[alone("first")] != before[alone("first")]  # from which attacks are transferred

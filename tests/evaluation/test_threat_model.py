@@ -9,11 +9,12 @@ import torch
 import raypurify
 from raypurify.attacks import ATTACKS
 from raypurify.attacks.adaptive import cluster_scores
+from raypurify.attacks.budget import eight_bit
 from raypurify.attacks.losses import margin
 from raypurify.evaluation import specs
 from raypurify.evaluation.report import _about_daggers
 from raypurify.evaluation.tables import Cell
-from raypurify.evaluation.threat_model import NFGA, differentiated, done_about, perturb
+from raypurify.evaluation.threat_model import NFGA, Draws, differentiated, done_about, perturb, sight
 from raypurify.purifiers import PURIFIERS, GlobalRSFP
 
 # Of the purifier; who knows centres looks at the classifier's training instead.
@@ -80,6 +81,20 @@ def test_each_knowledge_has_a_gradient_of_its_own(subjects):
             same = [other for other in KNOWS if torch.equal(gradients[other], gradient)]
             alike = [other for other in KNOWS if differentiated(other, purifier) == differentiated(knows, purifier)]
             assert same == alike, (name, knows)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_who_knows_a_purifier_judges_success_by_what_the_classifier_is_shown(subjects, rounded):
+    x, labels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([3])
+    network = subjects["RSFP"].network
+    for name, purifier in {**subjects, "TVM": PURIFIERS["tvm"](steps=5)}.items():
+        purified = purifier.purify(x).images
+        shown = eight_bit(purified) if rounded else purified
+        assert not torch.equal(eight_bit(purified), purified) or name == "JPEG"
+        for knows in set(KNOWS) - {"classifier", "choice"}:
+            model = sight(knows, network, purifier, x, labels, Draws(1, skip=0), rounded=rounded).model
+            with torch.no_grad():
+                assert torch.equal(model(x), network(shown)), (name, knows)
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,18 @@ def test_held_draws_do_not_change_with_the_image(purifier, images):
     assert held < 1e-3 < 0.01 < free
     assert (both[0] - both[1]).abs().mean() < 1e-2
     assert change() == free
+
+
+@pytest.mark.parametrize(
+    ("quiet", "drawing"),
+    [
+        (Denoiser(), Denoiser(noise=0.1)),
+        (TotalVariation(drop=0, steps=5), TotalVariation(steps=5)),
+        (Quilting(patches=500), Quilting(patches=500, neighbours=3)),
+    ],
+    ids=["Denoiser", "TotalVariation", "Quilting"],
+)
+def test_what_draws_nothing_as_it_is_set_says_so(quiet, drawing, images):
+    for purifier in (quiet, drawing):
+        one, other = (each.purify(images).images for each in draws_of(purifier, 2))
+        assert is_random(purifier) == (not torch.equal(one, other)) == (purifier is drawing)
