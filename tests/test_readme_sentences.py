@@ -265,6 +265,18 @@ def test_claims_in_words_are_those_of_the_committed_results():
     assert [words for words in claims_in_words() if words not in page] == []
 
 
+def test_what_the_readme_opens_with_is_of_the_committed_results():
+    found, said = cells_of("cifar10"), sentences_of("README.md")
+    of = {(a, p): value for (_, a, p), value in found.items()}
+    solver = cells_of("cifar10-adaptive")["ResNet-56", "solver", "RSFP"]
+    assert (
+        f"under BIM a ResNet-56 gets {of['BIM', 'RSFP']:.1f} % right behind it and {of['BIM', 'none']:.1f} % without, "
+        f"of clean ones {of['clean', 'RSFP']:.1f} instead of {of['clean', 'none']:.1f} % (n = 1000). "
+        f"One who differentiates it leaves {solver:.1f} % (n = 500)"
+    ) in said
+    assert f"next to nothing ({solver:.1f} %, n = 500)" in said
+
+
 @pytest.mark.parametrize(("table", "images"), [("rsfp-3", 56), ("rsfp-4-64", 32)])
 def test_the_papers_figures_are_those_of_as_few_images(table, images):
     from raypurify.evaluation.intervals import wilson

@@ -107,7 +107,7 @@ def purify(
         actor=ActorShape(actor_cpus, actor_gpus),
         **asked,
     )
-    _report(summary, output, time.monotonic() - begun)
+    _report(summary, output, time.monotonic() - begun, bundle)
 
 
 def retry_failed(
@@ -122,7 +122,7 @@ def retry_failed(
     _report(retry(output, address=address), output, time.monotonic() - begun)
 
 
-def _report(summary: "Summary | None", output: str, seconds: float) -> None:
+def _report(summary: "Summary | None", output: str, seconds: float, bundle: str = "") -> None:
     """What became of a purify job; exits with 1 where images failed, or files of the input could not be used."""
     from raypurify.cli.texts import summary_text
     from raypurify.storage import redact
@@ -135,6 +135,6 @@ def _report(summary: "Summary | None", output: str, seconds: float) -> None:
             "flagged": summary.flagged,
         }
         tell(output=redact(output), **counts, damaged=len(summary.damaged))
-    print(summary_text(summary, output, seconds))
+    print(summary_text(summary, output, seconds, bundle))
     if summary is not None and (summary.failed or summary.damaged):
         raise typer.Exit(1)

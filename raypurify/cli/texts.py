@@ -114,14 +114,17 @@ def status_text(facts: dict[str, Any]) -> str:
     )
 
 
-def summary_text(summary: Summary | None, output: str, seconds: float) -> str:
-    """What ``purify`` prints at its end: what became of the job; None is one whose other parts are not done."""
+def summary_text(summary: Summary | None, output: str, seconds: float, bundle: str = "") -> str:
+    """What ``purify`` prints at its end: what became of the job, and of which bundle where that is said; None is one
+    whose other parts are not done."""
     out = resolve(output)
     place = (str(out) if out.remote else redact(output)).rstrip("/")
     if summary is None:
         return f"part done:  other parts of {place} are not; whoever ends last writes its tables"
     shown = f"{place}/{STATE}"
     lines = [f"purified:   {summary.written:,} of {summary.rows:,} images, {summary.flagged:,} flagged, in {place}"]
+    if bundle:
+        lines.append(f"bundle:     {redact(bundle)}; raypurify inspect tells of what images it was learned")
     for reason, count in summary.reasons.items():
         first = f": {_on_a_line(summary.first[reason])}" if reason in summary.first else ""
         lines.append(f"failed:     {count:,} {reason}{first}{' first' * (count > 1) if first else ''}")

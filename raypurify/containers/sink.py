@@ -325,6 +325,8 @@ def _claim(out: Place, shown: str, job: dict, source: Source, overwrite: bool, a
             remedy = "--drop-failed goes on with it; or " if drops and len(differences) == 1 else ""
             if any(name.startswith("source.digest") for name in differences):
                 remedy = "files of its input have changed since: put them back, "
+            elif len(differences) == 1 and differences[0].startswith("settings.bundle "):
+                remedy = "go on with the --bundle that it was begun with, "
             raise SinkError(
                 f"{shown}: belongs to another job, with other {others}; {remedy}"
                 "choose another output, or replace this one by --overwrite"

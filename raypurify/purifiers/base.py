@@ -64,11 +64,11 @@ def checked(images: Tensor, min_size: int, smallest: str) -> Tensor:
             f"images must be a tensor (N, 3, H, W) in [0, 1], not {type(images).__name__}: of pixels (N, H, W, 3) in "
             "NumPy give torch.from_numpy(x).permute(0, 3, 1, 2) / 255; files are for raypurify purify"
         )
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype not in _FLOATS:
-        raise DataError(
-            "images must be a floating-point tensor (N, 3, H, W) in [0, 1], "
-            f"not {images.dtype} of shape {tuple(images.shape)}"
-        )
+    if images.ndim != 4 or images.shape[1] != 3:
+        remedy = ": give one image as image[None]" if images.ndim == 3 and images.shape[0] == 3 else ""
+        raise DataError(f"images must have the shape (N, 3, H, W), not {tuple(images.shape)}{remedy}")
+    if images.dtype not in _FLOATS:
+        raise DataError(f"images must be floating-point in [0, 1], not {images.dtype}: divide 8-bit pixels by 255")
     if images.layout != torch.strided or images.is_meta:
         raise DataError(
             f"images must hold all their values, not {images.layout} on {images.device}: give a dense tensor"

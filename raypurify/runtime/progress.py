@@ -43,12 +43,14 @@ class Progress:
 
     def begin(self) -> None:
         """Let the rate count from now on, after what had to be made ready first."""
-        self.state |= {"started": time.time(), "note": ""}
+        self.state |= {"started": time.time(), "note": "", "first": self.state["done"]}
         self._write()
 
     def add(self, count: int = 1, note: str | None = None) -> None:
         """Count more work done; ``note`` is a short text beside the count, e.g. the loss."""
         self.state["done"] += count
+        if count:
+            self.state.setdefault("first", self.state["done"])
         if note is not None:
             self.state["note"] = note
         if time.time() - self.state["updated"] >= self.interval or self.state["done"] >= self.state["total"]:
@@ -84,7 +86,8 @@ def describe(state: dict[str, Any]) -> str:
     if seconds > 0 and done > state["start"]:
         rate = (done - state["start"]) / seconds
         text += f", {rate:,.1f} {unit}/s" if rate >= 1 else f", {1 / rate:,.1f} s each"
-        if done < total and not more:
+        # The first came after all that had to be made ready, and says little of the next.
+        if state.get("first", 0) < done < total and not more:
             text += f", {duration((total - done) / rate)} left"
     return text + (f", {state['note']}" if state["note"] else "")
 

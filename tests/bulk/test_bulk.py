@@ -267,7 +267,9 @@ def test_the_summary_names_the_first_image_that_failed_for_each_reason(local_ray
         (root / name).write_bytes(data)
     summary = purify([str(root)], str(tmp_path / "out"), sheet=0)
     assert summary.first == {"empty": "b\x1b.png", "truncated": "d.png"}
-    lines = summary_text(summary, str(tmp_path / "out"), 1.0).splitlines()
+    assert "bundle: " not in summary_text(summary, str(tmp_path / "out"), 1.0)
+    lines = summary_text(summary, str(tmp_path / "out"), 1.0, "cifar10").splitlines()
+    assert lines.pop(1).startswith("bundle:     cifar10;")
     assert "failed:     2 empty: b�.png first" in lines
     assert "failed:     1 truncated: d.png" in lines
     assert "d.png" not in (tmp_path / "out/_raypurify/summary.json").read_text()

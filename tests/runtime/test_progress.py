@@ -96,6 +96,18 @@ def test_the_rate_counts_from_when_the_work_begins(monkeypatch):
     assert describe(progress.state) == "28/100 images, 4.0 images/s, 18 s left"
 
 
+def test_the_first_to_come_does_not_tell_how_long_the_others_take(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    progress = Progress(None, 48, "images")
+    now += 140
+    progress.add(2)
+    assert describe(progress.state) == "2/48 images, 70.0 s each"
+    now += 2
+    progress.add(26)
+    assert describe(progress.state) == "28/48 images, 5.1 s each, 1 min 41 s left"
+
+
 def test_how_far_a_stage_is_can_be_read_before_its_actor_has_started(local_ray, tmp_path):
     shared_progress(tmp_path, 3, "images", start=1)
     state = read_json(tmp_path / FILE)
