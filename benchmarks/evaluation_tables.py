@@ -73,7 +73,7 @@ def accuracy_tables(name: str) -> dict[str, str]:
 
 def papers_tables(name: str) -> list[str]:
     """The papers' tables with the committed results beside them, as the report of a grid has them."""
-    changes = ("papers=[rsfp-4-128]",) if name == "imagenette-128" else ()
+    changes = ("papers=[rsfp-4-128, stl-6-128]",) if name == "imagenette-128" else ()
     sections = compare_with_papers(grid_of(name, changes), committed_cells(name))
     return [as_markdown(*section.table) for section in sections]
 

@@ -41,7 +41,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, addre
     import torch
 
     from raypurify.evaluation.digests import classifier_code, classifier_digest, purifier_code, purifier_digest
-    from raypurify.evaluation.own import is_own, made_with
+    from raypurify.evaluation.own import made_with
     from raypurify.evaluation.plan import load_own
     from raypurify.evaluation.purified import purify_prepared
     from raypurify.evaluation.subjects import make_classifier, make_purifier
@@ -54,9 +54,7 @@ def retrain(grid: Grid, classifier: str, purifier: str, run_dir: Where, *, addre
     data = DataSettings(image_size=how.size, validation=how.validation, limit=how.limit)
     outputs = make_classifier(spec)(torch.zeros(1, 3, how.size, how.size)).shape[1]
     source = how.open()
-    marks = [purifier_digest(defence)], [classifier_digest(spec)]
-    if is_own(defence.purifier):
-        marks[0].append(purifier_code(defence))
+    marks = [purifier_digest(defence), purifier_code(defence)], [classifier_digest(spec)]
     if spec.kind == "python":
         marks[1].append(classifier_code(spec))
     with open_run(run_dir) as run, ray_session(address):
