@@ -99,7 +99,7 @@ TABLES = {
         },
     ),
     "rsfp-4-128": PaperTable(
-        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 128×128; the rows of others are STL's Table 6b (attacked: its cluster)",
+        f"{RSFP}, Table IV: ImageNet-10, VGG-16, 128×128; the rows of others are STL's Table 6b, attacked its cluster",
         {
             "No defense": (89.91, 21.23, 24.09, 17.90, 5.84, 5.04),
             "TVM": (85.91, 25.68, 43.86, 65.86, 63.60, 61.29),

@@ -5,6 +5,7 @@ import torch
 
 import raypurify
 from raypurify.attacks import PGD
+from raypurify.attacks.budget import eight_bit
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.threat_model import differentiated, perturb, sight
 from raypurify.nets.cifar_resnet import load_cifar_resnet
@@ -30,7 +31,7 @@ def test_who_asks_for_what_a_purifier_lacks_is_told(purifier, ways):
 def test_a_purifier_that_can_be_differentiated_is(cifar_images, data_file):
     images, labels = cifar_images("test.parquet", 4)
     network, purifier = load_cifar_resnet(data_file("cifar10-resnet/resnet20-12fca82f.th")), LowPass(tikhonov=0.5)
-    model = sight("solver", network, purifier, images, labels).model
+    model = sight("solver", network, purifier, images, labels, rounded=False).model
     x = images.clone().requires_grad_(True)
     (found,) = torch.autograd.grad(model(x).sum(), x)
     (expected,) = torch.autograd.grad(network(purifier.transform(x).clamp(0, 1)).sum(), x)
@@ -50,7 +51,7 @@ def test_of_a_purifier_that_draws_the_attacker_averages(cifar_images, data_file)
     purifier = ResizePad(smallest=0.5)
     for knows in ("solver", "bpda"):
         logits = sight(knows, network, purifier, images, labels).model(images)
-        drawn = [network(ResizePad(smallest=0.5, seed=1 + k).purify(images).images) for k in range(8)]
+        drawn = [network(eight_bit(ResizePad(smallest=0.5, seed=1 + k).purify(images).images)) for k in range(8)]
         torch.testing.assert_close(logits, torch.stack(drawn).mean(0))
 
 
