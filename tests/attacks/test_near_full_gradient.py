@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from raypurify.attacks import FGSM
+from raypurify.attacks.budget import eight_bit
 from raypurify.attacks.front_end import near_full_gradient
 from raypurify.errors import ConfigError
 from raypurify.evaluation.specs import AttackSpec, PurifierSpec
@@ -184,13 +185,13 @@ def test_its_draws_are_averaged_and_one_without_dropout_has_none(front_of, image
     labels, network = torch.zeros(2, dtype=torch.int64), torch.nn.Flatten()
     purifier = front_of()
     seen = sight("nfga", network, purifier, images, labels, Draws(3, skip=2)).model(images)
-    each = [network(front_of(seed=k).purify(images).images) for k in (2, 3, 4)]
+    each = [network(eight_bit(front_of(seed=k).purify(images).images)) for k in (2, 3, 4)]
     torch.testing.assert_close(seen, torch.stack(each).mean(0))
     assert purifier.seed == 0
     check_draws("it", purifier)
     still = front_of(dropout=0.0)
     assert torch.equal(
-        sight("nfga", network, still, images, labels).model(images), network(still.purify(images).images)
+        sight("nfga", network, still, images, labels).model(images), network(eight_bit(still.purify(images).images))
     )
     with pytest.raises(ConfigError, match="it draws nothing"):
         check_draws("it", still)
