@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 …")'
 	@echo "installing into $(VENV), torch and Ray with it: gigabytes"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(BIN)/python -m pip install $(PINS) --editable .
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
