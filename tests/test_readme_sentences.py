@@ -277,6 +277,17 @@ def test_what_the_readme_opens_with_is_of_the_committed_results():
     assert f"next to nothing ({solver:.1f} %, n = 500)" in said
 
 
+def test_what_the_readme_says_of_imagenet_is_of_the_committed_results():
+    mean = {p: value for (_, a, p), value in cells_of("imagenette").items() if a == "mean of attacks"}
+    said = sentences_of("README.md")
+    assert (
+        f"as `imagenet10` is shipped RSFP leaves {mean['RSFP']:.1f} % on the mean of attacks, JPEG-25 "
+        f"{mean['JPEG-25']:.1f} %, quilting {mean['quilting, 196,000 patches']:.1f} %, a denoiser given noise "
+        f"{mean['denoiser, noise 0.1']:.1f} % (n = 400)"
+    ) in said
+    assert f"chosen on held-out images, {mean['RSFP, noise 14, refit']:.1f} %" in said
+
+
 @pytest.mark.parametrize(("table", "images"), [("rsfp-3", 56), ("rsfp-4-64", 32)])
 def test_the_papers_figures_are_those_of_as_few_images(table, images):
     from raypurify.evaluation.intervals import wilson
