@@ -1,5 +1,5 @@
 """In which cells which purifier is best: of the committed results of the grids ``stl``,
-``stl-strength`` and ``imagenette``.
+``stl-strength``, ``imagenette`` and ``imagenette-128``.
 
     python benchmarks/where_best.py
 
@@ -22,7 +22,7 @@ from raypurify.evaluation.tables import Cell, as_markdown
 HERE = Path(__file__).parent
 # Their bits lie beside.
 RESULTS = HERE / "results" / "stl" / "facts.json"
-GRIDS = ("stl", "stl-strength", "imagenette")
+GRIDS = ("stl", "stl-strength", "imagenette", "imagenette-128")
 SYSTEMS = ("RSFP", "STL", "RegionSparse")
 LEVEL = 0.05
 

@@ -286,6 +286,31 @@ def test_what_the_readme_says_of_imagenet_is_of_the_committed_results():
         f"{mean['denoiser, noise 0.1']:.1f} % (n = 400)"
     ) in said
     assert f"chosen on held-out images, {mean['RSFP, noise 14, refit']:.1f} %" in said
+    rows = compared("imagenette-128")
+    ahead = {other: found for (attack, other), found in rows.items() if attack == "mean of attacks"}
+    quilting = "{:.1f} points ({:.1f} to {:.1f}".format(
+        *(abs(ahead["quilting, 196,000 patches"][k]) for k in (0, 2, 1))
+    )
+    assert f"quilting is ahead by {quilting}, n = 400)" in said
+    there = sentences_of("docs/results.md")
+    assert f"ahead of RSFP with its settings of 64² on the mean of attacks, by {quilting})" in there
+    within = "JPEG-25", "denoiser, noise 0.1", "non-local means, h 0.1"
+    above = "JPEG ({:.1f}), a denoiser that is given noise ({:.1f}) and non-local means ({:.1f}) are above it by less"
+    assert above.format(*(-ahead[name][0] for name in within)) in there
+    # Above it, told apart or not; not told apart below it; and all others behind.
+    assert {name for name, (value, _, _) in ahead.items() if value < 0} == {"quilting, 196,000 patches", *within}
+    assert {name for name, (value, low, _) in ahead.items() if low <= 0 < value} == {
+        "TVM, λ 0.02",
+        "median 4",
+        "PD-Ens, σ 0.08",
+    }
+    for name, words in (("STL, noise 10, refit", "STL"), ("RegionSparse, K 4", "RegionSparse")):
+        assert f"of {words} by {in_words(ahead[name])}" in there
+    assert f"of itself as it is shipped by {in_words(ahead['RSFP'])}" in there
+    kept = {other: found for (attack, other), found in rows.items() if attack == "clean"}
+    assert "quilting ({:.1f} points, {:.1f} to {:.1f})".format(*kept["quilting, 196,000 patches"]) in there
+    assert "the denoiser ({:.1f}, {:.1f} to {:.1f})".format(*kept["denoiser, noise 0.1"]) in there
+    assert "JPEG ({:.1f}, {:.1f} to {:.1f})".format(*kept["JPEG-25"]) in there
 
 
 @pytest.mark.parametrize(("table", "images"), [("rsfp-3", 56), ("rsfp-4-64", 32)])
