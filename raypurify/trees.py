@@ -92,6 +92,20 @@ def without_default(written: dict[str, Any], name: str, default: object) -> dict
     return {key: value for key, value in written.items() if key != name or value != default}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice: the first would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The tree of a YAML text, which is that of ``where``. Raises ConfigError for anything else than a mapping.
 
@@ -99,7 +113,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     {'csc': {'lmbda': 0.1}}
     """
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)  # a safe loader, too
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
     if tree is None:

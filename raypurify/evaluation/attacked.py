@@ -1,6 +1,10 @@
 """The attacked images of a grid: made once, kept in a file of their own, and shared by all cells that look at them."""
 
+import hashlib
+import json
+
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -37,13 +41,28 @@ def attacked_images(
     if rounded:
         attacked = as_file(attacked, clean, attack.eps, attack.norm)
     stored = (attacked * 255).round().to(torch.uint8) if plan.grid.eight_bit else attacked
-    file.write(save({"images": stored.cpu().contiguous()}))
+    images = stored.cpu().contiguous()
+    file.write(save({"images": images}, {"sha256": _digest(images)}))
     return attacked
 
 
 def read_attacked(file: Place) -> Tensor | None:
-    """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none."""
+    """The attacked images (n, 3, H, W) in [0, 1] of a file that the plan names, None where there is none, or it is
+    damaged."""
     if file.kind != "file":
         return None
-    stored = load(file.read())["images"]
+    data = file.read()
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        tensors = load(data)
+        whole = header["__metadata__"]["sha256"] == _digest(tensors["images"])
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        return None
+    stored = tensors["images"]
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
+
+
+def _digest(images: Tensor) -> str:
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()

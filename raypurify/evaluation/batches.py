@@ -8,7 +8,7 @@ import numpy as np
 
 from raypurify.containers.selection import select
 from raypurify.containers.source import read_shard
-from raypurify.errors import DataError
+from raypurify.errors import DataError, ImageError
 from raypurify.evaluation.specs import ImagesSpec
 from raypurify.images import decode_image, squared
 
@@ -44,7 +44,10 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
             ids.append(row.id)
             labels.append(row.label)
             assert row.data is not None  # as there is no error
-            image = decode_image(row.data).pixels
+            try:
+                image = decode_image(row.data).pixels
+            except ImageError as error:
+                raise DataError(f"image {row.id}: {error}; an evaluation needs every image") from error
             pixels.append(squared(image, spec.size) if spec.size else image.transpose(2, 0, 1))
             if pixels[-1].shape != pixels[0].shape:
                 raise DataError(f"image {row.id} is of another size than {ids[0]}; give images.size to squash them")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raypurify.attacks import NORMS, Attack
 from raypurify.attacks.budget import eight_bit, size
+from raypurify.errors import DataError, one_line
 from raypurify.evaluation.attacked import attacked_images
 from raypurify.evaluation.batches import GridBatch
 from raypurify.evaluation.clock import clock
@@ -99,5 +100,10 @@ def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:
 
 
 def _table(file: Place) -> pa.Table:
-    with file.open() as opened:
-        return pq.read_table(opened)
+    try:
+        with file.open() as opened:
+            return pq.read_table(opened, schema=COLUMNS)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        raise DataError(
+            f"cannot read the cell {file}: {one_line(error)}; delete it, and run the same command again"
+        ) from error

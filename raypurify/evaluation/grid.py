@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from raypurify.errors import ConfigError
@@ -22,7 +21,7 @@ from raypurify.evaluation.specs import (
     RetrainingSpec,
 )
 from raypurify.fronts import BackwardSettings
-from raypurify.trees import SettingsModel, apply_override, problems_of
+from raypurify.trees import SettingsModel, apply_override, parse_yaml, problems_of
 
 MEAN = "mean of attacks"
 # In bytes: the name of a picture's file holds two of them, and files may be called 255.
@@ -233,14 +232,16 @@ def load_grid(source: str | Path | dict, data: str | None = None, overrides: Seq
     folders = ["."] if isinstance(source, dict) else [str(Path(source).resolve().parent), "."]
     if not isinstance(source, dict):
         try:
-            source = yaml.safe_load(Path(source).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            text = Path(source).read_text("utf-8")
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"cannot read the grid {source}: {' '.join(str(error).split())}; check the file"
             ) from error
-    if not isinstance(source, dict):
-        raise ConfigError("a grid must be a mapping: images, classifiers, attacks, purifiers")
-    tree = _filled(source, data)
+        source = parse_yaml(text, f"the grid {source}")
+    try:
+        tree = _filled(source, data)
+    except RecursionError as error:
+        raise ConfigError("the grid holds itself, by an alias within what it stands for: write it out") from error
     for override in overrides:
         apply_override(tree, override)
     try:

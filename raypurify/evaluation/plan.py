@@ -165,7 +165,10 @@ def make_plan(grid: Grid, out: Place, batches: Sequence[GridBatch]) -> GridPlan:
 def read_checks(file: Place) -> list[Check] | None:
     """The checks in a file, None where it is missing or not whole."""
     found = read_json(file)
-    return None if found is None else [Check(**one) for one in found]
+    try:
+        return [Check(**one) for one in found] or None if isinstance(found, list) else None
+    except TypeError:
+        return None
 
 
 def _cell_keys(

@@ -28,27 +28,28 @@ from raypurify.runtime.pool import work_off
 from raypurify.runtime.progress import Progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.session import ray_session
-from raypurify.runtime.stages import resolved_run, telling
+from raypurify.runtime.stages import open_run
 from raypurify.storage import Place, Where
 
 
 def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
     """Compute every cell of a grid that ``out``, a folder or URI, lacks, and write tables and report; returns the page.
 
-    Raises ConfigError for names and settings that are not known before anything is computed, and what reading the
-    images raises.
+    Raises ConfigError for names and settings that are not known before anything is computed, SinkError where another
+    evaluation works in ``out`` or it cannot be written, and what reading the images raises.
     """
-    out, subjects = resolved_run(out), Subjects(grid)
+    subjects = Subjects(grid)
     if not grid.attacks:
         raise ConfigError("the grid has no attacks; name one, e.g. --set 'attacks.clean={attack: clean}'")
     load_own(grid)
     _check_pairs(grid)
-    _check_subjects(subjects)
-    batches, classes = read_grid_batches(grid.images, grid.batch)
-    _check_classifiers(subjects, batches)
-    plan = make_plan(grid, out, batches)
-    out.make_folder()
-    with telling(out):
+    # Of two at once on one folder the report would be of either.
+    with open_run(out) as run:
+        _check_subjects(subjects)
+        batches, classes = read_grid_batches(grid.images, grid.batch)
+        _check_classifiers(subjects, batches)
+        _check_names(grid, classes)
+        plan = make_plan(grid, run, batches)
         if units := plan.units():
             _work(plan, batches, units, address)
         checks = {name: read_checks(plan.checks(name)) for name in plan.check_keys}
@@ -95,6 +96,21 @@ def _check_classifiers(subjects: Subjects, batches: Sequence[GridBatch]) -> None
     labels = torch.from_numpy(np.concatenate([batch.labels for batch in batches]))
     for name in subjects.grid.classifiers:
         check_classifier(name, subjects.classifier(name), images, labels)
+
+
+def _check_names(grid: Grid, classes: Sequence[str]) -> None:
+    """Raise ConfigError where the images have a class of a bundle under another number: classes that have names alone
+    are numbered in the order of these, as many as there are."""
+    for classifier, spec in grid.classifiers.items():
+        if spec.kind != "bundle" or spec.outputs:
+            continue
+        known = {name: number for number, name in enumerate(opened(spec.path)[1].manifest.classes)}
+        for number, name in enumerate(classes):
+            if known.get(name, number) != number:
+                raise ConfigError(
+                    f"class {name!r} is number {number} of the images and number {known[name]} of classifier "
+                    f"{classifier!r}: give images of all its classes, or numbers in the column label"
+                )
 
 
 def _work(plan: GridPlan, batches: Sequence[GridBatch], units: Sequence[GridUnit], address: str | None) -> None:

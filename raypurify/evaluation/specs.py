@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -77,12 +78,22 @@ class _InputSpec(SettingsModel):
         )
 
 
+# The side of an image at most.
+LARGEST = 4096
+
+
+def _once(outputs: tuple[int, ...]) -> tuple[int, ...]:
+    if len({*outputs}) < len(outputs):
+        raise ValueError("a logit stands for one class: name each once")
+    return outputs
+
+
 class ImagesSpec(_InputSpec):
     """The images of an evaluation, of one size; ``size`` squashes them to a square first."""
 
     limit: int | None = Field(None, ge=1, description="the first so many")
     sample: int | None = Field(None, ge=1, description="a seeded choice of so many")
-    size: int | None = Field(None, ge=8)
+    size: int | None = Field(None, ge=8, le=LARGEST)
 
 
 class ClassifierSpec(SettingsModel):
@@ -95,10 +106,14 @@ class ClassifierSpec(SettingsModel):
     path: str
     weights: str | None = Field(None, description="a state dict for the network, or a name of torchvision's weights")
     settings: dict[str, Any] | None = Field(None, description="arguments of what makes the network")
-    size: int | None = Field(None, ge=8, description="resize images to this side before")
-    outputs: tuple[int, ...] | None = Field(None, description="logits of the images' classes, where it has others too")
-    retrained: str | None = Field(None, description="the weights that `raypurify retrain` made of it")
-    centres: str | None = Field(None, description="what it was trained with, the supervision.safetensors beside it")
+    size: int | None = Field(None, ge=8, le=LARGEST, description="resize images to this side before")
+    outputs: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)] | None = (
+        Field(None, description="logits of the images' classes, where it has others too")
+    )
+    retrained: str | None = Field(None, min_length=1, description="the weights that `raypurify retrain` made of it")
+    centres: str | None = Field(
+        None, min_length=1, description="what it was trained with, the supervision.safetensors beside it"
+    )
     attacked_as: str | None = Field(None, description="the classifier that the attacker takes it for, by its name here")
     behind: Paths | None = Field(None, description="the purifiers that it stands behind, beside none; default: all")
     alone: bool = Field(True, description="false: never without a purifier, as images as they are say nothing to it")
@@ -119,7 +134,7 @@ def _kind(training: object) -> str:
 class RetrainingSpec(_InputSpec):
     """The training of ``raypurify retrain``: on which images, as a purifier of the grid leaves them, and how."""
 
-    size: int = Field(32, ge=8, description="the side that images are resized to before")
+    size: int = Field(32, ge=8, le=1024, description="the side that images are resized to before")
     validation: int = Field(5000, ge=1, description="images held out, for the accuracy after every epoch")
     limit: int | None = Field(None, ge=1, description="train on at most so many images")
     noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(

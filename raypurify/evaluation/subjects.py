@@ -112,5 +112,7 @@ def _made(where: str, name: str, known: Mapping[str, Callable], settings: dict[s
         raise ConfigError(f"{where}: unknown {name!r}; use {beside}, {', '.join(known)}, or a package.module:name")
     try:
         return known[name](**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:
         raise ConfigError(f"{where}: {str(error).replace('.__init__()', '')}; mend its settings in the grid") from error

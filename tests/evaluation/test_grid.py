@@ -114,8 +114,14 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no-such"):
         load_grid(tmp_path / "no-such.yaml")
     (tmp_path / "list.yaml").write_text("[1]")
-    with pytest.raises(ConfigError, match="a grid must be a mapping"):
+    with pytest.raises(ConfigError, match="must hold a mapping"):
         load_grid(tmp_path / "list.yaml")
+    (tmp_path / "twice.yaml").write_text("attacks: {}\nattacks: {}")
+    with pytest.raises(ConfigError, match=r"twice\.yaml .*'attacks' is given twice"):
+        load_grid(tmp_path / "twice.yaml")
+    (tmp_path / "itself.yaml").write_text("images: &a [*a]")
+    with pytest.raises(ConfigError, match="holds itself"):
+        load_grid(tmp_path / "itself.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_grid(tmp_path / "bad.yaml")

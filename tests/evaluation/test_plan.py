@@ -57,7 +57,7 @@ def test_units_are_what_is_missing(tree, plan):
     assert sum(unit.size for unit in left) == one.cells
 
 
-@pytest.mark.parametrize("text", ["", '[{"name": "a", "pas', "[", "\0"])
+@pytest.mark.parametrize("text", ["", '[{"name": "a", "pas', "[", "\0", "[]", "{}", "3", '["a"]'])
 def test_checks_that_are_not_whole_are_missing(tree, plan, text):
     one = plan(tree)
     make(one.checks(alone("first")), text)
