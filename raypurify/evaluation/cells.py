@@ -102,8 +102,8 @@ def _own_size(attack: Attack | None, attacked: Tensor, clean: Tensor) -> Tensor:
 def _table(file: Place) -> pa.Table:
     try:
         with file.open() as opened:
-            return pq.read_table(opened, schema=COLUMNS)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            return pq.read_table(opened, columns=COLUMNS.names)
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"cannot read the cell {file}: {one_line(error)}; delete it, and run the same command again"
         ) from error

@@ -43,9 +43,9 @@ def evaluate(grid: Grid, out: Where, *, address: str | None = None) -> Place:
         raise ConfigError("the grid has no attacks; name one, e.g. --set 'attacks.clean={attack: clean}'")
     load_own(grid)
     _check_pairs(grid)
+    _check_subjects(subjects)
     # Of two at once on one folder the report would be of either.
     with open_run(out) as run:
-        _check_subjects(subjects)
         batches, classes = read_grid_batches(grid.images, grid.batch)
         _check_classifiers(subjects, batches)
         _check_names(grid, classes)
