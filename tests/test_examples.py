@@ -83,7 +83,8 @@ def test_things_of_ones_own_are_found_beside_their_grid(local_ray, tmp_path):
     hits = predict(Subjects(grid).classifier("mine"), blurred) == torch.from_numpy(batches[0].labels)
     assert float(found["mine", "clean", "blur"]) == pytest.approx(float(hits.float().mean()))
     attacked = read_attacked(resolve(next((tmp_path / "report/adversarial").glob("*.safetensors"))))
-    assert float((attacked - images).abs().max()) == pytest.approx(8 / 255, abs=1e-3)
+    # The budget, 0.03, has room for seven whole grey levels.
+    assert float((attacked - images).abs().max()) == pytest.approx(7 / 255, abs=1e-3)
 
 
 def test_a_pipeline_of_ray_data_purifies(run, local_ray):
