@@ -1,6 +1,7 @@
 """The images of an evaluation, read through ``containers`` and cut into batches."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,8 @@ def read_grid_batches(spec: ImagesSpec, size: int) -> tuple[list[GridBatch], tup
 
 def first_images(batches: Sequence[GridBatch], count: int) -> GridBatch:
     """The first so many images as one batch."""
+    # Not more than hold these: a copy of all would be as large as the set.
+    batches = batches[: max(1, math.ceil(count / len(batches[0].ids)))]
     ids = sum((batch.ids for batch in batches), ())[:count]
     labels, pixels = (np.concatenate([getattr(b, n) for b in batches])[:count] for n in ("labels", "pixels"))
     return GridBatch(ids, labels, pixels)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load, save
 
 from raypurify.errors import ConfigError, DataError, SinkError
-from raypurify.evaluation.attacked import read_attacked
+from raypurify.evaluation.attacked import _digest, read_attacked
 from raypurify.evaluation.cells import COLUMNS, read_columns
 from raypurify.evaluation.grid import load_grid
 from raypurify.evaluation.run import _check_names, evaluate
@@ -29,8 +29,6 @@ def test_attacked_images_that_are_damaged_are_missing(tmp_path):
     for data in (b"", b"garbage", save({"images": images}), save({"images": images}, {"sha256": "0"})):
         place.write(data)
         assert read_attacked(place) is None
-    from raypurify.evaluation.attacked import _digest
-
     whole = save({"images": images}, {"sha256": _digest(images)})
     place.write(whole)
     assert torch.equal(read_attacked(place), images / 255)
