@@ -1,5 +1,7 @@
 """Gradients of sparse codes with respect to the image: unrolled and implicit, against finite differences."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from sparse_problems import random_dictionary, random_signal
@@ -95,7 +97,8 @@ def test_unrolled_gradient_approaches_the_implicit_one(options):
     for max_iter in (10, 100, 1000):
         found = gradient(lambda s, m=max_iter: unrolled(s, max_iter=m, **options)[0], SIGNAL)
         errors.append(float((found - limit).norm() / limit.norm()))
-    assert errors == sorted(errors, reverse=True)
+    # Below the last bound it is rounding that differs, and differently on each processor.
+    assert all(later < max(error, 1e-7) for error, later in pairwise(errors))
     assert errors[-1] < 1e-7
 
 
