@@ -87,18 +87,22 @@ def quality(title: str, points: dict[str, tuple[float, float, float]], styles: M
 
 def frontier(points: dict[str, tuple[float, float]]) -> bytes:
     """A plot of mean accuracy under attack against seconds an image, a point for each purifier; a line joins those that
-    no cheaper one equals."""
-    figure, axis = pyplot().subplots(figsize=(7, 3.6), layout="constrained")
-    best: list[tuple[float, float]] = []
-    for seconds, accuracy in sorted(points.values(), key=lambda point: (point[0], -point[1])):
-        if not best or accuracy > best[-1][1]:
-            best.append((max(seconds, 1e-6), accuracy))
-    axis.plot(*zip(*best), color="0.6", linewidth=1, zorder=1)
-    styles = styles_of(points, [])
-    for name, (seconds, accuracy) in points.items():
-        color, marker, _ = styles[name]
-        axis.plot([max(seconds, 1e-6)], [accuracy], marker, color=color, label=name)
+    no cheaper one equals, and is named along."""
+    figure, axis = pyplot().subplots(figsize=(9, 4.5), layout="constrained")
+    points = {name: (max(seconds, 1e-6), accuracy) for name, (seconds, accuracy) in points.items()}
+    best: list[str] = []
+    for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if not best or accuracy > points[best[-1]][1]:
+            best.append(name)
+    axis.plot(*zip(*(points[name] for name in best)), color="0.6", linewidth=1, zorder=1)
+    for name, later in zip(best, [*best[1:], None]):
+        # Of two that would lie on each other the better one has its name.
+        if later is None or points[later][0] > 1.3 * points[name][0] or points[later][1] > points[name][1] + 0.05:
+            axis.annotate(name, points[name], (-5, 5), textcoords="offset points", ha="right", fontsize=7)
+    for name, style in styles_of(points, []).items():
+        axis.plot(*([value] for value in points[name]), style.marker, color=style.color, label=name)
     axis.set(xscale="log", xlabel="seconds an image", ylabel="mean accuracy under attack", ylim=(0, 1))
+    axis.margins(x=0.12)
     _legend(axis)
     return png(figure)
 
