@@ -1,6 +1,7 @@
 """Trees of settings as YAML has them: of presets and files, changed by dotted overrides; what models of them are."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from typing import Any, get_args
@@ -12,6 +13,24 @@ from raypurify.errors import ConfigError
 
 MOST = 2**63 - 1
 """The largest whole number of a setting, which NumPy and torch take for a seed."""
+_LARGEST_TREE = 100_000
+"""Values of a YAML text with its aliases written out; the largest grid has some hundreds."""
+
+
+def check_number(value: object, kinds: Iterable[object]) -> None:
+    """Raises ValueError for a value of a setting of these kinds that Python takes for a number and nobody means, or
+    that is too large for one.
+
+    >>> check_number(True, {float})
+    Traceback (most recent call last):
+    ...
+    ValueError: true is a truth value; give a number
+    """
+    kinds = {*kinds}
+    if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        raise ValueError(f"{str(value).lower()} is a truth value; give a number")
+    if isinstance(value, int) and abs(value) > MOST and kinds & {int, float}:
+        raise ValueError(f"a number of {len(str(abs(value)))} digits; give {MOST} at most")
 
 
 class SettingsModel(BaseModel):
@@ -35,11 +54,7 @@ class SettingsModel(BaseModel):
     @classmethod
     def _is_number(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        kinds = {kind, *get_args(kind)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError(f"{str(value).lower()} is a truth value; give a number")
-        if isinstance(value, int) and value > MOST and int in kinds:
-            raise ValueError(f"a number of {len(str(value))} digits; give {MOST} at most")
+        check_number(value, (kind, *get_args(kind)))
         return value
 
 
@@ -93,7 +108,8 @@ def without_default(written: dict[str, Any], name: str, default: object) -> dict
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that is given twice: the first would be lost without a word."""
+    """YAML's safe loader, which refuses a key that is given twice, as the first would be lost without a word, and takes
+    ``1e-3`` for the number that it is in YAML 1.2."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -105,6 +121,39 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # PyYAML leaves what is overridden in its place, and of a merge of a merge may take that.
+        pairs = {
+            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key): (key, v) for key, v in node.value
+        }
+        node.value = [*pairs.values()]
+
+
+def _identity(key: yaml.Node) -> object:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
+
+
+def _check_size(tree: Any) -> None:
+    """Raises ValueError for a tree that is too large or endless with its aliases written out, without doing so."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = float("inf")
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    if size(tree) > _LARGEST_TREE:
+        raise ValueError(f"with its aliases written out it holds more than {_LARGEST_TREE} values, or itself")
+
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The tree of a YAML text, which is that of ``where``. Raises ConfigError for anything else than a mapping.
@@ -114,6 +163,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """
     try:
         tree = yaml.load(text, _Loader)  # a safe loader, too
+        _check_size(tree)
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(e).split())}; mend it there") from e
     if tree is None:
@@ -144,7 +194,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
                 f"override {override!r}: {parent!r} is a value, not a group of settings; give a key of a group"
             )
     try:
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = yaml.load(value, _Loader)  # a safe loader, too
+        _check_size(node[leaf])
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from e
 

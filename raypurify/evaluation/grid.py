@@ -19,13 +19,12 @@ from raypurify.evaluation.specs import (
     PurifierSpec,
     ReportSpec,
     RetrainingSpec,
+    named,
 )
 from raypurify.fronts import BackwardSettings
 from raypurify.trees import SettingsModel, apply_override, parse_yaml, problems_of
 
 MEAN = "mean of attacks"
-# In bytes: the name of a picture's file holds two of them, and files may be called 255.
-_LONGEST_NAME = 100
 # Where a classifier of a grid stands; and what it may have beside what it was before.
 _PLACED = ("behind", "alone")
 _ADDED = ("retrained", "attacked_as", *_PLACED)
@@ -39,14 +38,6 @@ class CellName(NamedTuple):
     purifier: str
 
 
-def _named(value: dict) -> dict:
-    for name in value:
-        # They are written into files of a line a row.
-        if not name.strip() or "/" in name or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
-            raise ValueError(f"{name!r:.80} is no name; give one of {_LONGEST_NAME} printable bytes at most, without /")
-    return value
-
-
 class Grid(SettingsModel):
     """A grid: every classifier is attacked by every attack, and sees the images of every purifier.
 
@@ -56,9 +47,9 @@ class Grid(SettingsModel):
 
     name: str = "evaluation"
     images: ImagesSpec
-    classifiers: Annotated[dict[str, ClassifierSpec], AfterValidator(_named), Field(min_length=1)]
-    attacks: Annotated[dict[str, AttackSpec], AfterValidator(_named)] = Field({})
-    purifiers: Annotated[dict[str, PurifierSpec], AfterValidator(_named)] = Field(
+    classifiers: Annotated[dict[str, ClassifierSpec], AfterValidator(named), Field(min_length=1)]
+    attacks: Annotated[dict[str, AttackSpec], AfterValidator(named)] = Field({})
+    purifiers: Annotated[dict[str, PurifierSpec], AfterValidator(named)] = Field(
         {"none": PurifierSpec(purifier="none")}
     )
     seed: int = Field(0, ge=0)
@@ -71,8 +62,11 @@ class Grid(SettingsModel):
     )
     examples: int = Field(6, ge=0, le=24, description="images in each picture of them")
     report: ReportSpec = ReportSpec()
-    scenarios: dict[str, str | Annotated[dict[str, str], Field(min_length=1)]] = Field(
-        {}, description="settings of attack by name: the classifier that all purifiers stand before, or one for each"
+    scenarios: Annotated[dict[str, str | Annotated[dict[str, str], Field(min_length=1)]], AfterValidator(named)] = (
+        Field(
+            {},
+            description="settings of attack by name: the classifier that all purifiers stand before, or one for each",
+        )
     )
     retraining: RetrainingSpec | None = Field(None, description="for `raypurify retrain` alone")
     modules: Paths = Field(
@@ -238,10 +232,7 @@ def load_grid(source: str | Path | dict, data: str | None = None, overrides: Seq
                 f"cannot read the grid {source}: {' '.join(str(error).split())}; check the file"
             ) from error
         source = parse_yaml(text, f"the grid {source}")
-    try:
-        tree = _filled(source, data)
-    except RecursionError as error:
-        raise ConfigError("the grid holds itself, by an alias within what it stands for: write it out") from error
+    tree = _filled(source, data)
     for override in overrides:
         apply_override(tree, override)
     try:

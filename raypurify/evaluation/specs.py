@@ -1,6 +1,6 @@
 """What a grid says of its parts: images, classifiers, attacks, purifiers, a retraining."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,22 @@ USUAL_EXPECTATION = (8, "logits")
 
 MOST_DRAWS = 1000
 """Of how many draws there is an object each, and without gradients averaged the images of all, in memory."""
+
+# In bytes: the name of a picture's file holds two of them, and files may be called 255.
+_LONGEST_NAME = 100
+Names = TypeVar("Names", dict[str, Any], tuple[str, ...])
+
+
+def named(names: Names) -> Names:
+    """Names of a grid as they are. Raises ValueError for one that no file of a line a row, or no file's name, can have.
+
+    >>> named(("BIM",))
+    ('BIM',)
+    """
+    for name in names:
+        if not name.strip() or "/" in name or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"{name!r:.80} is no name; give one of {_LONGEST_NAME} printable bytes at most, without /")
+    return names
 
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -195,7 +211,7 @@ class AttackSpec(SettingsModel):
 
     attack: str
     knows: Literal[KNOWS] = "classifier"  # type: ignore[valid-type]  # known when it runs
-    worst: Paths | None = None
+    worst: Annotated[Paths, AfterValidator(named)] | None = None
     minimal: bool | None = None
     draws: int = Field(USUAL_EXPECTATION[0], ge=1, le=MOST_DRAWS)
     average: str = USUAL_EXPECTATION[1]
@@ -214,6 +230,8 @@ class AttackSpec(SettingsModel):
 
     @model_validator(mode="after")
     def _of_one_who_knows(self) -> "AttackSpec":
+        if self.attack == "clean" and self.settings:
+            raise ValueError(f"attack clean changes nothing: leave out {', '.join(self.settings)}")
         if self.knows == "classifier" and self.expectation != USUAL_EXPECTATION:
             raise ValueError(
                 "draws and average are of a purifier, which this attacker does not know: say what it knows"

@@ -1,9 +1,10 @@
 """The subjects of a grid: classifiers, attacks and purifiers made from their specifications."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 import raypurify
@@ -18,6 +19,7 @@ from raypurify.evaluation.specs import BUNDLED, AttackSpec, ClassifierSpec, Puri
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
 from raypurify.purifiers import PURIFIERS, Purifier
+from raypurify.trees import check_number, problems_of
 
 
 class Subjects:
@@ -86,8 +88,9 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
         changed = {purifier.tunable: section.model_dump() | settings}
         try:
             purifier.settings = type(fitted).model_validate(fitted.model_dump() | changed)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {' '.join(str(error).split())}; mend its settings in the grid") from error
+        except ValidationError as error:
+            problems = problems_of(error, type(fitted), "settings")
+            raise ConfigError(f"{where}: {problems}; mend its settings in the grid") from error
         return purifier
     made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, ", ".join(BUNDLED))
     if own.is_own(spec.purifier):
@@ -110,8 +113,15 @@ def _made(where: str, name: str, known: Mapping[str, Callable], settings: dict[s
         return own.made(where, own.own_callable(where, name), settings)
     if name not in known:
         raise ConfigError(f"{where}: unknown {name!r}; use {beside}, {', '.join(known)}, or a package.module:name")
+    make = known[name]
+    kinds = get_type_hints(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]  # of this class
     try:
-        return known[name](**settings)
+        for setting, value in settings.items():
+            check_number(value, (kinds.get(setting), *get_args(kinds.get(setting))))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {setting}: {error}; mend it in the grid") from error
+    try:
+        return make(**settings)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:

@@ -96,6 +96,12 @@ def test_settings_decide_a_purifiers_digest():
         (changed(images={"paths": "a"}, attacks={"č" * 51: {"attack": "clean"}}), "is no name; give one of 100"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "knows": "bpda"}}), "so it knows nothing"),
         (changed(images={"paths": "a"}, attacks={"c": {"attack": "pgd", "knows": "all"}}), "attacks.c.knows"),
+        (
+            changed(images={"paths": "a"}, attacks={"c": {"attack": "clean", "eps": 1}}),
+            "changes nothing: leave out eps",
+        ),
+        (grouped(""), "attacks.MIM.worst: '' is no name; give one"),
+        (changed(images={"paths": "a"}, scenarios={" ": "net"}), "scenarios: ' ' is no name; give one"),
         (grouped("PGD"), "attack 'MIM' is of the group 'PGD', which another column is called: rename the group"),
         (grouped("mean of attacks"), "'MIM' is of the group 'mean of attacks', which another column is called"),
         (
@@ -120,8 +126,12 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"twice\.yaml .*'attacks' is given twice"):
         load_grid(tmp_path / "twice.yaml")
     (tmp_path / "itself.yaml").write_text("images: &a [*a]")
-    with pytest.raises(ConfigError, match="holds itself"):
+    with pytest.raises(ConfigError, match="more than 100000 values, or itself"):
         load_grid(tmp_path / "itself.yaml")
+    lists = "".join(f"b{k}: &a{k + 1} [{', '.join([f'*a{k}'] * 10)}]\n" for k in range(9))
+    (tmp_path / "grows.yaml").write_text(f"a: &a0 [1]\n{lists}")
+    with pytest.raises(ConfigError, match=r"grows\.yaml .*aliases written out it holds more than 100000 values"):
+        load_grid(tmp_path / "grows.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_grid(tmp_path / "bad.yaml")
@@ -131,11 +141,17 @@ def test_unknown_names_and_settings_are_refused_before_any_work():
     grid = load_grid(
         changed(
             images={"paths": "a"},
-            attacks={"x": {"attack": "magic"}, "y": {"attack": "pgd", "eps": 0.1, "speed": 3}},
+            attacks={
+                "x": {"attack": "magic"},
+                "y": {"attack": "pgd", "eps": 0.1, "speed": 3},
+                "true": {"attack": "pgd", "eps": True},
+                "huge": {"attack": "pgd", "eps": 10**400},
+            },
             purifiers={
                 "x": {"purifier": "magic"},
                 "y": {"purifier": "jpeg", "speed": 3},
                 "z": {"purifier": "rsfp", "lmbda": -1},
+                "true": {"purifier": "jpeg", "quality": True},
             },
             reference=None,
         )
@@ -148,7 +164,13 @@ def test_unknown_names_and_settings_are_refused_before_any_work():
         make_purifier("x", grid.purifiers["x"])
     with pytest.raises(ConfigError, match=r"purifier 'y': .*speed"):
         make_purifier("y", grid.purifiers["y"])
-    with pytest.raises(ConfigError, match=r"purifier 'z': .*lmbda"):
+    with pytest.raises(ConfigError, match="attack 'true': eps: true is a truth value; give a number"):
+        make_attack("true", grid.attacks["true"])
+    with pytest.raises(ConfigError, match="attack 'huge': eps: a number of 401 digits; give 9223372036854775807"):
+        make_attack("huge", grid.attacks["huge"])
+    with pytest.raises(ConfigError, match="purifier 'true': quality: true is a truth value; give a number"):
+        make_purifier("true", grid.purifiers["true"])
+    with pytest.raises(ConfigError, match=r"purifier 'z': csc\.lmbda: Input should be [^\[]*; mend"):
         make_purifier("z", grid.purifiers["z"])
 
 
