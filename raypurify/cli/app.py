@@ -19,7 +19,7 @@ from raypurify.cli.outcome import INTERRUPTED, answer, tell
 from raypurify.cli.purify import purify, retry_failed
 from raypurify.cli.serve import serve
 from raypurify.cli.settings import settings
-from raypurify.errors import RaypurifyError
+from raypurify.errors import ConfigError, RaypurifyError
 
 app = typer.Typer(
     cls=Commands,
@@ -42,6 +42,7 @@ def run() -> None:
     """Run the command of ``sys.argv``. Our own errors become one line and exit code 2; any other has its traceback,
     too, and is no 1, which means that some images failed."""
     try:
+        _check_given(sys.argv[1:])
         app()
     except RaypurifyError as error:
         text = " ".join(str(error).split())
@@ -57,6 +58,16 @@ def run() -> None:
         if end.code == INTERRUPTED:
             _say("interrupted", logging.WARNING, "interrupted; the same command goes on from here")
         raise
+
+
+def _check_given(words: list[str]) -> None:
+    """Raises ConfigError for an empty word, which as a path would be the current folder."""
+    for before, word in zip(["", *words], words):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            where = f" of {word or before}" if (word or before).startswith("-") else ""
+            raise ConfigError(
+                f"an empty value{where}, as a variable that is not set leaves it: give one, or leave it out"
+            )
 
 
 def _say(event: str, level: int, text: str) -> None:

@@ -89,6 +89,9 @@ def test_help_has_exit_codes_an_example_and_what_all_commands_have(command):
         (["status", "in"], "neither the run directory of fit or retrain nor the output of purify"),
         (["retrain", "/no/grid", "--classifier", "a", "--purifier", "b", "--run-dir", "r"], "cannot read the grid"),
         (["serve"], "RAYPURIFY_TOKEN"),
+        (["train", "--config", "c", "--images", "", "--out", "o"], "an empty value of --images, as a variable"),
+        (["evaluate", "grid", "--out="], "an empty value of --out=, as a variable"),
+        (["purify", "in", ""], "an empty value, as a variable that is not set leaves it"),
         (["nonsense"], "nonsense"),
     ],
 )
