@@ -180,7 +180,7 @@ class ShardWork:
 
 
 def _caption(facts: dict) -> str:
-    """What a contact sheet says below an image: what it was rewritten as, and how far it is from that."""
+    """What a contact sheet says below an image: the class of the nearest cluster, and how far it is from that."""
     if "region_share" in facts:
         return f"{facts['region_share']:.0%} coded, distance {facts['distance']:.2f}"
-    return f"{facts['class'] or 'cluster ' + str(facts['cluster'])}, distance {facts['distance']:.1f}"
+    return f"nearest: {facts['class'] or 'cluster ' + str(facts['cluster'])}, at {facts['distance']:.1f}"
