@@ -9,6 +9,9 @@ this package, who catches these to say what failed lets errors of this module pa
 
 import re
 
+# What libraries write where a file holds more than they read safely: they advise to switch that off.
+_UNSAFE = re.compile(r"weights[_ ]only|allow_pickle", re.IGNORECASE)
+
 
 class RaypurifyError(Exception):
     """Base of every error a caller can provoke with bad input or bad settings."""
@@ -52,6 +55,20 @@ class ImageError(RaypurifyError, ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, str(self))
+
+
+def of_file(error: BaseException) -> str:
+    """What a library says of a file that it cannot read, as a short line; nothing of how to load it unsafely.
+
+    >>> of_file(ValueError("Cannot load file containing pickled data when allow_pickle=False"))
+    'it is damaged, or holds more than plain arrays'
+    >>> of_file(KeyError("label")), of_file(EOFError("No data left in file"))
+    ("it has no 'label'", 'No data left in file')
+    """
+    text = one_line(error)
+    if _UNSAFE.search(str(error)):
+        return "it is damaged, or holds more than plain arrays"
+    return (f"it has no {text}" if isinstance(error, KeyError) else text)[:300]
 
 
 def one_line(error: BaseException) -> str:

@@ -6,22 +6,33 @@ Nothing that is imported here loads torch or Ray: who asks how far a job is shou
 from typing import Any
 
 from raypurify.bundle import BundleFacts
+from raypurify.bundle.manifest import MANIFEST
 from raypurify.bundle.names import DICTIONARIES
 from raypurify.config import LMBDA_RANGE, CscSettings
 from raypurify.containers.ledger import STATE, Summary
 from raypurify.containers.passed_over import passed_over_text
 from raypurify.containers.sink import status
-from raypurify.errors import SinkError
+from raypurify.errors import BundleError, SinkError, of_file
 from raypurify.evaluation.retrain import STAGES as RETRAINING
 from raypurify.fit.graphs import begun_stages
 from raypurify.methods import method_of
 from raypurify.runtime.progress import duration
-from raypurify.runtime.stages import MARKER, resolved_run, stage_lines
+from raypurify.runtime.stages import MARKER, resolved_run, stage_lines, telling
 from raypurify.storage import redact, resolve
 
 
 def bundle_text(facts: BundleFacts) -> str:
-    """What ``inspect`` prints: a bundle on one screen."""
+    """What ``inspect`` prints: a bundle on one screen. Raises BundleError where the manifest lacks what it tells."""
+    try:
+        return _bundle_text(facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise BundleError(
+            f"bundle {facts.where}: {MANIFEST} is of another form than raypurify writes: {of_file(e)}; fit or download "
+            "the bundle again"
+        ) from e
+
+
+def _bundle_text(facts: BundleFacts) -> str:
     manifest, settings = facts.manifest, facts.manifest.settings
     method, classes, count = method_of(manifest), manifest.classes, len(manifest.cluster_class)
     flag, data = manifest.calibration, manifest.training_data
@@ -74,13 +85,14 @@ def status_facts(folder: str) -> dict[str, Any]:
     Raises SinkError where it is none of these.
     """
     run_dir = resolved_run(folder)
-    method, fitted = begun_stages(run_dir)
-    retrained = any((run_dir / name / MARKER).kind == "file" for name in RETRAINING)
-    if fitted or retrained:
-        about = {"kind": "fit", "method": method} if fitted else {"kind": "retrain"}
-        names = fitted or RETRAINING
-        lines = [dict(zip(("name", "state", "text"), line)) for line in stage_lines(run_dir, names)]
-        return about | {"complete": all(line["state"] == "complete" for line in lines), "stages": lines}
+    with telling(run_dir):
+        method, fitted = begun_stages(run_dir)
+        retrained = any((run_dir / name / MARKER).kind == "file" for name in RETRAINING)
+        if fitted or retrained:
+            about = {"kind": "fit", "method": method} if fitted else {"kind": "retrain"}
+            names = fitted or RETRAINING
+            lines = [dict(zip(("name", "state", "text"), line)) for line in stage_lines(run_dir, names)]
+            return about | {"complete": all(line["state"] == "complete" for line in lines), "stages": lines}
     try:
         job = status(folder)
     except SinkError as error:

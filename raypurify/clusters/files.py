@@ -23,7 +23,8 @@ from raypurify.clusters.class_clusters import ClassClusters, ClassSums
 from raypurify.clusters.distributions import ClusterDistributions
 from raypurify.clusters.estimates import Estimates
 from raypurify.clusters.scatter import Scatter
-from raypurify.errors import TrainingError
+from raypurify.errors import TrainingError, of_file
+from raypurify.files import DAMAGED_ZIP, reading
 from raypurify.storage import Place, Where, resolve
 
 FACTS, DISTRIBUTIONS, OF_ROW = "clusters.json", "distributions.safetensors", "cluster_of_row.npy"
@@ -72,26 +73,30 @@ def write_class(file: Place, found: ClassClusters) -> None:
 
 
 def read_labels(file: Place) -> ClassLabels:
-    """Read what a class's file says of its rows."""
-    tensors = load(file.read())
-    rows, labels, ks, curve, singular = (tensors[name] for name in ("rows", "labels", "ks", "curve", "singular"))
-    axes = tensors["factors"].shape[1]
-    return ClassLabels(rows, labels, dict(zip(ks.tolist(), curve.tolist())), len(singular), axes, bool(singular.any()))
+    """Read what a class's file says of its rows. Raises SourceError naming the file where it is damaged."""
+    with reading(file):
+        tensors = load(file.read())
+        rows, labels, ks, curve, singular = (tensors[name] for name in ("rows", "labels", "ks", "curve", "singular"))
+        axes, steps = tensors["factors"].shape[1], dict(zip(ks.tolist(), curve.tolist()))
+        return ClassLabels(rows, labels, steps, len(singular), axes, bool(singular.any()))
 
 
 def read_estimates(file: Place) -> Estimates:
-    """Read the distributions of a class's clusters, float32."""
-    tensors = load(file.read())
-    singular, squares = tensors["singular"].astype(bool), float(tensors["squares"])
-    return Estimates(tensors["means"], tensors["factors"], tensors["rest"], singular, squares)
+    """Read the distributions of a class's clusters, float32. Raises SourceError naming the file where it is damaged."""
+    with reading(file):
+        tensors = load(file.read())
+        singular, squares = tensors["singular"].astype(bool), float(tensors["squares"])
+        return Estimates(tensors["means"], tensors["factors"], tensors["rest"], singular, squares)
 
 
 def read_sums(file: Place) -> ClassSums | None:
-    """Read the sums of a class; None where the file has none, because the class fitted in memory."""
-    tensors = load(file.read())
-    if "total.mean" not in tensors:
-        return None
-    return ClassSums(*(_from_tensors(prefix, tensors) for prefix in ("within", "total")))
+    """Read the sums of a class; None where the file has none, because the class fitted in memory. Raises SourceError
+    naming the file where it is damaged."""
+    with reading(file):
+        tensors = load(file.read())
+        if "total.mean" not in tensors:
+            return None
+        return ClassSums(*(_from_tensors(prefix, tensors) for prefix in ("within", "total")))
 
 
 def write_clusters(
@@ -116,13 +121,16 @@ def load_clusters(folder: Where) -> tuple[ClusterDistributions, np.ndarray]:
 
     Raises TrainingError naming the folder where a file is missing or damaged.
     """
+    file = folder
     try:
         place = resolve(folder)
-        form = json.loads((place / FACTS).read())["form"]
-        state = safetensors.torch.load((place / DISTRIBUTIONS).read())
+        file = place / FACTS
+        form = json.loads(file.read())["form"]
+        file = place / DISTRIBUTIONS
+        distributions = ClusterDistributions.from_state(safetensors.torch.load(file.read()), form=form)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
-        raise _unreadable(folder, e) from e
-    return ClusterDistributions.from_state(state, form=form), load_labels(place)
+        raise _unreadable(file, e) from e
+    return distributions, load_labels(place)
 
 
 def load_labels(folder: Where) -> np.ndarray:
@@ -130,10 +138,14 @@ def load_labels(folder: Where) -> np.ndarray:
 
     Raises TrainingError naming the folder where the file is missing or damaged.
     """
+    file = resolve(folder) / OF_ROW
     try:
-        return np.load(io.BytesIO((resolve(folder) / OF_ROW).read()), allow_pickle=False)
-    except (OSError, ValueError, ImportError) as e:
-        raise _unreadable(folder, e) from e
+        found = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind != "i":
+            raise ValueError("it holds no row of whole numbers")
+    except (OSError, ImportError, *DAMAGED_ZIP) as e:
+        raise _unreadable(file, e) from e
+    return found
 
 
 def write_labels(folder: Where, cluster_of_row: np.ndarray) -> None:
@@ -143,8 +155,11 @@ def write_labels(folder: Where, cluster_of_row: np.ndarray) -> None:
     (resolve(folder) / OF_ROW).write(rows.getvalue())
 
 
-def _unreadable(folder: Where, error: Exception) -> TrainingError:
-    return TrainingError(f"cannot read the clusters in {folder}: {error}; give the clusters folder of a fit")
+def _unreadable(file: Where, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"cannot read the clusters in {file}: {of_file(error)}; give the clusters folder of a fit, or delete it there "
+        "and run the fit again"
+    )
 
 
 def _to_tensors(prefix: str, sums: Scatter) -> dict[str, np.ndarray]:

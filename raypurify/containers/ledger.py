@@ -125,8 +125,12 @@ def read_job(out: Place) -> dict | None:
             version = job["format_version"]
             shown = version if isinstance(version, int) else "of another kind"
             raise SinkError(f"{file}: format version {shown}, this raypurify knows {FORMAT_VERSION}; upgrade it")
+        if not all(isinstance(job[part], dict) for part in ("source", "settings")):
+            raise TypeError("of another form")
+        if not all(isinstance(job["source"][count], int) for count in ("shards", "rows")):
+            raise TypeError("of another form")
         return job
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         # Not what the error says: it may hold the bytes of whatever file this is.
         raise SinkError(
             f"{file}: is damaged ({type(error).__name__}); choose another output, or replace this one by --overwrite"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypurify.clusters.blocks import Block, EachBlock, Pass, T
 from raypurify.errors import DataError
+from raypurify.files import open_parquet
 from raypurify.storage import Place
 
 # A task whose node is lost is run again elsewhere, and so is what it needs.
@@ -26,10 +26,11 @@ class Piece(NamedTuple):
 
 
 def pieces_of(folder: Place) -> list[Piece]:
-    """All row groups of a class's folder, in the order of file names. Raises DataError where there is none."""
+    """All row groups of a class's folder, in the order of file names. Raises DataError where there is none,
+    SourceError naming a file that is damaged."""
     pieces = []
     for place in folder.files(".parquet"):
-        with place.open() as opened, pq.ParquetFile(opened) as file:
+        with open_parquet(place, ["row", "latent"]) as file:
             width = file.schema_arrow.field("latent").type.list_size
             rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         pieces += [Piece(place, group, count, width) for group, count in enumerate(rows) if count]
@@ -62,7 +63,7 @@ def read_latents(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.empty(len(latents), np.int64)
     start = 0
     for piece in pieces:
-        with piece.file.open() as opened, pq.ParquetFile(opened) as file:
+        with open_parquet(piece.file) as file:
             table = file.read_row_group(piece.group, columns=["row", "latent"])
         part = slice(start, start := start + len(table))
         numbers[part] = table.column("row").to_numpy()

@@ -8,6 +8,7 @@ from safetensors.torch import load
 
 from raypurify.config import CscSettings, DictionarySettings
 from raypurify.errors import DataError
+from raypurify.files import reading
 from raypurify.fit.learner import Learner, dictionary_path
 from raypurify.fit.samples import choose_samples, draw, fetch_samples
 from raypurify.runtime.pool import work_off
@@ -86,7 +87,9 @@ def load_dictionaries(folder: Place, source: list[str]) -> torch.Tensor:
 
 
 def _load(folder: Place, name: str) -> dict[str, torch.Tensor]:
-    return load(dictionary_path(folder, name).read())
+    file = dictionary_path(folder, name)
+    with reading(file):
+        return load(file.read())
 
 
 def _learn(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from raypurify.files import reading
 from raypurify.fit.class_latents import RETRIES
 from raypurify.fit.samples import draw, fetch_samples, read_sample
 from raypurify.pictures import mosaic
@@ -87,7 +88,8 @@ def learn_patches(
 
 def load_dictionary(folder: Place) -> torch.Tensor:
     """The dictionary (M, 3, b, b) float32 that ``learn_patches`` wrote."""
-    return load((folder / FOUND).read())["atoms"]
+    with reading(folder / FOUND):
+        return load((folder / FOUND).read())["atoms"]
 
 
 def write_dictionary(folder: Place, atoms: torch.Tensor, images: int, patches: int) -> dict[str, Any]:
@@ -116,10 +118,15 @@ def _draw(
     progress.add.remote(len(patches), "drawing")
 
 
+def _patches(file: Place) -> torch.Tensor:
+    with reading(file):
+        return load(file.read())["patches"]
+
+
 def _learn(files: list[Place], learned_from: Learned, progress: Any) -> tuple[np.ndarray, int]:
     import ray
 
-    patches = torch.cat(list(overlapped(lambda file: load(file.read())["patches"], files)))
+    patches = torch.cat(list(overlapped(_patches, files)))
 
     def on_patches(count: int) -> None:
         # Waited for, so that none is on its way when the task ends.

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypurify.config import DataSettings
 from raypurify.containers.source import Source, read_shard
@@ -16,7 +15,7 @@ from raypurify.runtime.progress import shared_progress
 from raypurify.runtime.resources import cluster_resources
 from raypurify.runtime.session import ray_data
 from raypurify.storage import Place
-from raypurify.training.data import FAILED, TRAIN, VALIDATION
+from raypurify.training.data import FAILED, TRAIN, VALIDATION, read_part
 
 BLOCK_BYTES = 64 << 20
 GROUP_ROWS = 512
@@ -159,5 +158,4 @@ def _why_none(held_out: int, failed: int, classes: int, data: DataSettings) -> s
 def _column(folder: Place, name: str) -> list:
     if folder.kind != "folder":
         return []
-    table = pq.read_table(folder.path, columns=[name], filesystem=folder.remote, partitioning=None)
-    return table.column(name).to_pylist()
+    return read_part(folder.parent, folder.name, ["row", name]).column(name).to_pylist()

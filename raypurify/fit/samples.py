@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raypurify.files import open_parquet, reading
 from raypurify.storage import Place
 
 # The sample of each batch of a copy, int32, in the metadata of its schema.
@@ -62,7 +62,7 @@ def read_sample(copies: list[Place], number: int, side: int) -> np.ndarray:
 
     parts = []
     for copy in copies:
-        with copy.open() as opened, pa.ipc.open_file(opened) as file:
+        with reading(copy), copy.open() as opened, pa.ipc.open_file(opened) as file:
             numbers = np.frombuffer(file.schema.metadata[SAMPLES], np.int32)
             at = np.searchsorted(numbers, number)
             found = at < len(numbers) and numbers[at] == number
@@ -73,7 +73,7 @@ def read_sample(copies: list[Place], number: int, side: int) -> np.ndarray:
 def _copy(source: Place, target: Place, sample_of_row: np.ndarray) -> None:
     # A batch a sample, so that a learner reads no more of a store's file than its own.
     columns = ["row", "image"]
-    with source.open() as opened, pq.ParquetFile(opened) as file:
+    with open_parquet(source, columns) as file:
         parts = [file.schema_arrow.empty_table().select(columns)]
         for batch in file.iter_batches(1024, columns=columns):
             hits = np.flatnonzero(sample_of_row[batch.column("row").to_numpy()] >= 0)

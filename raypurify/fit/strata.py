@@ -9,7 +9,7 @@ from raypurify.clusters.examples import nearest_examples
 from raypurify.clusters.files import write_labels
 from raypurify.clusters.strata import Strata, fit_strata
 from raypurify.config import StrataSettings
-from raypurify.files import read_json, write_json
+from raypurify.files import read_object, reading, write_json
 from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of, telling_passes
 from raypurify.fit.latents import PARTS
 from raypurify.fit.samples import fetch_samples, read_sample
@@ -59,7 +59,10 @@ def find_strata(
         for piece in of_class
     ]
     images = sum(piece.rows for piece in pieces)
-    facts = read_json(folder / FACTS)
+    with reading(folder / FACTS):
+        facts = read_object(folder / FACTS)
+        if facts is not None:
+            facts = {name: facts[name] for name in ("sizes", "agreement", "near")}
     progress = shared_progress(folder, images, "images", start=images if facts else 0)
     if facts is None:
         task = ray.remote(_find).options(max_retries=RETRIES)
@@ -81,7 +84,8 @@ def find_strata(
 
 def load_strata(folder: Place, neighbours: int) -> Strata:
     """The strata that ``find_strata`` wrote, of whose features so many ``neighbours`` vote."""
-    return Strata.from_state(load((folder / FOUND).read()), neighbours)
+    with reading(folder / FOUND):
+        return Strata.from_state(load((folder / FOUND).read()), neighbours)
 
 
 def _find(

@@ -14,6 +14,7 @@ from raypurify.config import TrainingSettings
 from raypurify.errors import RaypurifyError, TrainingError
 from raypurify.fit.feed import steps_of
 from raypurify.fit.train_worker import CHECKPOINT, work
+from raypurify.fit.units import prepared_files
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.runtime.events import log_event
@@ -22,7 +23,8 @@ from raypurify.runtime.resources import cluster_resources
 from raypurify.storage import Place
 from raypurify.supervision import OF_CLASSES
 from raypurify.training.checkpoint import final_supervision, final_weights, read_checkpoint
-from raypurify.training.record import read_lines
+from raypurify.training.data import TRAIN, VALIDATION
+from raypurify.training.record import ended_lines, read_lines
 from raypurify.training.supervision import save_supervision
 
 NETWORK = "network.safetensors"
@@ -62,7 +64,7 @@ def train(
     last whole epoch, and so does one that lost a worker or a node, with the workers there is room for,
     ``settings.min_workers`` at least.
 
-    Raises TrainingError or ConfigError.
+    Raises TrainingError, ConfigError, or SourceError naming a prepared file that is damaged.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -77,6 +79,9 @@ def train(
             f"{rows} images do not fill one batch of {settings.batch_size} over {workers} workers; "
             "lower batch_size or workers"
         )
+    for part in (TRAIN, VALIDATION):
+        # Raises where a file is damaged, before workers fail over it one after the other.
+        prepared_files(prepared / part)
     done = len(read_lines(folder))
     counted = steps * batch * workers
     config = {
@@ -119,11 +124,11 @@ def train(
     network = start()
     assert result.checkpoint is not None  # the training has ended
     with result.checkpoint.as_directory() as directory:
-        ended = read_checkpoint(Path(directory) / CHECKPOINT)
+        ended = read_checkpoint(Path(directory) / CHECKPOINT, folder)
     network.load_state_dict(final_weights(ended))
     save_network(folder / NETWORK, network)
     save_supervision(folder, final_supervision(ended), settings)
-    lines = read_lines(folder)
+    lines = ended_lines(folder)
     (folder / "curve.png").write(training_curve(lines))
     return {"epochs": len(lines), **{k: v for k, v in lines[-1].items() if k in REPORTED}}
 

@@ -50,7 +50,7 @@ def work(config: dict[str, Any]) -> None:
     resume = None
     if latest:
         with latest.as_directory() as directory:
-            resume = read_checkpoint(Path(directory) / CHECKPOINT)
+            resume = read_checkpoint(Path(directory) / CHECKPOINT, folder)
     if rank == 0:
         keep_lines(folder, resume["epochs"] if resume else 0)
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raypurify.files import fingerprint, parquet_rows
+from raypurify.files import fingerprint, open_parquet, parquet_rows
 from raypurify.storage import Place, overlapped
 
 
@@ -67,14 +66,16 @@ def take_rows(units: list[Unit], first: int, stop: int) -> list[Unit]:
 
 
 def read_tables(unit: Unit, size: int) -> Iterator[pa.Table]:
-    """The unit's images in tables of at most ``size`` rows: shorter where a file of the unit begins or ends."""
+    """The unit's images in tables of at most ``size`` rows: shorter where a file of the unit begins or ends. Raises
+    SourceError naming a file that is damaged."""
+    columns = ["row", "id", "label", "image"]
     for place, start, stop in unit.pieces:
-        with place.open() as opened, pq.ParquetFile(opened, buffer_size=1 << 20) as file:
+        with open_parquet(place, columns) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             firsts = list(accumulate(rows, initial=0))
             groups = [i for i in range(len(rows)) if firsts[i] < stop and firsts[i + 1] > start]
             at = firsts[groups[0]]
-            for part in file.iter_batches(size, row_groups=groups, columns=["row", "id", "label", "image"]):
+            for part in file.iter_batches(size, row_groups=groups, columns=columns):
                 wanted = part[max(0, start - at) : max(0, stop - at)]
                 at += len(part)
                 if len(wanted):

@@ -2,16 +2,14 @@
 
 import hashlib
 import io
-import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from raypurify.errors import SourceError
+from raypurify.errors import SourceError, of_file
 from raypurify.storage import Where, resolve
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -33,10 +31,8 @@ def read_state(path: Where) -> dict[str, torch.Tensor]:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file of weights; check the path") from None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise SourceError(
-            f"{path}: not a file of plain tensors ({str(error).partition(chr(10))[0]}); save its state_dict"
-        ) from error
+    except Exception as error:  # torch has many
+        raise SourceError(f"{path}: not a file of plain tensors ({of_file(error)}); save its state_dict") from error
     state = found.get("state_dict", found) if isinstance(found, dict) else {}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise SourceError(f"{path}: holds no state dict; save one by torch.save(network.state_dict(), …)")

@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from raypurify.files import write_json
+from raypurify.files import read_object, write_json
 from raypurify.storage import Where, resolve
 
 FILE = "progress.json"
@@ -72,6 +72,17 @@ class Progress:
             # Nothing ends for want of a line; where nothing can be written, the work itself will say so.
             with suppress(OSError):
                 write_json(self.file, self.state)
+
+
+def read_state(folder: Where) -> dict[str, Any] | None:
+    """The progress of the work in a folder, None where none is known: a damaged file is written again while it runs."""
+    try:
+        state = read_object(resolve(folder) / FILE) or {}
+    except ValueError:
+        return None
+    counts = (state.get(name) for name in ("done", "total", "start", "started", "updated"))
+    whole = all(isinstance(one, int | float) for one in (*counts, state.get("first", 0)))
+    return state if whole and {"unit", "note"} <= state.keys() else None
 
 
 def describe(state: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raypurify.errors import ConfigError, RaypurifyError, one_line
+from raypurify.runtime.events import log_event
 from raypurify.runtime.resources import local_cores
 
 # Seconds within which a cluster's head has to take a connection.
@@ -80,18 +81,23 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, verbose: 
             ray.init(address=address, **common)
     else:
         cpus = num_cpus or max(4, local_cores())
-        with _busy_is_said(), contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
+        log_event("ray_starts", "starting Ray on this machine", aside=True)
+        with _failing_is_said(), contextlib.nullcontext() if verbose else _stderr_closed(), _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     _quiet(verbose)
 
 
 @contextmanager
-def _busy_is_said() -> Iterator[None]:
+def _failing_is_said() -> Iterator[None]:
     try:
         yield
     # A bare Exception, which Ray raises on a machine that is too busy.
     except Exception as error:
         if "timed out during startup" not in str(error):
+            if isinstance(error, OSError):
+                raise RaypurifyError(
+                    f"Ray did not start: {one_line(error)}; mend that, or join a cluster by --address"
+                ) from error
             raise
         raise RaypurifyError(
             f"Ray did not start in time: {one_line(error)}; the machine may be busy: run again later, or join a "

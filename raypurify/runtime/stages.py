@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypurify.containers.lease import held
-from raypurify.errors import RaypurifyError, SinkError
-from raypurify.files import fingerprint, read_json, write_json
+from raypurify.errors import RaypurifyError, SinkError, of_file
+from raypurify.files import fingerprint, read_object, write_json
 from raypurify.runtime.events import log_event
 from raypurify.runtime.observed import observed
-from raypurify.runtime.progress import FILE, STORE_INTERVAL, describe, duration
+from raypurify.runtime.progress import FILE, STORE_INTERVAL, describe, duration, read_state
 from raypurify.storage import Place, Where, redact, resolve
 
 MARKER = "stage.json"
@@ -41,7 +41,7 @@ def run_stage(
     """
     folder, mark = run_dir / name, fingerprint(name, settings, inputs)
     with telling(folder):
-        marker = read_json(folder / MARKER) or {}
+        marker = _marker(folder, "report", dict) or {}
     if marker.get("fingerprint") == mark and marker.get("state") == "complete":
         log_event("stage_skipped", f"{name}: complete, skipped", run=str(run_dir), stage=name)
         return StageOutput(folder, mark, marker["report"])
@@ -72,10 +72,11 @@ def run_stage(
 
 
 def stage_lines(run_dir: Place, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """Stage, state and what is known of it, for each stage of a run, from its files alone."""
+    """Stage, state and what is known of it, for each stage of a run, from its files alone. Raises SinkError naming a
+    marker that is damaged."""
     lines = []
     for name in names:
-        marker, progress = read_json(run_dir / name / MARKER), read_json(run_dir / name / FILE)
+        marker, progress = _marker(run_dir / name, "seconds", int | float), read_state(run_dir / name)
         if marker is None:
             lines.append((name, "waiting", ""))
         elif marker["state"] == "complete":
@@ -117,6 +118,24 @@ def telling(place: Place) -> Iterator[None]:
         raise SinkError(f"{place}: {why}; mend that, and run the same command again, which goes on from here") from e
 
 
+def _marker(folder: Place, asked: str, kind: Any) -> dict[str, Any] | None:
+    """What the marker of a stage says, None where it has not begun. Raises SinkError where the marker is damaged, or of
+    a complete stage does not say what is ``asked``, of this ``kind``."""
+    file = folder / MARKER
+    try:
+        marker = read_object(file)
+        if marker is not None and marker.get("state") not in ("running", "complete"):
+            raise ValueError("it does not say how far the stage is")
+        if marker and marker["state"] == "complete" and not isinstance(marker.get(asked), kind):
+            raise ValueError(f"it has no {asked}")
+    except ValueError as e:
+        raise SinkError(
+            f"{file} is damaged: {of_file(e)}; delete the folder {folder}, which the same run makes anew, or get that "
+            "file again"
+        ) from e
+    return marker
+
+
 def _reader(folder: Place) -> Callable[[], Any]:
     """Reads the progress of a stage, from a store as often as it is written there."""
     state, at = None, 0.0
@@ -126,7 +145,7 @@ def _reader(folder: Place) -> Callable[[], Any]:
         if not folder.remote or time.monotonic() - at >= STORE_INTERVAL:
             at = time.monotonic()
             with suppress(OSError):
-                state = read_json(folder / FILE)
+                state = read_state(folder)
         return state
 
     return read

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raypurify.errors import TrainingError
-from raypurify.storage import resolve
+from raypurify.errors import TrainingError, of_file
+from raypurify.storage import Where, resolve
 from raypurify.training.guard import Guard
 from raypurify.training.supervision import Supervision
 
@@ -137,9 +136,16 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         torch.save(checkpoint, file)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what ``write_checkpoint`` wrote, onto the CPU. Raises TrainingError, by name, where it cannot be read."""
+def read_checkpoint(path: Path, folder: Where | None = None) -> dict[str, Any]:
+    """Read what ``write_checkpoint`` wrote, onto the CPU. Raises TrainingError, by name, where it cannot be read, and
+    says that it is to be removed, or the ``folder`` of its stage."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as e:
-        raise TrainingError(f"cannot read the checkpoint {path}: {e}; remove it to train from the start") from e
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not isinstance(found.get("epochs"), int):
+            raise ValueError("it holds something else")
+    except Exception as e:  # torch has many
+        remove = f"the folder {folder}" if folder else "it"
+        raise TrainingError(
+            f"cannot read the checkpoint {path}: {of_file(e)}; remove {remove} to train from the start"
+        ) from e
+    return found

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from raypurify.errors import DataError, SourceError
-from raypurify.files import DAMAGED_ZIP
-from raypurify.storage import Where, resolve
+from raypurify.errors import DataError, SourceError, of_file
+from raypurify.files import DAMAGED_ZIP, reading
+from raypurify.storage import Place, Where, overlapped, resolve
 from raypurify.training.batch import Batch
 
 TRAIN, VALIDATION, FAILED = "split=train", "split=validation", "split=failed"
@@ -56,10 +56,10 @@ def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
         first = sum(map(len, sets))
         try:
             sets.append(_from_npz(path, side, first) if path.suffix == ".npz" else _from_parquet(path, side, part))
-        except DataError:
+        except (DataError, SourceError):
             raise
         except (OSError, pa.ArrowException, KeyError, *DAMAGED_ZIP) as e:
-            raise SourceError(f"cannot read images from {path}: {e}") from e
+            raise _unreadable(path, e) from e
     rows = np.concatenate([one.rows for one in sets])
     if not len(rows):
         raise DataError(f"no images in {', '.join(map(str, paths))}")
@@ -117,12 +117,16 @@ def read_pixels(table: pa.Table, side: int) -> np.ndarray:
 
 def read_part(folder: Where, part: str, columns: list[str] | None = None, rows: np.ndarray | None = None) -> pa.Table:
     """Read a part of a prepared folder, in row order, of it these ``rows`` where they are given; for the validation
-    images and for small columns."""
-    place = resolve(folder) / part
+    images and for small columns. Raises SourceError naming a file that is damaged."""
     chosen = None if rows is None else pc.field("row").isin(rows)
-    return pq.read_table(
-        place.path, columns=columns, filesystem=place.remote, partitioning=None, filters=chosen
-    ).sort_by("row")
+
+    def read(file: Place) -> pa.Table:
+        with reading(file), file.open() as opened:
+            return pq.read_table(opened, columns=columns, filters=chosen)
+
+    place = resolve(folder) / part
+    with reading(place):
+        return pa.concat_tables(overlapped(read, place.files(".parquet"))).sort_by("row")
 
 
 def batches(table: pa.Table, side: int, size: int = 256) -> Iterator[Batch]:
@@ -133,7 +137,9 @@ def batches(table: pa.Table, side: int, size: int = 256) -> Iterator[Batch]:
 
 
 def _from_parquet(path: Path, side: int, part: str) -> ImageSet:
-    table = pq.read_table(path / part if (path / part).is_dir() else path, columns=COLUMNS, partitioning=None)
+    # One by one: what Arrow says of a damaged part of a file does not name it.
+    dataset = pq.ParquetDataset(path / part if (path / part).is_dir() else path, partitioning=None)
+    table = pa.concat_tables(map(_read, dataset.files))
     kind = table.schema.field("image").type
     if kind != pa.binary(3 * side * side):
         raise DataError(
@@ -142,6 +148,20 @@ def _from_parquet(path: Path, side: int, part: str) -> ImageSet:
         )
     rows, labels = (table.column(name).to_numpy().astype(np.int64) for name in ("row", "label"))
     return ImageSet(rows, labels, read_pixels(table, side))
+
+
+def _read(file: str) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=COLUMNS, partitioning=None)
+    except (OSError, pa.ArrowException) as e:
+        raise _unreadable(file, e) from e
+
+
+def _unreadable(file: str | Path, error: BaseException) -> SourceError:
+    return SourceError(
+        f"cannot read images from {file}: {of_file(error)}; get it again, or where a fit prepared it, delete the "
+        "folder prepare of that fit and run it again"
+    )
 
 
 def _from_npz(path: Path, side: int, first: int) -> ImageSet:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from raypurify.errors import TrainingError
 from raypurify.storage import Where, resolve
 
 METRICS = "metrics.jsonl"
@@ -21,13 +22,25 @@ def read_lines(folder: Where) -> list[dict[str, Any]]:
     """A line per epoch, ascending; one done twice after a kill counts once, by its last line."""
     file = resolve(folder) / METRICS
     lines = []
-    for text in file.read().splitlines() if file.kind else []:
+    for text in file.read().splitlines() if file.kind == "file" else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             # A line cut short by a kill: its epoch is done again.
             continue
+        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+            lines.append(line)
     return [by for _, by in sorted({line["epoch"]: line for line in lines}.items())]
+
+
+def ended_lines(folder: Where) -> list[dict[str, Any]]:
+    """The lines of a training that has ended. Raises TrainingError where there is none."""
+    if not (lines := read_lines(folder)):
+        raise TrainingError(
+            f"{resolve(folder) / METRICS} is missing or damaged: it has no line of an epoch, though the training has "
+            f"ended; delete the folder {folder} to train again"
+        )
+    return lines
 
 
 def keep_lines(folder: Where, epochs: int) -> None:

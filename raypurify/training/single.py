@@ -1,7 +1,6 @@
 """A whole training on one machine: the same steps as the Ray workers take, on one device, from images in memory."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import nn
 
 from raypurify.clusters.files import load_clusters
 from raypurify.config import Settings, TrainingSettings
-from raypurify.errors import ConfigError, DataError, TrainingError
-from raypurify.files import write_json
+from raypurify.errors import ConfigError, DataError, TrainingError, of_file
+from raypurify.files import read_object, write_json
 from raypurify.nets.store import save_network
 from raypurify.pictures import training_curve
 from raypurify.supervision import OF_CLASSES
@@ -25,7 +24,7 @@ from raypurify.training.guard import guard_of
 from raypurify.training.kinds import kind_of
 from raypurify.training.loop import train_epochs
 from raypurify.training.order import CHECKED_IMAGES, epoch_order, some_of
-from raypurify.training.record import add_line, device_name, keep_lines, read_lines
+from raypurify.training.record import add_line, device_name, ended_lines, keep_lines
 from raypurify.training.start import starting_network
 from raypurify.training.supervision import save_supervision
 
@@ -149,7 +148,7 @@ def train_network_here(
     save_network(out / NETWORK, network)
     if kind.supervision is not None:
         save_supervision(out, kind.supervision.state_dict(), settings)
-    lines = read_lines(out)
+    lines = ended_lines(out)
     (out / CURVE).write_bytes(training_curve(lines))
     return lines
 
@@ -160,7 +159,7 @@ def _resume(out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> 
         out.mkdir(parents=True, exist_ok=True)
         resume = None
         if (out / CHECKPOINT).exists():
-            found = json.loads((out / IDENTITY).read_text("utf-8"))
+            found = _identity(out)
             differs = [key for key in identity if found.get(key) != identity[key]]
             if differs:
                 raise TrainingError(f"{out} holds a training of other {', '.join(differs)}: choose another folder")
@@ -170,9 +169,23 @@ def _resume(out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> 
         else:
             write_json(out / IDENTITY, identity)
         keep_lines(out, resume["epochs"] if resume else 0)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except OSError as e:
         raise TrainingError(f"cannot go on in {out}: {e}; choose another folder") from e
     return resume
+
+
+def _identity(out: Path) -> dict[str, Any]:
+    """Of which settings and images the checkpoint is that lies in a folder."""
+    try:
+        found, why = read_object(out / IDENTITY), "is missing"
+    except ValueError as e:
+        found, why = None, f"is damaged ({of_file(e)})"
+    if found is None:
+        raise TrainingError(
+            f"{out / IDENTITY} {why}, which says of what training {CHECKPOINT} there is: delete {out / CHECKPOINT} to "
+            "train from the start, or choose another folder"
+        )
+    return found
 
 
 def _line(epoch: int, epochs: int, metrics: dict[str, Any]) -> str:

@@ -250,3 +250,46 @@ def test_who_only_asks_waits_for_neither_torch_nor_ray(command, tmp_path):
     run = subprocess.run([sys.executable, "-c", code, command, str(asked)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith({"status": "prepare       complete", "inspect": "bundle        "}[command])
+
+
+@pytest.mark.parametrize(
+    "held", ["[1]", "3", "{", '{"state": "complete"}', '{"state": "complete", "seconds": "x"}', "{}"]
+)
+def test_a_damaged_marker_is_named_with_what_to_do(said, tmp_path, held):
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "stage.json").write_text(held)
+    error = said("status", tmp_path, code=2)["error"]
+    assert error.startswith(f"{tmp_path}/prepare/stage.json is damaged: ")
+    assert f"delete the folder {tmp_path}/prepare" in error
+
+
+@pytest.mark.parametrize("held", ["[1]", "3", "{", '{"method": ["stl"]}'])
+def test_a_damaged_name_of_the_method_is_named_with_what_to_do(said, tmp_path, held):
+    (tmp_path / "fit.json").write_text(held)
+    error = said("status", tmp_path, code=2)["error"]
+    assert error.startswith(f"{tmp_path}/fit.json is damaged: ")
+    assert "rsfp, stl" in error
+
+
+@pytest.mark.parametrize("held", ["[1]", "{", '{"done": "x"}'])
+def test_progress_of_another_form_is_left_out(said, tmp_path, held):
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "stage.json").write_text('{"state": "running"}')
+    (tmp_path / "prepare" / "progress.json").write_text(held)
+    assert said("status", tmp_path)["stages"][0] == {"name": "prepare", "state": "running", "text": ""}
+
+
+def test_a_record_of_another_form_is_named(said, tmp_path):
+    (tmp_path / "_raypurify").mkdir()
+    (tmp_path / "_raypurify" / "job.json").write_text('{"format_version": 1, "source": [], "settings": {}}')
+    assert "_raypurify/job.json: is damaged" in said("status", tmp_path, code=2)["error"]
+
+
+@pytest.mark.parametrize("part", [{"training_data": {}}, {"measured": {}}, {"measured": {"set": "x", "clean": 3}}])
+def test_a_manifest_that_lacks_what_is_told_of_is_named(said, tmp_path, part):
+    shutil.copytree(BUNDLE.parent / "cifar10-region", tmp_path / "b")
+    manifest = tmp_path / "b" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | part))
+    error = said("inspect", tmp_path / "b", code=2)["error"]
+    assert error.startswith(f"bundle {tmp_path}/b: manifest.json is of another form")
+    assert "download the bundle again" in error

@@ -9,7 +9,9 @@ from raypurify.clusters.class_clusters import cluster_class
 from raypurify.clusters.files import (
     DISTRIBUTIONS,
     FACTS,
+    OF_ROW,
     load_clusters,
+    load_labels,
     read_estimates,
     read_labels,
     read_sums,
@@ -18,7 +20,7 @@ from raypurify.clusters.files import (
 )
 from raypurify.clusters.fit import fit_distributions
 from raypurify.config import ClusterSettings
-from raypurify.errors import TrainingError
+from raypurify.errors import SourceError, TrainingError
 from raypurify.storage import resolve
 
 
@@ -71,3 +73,21 @@ def test_clusters_that_cannot_be_read_are_named(tmp_path, latents):
     (tmp_path / DISTRIBUTIONS).write_bytes(b"no tensors")
     with pytest.raises(TrainingError, match="cannot read the clusters"):
         load_clusters(tmp_path)
+
+
+@pytest.mark.parametrize("held", [b"", b"garbage", b"PK\x03\x04xx"])
+def test_damaged_labels_are_named_without_advice_to_load_them_unsafely(tmp_path, held):
+    (tmp_path / OF_ROW).write_bytes(held)
+    with pytest.raises(
+        TrainingError, match=rf"cannot read the clusters in {tmp_path}/{OF_ROW}: .*fit again"
+    ) as refused:
+        load_labels(tmp_path)
+    assert "allow_pickle" not in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [read_labels, read_estimates, read_sums])
+def test_a_damaged_file_of_a_class_is_named(tmp_path, read):
+    file = resolve(tmp_path / "class-00000.safetensors")
+    file.write(b"no tensors")
+    with pytest.raises(SourceError, match=f"{file}: cannot be read: .*delete the folder of the stage"):
+        read(file)

@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raypurify.config import RobustTrainingSettings
-from raypurify.errors import TrainingError
+from raypurify.errors import SourceError, TrainingError
 from raypurify.nets import WideResNet
+from raypurify.nets.state import read_state
 from raypurify.nets.store import ARCHITECTURES, load_network
 from raypurify.training.supervision import MADE_OF, SUPERVISION, load_supervision, save_supervision, supervision_of
 
@@ -92,3 +93,13 @@ def test_centres_whose_settings_are_none_are_refused_with_the_name_of_the_file(o
     save_file(load_file(path), path, metadata={"supervision": json.dumps(about)})
     with pytest.raises(TrainingError, match=rf"cannot read centres from .*{SUPERVISION}: "):
         load_supervision(path, network)
+
+
+@pytest.mark.parametrize("held", [b"", b"garbage", b"PK\x03\x04xx"])
+def test_damaged_weights_are_named_without_advice_to_load_them_unsafely(tmp_path, held):
+    (tmp_path / "weights.pt").write_bytes(held)
+    with pytest.raises(
+        SourceError, match=r"weights\.pt: not a file of plain tensors .*; save its state_dict"
+    ) as refused:
+        read_state(tmp_path / "weights.pt")
+    assert "weights_only" not in str(refused.value)

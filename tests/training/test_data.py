@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypurify.errors import DataError, SourceError
+from raypurify.fit.units import cut_units, prepared_files, read_tables
+from raypurify.storage import resolve
 from raypurify.training import epoch_order
-from raypurify.training.data import TRAIN, VALIDATION, clusters_of, count_classes, read_set
+from raypurify.training.data import TRAIN, VALIDATION, clusters_of, count_classes, read_part, read_set
 from raypurify.training.order import some_of
 
 SIDE = 8
@@ -143,3 +145,28 @@ def test_a_training_image_without_a_cluster_is_named():
             clusters_of(np.array(rows), np.array([1, 0, -1]), 2)
     with pytest.raises(DataError, match="row 0"):
         clusters_of(np.array([0]), np.array([5]), 2)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
+def test_a_damaged_prepared_file_is_named_with_what_to_do(tmp_path, damage):
+    folder = tmp_path / "prepare" / TRAIN
+    folder.mkdir(parents=True)
+    for number in range(2):
+        rows = np.arange(200 * number, 200 * (number + 1))
+        images = [np.random.default_rng(row).bytes(48) for row in rows]
+        columns = {"row": rows, "id": rows.astype(str), "label": rows % 2, "image": pa.array(images, pa.binary(48))}
+        pq.write_table(pa.table(columns), folder / f"{number}.parquet")
+    file = folder / "1.parquet"
+    data = file.read_bytes()
+    held = {"empty": b"", "cut": data[:-100], "flipped": data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :]}
+    file.write_bytes(held[damage])
+    with pytest.raises(
+        SourceError, match=rf"cannot read images from {file}: .*; get it again, or .* delete the folder"
+    ):
+        read_set([tmp_path / "prepare"], 4)
+    told = rf"{file}: cannot be read: .*; where it is damaged, delete the folder of the stage that wrote it"
+    with pytest.raises(SourceError, match=told):
+        read_part(tmp_path / "prepare", TRAIN)
+    with pytest.raises(SourceError, match=told):
+        units = cut_units(prepared_files(resolve(folder)), 100)
+        [*(table for unit in units for table in read_tables(unit, 50))]

@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from raypurify.cli.app import main
 from raypurify.clusters import ClusterDistributions
-from raypurify.errors import ConfigError
+from raypurify.config import TrainingSettings
+from raypurify.errors import ConfigError, TrainingError
 from raypurify.nets import WideResNet
 from raypurify.nets.store import load_network, save_network
 from raypurify.training.checkpoint import read_checkpoint, write_checkpoint
-from raypurify.training.data import TRAIN, VALIDATION
-from raypurify.training.record import add_line, keep_lines, read_lines
+from raypurify.training.data import TRAIN, VALIDATION, ImageSet
+from raypurify.training.record import add_line, ended_lines, keep_lines, read_lines
+from raypurify.training.single import train_network_here
 from raypurify.training.start import starting_network
 
 SETTINGS = {
@@ -280,3 +282,35 @@ def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
         write_checkpoint(path, {"epochs": 2})
     assert read_checkpoint(path) == {"epochs": 1}
     assert os.path.getsize(path) > 100
+
+
+@pytest.mark.parametrize("held", [None, b"[]", b"{", b"\xff"])
+def test_a_damaged_identity_says_what_can_be_done(tmp_path, held):
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    if held is not None:
+        (tmp_path / "training.json").write_bytes(held)
+    batch = planted(32, seed=0)
+    images = ImageSet(np.arange(32), batch.labels.numpy(), batch.images.numpy())
+    settings = TrainingSettings(epochs=1, batch_size=16)
+    with pytest.raises(TrainingError, match=rf"training\.json is .*: delete {tmp_path}/checkpoint\.pt to train from"):
+        train_network_here(tmp_path, WideResNet(10, 1, 2), images, images, settings, architecture={})
+
+
+@pytest.mark.parametrize("held", [None, b"", b"garbage", b"[1]\n3\n{}\n", b"\xff\n"])
+def test_metrics_without_a_line_are_named_at_the_end(tmp_path, held):
+    if held is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(held)
+    assert read_lines(tmp_path) == []
+    with pytest.raises(TrainingError, match=rf"metrics\.jsonl is missing or damaged.*delete the folder {tmp_path}"):
+        ended_lines(tmp_path)
+
+
+@pytest.mark.parametrize("held", [b"", b"garbage", b"PK\x03\x04xx", [1], {"epochs": "x"}, {"epochs": 1, "x": object}])
+def test_a_damaged_checkpoint_is_named_without_advice_to_load_it_unsafely(tmp_path, held):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(held) if isinstance(held, bytes) else torch.save(held, path)
+    with pytest.raises(TrainingError, match=r"cannot read the checkpoint .*; remove it to train") as refused:
+        read_checkpoint(path)
+    assert "weights_only" not in str(refused.value)
+    with pytest.raises(TrainingError, match="remove the folder RUN/robust to train"):
+        read_checkpoint(path, "RUN/robust")
