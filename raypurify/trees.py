@@ -130,10 +130,6 @@ class _Loader(yaml.SafeLoader):
         node.value = [*pairs.values()]
 
 
-def _identity(key: yaml.Node) -> object:
-    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
-
-
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), [*"-+.0123456789"]
 )

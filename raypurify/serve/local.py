@@ -96,7 +96,7 @@ def run(bundle: str = "cifar10", host: str = "127.0.0.1", port: int = 8000, **op
     """Serve ``bundle`` until Ctrl-C or SIGTERM, with the options of :func:`serving`."""
     stop = threading.Event()
     before = {}
-    print(f"starting Ray and the replicas of {bundle}", file=sys.stderr, flush=True)
+    print(f"starting an endpoint of {bundle}", file=sys.stderr, flush=True)
     with serving(bundle, host, port, **options) as url:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -62,7 +62,7 @@ def read_set(paths: Sequence[Path], side: int, part: str = TRAIN) -> ImageSet:
             raise _unreadable(path, e) from e
     rows = np.concatenate([one.rows for one in sets])
     if not len(rows):
-        raise DataError(f"no images in {', '.join(map(str, paths))}")
+        raise DataError(f"no images in {', '.join(map(str, paths))}; give files that hold some")
     order = np.argsort(rows, kind="stable")
     twice = np.flatnonzero(np.diff(rows[order]) == 0)
     if len(twice):
@@ -96,7 +96,9 @@ def count_classes(labels: np.ndarray, held_out: np.ndarray) -> int:
         raise DataError(f"label {known.min()}: every image needs the number of its class, from 0")
     classes = int(labels.max()) + 1
     if held_out.max(initial=0) >= classes:
-        raise DataError(f"label {held_out.max()} of a held-out image is out of range: there are {classes} classes")
+        raise DataError(
+            f"label {held_out.max()} of a held-out image is out of range: there are {classes} classes; train on all"
+        )
     if classes > len(labels) or (np.bincount(labels) == 0).any():
         missing = np.setdiff1d(np.arange(min(classes, len(labels) + 1)), labels)[0]
         raise DataError(f"class {missing} has no training image: number the classes from 0 without gaps, or add images")
@@ -146,7 +148,7 @@ def _from_parquet(path: Path, side: int, part: str) -> ImageSet:
             f"{path}: the image column holds {kind}, not the {3 * side * side} raw bytes of a {side}×{side} image: "
             "give the prepare folder of a fit, and data.image_size as it was there"
         )
-    rows, labels = (table.column(name).to_numpy().astype(np.int64) for name in ("row", "label"))
+    rows, labels = (_whole(path, name, table.column(name).to_numpy()) for name in ("row", "label"))
     return ImageSet(rows, labels, read_pixels(table, side))
 
 
@@ -173,6 +175,14 @@ def _from_npz(path: Path, side: int, first: int) -> ImageSet:
     if images.dtype != np.uint8 or images.shape != (len(labels), 3, side, side) or rows.shape != labels.shape:
         raise DataError(
             f"{path}: images {images.shape} {images.dtype}, labels {labels.shape}, row {rows.shape}; expected "
-            f"(N, 3, {side}, {side}) uint8 (data.image_size is {side}), (N,) and (N,)"
+            f"(N, 3, {side}, {side}) uint8 (data.image_size is {side}), (N,) and (N,): give them so"
         )
-    return ImageSet(rows.astype(np.int64), labels.astype(np.int64), images)
+    return ImageSet(_whole(path, "row", rows), _whole(path, "label", labels), images)
+
+
+def _whole(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """The values of a column as int64. Raises DataError naming the first that is no whole number."""
+    wrong = np.flatnonzero(values % 1 != 0) if values.dtype.kind in "iuf" else [0][: len(values)]
+    if len(wrong):
+        raise DataError(f"{path}: {name} {values[wrong[0]]} of image {wrong[0]} is no whole number; give one for each")
+    return values.astype(np.int64)

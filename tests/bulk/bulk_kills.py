@@ -1,6 +1,6 @@
 """One run of a purify job on a Ray cluster of several nodes: a script, for a Ray of its own.
 
-    python bulk_kills.py INPUT OUTPUT
+    python bulk_kills.py INPUT OUTPUT BUNDLE
 
 Where KILL_PLAN is set, something is killed on the way (``kill_points/sitecustomize.py``). Exits with 0 when the job is
 done.
@@ -28,11 +28,11 @@ def plan_kill(folder: Path, source: str, output: str, point: str, target: str, c
     return plan, killed
 
 
-def run(source: str | Path, output: str | Path, plan: Path | None = None) -> tuple[int, str]:
+def run(source: str | Path, output: str | Path, plan: Path | None = None, bundle: str = "cifar10") -> tuple[int, str]:
     """Exit code and errors of one run of the job; of what it started nothing is left."""
     own = {"PYTHONPATH": os.pathsep.join((str(KILL_POINTS), str(HERE.parents[1])))}
     own |= {"KILL_PLAN": str(plan)} if plan else {}
-    command = [sys.executable, __file__, source, output]
+    command = [sys.executable, __file__, source, output, bundle]
     # To a file: a pipe would stay open as long as orphans of a killed driver hold it.
     with tempfile.TemporaryFile("w+") as said:
         job = subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=said, start_new_session=True)
@@ -44,7 +44,7 @@ def run(source: str | Path, output: str | Path, plan: Path | None = None) -> tup
         return code, said.read()
 
 
-def main(source: str, output: str) -> int:
+def main(source: str, output: str, bundle: str) -> int:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -60,7 +60,7 @@ def main(source: str, output: str) -> int:
         machine.add_node(num_cpus=1)
     ray.init(address=machine.address, log_to_driver=False, logging_level="ERROR")
     try:
-        purify([source], output, "cifar10", sheet=0)
+        purify([source], output, bundle, sheet=0)
     except RaypurifyError as error:
         print(error, file=sys.stderr)
         return 2

@@ -33,11 +33,11 @@ def place(local_ray, tmp_path_factory):
     return root
 
 
-def undisturbed(place: Path, kind: str) -> Path:
+def undisturbed(place: Path, kind: str, bundle: str) -> Path:
     """The output of a job that nothing has disturbed, on the Ray of all tests, made for the first that asks."""
-    output = place / f"{kind}-whole"
+    output = place / f"{kind}-{bundle}-whole"
     if not output.exists():
-        purify([str(place / kind)], str(output), "cifar10", sheet=0)
+        purify([str(place / kind)], str(output), bundle, sheet=0)
     return output
 
 
@@ -45,18 +45,20 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int) -> str:
+def kill_and_rerun(
+    place: Path, tmp_path: Path, kind: str, point: str, target: str, count: int, bundle: str = "cifar10"
+) -> str:
     """What was said by the last run, the one that is done."""
     output = tmp_path / "out"
     plan, killed = plan_kill(tmp_path, str(place / kind), str(output), point, target, count)
     for _ in range(RUNS):
-        code, said = run(place / kind, output, plan)
+        code, said = run(place / kind, output, plan, bundle)
         if code == 0:
             break
     assert code == 0, said
     assert killed.exists(), "nothing was killed"
     made = files_below(output)
-    assert made == files_below(undisturbed(place, kind))
+    assert made == files_below(undisturbed(place, kind, bundle))
     state = output / "_raypurify"
     good = pq.read_table(state / "provenance.parquet")["id"].to_pylist()
     bad = pq.read_table(state / "errors.parquet")["id"].to_pylist()
@@ -65,12 +67,16 @@ def kill_and_rerun(place: Path, tmp_path: Path, kind: str, point: str, target: s
 
 
 @pytest.mark.parametrize(
-    ("kind", "point", "target"),
-    [("folder", "written", "worker"), pytest.param("folder", "write", "driver", marks=pytest.mark.slow)],
+    ("bundle", "point", "target"),
+    [
+        ("cifar10", "written", "worker"),
+        ("cifar10-stl", "written", "worker"),
+        pytest.param("cifar10", "write", "driver", marks=pytest.mark.slow),
+    ],
 )
-def test_a_kill_changes_nothing_and_is_in_the_log(place, tmp_path, monkeypatch, kind, point, target):
+def test_a_kill_changes_nothing_and_is_in_the_log(place, tmp_path, monkeypatch, bundle, point, target):
     monkeypatch.setenv("RAYPURIFY_LOG", "json")
-    said = kill_and_rerun(place, tmp_path, kind, point, target, count=2)
+    said = kill_and_rerun(place, tmp_path, "folder", point, target, 2, bundle)
     told = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert {(line["run"], line["stage"]) for line in told} == {(str(tmp_path / "out"), "purify")}
     events = {line["event"]: line for line in told}

@@ -103,6 +103,17 @@ def test_images_that_cannot_be_read_are_named(tmp_path, prepared):
         read_set([tmp_path / "columns.parquet"], SIDE)
 
 
+@pytest.mark.parametrize("labels", [[0.0, 1.5], [0.0, np.nan], ["0", "cat"]])
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, labels):
+    images, wrong = np.zeros((2, 3, 8, 8), np.uint8), labels[0] if isinstance(labels[0], str) else labels[1]
+    np.savez(tmp_path / "set.npz", images=images, labels=np.array(labels))
+    pixels = pa.array([one.tobytes() for one in images], pa.binary(192))
+    pq.write_table(pa.table({"row": [0, 1], "label": labels, "image": pixels}), tmp_path / "set.parquet")
+    for file in ("set.npz", "set.parquet"):
+        with pytest.raises(DataError, match=rf"{file}: label {wrong} of image [01] is no whole number; give one"):
+            read_set([tmp_path / file], 8)
+
+
 def test_images_of_another_shape_are_refused(tmp_path, prepared):
     with pytest.raises(DataError, match=r"not the 768 raw bytes of a 16×16 image.*data\.image_size"):
         read_set([prepared], 16)
