@@ -6,8 +6,8 @@
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in README.md and docs/*.md, every table is replaced by that of
 benchmarks/results/NAME; of NAME-papers, by those that lay NAME beside its papers; of checks, by what came of the checks
-of all grids; of purifiers, region_choices, stl_sweep and where_best, by what the script of this name prints. The text
-around tables stays. ``tests/test_readme_tables.py`` refuses pages that differ from the results.
+of all grids; of code_or_network, purifiers, region_choices, stl_sweep and where_best, by what the script of this name
+prints. The text around tables stays. ``tests/test_readme_tables.py`` refuses pages that differ from the results.
 """
 
 import csv
@@ -28,7 +28,7 @@ from raypurify.evaluation.tables import Cell, as_markdown, checks_table, layout,
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS, GRIDS = (REPOSITORY / "benchmarks" / name for name in ("results", "grids"))
 # Scripts whose ``table`` of their ``RESULTS`` stands in a page.
-SCRIPTS = {"purifiers", "region_choices", "semantic_losses", "stl_sweep", "where_best"}
+SCRIPTS = {"code_or_network", "purifiers", "region_choices", "semantic_losses", "stl_sweep", "where_best"}
 BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 

@@ -6,7 +6,8 @@
 DIR holds ``cifar10/test.parquet`` and ``imagenette224/val.parquet``. The purifiers, with their settings, are those of
 benchmarks/grids/stl.yaml, the accuracies those of its committed results. All are timed in turn, on whole batches: 64
 images of 32², 8 of 224². Times are of one machine: what is to be read is how they stand to each other, and the table
-gives them over those of RSFP. ``--table`` draws the same numbers as ``docs/frontier.png``.
+gives them over those of RSFP. ``--table`` draws the same numbers as ``docs/frontier.png``, and as ``docs/quality.png``
+what purifiers leave of an image, beside its accuracy.
 """
 
 import argparse
@@ -20,13 +21,15 @@ from processes import machine
 from timing import in_turn
 
 from raypurify.evaluation.figures import frontier
-from raypurify.evaluation.grid import MEAN, load_grid
+from raypurify.evaluation.grid import MEAN, CellName, load_grid
+from raypurify.evaluation.groups import Groups
+from raypurify.evaluation.quality import quality_section
 from raypurify.evaluation.subjects import make_purifier
 from raypurify.evaluation.tables import Cell, as_markdown, read_csv
 
 HERE = Path(__file__).parent
 RESULTS, CELLS, GRID = HERE / "results" / "purifiers.json", HERE / "results" / "stl" / "cells.csv", "grids/stl.yaml"
-PICTURE = HERE.parent / "docs" / "frontier.png"
+PICTURE, QUALITY = (HERE.parent / "docs" / name for name in ("frontier.png", "quality.png"))
 REFERENCE = "RSFP"
 SETS = {"32²": ("cifar10/test.parquet", 64), "224²": ("imagenette224/val.parquet", 8)}
 
@@ -40,6 +43,7 @@ def main() -> None:
     if arguments.table:
         results = json.loads(RESULTS.read_text("utf-8"))
         PICTURE.write_bytes(picture(results))
+        QUALITY.write_bytes(quality_picture())
         print(table(results))
         return
     if arguments.data is None:
@@ -84,6 +88,15 @@ def picture(results: dict) -> bytes:
     """Mean accuracy under attack against the time that an image of 32² takes, as a PNG."""
     cells = accuracies()
     return frontier({name: (s, cells[name, MEAN].accuracy) for name, s in results["seconds"]["32²"].items()})
+
+
+def quality_picture() -> bytes:
+    """PSNR of what the grid's purifiers made of attacked images against accuracy, as a PNG."""
+    grid, cells = load_grid(HERE / GRID, "DIR"), read_csv(CELLS.read_text("utf-8"))
+    groups = Groups(averaged=json.loads(CELLS.with_name("facts.json").read_text("utf-8"))["groups"]["averaged"])
+    named = {CellName(cell.classifier, cell.attack, cell.purifier): cell for cell in cells}
+    (section,) = quality_section(grid, groups, named)
+    return section.pictures[0][1]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ PLACES = [
     ("docs/results.md", "imagenette-settings"),
     ("docs/results.md", "rivals"),
     ("docs/results.md", "stl"),
+    ("docs/results.md", "stl-authors"),
     ("docs/results.md", "stl-strength"),
     ("docs/results.md", "sweep-adaptive"),
     ("docs/results.md", "systems-adaptive"),
