@@ -238,7 +238,7 @@ def test_jobs_whose_caller_is_gone_end_and_their_outputs_are_free(root, serve_lo
 
 
 def test_what_is_overwritten_is_overwritten_once(root):
-    job = {"format_version": 1, "source": {"rows": 3, "shards": 1}}
+    job = {"format_version": 1, "source": {"rows": 3, "shards": 1}, "settings": {}}
     write_job(resolve(root / "out"), job)
     one, told = supervisor(root, ["--help"])
     id = one.post("me", request(root, overwrite=True), most=1).id
@@ -399,13 +399,14 @@ def test_jobs_in_a_store_are_recorded_and_kept_apart_there(store, monkeypatch):
 def test_a_job_that_still_looks_into_its_input_has_no_total_and_no_end(tmp_path):
     now, out = [0.0], resolve(str(tmp_path))
     tally = Tally(str(tmp_path), clock=lambda: now[0])
-    source = {"rows": 4, "planned": {"to": "a.tar", "names": "x"}}
+    job = {"format_version": FORMAT_VERSION, "settings": {}, "source": {"rows": 4, "shards": 4}}
+    planned = job["source"] | {"planned": {"to": "a.tar", "names": "x"}}
     for at, shard in enumerate(("a", "b", "c"), 1):
-        write_job(out, {"format_version": FORMAT_VERSION, "source": source})
+        write_job(out, job | {"source": planned})
         commit(out, shard, [], [{"id": shard, "reason": "truncated", "message": "", "shard": shard}])
         now[0] = 100.0 * at
         tally.update()
     assert (tally.total, tally.done, tally.eta_s) == (None, 3, None)
-    write_job(out, {"format_version": FORMAT_VERSION, "source": {"rows": 4}})
+    write_job(out, job)
     tally.update(at_once=True)
     assert (tally.total, tally.eta_s) == (4, pytest.approx(100.0))
