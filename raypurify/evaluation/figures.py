@@ -87,7 +87,7 @@ def quality(title: str, points: dict[str, tuple[float, float, float]], styles: M
 
 def frontier(points: dict[str, tuple[float, float]]) -> bytes:
     """A plot of mean accuracy under attack against seconds an image, a point for each purifier; a line joins those that
-    no cheaper one equals, and is named along."""
+    no cheaper one equals, and has their names."""
     figure, axis = pyplot().subplots(figsize=(9, 4.5), layout="constrained")
     points = {name: (max(seconds, 1e-6), accuracy) for name, (seconds, accuracy) in points.items()}
     best: list[str] = []

@@ -31,6 +31,8 @@ def read_state(path: Where) -> dict[str, torch.Tensor]:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file of weights; check the path") from None
+    except MemoryError:
+        raise
     except Exception as error:  # torch has many
         raise SourceError(f"{path}: not a file of plain tensors ({of_file(error)}); save its state_dict") from error
     state = found.get("state_dict", found) if isinstance(found, dict) else {}

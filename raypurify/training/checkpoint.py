@@ -143,6 +143,8 @@ def read_checkpoint(path: Path, folder: Where | None = None) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(found, dict) or not isinstance(found.get("epochs"), int):
             raise ValueError("it holds something else")
+    except MemoryError:
+        raise
     except Exception as e:  # torch has many
         remove = f"the folder {folder}" if folder else "it"
         raise TrainingError(
