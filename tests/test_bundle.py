@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from safetensors.torch import load_file, save
 
 import raypurify
 from raypurify.bundle import load_bundle, read_facts, shipped_bundles
-from raypurify.bundle.manifest import MANIFEST, FileRecord
+from raypurify.bundle.manifest import MANIFEST, FileRecord, absolute
 from raypurify.bundle.names import ENCODER, NETWORK
 from raypurify.errors import BundleError
 from raypurify.methods import METHODS, checked_facts
+from raypurify.serve.settings import parse_settings
 
 FILES = METHODS["rsfp"].files
 PAGE = Path(__file__).parents[1] / "docs" / "bundles.md"
@@ -23,8 +25,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "bundles.md"
 
 @pytest.fixture
 def copy(tmp_path):
-    from importlib import resources
-
     shutil.copytree(resources.files("raypurify.bundles") / "cifar10", tmp_path / "b")
     return tmp_path / "b"
 
@@ -171,6 +171,22 @@ def test_values_that_are_not_finite_are_refused(copy):
     replace_file(copy, name, save(tensors))
     with pytest.raises(BundleError, match="not finite"):
         raypurify.load(copy)
+
+
+def test_a_folder_by_a_shipped_name_counts_where_it_is_a_bundle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10/test.parquet").touch()
+    assert read_facts("cifar10").manifest.name == absolute("cifar10") == "cifar10"
+    assert parse_settings({"bundle": "cifar10", "no_auth": True}).bundle == "cifar10"
+    shutil.rmtree("cifar10")
+    shutil.copytree(resources.files("raypurify.bundles") / "cifar10-stl", "cifar10")
+    assert read_facts("cifar10").manifest.name == "cifar10-stl"
+    assert (
+        parse_settings({"bundle": "cifar10", "no_auth": True}).bundle
+        == absolute("cifar10")
+        == str(tmp_path / "cifar10")
+    )
 
 
 def test_no_bundle_at_all_names_the_shipped_ones(tmp_path):

@@ -15,6 +15,7 @@ from raypurify.bulk.local import load_here, work_off_here
 from raypurify.bulk.planning import Early, looking_for, planned_for, planned_in_parts
 from raypurify.bulk.shards import ActorShape, work_off_shards
 from raypurify.bulk.work import Work
+from raypurify.bundle.manifest import absolute
 from raypurify.containers.at_work import AtWork
 from raypurify.containers.lease import held
 from raypurify.containers.ledger import STATE, Summary
@@ -135,7 +136,7 @@ def purify(
         if todo or growth:
             rows = [np.arange(shard.first_row, shard.first_row + shard.rows) for shard in mine]
             chosen = np.random.default_rng(0).permutation(np.concatenate(rows))[:sheet]
-            work = Work(_absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), who)
+            work = Work(absolute(bundle), sink, max_pixels, frozenset(chosen.tolist()), who)
             if who == "local":
                 if sheet:
                     loader.submit(pyplot)
@@ -211,12 +212,7 @@ def rehearse(
 
 def _arguments(inputs: list[str], bundle: str, choices: dict[str, Any]) -> dict[str, Any]:
     """What ``retry`` needs to know; nothing where that would record a password."""
-    uris = [*(uri if "://" in uri else os.path.abspath(uri) for uri in inputs), _absolute(bundle)]
+    uris = [*(uri if "://" in uri else os.path.abspath(uri) for uri in inputs), absolute(bundle)]
     if [*map(redact, uris)] != uris:
         return {}
     return {"inputs": uris[:-1], "bundle": uris[-1], **choices}
-
-
-def _absolute(bundle: str) -> str:
-    """Actors, and later runs, have another working directory: a relative path is made absolute, a name or URI stays."""
-    return os.path.abspath(bundle) if os.path.exists(bundle) else bundle

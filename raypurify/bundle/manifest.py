@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -142,6 +143,16 @@ def shipped_bundles() -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / MANIFEST).is_file())
 
 
+def absolute(bundle: str) -> str:
+    """A bundle as processes in other folders of this file system name it: a relative path that is there is made
+    absolute, a URI and the name of a shipped one stay.
+
+    >>> absolute("cifar10"), absolute("s3://bucket/mine")
+    ('cifar10', 's3://bucket/mine')
+    """
+    return bundle if "://" in bundle or _is_shipped(bundle) or not os.path.exists(bundle) else os.path.abspath(bundle)
+
+
 def open_bundle(where: Where) -> BundleFolder:
     """Open a bundle by the name of a shipped one, a folder, or a URI (``s3://…``, ``gs://…``, ``file://…``).
 
@@ -180,8 +191,13 @@ def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
         raise BundleError(f"{where} is not a safetensors file: {e}; fit the bundle again") from e
 
 
+def _is_shipped(where: Where) -> bool:
+    # A bundle of one's own by that name goes first; a folder without a manifest may be the data set.
+    return str(where) in shipped_bundles() and not (Path(str(where)) / MANIFEST).exists()
+
+
 def _open(where: Where) -> tuple[Place, bytes]:
-    if str(where) in shipped_bundles() and not Path(where).is_dir():
+    if _is_shipped(where):
         where = str(resources.files("raypurify.bundles") / where)
     shown = str(where) if isinstance(where, Place) else redact(where)
     try:

@@ -1,10 +1,10 @@
 """Settings of the endpoint: the ``args`` of a Serve config file, or the options of ``raypurify serve``."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from raypurify.bundle.manifest import absolute
 from raypurify.errors import ConfigError
 from raypurify.trees import SettingsModel
 
@@ -109,8 +109,5 @@ def parse_settings(args: dict[str, Any]) -> ServeSettings:
 
         roots = tuple(dict.fromkeys(map(check_root, settings.job_roots)))
         settings = settings.model_copy(update={"job_roots": roots})
-    folder = Path(settings.bundle)
-    if "://" not in settings.bundle and folder.is_dir():
-        # Replicas run in a directory of their own.
-        settings = settings.model_copy(update={"bundle": str(folder.resolve())})
-    return settings
+    # Replicas run in a directory of their own.
+    return settings.model_copy(update={"bundle": absolute(settings.bundle)})
