@@ -1,4 +1,4 @@
-"""The command line: ``raypurify demo | purify | fit | train | evaluate | retrain | serve | inspect …``.
+"""The command line: ``raypurify demo | purify | fit | train | evaluate | retrain | serve | inspect | adjust …``.
 
 Exits with 0 when all went well, 1 when the work is done but some images failed, 2 when it could not be done (one line
 says why, or a traceback where nobody foresaw it), 130 when interrupted.
@@ -261,6 +261,19 @@ def inspect(bundle: Annotated[str, typer.Argument(help="A shipped bundle's name,
     print(bundle_text(facts))
 
 
+def adjust(
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, a folder or a URI.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URI for the bundle that is made.")],
+    set: Annotated[list[str], typer.Option("--set", help="One setting, e.g. csc.lmbda=0.1; may be repeated.")],
+) -> None:
+    """Make a bundle that rewrites images with other settings; what was learned stays."""
+    from raypurify.methods.adjust import adjust as make
+
+    digest = make(bundle, out, set)
+    tell(bundle=out, digest=digest)
+    print(f"{out}: a bundle of digest {digest[:16]}…, for purify --bundle, serve --bundle and raypurify.load")
+
+
 def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or a purify job's output.")]) -> None:
     """Show how far a fit or a purify job is, from its files alone, while it runs or after."""
     from raypurify.cli.texts import status_facts, status_text
@@ -329,6 +342,12 @@ command(
     progress=False,
 )
 command(app, inspect, "raypurify inspect cifar10", done="the bundle is whole", progress=False)
+command(
+    app,
+    adjust,
+    "raypurify adjust imagenet10 bundles/stronger --set csc.tikhonov=20 --set csc.noise_factor=14 --set csc.refit=true",
+    progress=False,
+)
 command(app, status, "raypurify status runs/tiny", done="told, whether or not it is complete", progress=False)
 command(
     app,

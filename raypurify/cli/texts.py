@@ -54,6 +54,8 @@ def _bundle_text(facts: BundleFacts) -> str:
         "trained on": f"{data['train']:,} images, data digest {data['digest'][:16]}…",
         "measured on": manifest.measured["set"],
     }
+    if adjusted := manifest.training.get("adjusted"):
+        lines["adjusted from"] = f"{adjusted['from']}, digest {adjusted['digest'][:16]}…, which was measured so"
     # Of one cluster there is no other.
     borrowed = sum(owner != str(k) for k, owner in enumerate(manifest.dictionary_source))
     if borrowed and count > 1:

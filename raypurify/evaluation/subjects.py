@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args, get_type_hints
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 import raypurify
@@ -19,7 +18,7 @@ from raypurify.evaluation.specs import BUNDLED, AttackSpec, ClassifierSpec, Puri
 from raypurify.nets.normalised import Normalised
 from raypurify.nets.store import load_weights
 from raypurify.purifiers import PURIFIERS, Purifier
-from raypurify.trees import check_number, problems_of
+from raypurify.trees import check_number
 
 
 class Subjects:
@@ -82,16 +81,10 @@ def make_purifier(name: str, spec: PurifierSpec, device: str = "cpu") -> Purifie
         purifier = raypurify.load(spec.bundle, device)
         if spec.purifier not in ("bundle", method := purifier.bundle.manifest.method):
             raise ConfigError(f"{where}: {spec.bundle} is a bundle of the method {method}: write purifier: bundle")
-        if not settings:
-            return purifier
-        fitted, section = purifier.settings, getattr(purifier.settings, purifier.tunable)
-        changed = {purifier.tunable: section.model_dump() | settings}
         try:
-            purifier.settings = type(fitted).model_validate(fitted.model_dump() | changed)
-        except ValidationError as error:
-            problems = problems_of(error, type(fitted), "settings")
-            raise ConfigError(f"{where}: {problems}; mend its settings in the grid") from error
-        return purifier
+            return purifier.with_settings(**settings)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
     made: Any = _made(where, spec.purifier, PURIFIERS, spec.settings, ", ".join(BUNDLED))
     if own.is_own(spec.purifier):
         check_purifier(where, made)

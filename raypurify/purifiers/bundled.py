@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from raypurify.bundle.names import DICTIONARIES
 from raypurify.bundle.tensors import fitting
 from raypurify.errors import ConfigError, DataError, one_line
 from raypurify.purifiers.base import Purified, checked, relative_change
+from raypurify.trees import problems_of
 
 # What a network sees at a time on a CPU: the activations of more leave its cache.
 CPU_PIXELS = 1 << 15
@@ -43,12 +45,14 @@ class Bundled(ABC):
 
     Attributes: the ``bundle``, its ``settings`` and ``digest``; ``dictionaries`` (K, M, 3, h, w) of atoms of unit norm;
     ``classes_of_cluster``, for each cluster the name of its class, None where it is of none; ``min_size``; ``tunable``,
-    the section of settings that says how images are rewritten, which a grid may change.
+    the section of settings that says how images are rewritten, which ``with_settings`` changes; ``distance_is_apart``,
+    whether these leave the distance as it is, and so the threshold of the flag.
 
     Raises BundleError for tensors that do not fit the manifest, and ConfigError for a device that cannot be used here.
     """
 
     tunable: ClassVar[str]
+    distance_is_apart: ClassVar[bool] = False
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "cpu"):
         place = _usable(device)
@@ -101,6 +105,26 @@ class Bundled(ABC):
                 setattr(moved, name, deepcopy(value))
         moved._move(device)
         return moved
+
+    def with_settings(self: Same, **changes: Any) -> Same:
+        """A copy that rewrites images with other settings of its section ``tunable``, by their names there.
+
+        ``bundle`` and ``digest`` stay: what is to say in provenance what it did is a bundle of its own
+        (``methods.adjust``). Raises ConfigError for a setting that there is not, or a value that it cannot have.
+
+        >>> import raypurify
+        >>> raypurify.load("cifar10-stl").with_settings(noise_factor=10, refit=True).settings.csc.noise_factor
+        10.0
+        """
+        section = getattr(self.settings, self.tunable).model_dump() | changes
+        kind = type(self.settings)
+        try:
+            settings = kind.model_validate(self.settings.model_dump() | {self.tunable: section})
+        except ValidationError as error:
+            raise ConfigError(f"{problems_of(error, kind, 'settings')}; mend its settings") from error
+        changed = copy(self)
+        changed.settings = settings
+        return changed
 
     def numbers(self) -> Iterator[Tensor]:
         """Every tensor that decides what the purifier does, in an order that is always the same."""

@@ -26,6 +26,7 @@ class Convolutional(Bundled):
     """
 
     tunable: ClassVar[str] = "csc"
+    distance_is_apart: ClassVar[bool] = True
 
     def purify_differentiably(
         self, images: Tensor, rel_tol: float = 1e-3, differentiable: str = "implicit", hold_lmbda: bool = False

@@ -40,6 +40,7 @@ COMMANDS = {
     "retrain": ("0 2 130", True, True),
     "serve": ("0 2 130", False, False),
     "inspect": ("0 2 130", True, False),
+    "adjust": ("0 2 130", True, False),
     "status": ("0 2 130", True, False),
     "doctor": ("0 1 2 130", True, False),
 }
@@ -162,6 +163,10 @@ def test_json_is_all_of_standard_output(said, tmp_path):
         {"name": "prepare", "state": "complete", "text": "1 s"},
         {"name": "baseline", "state": "waiting", "text": ""},
     ]
+    adjusted = said("adjust", "cifar10", tmp_path / "b", "--set", "csc.lmbda=0.3")
+    assert adjusted["bundle"] == str(tmp_path / "b")
+    assert adjusted["digest"] == read_facts(tmp_path / "b").digest
+    assert "perhaps csc.lmbda" in said("adjust", "cifar10", tmp_path / "c", "--set", "csc.lamda=1", code=2)["error"]
     assert "unknown preset 'huge'" in said("fit", "--data", "x", "--preset", "huge", "--run-dir", "r", code=2)["error"]
     assert "--no-such-option" in said("purify", "--no-such-option", code=2)["error"]
     assert "give --preset" in said("fit", "--data", "x", "--run-dir", "r", code=2)["error"]
