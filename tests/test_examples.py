@@ -1,6 +1,7 @@
 """Every script of examples/ runs as its reader would run it, and says what its text promises."""
 
 import csv
+import json
 import re
 import runpy
 import sys
@@ -87,6 +88,27 @@ def test_things_of_ones_own_are_found_beside_their_grid(local_ray, tmp_path):
     assert float((attacked - images).abs().max()) == pytest.approx(7 / 255, abs=1e-3)
 
 
+def test_the_notebook_runs_and_shows_what_it_did(capsys, monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    cells = json.loads((EXAMPLES / "two_systems.ipynb").read_text("utf-8"))["cells"]
+    code, space = [cell for cell in cells if cell["cell_type"] == "code"], {}
+    for cell in code:
+        exec("".join(cell["source"]), space)
+    names, done = space["names"], space["done"]
+    assert [len(one.images) for one in done.values()] == [len(names)] * 2 == [24, 24]
+    assert all(bool((one.images != space["attacked"]).any()) for one in done.values())
+    kept = [output for cell in code for output in cell["outputs"]]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    assert any("image/png" in output.get("data", {}) for output in kept)
+    # What it shows is what it prints now, but for the times, and for another machine's rounding.
+    shown = "".join("".join(output["text"]) for output in kept if output["output_type"] == "stream")
+    numbers = [
+        [float(number) for number in re.findall(r"\d+(?:\.\d+)?", re.sub(r"\d+ ms", "", text))]
+        for text in (capsys.readouterr().out, shown)
+    ]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.15)
+
+
 def test_a_pipeline_of_ray_data_purifies(run, local_ray):
     said = run("ray_data_pipeline.py")
     assert "24 images, 0 failed, changed by" in said
@@ -110,5 +132,5 @@ def test_a_purifier_is_a_defence_of_art(run):
 
 
 def test_the_page_lists_every_script():
-    listed = re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text("utf-8"))
-    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+    listed = re.findall(r"\]\((\w+\.(?:py|ipynb))\)", (EXAMPLES / "README.md").read_text("utf-8"))
+    assert sorted(listed) == sorted(path.name for kind in ("py", "ipynb") for path in EXAMPLES.glob(f"*.{kind}"))
