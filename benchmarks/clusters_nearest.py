@@ -35,8 +35,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from csc_memory import forget_peak, peak_bytes
 from elbow import class_latents
+from processes import forget_peak, peak_memory
 from torch import Tensor
 
 from raypurify.clusters import ClusterDistributions, fit_kmeans
@@ -89,7 +89,7 @@ def synthetic(size: str, geometry: str, means: str, form: str, repeats: int, cor
     common = common_share(state["factors"])
     torch.set_num_threads(1)
     forget_peak()
-    before = peak_bytes()
+    before = peak_memory()
     dist = ClusterDistributions.from_state(state, form)
     preparing = cpu_seconds(lambda: dist._search)
     found = dist._search(rows)
@@ -97,7 +97,7 @@ def synthetic(size: str, geometry: str, means: str, form: str, repeats: int, cor
     torch.set_num_threads(cores)
     dist.nearest(rows)
     by_clock = [seconds(lambda: dist.nearest(rows)) for _ in range(repeats)]
-    grown = peak_bytes() - before
+    grown = peak_memory() - before
     torch.set_num_threads(1)
     everything = cpu_seconds(lambda: dist.distance(rows[:brute]))
     expected = dist.distance(rows[:brute]).min(1)

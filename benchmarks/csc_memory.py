@@ -1,7 +1,6 @@
 """Peak memory and time of sparse coding, in a process of its own."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ def measure(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
     """Time and peak memory of coding ``layout``: how many images, each a mosaic of how many photos down and right."""
     import torch
     from csc_signals import CORES, REL_TOL, high_parts
+    from processes import forget_peak, peak_memory
 
     import raypurify
     from raypurify.csc import solve_cbpdn
@@ -31,26 +31,14 @@ def measure(data: str, layout: tuple[int, int, int], sparse: bool) -> dict:
     atoms = raypurify.load("cifar10").dictionaries[0]
     solve_cbpdn(atoms, signal[:, :, :64, :64].contiguous(), rel_tol=REL_TOL, sparse=sparse)
     forget_peak()
-    before, begun = peak_bytes(), clock()
+    before, begun = peak_memory(), clock()
     code = solve_cbpdn(atoms, signal, rel_tol=REL_TOL, sparse=sparse)
     return {
         "seconds": clock() - begun,
-        "peak_bytes": peak_bytes() - before,
+        "peak_bytes": peak_memory() - before,
         "pixels": signal[:, 0].numel(),
         "converged": bool(code.converged.all()),
     }
-
-
-def forget_peak() -> None:
-    # Linux: the peak of the resident set starts again from its present size.
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

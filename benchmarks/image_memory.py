@@ -8,7 +8,6 @@ Each size is a process of its own, which has purified a small image before; its 
 import argparse
 import io
 import json
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from processes import machine
+from processes import machine, peak_memory
 
 SIDES = 1024, 2048, 4096
 
@@ -34,11 +33,6 @@ def picture(side: int) -> bytes:
     return file.getvalue()
 
 
-def peak() -> int:
-    """Bytes that this process has had in memory at the most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
 def measure(side: int, bundle: str) -> dict:
     """The figures of this process."""
     import torch
@@ -50,12 +44,12 @@ def measure(side: int, bundle: str) -> dict:
     purify = partial(purify_pixels, raypurify.load(bundle))
     small, large = picture(64), picture(side)
     list(purify_files(purify, [(0, small)]))
-    before = peak()
+    before = peak_memory()
     list(purify_files(purify, [(0, large)]))
     return {
         "before_mb": round(before / 1e6, 1),
-        "peak_mb": round(peak() / 1e6, 1),
-        "bytes_a_pixel": round((peak() - before) / side**2, 1),
+        "peak_mb": round(peak_memory() / 1e6, 1),
+        "bytes_a_pixel": round((peak_memory() - before) / side**2, 1),
     }
 
 

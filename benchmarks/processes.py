@@ -31,6 +31,17 @@ def memory(pids: list[int]) -> int:
     return kilobytes << 10
 
 
+def forget_peak() -> None:
+    """From here on ``peak_memory`` is of what this process takes from here on."""
+    (PROC / "self" / "clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at the most, since its start or the last ``forget_peak``."""
+    [line] = [line for line in (PROC / "self" / "status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) << 10
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process so far, user and system; 0 where there is none."""
     fields = _stat(pid)
