@@ -81,8 +81,13 @@ def learn_dictionaries(
 
 def load_dictionaries(folder: Place, source: list[str]) -> torch.Tensor:
     """The bank (K, M, 3, h, w) float32, for each cluster the dictionary that it uses."""
+
+    def used(owner: str) -> torch.Tensor:
+        with reading(dictionary_path(folder, owner)):
+            return _load(folder, owner)["atoms"]
+
     owners = list(dict.fromkeys(source))
-    atoms = dict(zip(owners, overlapped(lambda owner: _load(folder, owner)["atoms"], owners)))
+    atoms = dict(zip(owners, overlapped(used, owners)))
     return torch.stack([atoms[owner] for owner in source])
 
 

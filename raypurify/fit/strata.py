@@ -9,6 +9,7 @@ from raypurify.clusters.examples import nearest_examples
 from raypurify.clusters.files import write_labels
 from raypurify.clusters.strata import Strata, fit_strata
 from raypurify.config import StrataSettings
+from raypurify.errors import BundleError
 from raypurify.files import read_object, reading, write_json
 from raypurify.fit.class_latents import RETRIES, Piece, open_class, pieces_of, telling_passes
 from raypurify.fit.latents import PARTS
@@ -85,7 +86,12 @@ def find_strata(
 def load_strata(folder: Place, neighbours: int) -> Strata:
     """The strata that ``find_strata`` wrote, of whose features so many ``neighbours`` vote."""
     with reading(folder / FOUND):
-        return Strata.from_state(load((folder / FOUND).read()), neighbours)
+        tensors = load((folder / FOUND).read())
+        try:
+            return Strata.from_state(tensors, neighbours)
+        except BundleError as error:
+            # Of a stage's file the remedy is more than that of a bundle.
+            raise ValueError(str(error)) from error
 
 
 def _find(
