@@ -25,6 +25,7 @@ from raypurify.errors import SinkError
 from raypurify.images import MAX_PIXELS
 from raypurify.methods import facts_for_all
 from raypurify.pictures import contact_sheet, pyplot
+from raypurify.runtime.events import log_event
 from raypurify.runtime.session import ray_session
 from raypurify.storage import redact
 
@@ -147,6 +148,9 @@ def purify(
             if pairs:
                 picture = contact_sheet(sorted(pairs, key=lambda pair: pair.title))
                 sink.put(f"{STATE}/sheet.png", picture)
+        elif mine:
+            text = f"purify: nothing to do, all {len(mine)} shards were done before and are kept"
+            log_event("stage_skipped", text, aside=True, run=str(sink.place), stage="purify", shards=len(mine))
         if growth:
             sink = growth.whole()
         if part and missing(sink):

@@ -94,6 +94,13 @@ def test_threads_that_decode_and_encode_beside_the_purifier_change_no_byte(input
     assert files_below(out) == whole
 
 
+def test_a_job_with_nothing_left_to_do_says_so(inputs, whole, capsys):
+    shards = status(inputs / "whole").committed
+    purify([str(inputs / "folder")], str(inputs / "whole"), sheet=0, engine="local")
+    assert f"purify: nothing to do, all {shards} shards were done before and are kept" in capsys.readouterr().err
+    assert files_below(inputs / "whole") == whole
+
+
 @pytest.mark.parametrize("compression", ["small", "fast"])
 def test_a_job_says_how_its_files_are_compressed_and_goes_on_so(inputs, whole, tmp_path, compression):
     pytest.importorskip("deflate", reason="needs raypurify[fast]")
