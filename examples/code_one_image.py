@@ -2,8 +2,8 @@
 
     python examples/code_one_image.py [IMAGE [PICTURE]]
 
-PICTURE, where it is given, shows from left to right: the image, its low part, its high part around grey, what the atoms
-make of the high part, and low + atoms.
+PICTURE, where it is given, shows from left to right, small ones enlarged: the image, its low part, its high part around
+grey, what the atoms make of the high part, and low + atoms.
 """
 
 import sys
@@ -39,5 +39,7 @@ print(f"high part   {high.norm():.3f}, of which atoms explain {code.reconstructi
 if len(sys.argv) > 2:
     parts = [image, low, high + 0.5, code.reconstruction + 0.5, low + code.reconstruction]
     strip = torch.cat(parts, dim=3)[0].clamp(0, 1).mul(255).round().byte()
-    Image.fromarray(strip.permute(1, 2, 0).numpy()).save(sys.argv[2])
+    scale = max(1, 256 // image.shape[3])  # pixels of a small image are to be seen
+    enlarged = strip.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    Image.fromarray(enlarged.permute(1, 2, 0).numpy()).save(sys.argv[2])
     print(f"picture     {sys.argv[2]}")

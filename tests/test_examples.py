@@ -37,7 +37,7 @@ def run(capsys, monkeypatch):
 def test_one_image_is_coded_and_drawn(run, tmp_path):
     said = run("code_one_image.py", EXAMPLES / "cifar10/clean/0004-frog.png", tmp_path / "parts.png")
     assert "converged: True" in said
-    assert Image.open(tmp_path / "parts.png").size == (5 * 32, 32)
+    assert Image.open(tmp_path / "parts.png").size == (5 * 256, 256)
 
 
 def test_missing_pixels_are_filled_in_better_than_smoothly(run):
