@@ -43,7 +43,7 @@ def quality_section(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> 
         ratio, accuracy = (float(np.mean([getattr(one, fact) for one in row[1:]])) for fact in ("psnr", "accuracy"))
         points.setdefault(view, {})[p] = (ratio, accuracy, row[0].accuracy)
         body.append([view, p, *(f"{one.psnr:.1f}" for one in row)])
-    of = f"the {MEAN}: {', '.join(attacks)}" if len(attacks) > 1 else attacks[0]
+    of = f"the {MEAN}: {'; '.join(attacks)}" if len(attacks) > 1 else attacks[0]
     text = (
         "Mean PSNR in dB of purified images against the clean ones, over those that were right before the attack; 100 "
         "where nothing changes. That of no purifier says how much the attack changed.",

@@ -78,8 +78,8 @@ def write_report(
     sections += [*quality_section(grid, groups, cells), *activations, *_clusters(grid, columns, classes)]
     sections += _checks(checked)
     if examples:
-        pictures = tuple((f"images-{slug(name)}.png", data) for name, data in examples.items())
-        sections.insert(1, Section("Images", (f"Attack by attack: {', '.join(examples)}.",), pictures=pictures))
+        pictured = {name: ((f"images-{slug(name)}.png", data),) for name, data in examples.items()}
+        sections[1:1] = [Section(f"Images: {name}", pictures=pictures) for name, pictures in pictured.items()]
     return write_sections(out, grid.name, sections)
 
 
@@ -110,9 +110,9 @@ def _accuracy(grid: Grid, groups: Groups, cells: dict[CellName, Cell]) -> list[S
 
 
 def _about_mean(groups: Groups) -> list[str]:
-    said = [f"The mean is over {', '.join(groups.averaged)}."] if len(groups.averaged) > 1 else []
+    said = [f"The mean is over {'; '.join(groups.averaged)}."] if len(groups.averaged) > 1 else []
     if groups.minimal:
-        left = ", ".join(groups.minimal)
+        left = "; ".join(groups.minimal)
         said.append(f"Not in it, as they look for the least change or use less than {FILLED} of their budget: {left}.")
     return said
 

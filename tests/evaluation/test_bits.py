@@ -148,7 +148,10 @@ def test_the_mean_is_over_attacks_that_fill_their_budget(report, tree, worked_he
     mean = sum(cells[attack, "JPEG"].accuracy for attack in averaged) / 3
     assert cells["mean of attacks", "JPEG"].accuracy == pytest.approx(mean)
     (left,) = groups["minimal"]
-    assert f"of their budget: {left}." in (report / "report.md").read_text("utf-8")
+    text = (report / "report.md").read_text("utf-8")
+    # Names have commas.
+    assert f"The mean is over {'; '.join(averaged)}." in text
+    assert f"of their budget: {left}." in text
 
 
 class Idle:

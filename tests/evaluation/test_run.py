@@ -116,7 +116,7 @@ def test_a_second_run_computes_nothing_and_a_new_purifier_only_its_cells(report,
     assert ("clean", "bits") in cells(report)
 
 
-def test_the_page_holds_everything_and_escapes_names(report):
+def test_the_page_holds_everything_and_escapes_names(report, tree):
     page = (report / "report.html").read_text("utf-8")
     assert "A &lt;small&gt; grid" in page
     assert "A <small> grid" not in page
@@ -125,6 +125,7 @@ def test_the_page_holds_everything_and_escapes_names(report):
     text = (report / "report.md").read_text("utf-8")
     for part in (
         "Accuracy of ResNet-20",
+        *(f"## Images: {attack}" for attack in tree["attacks"]),
         "Compared on the same images",
         "Beside the paper",
         "Clusters of RSFP",
