@@ -1,6 +1,8 @@
-"""The learned comparators, MagNet's, a small DnCNN and ComDefend, trained on CIFAR-10: weights that the package ships.
+"""The learned comparators, MagNet's, a small DnCNN and ComDefend, trained on CIFAR-10: weights that the package ships;
+and DnCNNs that cost half of what STL and RSFP do, which it does not ship.
 
     python benchmarks/denoisers.py --data DIR --out RUN [--only magnet] [--images N] [--epochs N]
+    python benchmarks/denoisers.py --data DIR --out RUN --only denoiser-8 --images 45000
 
 DIR holds ``cifar10/train-*.parquet``. All are trained by the loop of ``raypurify train`` on ``--images`` of the images
 that the preset ``cifar10`` trains on, never on those that it holds out, on which the figures are measured. RUN gets
@@ -10,6 +12,9 @@ that the preset ``cifar10`` trains on, never on those that it holds out, on whic
 MagNet's authors train with Adam, the mean square and noise of σ 0.025 on every image, for 400 epochs; DnCNN-B is
 trained on noise of σ up to 55/255. Here both are given about six minutes of one CPU core; ComDefend, of a quarter of
 its authors' channels, about ten, of one that it has for itself.
+
+``denoiser-8`` and ``denoiser-17`` are DnCNNs of 64 channels and so many layers, the second that of the paper for one
+size of noise. They are for ``grids/equal-cost.yaml``, and their training is in bfloat16 and as long as it takes.
 """
 
 import argparse
@@ -38,10 +43,13 @@ from raypurify.training.start import drawn_network
 
 RESULTS = Path(__file__).parent / "results" / "denoisers.json"
 COMMON = {"loss": "mse", "optimizer": "adam", "batch_size": 32, "precision": "float32"}
+LARGER = COMMON | {"noise": 55 / 255, "levels": "range", "lr": 0.002, "precision": "bfloat16"}
 DENOISERS = {
     "magnet": (Reformer, {}, DenoisingSettings(noise=0.025, levels="all", lr=0.02, epochs=4, **COMMON)),
     "denoiser": (DnCNN, {}, DenoisingSettings(noise=55 / 255, levels="range", lr=0.004, epochs=2, **COMMON)),
     "comdefend": (CompressionNetwork, {"width": 4}, CompressionSettings(lr=0.002, epochs=5, **COMMON)),
+    "denoiser-8": (DnCNN, {"width": 64, "depth": 8}, DenoisingSettings(epochs=8, **LARGER)),
+    "denoiser-17": (DnCNN, {"width": 64, "depth": 17}, DenoisingSettings(epochs=6, **LARGER)),
 }
 LEVELS = (0.0, 0.025, 0.05, 0.1, 0.15)
 MEASURED = 1000
@@ -119,6 +127,8 @@ def table(results: dict) -> str:
         "magnet": "MagNet's auto-encoder",
         "denoiser": "DnCNN of 5 layers",
         "comdefend": "ComDefend, a quarter as wide",
+        "denoiser-8": "DnCNN of 8 layers, twice as wide",
+        "denoiser-17": "DnCNN of 17 layers, twice as wide",
     }
     shown = {named[name]: results[name] for name in named if name in results}
     one = next(iter(shown.values()))

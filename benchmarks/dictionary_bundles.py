@@ -11,6 +11,7 @@ what validation_images.py writes.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +22,12 @@ from torch import Tensor
 
 import raypurify
 from raypurify.bundle import Manifest, save_bundle
-from raypurify.config import DictionarySettings
+from raypurify.bundle.names import DICTIONARIES
+from raypurify.bundle.tensors import Tensors
+from raypurify.config import DictionarySettings, Settings
 from raypurify.fit.prepare import choose_split
 from raypurify.images import decode_image, to_float
-from raypurify.purifiers import RSFP, learn_global_dictionary
+from raypurify.purifiers import RSFP, Bundled, learn_global_dictionary
 from raypurify.purifiers.rsfp import rsfp_tensors
 
 VARIANTS = {
@@ -64,7 +67,7 @@ def main() -> None:
         print(name, flush=True)
 
 
-def training_images(data: Path, purifier: RSFP, count: int) -> Tensor:
+def training_images(data: Path, purifier: Bundled, count: int) -> Tensor:
     """``count`` images (n, 3, H, W) that the bundle's fit trained on, in a seeded order."""
     table = pa.concat_tables(map(pq.read_table, sorted(data.glob("cifar10/train-*.parquet"))))
     split = choose_split(len(table), purifier.settings.data, purifier.settings.seed)
@@ -73,21 +76,25 @@ def training_images(data: Path, purifier: RSFP, count: int) -> Tensor:
     return torch.from_numpy(np.stack(pixels))
 
 
-def learn(purifier: RSFP, images: Tensor, how: DictionarySettings) -> Tensor:
+def learn(purifier: Bundled, images: Tensor, how: DictionarySettings) -> Tensor:
     return learn_global_dictionary(images, how, purifier.settings.csc, purifier.settings.seed)
 
 
 def save_variant(folder: Path, purifier: RSFP, dictionaries: Tensor, how: DictionarySettings) -> None:
+    settings = purifier.settings.model_copy(update={"dictionaries": how})
+    save_changed(folder, purifier, rsfp_tensors(purifier.network, purifier.distributions, dictionaries), settings)
+
+
+def save_changed(folder: Path, purifier: Bundled, tensors: Tensors, settings: Settings, **about: Any) -> None:
+    """Save the purifier's bundle as one of these tensors and settings; ``about`` is what else differs in its manifest.
+    The name is the folder's, and a dictionary is each cluster's own."""
     manifest = purifier.bundle.manifest
-    about = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    for name in ("format_version", "raypurify", "files"):
-        del about[name]
-    about |= {
-        "name": folder.name,
-        "settings": manifest.settings.model_copy(update={"dictionaries": how}),
-        "dictionary_source": [str(k) for k in range(len(dictionaries))],
-    }
-    save_bundle(folder, rsfp_tensors(purifier.network, purifier.distributions, dictionaries), **about)
+    kept = set(Manifest.model_fields) - {"format_version", "raypurify", "files"}
+    own = [str(k) for k in range(len(tensors[DICTIONARIES]["atoms"]))]
+    fields = {name: getattr(manifest, name) for name in kept}
+    save_bundle(
+        folder, tensors, **fields | {"name": folder.name, "settings": settings, "dictionary_source": own} | about
+    )
 
 
 if __name__ == "__main__":

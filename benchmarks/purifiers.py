@@ -1,13 +1,14 @@
 """What purifiers cost and what they hold: the time an image takes by every purifier of a grid, beside its accuracy.
 
-    python benchmarks/purifiers.py --data DIR [--repeat 3]
+    python benchmarks/purifiers.py --data DIR [--repeat 3] [--grid equal]
     python benchmarks/purifiers.py --table
 
 DIR holds ``cifar10/test.parquet`` and ``imagenette224/val.parquet``. The purifiers, with their settings, are those of
 benchmarks/grids/stl.yaml, the accuracies those of its committed results. All are timed in turn, on whole batches: 64
 images of 32², 8 of 224². Times are of one machine: what is to be read is how they stand to each other, and the table
 gives them over those of RSFP. ``--table`` draws the same numbers as ``docs/frontier.png``, and as ``docs/quality.png``
-what purifiers leave of an image, beside its accuracy.
+what purifiers leave of an image, beside its accuracy. ``--grid`` times those of another grid, of the same images, for
+``code_or_network.py``.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--grid", default="stl")
     parser.add_argument("--table", action="store_true", help="print the table of the results file, draw the picture")
     arguments = parser.parse_args()
     if arguments.table:
@@ -49,14 +51,22 @@ def main() -> None:
     if arguments.data is None:
         parser.error("--data is needed")
     torch.set_num_threads(CORES)
-    results = {"machine": machine(), "repeat": arguments.repeat, "seconds": measure(arguments.data, arguments.repeat)}
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(table(results))
+    seconds = measure(HERE / "grids" / f"{arguments.grid}.yaml", arguments.data, arguments.repeat)
+    results = {"machine": machine(), "repeat": arguments.repeat, "seconds": seconds}
+    of_grid = times_of(arguments.grid)
+    of_grid.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if of_grid == RESULTS:
+        print(table(results))
 
 
-def measure(data: Path, repeat: int) -> dict[str, dict[str, float]]:
-    """Seconds an image of each purifier, by the size of the images: medians of ``repeat`` turns."""
-    specs = load_grid(HERE / GRID, str(data)).purifiers
+def times_of(grid: str) -> Path:
+    """The file of the times of a grid's purifiers."""
+    return RESULTS if grid == "stl" else RESULTS.with_name(f"purifiers-{grid}.json")
+
+
+def measure(grid: Path, data: Path, repeat: int) -> dict[str, dict[str, float]]:
+    """Seconds an image of each purifier of a grid, by the size of the images: medians of ``repeat`` turns."""
+    specs = load_grid(grid, str(data)).purifiers
     purifiers = {name: make_purifier(name, spec) for name, spec in specs.items()}
     found: dict[str, dict[str, float]] = {}
     for size, (file, count) in SETS.items():

@@ -7,7 +7,7 @@ DIR holds ``cifar10/train-*.parquet`` and ``cifar10-resnet/``. One parameter is 
 ``cifar10-stl`` has: 4 strata, 64 filters of 8×8, λ 0.2. Its auto-encoder stays; strata are found anew among ``--learn``
 of the training images, and each stratum's dictionary is learned from 256 of its own. At another λ images are coded with
 the dictionaries of λ 0.2. Held-out images, clean and under FGSM of dissimilarity 0.08 on ResNet-20, are rewritten and
-classified by it.
+classified by it. ``--table`` draws the same numbers as ``docs/stl_sweep.png``.
 """
 
 import argparse
@@ -32,16 +32,19 @@ from raypurify.evaluation.clock import clock
 from raypurify.evaluation.intervals import paired
 from raypurify.evaluation.tables import as_markdown
 from raypurify.nets.cifar_resnet import load_cifar_resnet
+from raypurify.pictures import png, pyplot
 from raypurify.purifiers.stl import STL, stl_tensors
 
 RESULTS = Path(__file__).parent / "results" / "stl_sweep.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "stl_sweep.png"
 BASE: dict[str, float] = {"strata": 4, "filters": 64, "size": 8, "λ": 0.2}
 SWEEPS: dict[str, tuple[float, ...]] = {
     "λ": (0.05, 0.1, 0.3, 0.45),
     "filters": (16, 32, 128),
-    "size": (4, 6, 12),
+    "size": (4, 6, 12, 16, 32),
     "strata": (1, 2, 8),
 }
+LABELS = {"λ": "λ", "filters": "filters K", "size": "side of a filter S", "strata": "strata"}
 EPS = 0.08
 
 
@@ -54,7 +57,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of the results file")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(RESULTS.read_text("utf-8"))))
+        found = json.loads(RESULTS.read_text("utf-8"))
+        PICTURE.write_bytes(picture(found))
+        print(table(found))
         return
     if arguments.data is None:
         parser.error("--data is needed")
@@ -121,6 +126,27 @@ def table(found: dict[str, Any]) -> str:
         psnr = [f"{value:.1f}" for value in row["psnr"]]
         body.append(["not purified" if name == "none" else name, *shown, *(psnr if name != "none" else ("–", psnr[1]))])
     return as_markdown(["", "clean", f"FGSM-{found['eps']}", "PSNR, clean", "PSNR, attacked"], body)
+
+
+def picture(found: dict[str, Any]) -> bytes:
+    """The accuracies as curves with their 95 % bands, a plot for each parameter, after figures 5 and 7 of the paper."""
+    figure, axes = pyplot().subplots(1, len(SWEEPS), figsize=(12, 3.2), sharey=True, layout="constrained")
+    rows = found["purified"]
+    for axis, (part, values) in zip(axes, SWEEPS.items()):
+        at = {value: f"{part} {value:g}" for value in values} | {BASE[part]: "as shipped"}
+        places = sorted(at)
+        for kind, name in enumerate(("clean", f"FGSM-{found['eps']}")):
+            color, heights = f"C{kind}", [rows[at[place]]["accuracy"][kind] for place in places]
+            low, high = zip(*(rows[at[place]]["interval"][kind] for place in places))
+            axis.plot(places, heights, "o-", ms=4, color=color, label=name)
+            axis.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
+            axis.axhline(rows["none"]["accuracy"][kind], color=color, linestyle=":", linewidth=1)
+        axis.axvline(BASE[part], color="0.8", linewidth=1, zorder=0)
+        axis.set(xscale="log", xlabel=LABELS[part], xticks=places, xticklabels=[f"{place:g}" for place in places])
+        axis.minorticks_off()
+    axes[0].set(ylabel="accuracy", ylim=(0, 1.02))
+    axes[-1].legend(fontsize=7)
+    return png(figure)
 
 
 if __name__ == "__main__":

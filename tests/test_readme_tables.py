@@ -18,9 +18,11 @@ PLACES = [
     ("docs/results.md", "cifar10-linf"),
     ("docs/results.md", "cifar10-retrained"),
     ("docs/results.md", "cifar10-robust-retrained"),
+    ("docs/results.md", "equal"),
     ("docs/results.md", "imagenette"),
     ("docs/results.md", "imagenette-128"),
     ("docs/results.md", "imagenette-settings"),
+    ("docs/results.md", "imagenette-strength"),
     ("docs/results.md", "rivals"),
     ("docs/results.md", "stl"),
     ("docs/results.md", "stl-authors"),
@@ -46,7 +48,9 @@ def test_tables_are_those_of_the_committed_results(benchmark, page, name):
     assert f"raypurify evaluate benchmarks/grids/{tables.grid_name(name)}.yaml" in shown
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-retrained", "imagenette", "imagenette-128", "vgg", "vgg-equal"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar10-retrained", "imagenette", "imagenette-128", "imagenette-strength", "vgg", "vgg-equal"]
+)
 def test_papers_stand_beside_the_committed_results(benchmark, name):
     for table in benchmark("evaluation_tables").papers_tables(name):
         assert table.strip() in block("docs/results.md", f"{name}-papers")

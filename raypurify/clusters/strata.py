@@ -164,8 +164,8 @@ def fit_strata(latents: Array | EachBlock, settings: StrataSettings, seed: int =
     is measured on 2,048 rows that are not kept, chosen by the seed too; it is 1 where all rows are kept.
 
     Latents stay in their blocks; components of all, (n, p) float32, come together here, and k-means needs three times
-    as much; measured, 3.6 GB for a million images at 128 components. Fewer strata than ``count`` where latents have fewer
-    different values.
+    as much; measured, 3.6 GB for a million images at 128 components. Fewer strata than ``count`` where latents have
+    fewer different values.
 
     Raises DataError for latents that are not finite, by number of the row, that are all equal, or fewer than ``count``
     or ``neighbours``.
