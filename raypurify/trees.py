@@ -179,9 +179,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """
     key, sign, value = override.partition("=")
     override = override if len(override) < 80 else f"{override[:80]}…"
-    if not sign or not key:
-        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
     *parents, leaf = key.strip().split(".")
+    if not sign or not all((*parents, leaf)):
+        raise ConfigError(f"override {override!r} is not of the form key.subkey=value; write it as in csc.lmbda=0.1")
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})

@@ -189,6 +189,13 @@ def test_a_folder_by_a_shipped_name_counts_where_it_is_a_bundle(tmp_path, monkey
     )
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_opens_a_uri_is_in_no_message(scheme):
+    with pytest.raises(BundleError, match=r"no bundle at 'https?://127") as error:
+        raypurify.load(f"{scheme}://user:hidden@127.0.0.1:9/b?token=hidden")
+    assert "hidden" not in str(error.value)
+
+
 def test_no_bundle_at_all_names_the_shipped_ones(tmp_path):
     for where in ("cifar11", tmp_path / "nowhere", f"file://{tmp_path}/nowhere"):
         with pytest.raises(BundleError, match="shipped bundles are: cifar10"):

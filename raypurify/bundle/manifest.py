@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
@@ -143,14 +142,15 @@ def shipped_bundles() -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / MANIFEST).is_file())
 
 
-def absolute(bundle: str) -> str:
+def absolute(bundle: str | os.PathLike) -> str:
     """A bundle as processes in other folders of this file system name it: a relative path that is there is made
     absolute, a URI and the name of a shipped one stay.
 
     >>> absolute("cifar10"), absolute("s3://bucket/mine")
     ('cifar10', 's3://bucket/mine')
     """
-    return bundle if "://" in bundle or _is_shipped(bundle) or not os.path.exists(bundle) else os.path.abspath(bundle)
+    name = os.fspath(bundle)
+    return name if "://" in name or _is_shipped(name) or not os.path.exists(name) else os.path.abspath(name)
 
 
 def open_bundle(where: Where) -> BundleFolder:
@@ -193,7 +193,8 @@ def _tensor_shapes(data: bytes, where: str) -> dict[str, Shape]:
 
 def _is_shipped(where: Where) -> bool:
     # A bundle of one's own by that name goes first; a folder without a manifest may be the data set.
-    return str(where) in shipped_bundles() and not (Path(str(where)) / MANIFEST).exists()
+    name = str(where)
+    return name in shipped_bundles() and not os.path.exists(os.path.join(name, MANIFEST))
 
 
 def _open(where: Where) -> tuple[Place, bytes]:
@@ -241,4 +242,9 @@ def _read(file: Place, limit: int) -> bytes:
     try:
         return file.read(limit + 1)
     except OSError as e:
-        raise BundleError(f"bundle file {file} is missing or unreadable: {e}; fit or download the bundle again") from e
+        # Of HTTP the path is the whole URI, which the error repeats.
+        shown = redact(str(file)) if "://" in file.path else str(file)
+        why = str(e).replace(file.path, shown)
+        raise BundleError(
+            f"bundle file {shown} is missing or unreadable: {why}; fit or download the bundle again"
+        ) from e

@@ -268,10 +268,12 @@ def adjust(
 ) -> None:
     """Make a bundle that rewrites images with other settings; what was learned stays."""
     from raypurify.methods.adjust import adjust as make
+    from raypurify.storage import redact
 
     digest = make(bundle, out, set)
-    tell(bundle=out, digest=digest)
-    print(f"{out}: a bundle of digest {digest[:16]}…, for purify --bundle, serve --bundle and raypurify.load")
+    shown = redact(out)
+    tell(bundle=shown, digest=digest)
+    print(f"{shown}: a bundle of digest {digest[:16]}…, for purify --bundle, serve --bundle and raypurify.load")
 
 
 def status(folder: Annotated[str, typer.Argument(help="A fit's run directory or a purify job's output.")]) -> None:

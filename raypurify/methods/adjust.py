@@ -1,10 +1,11 @@
 """A bundle with other settings of how it rewrites images, and all else as it was."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from raypurify.bundle import save_bundle
-from raypurify.bundle.manifest import MANIFEST
+from raypurify.bundle.manifest import MANIFEST, Manifest
 from raypurify.errors import ConfigError, SinkError
 from raypurify.methods import load
 from raypurify.storage import Place, Where, redact, resolve
@@ -22,8 +23,8 @@ def adjust(bundle: Where, out: Where, changes: Sequence[str]) -> str:
     more, for ``load``, ``purify``, ``serve`` and grids, and has its own digest in provenance.
 
     Raises ConfigError for other settings, for values that they cannot have, for changes that change nothing, and for a
-    method whose distances depend on them; SinkError where ``out`` holds a bundle or cannot be written; BundleError for
-    the bundle.
+    method whose distances depend on them; SinkError where ``out`` holds a bundle, or another file by the name of one of
+    its, or cannot be written; BundleError for the bundle.
 
     >>> import raypurify, tempfile
     >>> out = tempfile.mkdtemp()
@@ -44,17 +45,32 @@ def adjust(bundle: Where, out: Where, changes: Sequence[str]) -> str:
     measured = {name: manifest.measured[name] for name in _KEPT if name in manifest.measured}
     about = manifest.model_dump(exclude={"format_version", "raypurify", "files", "name"}) | {
         "settings": changed,
-        "training": manifest.training | {"adjusted": {"from": manifest.name, "digest": purifier.digest}},
+        # Of one that was adjusted before, the one that was measured.
+        "training": {"adjusted": {"from": manifest.name, "digest": purifier.digest}} | manifest.training,
         "measured": measured,
     }
     try:
         place = resolve(out)
-        if (place / MANIFEST).kind != "file":
-            return save_bundle(place, purifier.bundle.tensors, **about, name=place.name)
+        found = _found(place, manifest)
+        if not found:
+            # As messages have it: a manifest is UTF-8, and names of folders need not be.
+            name = str(place).rstrip("/").rpartition("/")[2] or manifest.name
+            return save_bundle(place, purifier.bundle.tensors, **about, name=name)
     except (OSError, ValueError, ImportError) as error:
         shown = str(out) if isinstance(out, Place) else redact(out)
         raise SinkError(f"{shown}: cannot be written: {error}; check the path and its permissions") from error
-    raise SinkError(f"{place} holds a bundle: name another folder")
+    raise SinkError(f"{place} holds {found}: name another folder")
+
+
+def _found(place: Place, manifest: Manifest) -> str:
+    """What is in the way of a bundle with the files of ``manifest`` in a place; nothing where such a one was begun."""
+    if (place / MANIFEST).kind:
+        return "a bundle"
+    for name, record in manifest.files.items():
+        file = place / name
+        if file.kind and hashlib.sha256(file.read(record.bytes + 1)).hexdigest() != record.sha256:
+            return f"{name} of something else"
+    return ""
 
 
 def _of_section(changes: Sequence[str], section: str) -> dict[str, Any]:
@@ -68,4 +84,5 @@ def _of_section(changes: Sequence[str], section: str) -> dict[str, Any]:
         )
     if not isinstance(found := tree.get(section), dict) or not found:
         raise ConfigError(f"nothing is to change: give settings of {section}, as raypurify settings names them")
-    return found
+    # YAML has keys that are no texts.
+    return {str(name): value for name, value in found.items()}

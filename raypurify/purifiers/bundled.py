@@ -106,7 +106,7 @@ class Bundled(ABC):
         moved._move(device)
         return moved
 
-    def with_settings(self: Same, **changes: Any) -> Same:
+    def with_settings(self: Same, /, **changes: Any) -> Same:
         """A copy that rewrites images with other settings of its section ``tunable``, by their names there.
 
         ``bundle`` and ``digest`` stay: what is to say in provenance what it did is a bundle of its own

@@ -59,7 +59,7 @@ def test_figures_of_images_that_were_rewritten_are_not_those_of_an_adjusted_bund
     adjust(tmp_path / "one", tmp_path / "two", ["csc.refit=true"])
     found = read_facts(tmp_path / "two").manifest
     assert found.measured.keys() == {"set", "clean"}
-    assert found.training["adjusted"]["from"] == "one"
+    assert found.training["adjusted"]["from"] == "cifar10-stl"
     assert (found.settings.csc.lmbda, found.settings.csc.refit) == (0.4, True)
 
 
@@ -87,12 +87,27 @@ def test_a_method_whose_distances_depend_on_the_settings_takes_a_fit(bundle, tmp
         (["csc.lmbda=1", "dictionaries.atoms=8"], "dictionaries cannot change once"),
         (["csc.lmbda=0.2"], "these are the settings of cifar10-stl already"),
         (["csc.lmbda"], "is not of the form"),
+        (["csc..lmbda=1"], "is not of the form"),
+        (["csc={1: 2}"], r"csc\.1: there is no such setting"),
+        (["csc.self=1"], r"csc\.self: there is no such setting"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_is_written(changes, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
         adjust("cifar10-stl", tmp_path / "out", changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_file_of_that_name_is_left_alone_and_a_begun_one_is_gone_on_with(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dictionaries.safetensors").write_bytes(b"mine")
+    with pytest.raises(SinkError, match=r"holds dictionaries\.safetensors of something else: name another folder"):
+        adjust("cifar10-stl", tmp_path / "out", ["csc.lmbda=0.4"])
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["dictionaries.safetensors"]
+    adjust("cifar10-stl", tmp_path / "begun", ["csc.lmbda=0.4"])
+    (tmp_path / "begun" / MANIFEST).unlink()
+    adjust("cifar10-stl", tmp_path / "begun", ["csc.lmbda=0.4"])
+    assert raypurify.load(tmp_path / "begun").settings.csc.lmbda == 0.4
 
 
 def test_places_that_hold_a_bundle_or_cannot_be_written_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
+from raypurify.bundle.manifest import absolute
 from raypurify.cli.doctor.findings import all_well, nodes_text
 from raypurify.cli.doctor.nodes import Nodes
 from raypurify.cli.doctor.witness import Witness
@@ -74,7 +75,7 @@ def _here(what: str, where: str, act: Callable[[], Answer]) -> Answer:
 def bundle(nodes: Nodes, where: str) -> str:
     """That a bundle opens here and on every node, every file of it as its manifest says, and is one and the same.
     Raises RuntimeError naming the nodes on which not, BundleError where it does not open here."""
-    where = os.path.abspath(where) if os.path.exists(where) else where
+    where = absolute(where)
     digest, shown = Witness().digest(where), redact(where)
     found, wrong = nodes.ask(lambda one, _: one.digest.remote(where))
     faults = [f"{name} cannot open it: {why}" for name, why in wrong.items()]
