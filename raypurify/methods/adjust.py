@@ -37,7 +37,7 @@ def adjust(bundle: Where, out: Where, changes: Sequence[str]) -> str:
     if not purifier.distance_is_apart:
         raise ConfigError(
             f"of the method {manifest.method} the distance depends on these settings, and with it the flag: "
-            "raypurify fit --set finds them together, in its run directory without learning anew"
+            "raypurify fit --set finds them together, in its run directory from the first stage that depends on them"
         )
     changed = purifier.with_settings(**_of_section(changes, purifier.tunable)).settings
     if changed == purifier.settings:
